@@ -1,0 +1,54 @@
+"""The interface of a set of images with captions.
+
+Shapes: B batch, H height, W width, N images, M captions.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+
+class ImageTextData(ABC):
+    """Images, captions and the relation of truth between them.
+
+    Attributes:
+        name: what the set is called in tables.
+        split: ``train``, ``val`` or ``test``.
+        image_ids: N unique names of the images.
+        captions: M captions.
+        owner: (M,) long; caption ``j`` was written for image ``owner[j]``.
+        fingerprint: sha256 (hex) of the content, or of the recipe where the content is made from one.
+        synonyms: word -> words of the same meaning, where the set knows them; else None.
+        skipped: rows that were left out because ``on_error=skip`` was asked for.
+    """
+
+    name: str
+    split: str
+    image_ids: Sequence[str]
+    captions: Sequence[str]
+    owner: Tensor
+    fingerprint: str
+    synonyms: Mapping[str, Sequence[str]] | None = None
+    skipped: int = 0
+
+    @abstractmethod
+    def images(self, indices: Tensor) -> Tensor:
+        """Images (B,3,H,W), float32 in [0,1], for ``indices`` (B,) long."""
+
+    def relevance(self, images: Tensor, captions: Tensor) -> Tensor:
+        """Block (len(images), len(captions)) of the relation, bool: True where the caption is true of the image.
+
+        A set that knows only which caption was written for which image counts just those pairs.
+        """
+        return self.owner[captions][None, :] == images[:, None]
+
+    def captions_of(self) -> list[Tensor]:
+        """For each image the indices (long) of its own captions."""
+        order = torch.argsort(self.owner, stable=True)
+        counts = torch.bincount(self.owner, minlength=len(self.image_ids))
+        return list(torch.split(order, counts.tolist()))
+
+    def __len__(self) -> int:
+        return len(self.image_ids)
