@@ -1,0 +1,111 @@
+"""`scenes`: the embedded set of rendered pictures with captions, whose relation of truth is known exactly.
+
+A scene holds one to three shapes on a textured background; each shape has a colour, a kind, a size and a place. Six captions say more or
+less of it, in words that have synonyms. What a caption claims is kept as a predicate, so that for every pair of caption and picture it is
+known whether the caption is true of it.
+"""
+
+import hashlib
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from robustcli.cache import cache_directory
+from robustcli.data.base import ImageTextData
+from robustcli.data.scenes.captions import PER_IMAGE, synonym_table, truth, vocabulary, write_captions
+from robustcli.data.scenes.render import render
+from robustcli.data.scenes.world import SPLITS, draw_world
+from robustcli.errors import UserError
+from robustcli.seeding import derive_seed
+
+__all__ = ["Scenes", "synonym_table", "vocabulary"]
+
+_RECIPE = "scenes-1"  # raise it when a recipe would give other bytes
+
+
+class Scenes(ImageTextData):
+    """The embedded set; the same arguments give the same bytes on every machine.
+
+    Args:
+        split: ``train``, ``val`` or ``test``; no scene stands in two of them, whatever the seed.
+        size: pixels a side, 32 or 64.
+        train, val, test: how many images each split has.
+        synonym_frequency: chance in [0,1] that a word is written as one of its rarer synonyms. It sets how much a word substitution hurts.
+        contrast: distance of all tones from mid-grey, in (0,1]. It sets how much a perturbation of a given eps hurts.
+        noise: each pixel is shifted by up to so many of 255 grey levels.
+        seed: of the scenes, their pictures and their words.
+    """
+
+    name = "scenes"
+
+    def __init__(
+        self,
+        *,
+        split: str,
+        size: int = 32,
+        train: int = 20_000,
+        val: int = 500,
+        test: int = 500,
+        synonym_frequency: float = 0.004,
+        contrast: float = 0.5,
+        noise: int = 4,
+        seed: int = 0,
+    ) -> None:
+        count = {"train": train, "val": val, "test": test}.get(split)
+        if count is None:
+            raise UserError(f"dataset scenes has no split {split!r}: choose one of {', '.join(SPLITS)}.")
+        _check(size=size, synonym_frequency=synonym_frequency, contrast=contrast, count=count, split=split)
+        self.split = split
+        stream = derive_seed(_RECIPE, seed, split)
+        self._world = draw_world(split, count, stream)
+        texts, self._predicates = write_captions(self._world, synonym_frequency, stream)
+        self.captions = texts
+        self.image_ids = [f"scene-{seed}-{split}-{i:05d}" for i in range(count)]
+        self.owner = torch.arange(count).repeat_interleave(PER_IMAGE)
+        self.synonyms = synonym_table()
+        self._pixels = torch.from_numpy(self._rendered(size, stream, noise, contrast))
+        self.fingerprint = _fingerprint(self._pixels.numpy(), texts)
+
+    def _rendered(self, size: int, stream: int, noise: int, contrast: float) -> NDArray[np.uint8]:
+        key = hashlib.sha256(repr((_RECIPE, stream, len(self._world), size, noise, contrast)).encode()).hexdigest()[:24]
+        path = cache_directory("scenes") / f"{key}.npy"
+        if not path.exists():
+            pixels = render(self._world, size, stream, noise=noise, contrast=contrast)
+            _save(path, pixels)
+            return pixels
+        return np.load(path, allow_pickle=False)  # type: ignore[no-any-return]
+
+    def images(self, indices: Tensor) -> Tensor:
+        return self._pixels[indices].float() / 255
+
+    def relevance(self, images: Tensor, captions: Tensor) -> Tensor:
+        known = truth(self._world[images.numpy()], self._predicates[captions.numpy()])
+        return torch.from_numpy(known)
+
+
+def _check(*, size: int, synonym_frequency: float, contrast: float, count: int, split: str) -> None:
+    if size not in (32, 64):
+        raise UserError(f"dataset.size is {size}: scenes are rendered at 32 or 64 pixels.")
+    if not 0 <= synonym_frequency <= 1:
+        raise UserError(f"dataset.synonym_frequency is {synonym_frequency}: it is a chance, between 0 and 1.")
+    if not 0 < contrast <= 1:
+        raise UserError(f"dataset.contrast is {contrast}: it is a share of the full contrast, above 0 and at most 1.")
+    if not 1 <= count <= 100_000:
+        raise UserError(f"dataset.{split} is {count}: scenes has between 1 and 100000 images a split.")
+
+
+def _fingerprint(pixels: NDArray[np.uint8], texts: list[str]) -> str:
+    digest = hashlib.sha256(repr(pixels.shape).encode())
+    digest.update(pixels.tobytes())
+    digest.update("\n".join(texts).encode())
+    return digest.hexdigest()
+
+
+def _save(path: Path, pixels: NDArray[np.uint8]) -> None:
+    temporary = path.with_name(f"{path.stem}.{os.getpid()}.tmp.npy")
+    np.save(temporary, pixels, allow_pickle=False)
+    temporary.replace(path)  # two processes that render the same recipe write the same bytes

@@ -1,0 +1,76 @@
+"""What a scene is, and which scenes belong to which split.
+
+Shapes: N scenes, O = 3 objects, A = 4 attributes (colour, kind, size, place).
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from robustcli.data.scenes.draws import integers, mix, words
+
+COLOURS = ("red", "green", "blue", "yellow", "purple", "pink")
+KINDS = ("circle", "square", "triangle", "ring", "cross", "diamond")
+SIZES = ("small", "large")
+PLACES = ("top left", "top right", "bottom left", "bottom right")
+TEXTURES = ("plain", "stripes", "checks", "dots")
+ATTRIBUTES = (COLOURS, KINDS, SIZES, PLACES)
+OBJECTS = 3
+NONE = -1  # an object that is not there, or an attribute that a caption leaves open
+SPLITS = {"train": (0, 8), "val": (8, 9), "test": (9, 10)}  # tenths of the space of scenes
+_PLACE = 3
+
+
+@dataclass(frozen=True)
+class World:
+    """N scenes: ``objects`` (N,O,A) with `NONE` for absent ones, ``textures`` (N,)."""
+
+    objects: NDArray[np.int64]
+    textures: NDArray[np.int64]
+
+    @property
+    def counts(self) -> NDArray[np.int64]:
+        """(N,) number of objects."""
+        return (self.objects[:, :, 0] != NONE).sum(1)
+
+    def __getitem__(self, index: NDArray[np.int64] | slice) -> "World":
+        return World(self.objects[index], self.textures[index])
+
+    def __len__(self) -> int:
+        return len(self.textures)
+
+
+def draw_world(split: str, n: int, seed: int) -> World:
+    """``n`` different scenes of a split; equal scenes never stand in two splits, whatever the seeds.
+
+    The split is a function of the scene itself (a hash of its objects as a set, and of its texture), not of the draw.
+    """
+    low, high = SPLITS[split]
+    drawn = 4 * n * 10 // (high - low) + 1000
+    world = _draw(drawn, seed)
+    keys = scene_keys(world)
+    tenth = (mix(keys) >> np.uint64(11)) % np.uint64(10)
+    _, first = np.unique(keys, return_index=True)
+    fresh = np.zeros(drawn, dtype=bool)
+    fresh[first] = True
+    chosen = np.flatnonzero(fresh & (tenth >= low) & (tenth < high))[:n]
+    if len(chosen) < n:
+        raise ValueError(f"the space of scenes gave only {len(chosen)} different ones of split {split}, {n} were asked for")
+    return world[chosen]
+
+
+def scene_keys(world: World) -> NDArray[np.uint64]:
+    """(N,) a number for each scene that does not depend on the order of its objects."""
+    radix = np.array([1, 8, 64, 256])
+    codes = np.where(world.objects[:, :, 0] == NONE, 0, 1 + (world.objects * radix).sum(2))
+    codes = np.sort(codes, axis=1)
+    return (((codes[:, 0] << 24) | (codes[:, 1] << 12) | codes[:, 2]) * 8 + world.textures).astype(np.uint64)
+
+
+def _draw(n: int, seed: int) -> World:
+    objects = np.stack([integers(seed, 1 + a, (n, OBJECTS), len(names)) for a, names in enumerate(ATTRIBUTES)], axis=2)
+    objects[:, :, _PLACE] = np.argsort(words(seed, 5, (n, len(PLACES))), axis=1)[:, :OBJECTS]  # a place holds one object
+    counts = np.array([1, 2, 2, 2, 3])[integers(seed, 6, (n,), 5)]
+    objects[np.arange(OBJECTS)[None, :] >= counts[:, None]] = NONE
+    return World(objects, integers(seed, 7, (n,), len(TEXTURES)))

@@ -1,0 +1,35 @@
+"""Figures and their intervals: retrieval, attack success, bootstrap, the per-query table."""
+
+from robustcli.metrics.intervals import Interval, bootstrap, bootstrap_difference, bootstrap_ratio
+from robustcli.metrics.records import per_query, success_rates
+from robustcli.metrics.retrieval import (
+    Ranks,
+    Recall,
+    SuccessRate,
+    attack_success_drop,
+    attack_success_flip,
+    chance_recall,
+    first_true_rank,
+    ranks,
+    recall_at_k,
+    sliced,
+)
+
+__all__ = [
+    "Interval",
+    "Ranks",
+    "Recall",
+    "SuccessRate",
+    "attack_success_drop",
+    "attack_success_flip",
+    "bootstrap",
+    "bootstrap_difference",
+    "bootstrap_ratio",
+    "chance_recall",
+    "first_true_rank",
+    "per_query",
+    "ranks",
+    "recall_at_k",
+    "sliced",
+    "success_rates",
+]

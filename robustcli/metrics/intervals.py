@@ -1,0 +1,130 @@
+"""95 % intervals by a cluster bootstrap over images.
+
+The captions of one image are not independent, so whole images are drawn, with replacement, and each brings all its
+queries (Efron and Tibshirani 1993, section 8; percentile intervals).
+
+A percentile interval of 0 hits in 500 would be [0, 0]. Where all values are 0, or all are 1, the open end is the exact
+binomial bound for as many independent trials as there are images (Clopper and Pearson 1934).
+
+Shapes: Q queries, I images (clusters), R resamples, C summed columns.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from robustcli.seeding import generator
+
+BLOCK_DRAWS = 1 << 22  # draws held at once: 64 MB
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A figure with its interval; None where it is not defined (a ratio over nothing, the bounds of a single image)."""
+
+    mean: float | None
+    low: float | None
+    high: float | None
+
+
+def bootstrap(values: Tensor, groups: Tensor, *, resamples: int = 1000, level: float = 0.95, seed: int = 0) -> Interval:
+    """Interval of the mean of ``values`` (Q,), bool or real; ``groups`` (Q,) names the image of each query.
+
+    For the difference of two models on the same queries see :func:`bootstrap_difference`.
+    """
+    return bootstrap_ratio(values, torch.ones(len(values)), groups, resamples=resamples, level=level, seed=seed)
+
+
+def bootstrap_ratio(
+    numerator: Tensor, denominator: Tensor, groups: Tensor, *, resamples: int = 1000, level: float = 0.95, seed: int = 0
+) -> Interval:
+    """Interval of ``numerator.sum() / denominator.sum()``, both (Q,): for example flips over clean hits.
+
+    Resamples whose denominator is 0 are left out.
+    """
+    table, images = _sums([numerator, denominator], groups)
+    mean = _ratio(table.sum(dim=0, keepdim=True)).item()
+    if mean != mean:
+        return Interval(None, None, None)
+    if _one_sided(numerator, denominator):
+        informative = int((table[:, 1] > 0).sum())
+        return _exact_bound(mean, informative, level)
+    draws = _ratio(_resampled(table, resamples, seed))
+    return _percentiles(mean, draws, images, level)
+
+
+def bootstrap_difference(
+    first: Tensor,
+    second: Tensor,
+    groups: Tensor,
+    *,
+    denominators: tuple[Tensor, Tensor] | None = None,
+    resamples: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> Interval:
+    """Interval of mean(first) - mean(second), two models on the same queries (Q,).
+
+    Both get the same resampled images. With ``denominators`` the two figures are ratios of sums, as in
+    :func:`bootstrap_ratio`.
+    """
+    below_first, below_second = denominators or (torch.ones(len(first)), torch.ones(len(second)))
+    table, images = _sums([first, below_first, second, below_second], groups)
+    whole = table.sum(dim=0, keepdim=True)
+    mean = (_ratio(whole[:, :2]) - _ratio(whole[:, 2:])).item()
+    if mean != mean:
+        return Interval(None, None, None)
+    resampled = _resampled(table, resamples, seed)
+    return _percentiles(mean, _ratio(resampled[:, :2]) - _ratio(resampled[:, 2:]), images, level)
+
+
+def _sums(columns: list[Tensor], groups: Tensor) -> tuple[Tensor, int]:
+    """(I,C) float64: sums of each column over the queries of each image."""
+    if any(column.shape != groups.shape for column in columns) or groups.ndim != 1 or len(groups) == 0:
+        shapes = [tuple(column.shape) for column in columns]
+        raise ValueError(f"expected columns of one length >= 1, got {shapes} and groups {tuple(groups.shape)}")
+    rows = torch.stack([column.detach().cpu().double() for column in columns], dim=1)
+    if not torch.isfinite(rows).all():
+        raise ValueError(f"{int((~torch.isfinite(rows)).any(dim=1).sum())} of {len(rows)} values are NaN or infinite")
+    names, cluster = torch.unique(groups.cpu(), return_inverse=True)
+    return torch.zeros(len(names), len(columns), dtype=torch.float64).index_add_(0, cluster, rows), len(names)
+
+
+def _resampled(table: Tensor, resamples: int, seed: int) -> Tensor:
+    """(R,C): the column sums of R resamples of the images (I,C), as one product with their multiplicities."""
+    images = len(table)
+    draw = generator("bootstrap", seed)
+    step = max(1, BLOCK_DRAWS // images)
+    parts = []
+    for start in range(0, resamples, step):
+        count = min(step, resamples - start)
+        chosen = torch.randint(images, (count, images), generator=draw) + images * torch.arange(count)[:, None]
+        weights = torch.bincount(chosen.flatten(), minlength=count * images).view(count, images)
+        parts.append(weights.double() @ table)
+    return torch.cat(parts)
+
+
+def _ratio(sums: Tensor) -> Tensor:
+    """(R,2) -> (R,); NaN where the denominator is 0."""
+    return sums[:, 0] / sums[:, 1].where(sums[:, 1] != 0, torch.nan)
+
+
+def _percentiles(mean: float, draws: Tensor, images: int, level: float) -> Interval:
+    draws = draws[~draws.isnan()]
+    if images < 2 or len(draws) == 0:
+        return Interval(mean, None, None)
+    tail = (1 - level) / 2
+    low, high = torch.quantile(draws, torch.tensor([tail, 1 - tail], dtype=draws.dtype)).tolist()
+    return Interval(mean, low, high)
+
+
+def _one_sided(numerator: Tensor, denominator: Tensor) -> bool:
+    """Whether this is a proportion of which nothing, or everything, is a hit."""
+    counts = ((denominator == 0) | (denominator == 1)).all()
+    return bool(counts and ((numerator == 0).all() or (numerator == denominator).all()))
+
+
+def _exact_bound(mean: float, images: int, level: float) -> Interval:
+    margin = 1 - ((1 - level) / 2) ** (1 / images)
+    return Interval(mean, 0.0, margin) if mean == 0 else Interval(mean, 1 - margin, 1.0)

@@ -1,0 +1,214 @@
+"""Image-text retrieval: rank of the best true match, recall, and the two definitions of an attack's success.
+
+Shapes: D embedding, N images, M captions, Q queries of one direction, G gallery of that direction.
+
+Ties. An encoder that maps everything to one point must score chance, not 100 %. Scores are taken in float64 and rounded
+to 2^-20 of the largest possible score (finer differences are noise of float32 embeddings); equal scores are ordered by
+a fixed shuffled order of the gallery that starts at another place for every query. So a rank is an integer of a real
+ranking, the same for every chunk size, and under ties its recall is that of a random ranking.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from robustcli.seeding import generator
+
+Relevance = Callable[[slice, slice], Tensor] | Tensor
+"""(N,M) bool, or a function that gives the block (images, captions) of it for two slices."""
+
+BLOCK_SCORES = 1 << 22  # scores held at once where ``chunk`` is None: about 150 MB with the temporaries
+STEPS_PER_UNIT = 1 << 20  # resolution of a score
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """Rank (1 is best) of the best true match, long, on the CPU.
+
+    ``image_to_text`` (N,) among the captions, ``text_to_image`` (M,) among the images.
+    """
+
+    image_to_text: Tensor
+    text_to_image: Tensor
+
+
+@dataclass(frozen=True)
+class Recall:
+    """One figure for each direction, shares in [0,1]."""
+
+    image_to_text: float
+    text_to_image: float
+
+
+@dataclass(frozen=True)
+class SuccessRate:
+    """``numerator / denominator``, and in words what stands in the denominator; ``value`` is None where that is 0."""
+
+    numerator: int
+    denominator: int
+    denominator_name: str
+
+    @property
+    def value(self) -> float | None:
+        return self.numerator / self.denominator if self.denominator else None
+
+
+def ranks(image_features: Tensor, text_features: Tensor, relevance: Relevance, *, chunk: int | None = None) -> Ranks:
+    """Rank every image among all captions and every caption among all images.
+
+    Args:
+        image_features: (N,D) embeddings; any scale, the score is the dot product.
+        text_features: (M,D) embeddings.
+        relevance: (N,M) bool or its block function; any true match counts.
+        chunk: queries scored at once; None bounds the memory whatever N and M are. The ranks do not depend on it.
+
+    Raises:
+        ValueError: NaN or infinite embeddings, shapes that do not fit, a query without a true match in the gallery.
+    """
+    n, m = len(image_features), len(text_features)
+    block = blocks(relevance, (n, m))
+
+    def transposed(captions: slice, images: slice) -> Tensor:
+        return block(images, captions).T
+
+    return Ranks(
+        image_to_text=first_true_rank(image_features, text_features, block, chunk=chunk),
+        text_to_image=first_true_rank(text_features, image_features, transposed, chunk=chunk),
+    )
+
+
+def first_true_rank(queries: Tensor, gallery: Tensor, relevance: Relevance, *, chunk: int | None = None) -> Tensor:
+    """(Q,) long: rank of the best true item of the gallery (G,D) for each query (Q,D).
+
+    One direction of :func:`ranks`, with the same limits and errors; ``relevance`` is (Q,G) or its block function.
+    """
+    query_rows, gallery_rows = _checked(queries, "query"), _checked(gallery, "gallery")
+    if query_rows.shape[1] != gallery_rows.shape[1]:
+        raise ValueError(f"queries have {query_rows.shape[1]} dimensions and the gallery has {gallery_rows.shape[1]}")
+    block = blocks(relevance, (len(query_rows), len(gallery_rows)))
+    scale = float(query_rows.norm(dim=1).max() * gallery_rows.norm(dim=1).max()) or 1.0
+    order, shifts = _tie_order(len(query_rows), len(gallery_rows))
+    step = chunk or max(1, BLOCK_SCORES // len(gallery_rows))
+    everything, found = slice(0, len(gallery_rows)), []
+    for start in range(0, len(query_rows), step):
+        rows = slice(start, min(start + step, len(query_rows)))
+        scores = query_rows[rows] @ gallery_rows.T / scale
+        keys = _strict_keys(scores, order, shifts[rows])
+        found.append(_rank_of_best(keys, block(rows, everything).to(keys.device)))
+    return torch.cat(found).cpu()
+
+
+def recall_at_k(query_ranks: Tensor, k: int) -> float:
+    """Share of the queries (Q,) whose best true match stands among the first ``k``."""
+    return float(_hits(query_ranks, k).double().mean())
+
+
+def chance_recall(relevance: Relevance, k: int, *, shape: tuple[int, int] | None = None, chunk: int = 1024) -> Recall:
+    """Expected recall at ``k`` of a uniformly random ranking, both ways.
+
+    ``shape`` is (N,M); it is needed where ``relevance`` is a function, which is asked for ``chunk`` images at once.
+    """
+    if isinstance(relevance, Tensor):
+        shape = (relevance.shape[0], relevance.shape[1])
+    if shape is None:
+        raise ValueError("chance_recall needs shape=(images, captions) where relevance is a function")
+    n, m = shape
+    block = blocks(relevance, shape)
+    true_captions, true_images = torch.zeros(n, dtype=torch.long), torch.zeros(m, dtype=torch.long)
+    for start in range(0, n, chunk):
+        rows = slice(start, min(start + chunk, n))
+        part = block(rows, slice(0, m)).cpu()
+        true_captions[rows] = part.sum(dim=1)
+        true_images += part.sum(dim=0)
+    return Recall(_random_hit(true_captions, m, k), _random_hit(true_images, n, k))
+
+
+def attack_success_drop(clean_correct: Tensor, adversarial_correct: Tensor) -> SuccessRate:
+    """Clean recall minus adversarial recall over all queries (Q,) bool, as in Co-Attack (Zhang et al. 2022)."""
+    clean, adversarial = _paired(clean_correct, adversarial_correct)
+    return SuccessRate(int(clean.sum()) - int(adversarial.sum()), len(clean), "all queries")
+
+
+def attack_success_flip(clean_correct: Tensor, adversarial_correct: Tensor) -> SuccessRate:
+    """Share of the queries (Q,) bool that this model had right and the attack made wrong, as in SGA (Lu et al. 2023).
+
+    The denominator is the attacked model's own clean hits, never another model's; where it has none the rate is None.
+    """
+    clean, adversarial = _paired(clean_correct, adversarial_correct)
+    flipped = int((clean & ~adversarial).sum())
+    return SuccessRate(flipped, int(clean.sum()), "queries that the attacked model had right without the attack")
+
+
+def sliced(relevance: Callable[[Tensor, Tensor], Tensor]) -> Callable[[slice, slice], Tensor]:
+    """A relation by index tensors, as ``ImageTextData.relevance``, as the block function that this module takes."""
+
+    def block(rows: slice, columns: slice) -> Tensor:
+        return relevance(torch.arange(rows.start, rows.stop), torch.arange(columns.start, columns.stop))
+
+    return block
+
+
+def blocks(relevance: Relevance, shape: tuple[int, int]) -> Callable[[slice, slice], Tensor]:
+    """``relevance`` as a block function; a matrix is checked against ``shape``."""
+    if not isinstance(relevance, Tensor):
+        return relevance
+    if tuple(relevance.shape) != shape or relevance.dtype != torch.bool:
+        raise ValueError(f"relevance is {tuple(relevance.shape)} {relevance.dtype}, expected {shape} torch.bool")
+    matrix = relevance
+    return lambda rows, columns: matrix[rows, columns]
+
+
+def _checked(features: Tensor, what: str) -> Tensor:
+    if features.ndim != 2 or features.numel() == 0:
+        raise ValueError(f"{what} embeddings have shape {tuple(features.shape)}, expected (items, dimensions)")
+    bad = int((~torch.isfinite(features)).any(dim=1).sum())
+    if bad:
+        raise ValueError(f"{bad} of {len(features)} {what} embeddings hold NaN or infinite values: they have no rank")
+    device = "cpu" if features.device.type == "mps" else features.device  # no float64 on mps
+    return features.detach().to(device=device, dtype=torch.float64)
+
+
+def _tie_order(queries: int, gallery: int) -> tuple[Tensor, Tensor]:
+    order = torch.randperm(gallery, generator=generator("ties", "order"))
+    shifts = torch.randint(gallery, (queries,), generator=generator("ties", "shifts"))
+    return order, shifts
+
+
+def _strict_keys(scores: Tensor, order: Tensor, shifts: Tensor) -> Tensor:
+    """Integers without ties that sort as the rounded scores do: (Q,G) long."""
+    size = len(order)
+    place = (order.to(scores.device)[None, :] + shifts.to(scores.device)[:, None]).remainder_(size)
+    return (scores * STEPS_PER_UNIT).round_().long().mul_(size).sub_(place)
+
+
+def _rank_of_best(keys: Tensor, true: Tensor) -> Tensor:
+    lonely = int((~true.any(dim=1)).sum())
+    if lonely:
+        raise ValueError(f"{lonely} queries have no true match in the gallery: recall is not defined for them")
+    best = keys.masked_fill(~true, torch.iinfo(torch.long).min).amax(dim=1, keepdim=True)
+    return 1 + (keys > best).sum(dim=1)
+
+
+def _random_hit(true_counts: Tensor, gallery: int, k: int) -> float:
+    """Mean over queries of 1 - P(the first k of a random order are all false)."""
+    missed = torch.ones(len(true_counts), dtype=torch.float64)
+    for drawn in range(min(k, gallery)):
+        missed *= ((gallery - true_counts - drawn).clamp(min=0) / (gallery - drawn)).double()
+    return float((1 - missed).mean())
+
+
+def _hits(query_ranks: Tensor, k: int) -> Tensor:
+    if k < 1 or query_ranks.numel() == 0:
+        raise ValueError(f"recall needs k >= 1 and at least one query, got k={k} and {query_ranks.numel()} queries")
+    return query_ranks <= k
+
+
+def _paired(clean: Tensor, adversarial: Tensor) -> tuple[Tensor, Tensor]:
+    if clean.shape != adversarial.shape or clean.dtype != torch.bool or adversarial.dtype != torch.bool:
+        raise ValueError(
+            f"expected two bool tensors of the same queries, got {tuple(clean.shape)} {clean.dtype}"
+            f" and {tuple(adversarial.shape)} {adversarial.dtype}"
+        )
+    return clean, adversarial

@@ -1,0 +1,183 @@
+"""Recall against a brute-force oracle, ties, ragged captions, bad embeddings, chunk sizes."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from robustcli.metrics import (
+    attack_success_drop,
+    attack_success_flip,
+    chance_recall,
+    first_true_rank,
+    ranks,
+    recall_at_k,
+    sliced,
+)
+
+
+def ragged(counts: list[int]) -> Tensor:
+    """(N,M) bool: image i owns ``counts[i]`` captions."""
+    owner = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
+    return owner[None, :] == torch.arange(len(counts))[:, None]
+
+
+def features(rows: int, dimensions: int = 8, *, seed: int = 0) -> Tensor:
+    draw = torch.Generator().manual_seed(seed)
+    return torch.nn.functional.normalize(torch.randn(rows, dimensions, generator=draw), dim=1)
+
+
+def oracle(queries: Tensor, gallery: Tensor, true: Tensor) -> list[int]:
+    """Rank by sorting, one query at a time; for scores without ties."""
+    found = []
+    for query, row in zip(queries.double(), true, strict=True):
+        order = sorted(range(len(gallery)), key=lambda g: -float(query @ gallery[g].double()))
+        found.append(1 + min(place for place, g in enumerate(order) if row[g]))
+    return found
+
+
+@settings(max_examples=25, deadline=None)
+@given(counts=st.lists(st.integers(1, 5), min_size=1, max_size=12), chunk=st.integers(1, 20), seed=st.integers(0, 99))
+def test_ranks_are_those_of_brute_force_for_ragged_captions_and_any_chunk(counts: list[int], chunk: int, seed: int):
+    true = ragged(counts)
+    images, texts = features(true.shape[0], seed=seed), features(true.shape[1], seed=seed + 1000)
+    found = ranks(images, texts, true, chunk=chunk)
+    assert found.image_to_text.tolist() == oracle(images, texts, true)
+    assert found.text_to_image.tolist() == oracle(texts, images, true.T)
+
+
+def test_many_to_many_relation_by_function_equals_the_matrix():
+    true = torch.rand(30, 50, generator=torch.Generator().manual_seed(5)) < 0.1
+    true[:, 0] = True
+    true[0, :] = True
+    images, texts = features(30), features(50, seed=1)
+    asked: list[tuple[int, ...]] = []
+
+    def relevance(rows: Tensor, columns: Tensor) -> Tensor:
+        asked.append((len(rows), len(columns)))
+        return true[rows][:, columns]
+
+    by_function, by_matrix = ranks(images, texts, sliced(relevance), chunk=7), ranks(images, texts, true)
+    assert torch.equal(by_function.image_to_text, by_matrix.image_to_text)
+    assert torch.equal(by_function.text_to_image, by_matrix.text_to_image)
+    assert max(rows for rows, columns in asked if columns == 50) == 7  # never the whole matrix at once
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 64, None])
+def test_tied_ranks_do_not_depend_on_the_chunk(chunk: int | None):
+    images = features(40)[torch.arange(40) // 4]  # every embedding four times
+    texts = features(120, seed=1)[torch.arange(120) // 6]
+    whole, parts = (
+        ranks(images, texts, ragged([3] * 40), chunk=1000),
+        ranks(images, texts, ragged([3] * 40), chunk=chunk),
+    )
+    assert torch.equal(whole.image_to_text, parts.image_to_text)
+    assert torch.equal(whole.text_to_image, parts.text_to_image)
+
+
+@pytest.mark.parametrize("noise", [0.0, 1e-9])
+@pytest.mark.parametrize("k", [1, 5, 10])
+def test_a_constant_encoder_scores_chance(k: int, noise: float):
+    true = ragged([5] * 400)
+    images = torch.ones(400, 16) / 4 + noise * torch.randn(400, 16, generator=torch.Generator().manual_seed(0))
+    texts = torch.ones(2000, 16) / 4
+    found, chance = ranks(images, texts, true), chance_recall(true, k)
+    for direction, queries in (("image_to_text", 400), ("text_to_image", 2000)):
+        expected = getattr(chance, direction)
+        spread = (expected * (1 - expected) / queries) ** 0.5
+        assert abs(recall_at_k(getattr(found, direction), k) - expected) < 4 * spread
+    assert recall_at_k(found.text_to_image, k) > 0  # chance, not zero
+
+
+def test_a_caption_true_of_everything_does_not_give_a_constant_encoder_full_marks():
+    true = ragged([1] * 200)
+    true[:, 17] = True
+    found = ranks(torch.ones(200, 4), torch.ones(200, 4), true)
+    assert recall_at_k(found.image_to_text, 1) < 0.05
+
+
+def test_ties_are_broken_evenly_between_true_and_false():
+    """Two images with one embedding: each of their captions has its own first in about half of the cases."""
+    images = features(1000)[torch.arange(1000) // 2 * 2]
+    found = first_true_rank(images.clone(), images, torch.eye(1000, dtype=torch.bool))
+    assert set(found.tolist()) == {1, 2}
+    assert 0.45 < recall_at_k(found, 1) < 0.55
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_bad_embeddings_are_an_error_that_counts_them(value: float):
+    images, texts = features(10), features(20, seed=1)
+    texts[[3, 7], 2] = value
+    with pytest.raises(ValueError, match="2 of 20"):
+        ranks(images, texts, ragged([2] * 10))
+    with pytest.raises(ValueError, match="2 of 20"):
+        first_true_rank(texts, images, ragged([2] * 10).T)
+
+
+def test_a_query_without_a_true_match_is_an_error():
+    true = ragged([1, 1, 1])
+    true[1] = False
+    with pytest.raises(ValueError, match="1 queries have no true match"):
+        ranks(features(3), features(3, seed=1), true)
+
+
+def test_misfitting_relevance_and_dimensions_are_errors():
+    with pytest.raises(ValueError, match="expected"):
+        ranks(features(3), features(3, seed=1), ragged([1, 1]))
+    with pytest.raises(ValueError, match="dimensions"):
+        ranks(features(3), features(3, 9), ragged([1, 1, 1]))
+    with pytest.raises(ValueError, match="shape"):
+        ranks(torch.zeros(0, 8), features(3), torch.zeros(0, 3, dtype=torch.bool))
+
+
+def test_scale_of_the_features_does_not_matter():
+    true = ragged([2] * 25)
+    images, texts = features(25), features(50, seed=1)
+    plain, scaled = ranks(images, texts, true), ranks(images * 1e-4, texts * 1e3, true)
+    assert torch.equal(plain.image_to_text, scaled.image_to_text)
+
+
+def test_inputs_are_left_alone():
+    images, texts = features(4).requires_grad_(), features(4, seed=1)
+    before, state = images.detach().clone(), torch.get_rng_state()
+    found = ranks(images, texts, ragged([1] * 4))
+    assert torch.equal(images, before) and not found.image_to_text.requires_grad
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_recall_at_k_by_hand():
+    assert recall_at_k(torch.tensor([1, 2, 5, 11]), 1) == 0.25
+    assert recall_at_k(torch.tensor([1, 2, 5, 11]), 5) == 0.75
+    for wrong in (lambda: recall_at_k(torch.tensor([1]), 0), lambda: recall_at_k(torch.tensor([]), 1)):
+        with pytest.raises(ValueError, match="recall needs"):
+            wrong()
+
+
+def test_chance_by_hand_and_by_function():
+    true = ragged([1, 3])
+    assert chance_recall(true, 1).image_to_text == pytest.approx((1 / 4 + 3 / 4) / 2)
+    assert chance_recall(true, 2).image_to_text == pytest.approx(((1 - 3 / 4 * 2 / 3) + 1) / 2)
+    assert chance_recall(true, 1).text_to_image == pytest.approx(0.5)
+    assert chance_recall(true, 9).text_to_image == 1.0
+    assert chance_recall(lambda i, c: true[i, c], 1, shape=(2, 4), chunk=1) == chance_recall(true, 1)
+    with pytest.raises(ValueError, match="shape"):
+        chance_recall(lambda i, c: true[i, c], 1)
+
+
+def test_the_two_success_rates_and_their_denominators():
+    """The same results, two numbers: 2 of 5 queries lost on balance, 3 of the 4 that were right turned wrong."""
+    clean = torch.tensor([True, True, True, True, False])
+    adversarial = torch.tensor([True, False, False, False, True])
+    drop, flip = attack_success_drop(clean, adversarial), attack_success_flip(clean, adversarial)
+    assert (drop.numerator, drop.denominator, drop.value) == (2, 5, 0.4)
+    assert (flip.numerator, flip.denominator, flip.value) == (3, 4, 0.75)
+    assert drop.denominator_name == "all queries" and "attacked model" in flip.denominator_name
+
+
+def test_a_model_that_has_nothing_right_has_no_flip_rate():
+    none = torch.zeros(4, dtype=torch.bool)
+    assert attack_success_flip(none, none).value is None
+    assert attack_success_drop(none, none).value == 0.0
+    with pytest.raises(ValueError, match="bool"):
+        attack_success_flip(none.float(), none)
