@@ -1,0 +1,173 @@
+"""``open_clip``: any architecture of the open_clip library, with one of its pretrained tags or a local checkpoint."""
+
+import difflib
+import importlib
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import nn
+
+from robustcli.errors import UserError
+from robustcli.models.dual_encoder import DualEncoder
+from robustcli.models.weights import Weights, assign, read_weights
+
+_SCHEMES = ("hf-hub:", "local-dir:")  # open_clip's names for a model that brings its own configuration
+
+
+def open_clip(
+    architecture: str,
+    *,
+    pretrained: str | None = None,
+    checkpoint: str | Path | None = None,
+    image_size: int | None = None,
+    seed: int = 0,
+) -> DualEncoder:
+    """A dual encoder of the open_clip library.
+
+    Args:
+        architecture: a name such as ``ViT-B-16``; or ``local-dir:FOLDER``, which has an ``open_clip_config.json``;
+            or ``hf-hub:NAME``.
+        pretrained: a tag such as ``openai`` (its weights are downloaded), or the path of a checkpoint.
+        checkpoint: a local file: safetensors, open_clip's .pt/.bin, OpenAI's state dict. With a tag beside it, the tag
+            says only what mean, std and activation the weights were trained with, and nothing is downloaded.
+        image_size: pixels, if not the architecture's own; position embeddings of loaded weights are then interpolated.
+        seed: of random weights, where none are loaded; the global generator is left alone.
+
+    Raises:
+        UserError: an unknown name or tag, no network where one is needed, or a checkpoint of another model.
+    """
+    library = _library()
+    if pretrained is not None and (Path(pretrained).is_file() or "/" in pretrained):
+        pretrained, checkpoint = None, checkpoint or pretrained
+    _check_names(library, architecture, pretrained)
+    weights = read_weights(checkpoint) if checkpoint is not None else None
+    network, description = _build(library, architecture, pretrained, weights, image_size, seed)
+    model = _wrap(library, architecture, network, description)
+    if weights is not None:
+        assign(model, _resized(network, weights) if image_size is not None else weights)
+    return model
+
+
+def _library() -> ModuleType:
+    return importlib.import_module("open_clip")  # seconds of imports, which no other model needs
+
+
+def _check_names(library: Any, architecture: str, tag: str | None) -> None:
+    if architecture.startswith(_SCHEMES):
+        return
+    names = library.list_models()
+    if architecture not in names:
+        raise UserError(
+            f"model.architecture is {architecture!r}, which open_clip does not know" + nearest(architecture, names)
+        )
+    tags = library.list_pretrained_tags_by_model(architecture)
+    if tag is not None and tag not in tags:
+        raise UserError(
+            f"model.pretrained is {tag!r}, neither a file nor a tag of {architecture} ({', '.join(tags) or 'none'})"
+            + nearest(tag, tags)
+        )
+
+
+def nearest(word: str, choices: Sequence[str]) -> str:
+    """``: did you mean 'x' or 'y'?``, or nothing where no choice is near."""
+    lowered = {choice.lower(): choice for choice in choices}
+    close = [repr(lowered[match]) for match in difflib.get_close_matches(word.lower(), lowered, n=3)]
+    return f": did you mean {' or '.join(close)}?" if close else ""
+
+
+def _build(
+    library: Any, architecture: str, tag: str | None, weights: Weights | None, image_size: int | None, seed: int
+) -> tuple[nn.Module, dict[str, Any]]:
+    """The network and what describes it: as our own checkpoint says, else the tag, else the architecture."""
+    stored = _stored(architecture, weights)
+    known = library.get_pretrained_cfg(architecture, tag) if tag is not None else {}
+    # The wrong activation gives wrong embeddings without any error: the weights decide, not only the name.
+    quick_gelu = bool(stored.get("quick_gelu") or known.get("quick_gelu") or (weights is not None and weights.openai))
+    size = image_size or stored.get("image_size")
+    source = {"pretrained": tag} if weights is None else {"load_weights": False, "pretrained_text": False}
+    with _own_randomness(seed), _explained(architecture, tag), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="QuickGELU mismatch")
+        network = library.create_model(architecture, force_image_size=size, force_quick_gelu=quick_gelu, **source)
+    found = {**library.get_model_preprocess_cfg(network), **known, **stored}
+    description = {
+        "factory": "open_clip",
+        "architecture": architecture,
+        "image_size": _side(network.visual.image_size, architecture),
+        "mean": list(found["mean"]),
+        "std": list(found["std"]),
+        "quick_gelu": quick_gelu,
+    }
+    return network, description
+
+
+def _stored(architecture: str, weights: Weights | None) -> dict[str, Any]:
+    """What our own checkpoint says of its model; empty for a file from elsewhere."""
+    stored = dict(weights.description) if weights is not None else {}
+    made = stored.get("architecture", stored.get("factory", architecture))
+    if made != architecture and not str(made).startswith(_SCHEMES) and not architecture.startswith(_SCHEMES):
+        path = weights.path if weights is not None else ""
+        raise UserError(
+            f"checkpoint {path} is of another model: it was saved from {made}, model.architecture is {architecture}"
+        )
+    return stored
+
+
+def _side(size: int | Sequence[int], architecture: str) -> int:
+    sides = {size} if isinstance(size, int) else set(size)
+    if len(sides) != 1:
+        raise UserError(
+            f"model.architecture {architecture} takes images of {size} pixels: expected a square; set model.image_size"
+        )
+    return sides.pop()
+
+
+def _wrap(library: Any, architecture: str, network: nn.Module, description: dict[str, Any]) -> DualEncoder:
+    with _explained(architecture, None):
+        tokenizer = library.get_tokenizer(architecture)
+    return DualEncoder(
+        network,
+        tokenizer,
+        image_size=description["image_size"],
+        mean=description["mean"],
+        std=description["std"],
+        description=description,
+    )
+
+
+def _resized(network: nn.Module, weights: Weights) -> Weights:
+    """The checkpoint with its position embeddings interpolated to the network's grid."""
+    from open_clip.model import resize_pos_embed
+
+    state = dict(weights.state)
+    resize_pos_embed(state, network)
+    return replace(weights, state=state)
+
+
+@contextmanager
+def _own_randomness(seed: int) -> Iterator[None]:
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)  # not torch.manual_seed, which would seed the accelerators too
+        yield
+
+
+@contextmanager
+def _explained(architecture: str, tag: str | None) -> Iterator[None]:
+    """Errors of a download or of a folder as one sentence with the remedy."""
+    try:
+        yield
+    except (OSError, RuntimeError, ValueError, ImportError) as error:
+        wanted = f"{architecture} with the weights {tag}" if tag else architecture
+        raise UserError(
+            f"model {wanted} cannot be built ({_first_line(error)}): where there is no network, copy the checkpoint to "
+            "this machine and give model.checkpoint=PATH"
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)

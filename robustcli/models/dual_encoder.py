@@ -1,0 +1,182 @@
+"""One wrapper around every CLIP-like network: pixels in [0,1] and tokens in, unit-norm embeddings out.
+
+Mean/std and resize stand here and nowhere else, so an attack or a purifier never sees a normalised image.
+
+Shapes: B batch, C channels, D embedding, T tokens, W width of the text tower.
+"""
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from robustcli.models.text import crops, read_text, token_table
+
+_CACHED_CAPTIONS = 1 << 17  # about 80 MB of 77 tokens each
+_IDLE = ("logit_bias", "text_decoder")  # parts of some networks that no contrastive loss of ours reaches
+
+
+class DualEncoder(nn.Module):
+    """A dual encoder for images and captions.
+
+    Args:
+        network: open_clip's ``CLIP`` or ``CustomTextCLIP``, or a ``LeanCLIP``.
+        tokenizer: captions -> (B,T) long.
+        image_size: side in pixels that the network takes.
+        mean, std: per channel, in units of [0,1] pixels.
+        max_logit_scale: ceiling of the inverse temperature (100 in CLIP).
+        description: what rebuilds the network (plain JSON data); stored with its weights.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        network: nn.Module,
+        tokenizer: Callable[[Sequence[str]], Tensor],
+        *,
+        image_size: int,
+        mean: Sequence[float],
+        std: Sequence[float],
+        max_logit_scale: float = 100.0,
+        description: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.tokenizer = tokenizer
+        self.image_size = image_size
+        self.max_logit_scale = max_logit_scale
+        self.description = dict(description or {})
+        self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(-1, 1, 1), persistent=False)
+        self._rows: dict[str, Tensor] = {}
+        self._fixed = {name for name, weight in network.named_parameters() if not weight.requires_grad}
+        self.set_trainable("both")
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return self.mean.device
+
+    @property
+    def logit_scale(self) -> Tensor:
+        """Inverse temperature, a scalar: exp of the learnt parameter, at most ``max_logit_scale``.
+
+        Above the ceiling the gradient is that of a loss to be minimised: it passes where it would lower the scale.
+        """
+        learnt: Any = self.network.logit_scale
+        scale: Tensor = _Ceiling.apply(learnt.exp().reshape(()), self.max_logit_scale)
+        return scale
+
+    def encode_image(self, images: Tensor) -> Tensor:
+        """(B,C,H,W) in [0,1] -> (B,D) float32 of unit norm.
+
+        Images whose H or W is not ``image_size`` are resized to a square (antialiased bicubic, clamped to [0,1]).
+
+        Raises:
+            ValueError: a value is out of [0,1] or NaN, or the shape is not (B,C,H,W).
+        """
+        _check_pixels(images)
+        images = images.to(self.device)
+        if images.shape[-2:] != (self.image_size, self.image_size):
+            size = (self.image_size, self.image_size)
+            images = F.interpolate(images, size, mode="bicubic", antialias=True).clamp(0.0, 1.0)  # bicubic overshoots
+        network: Any = self.network
+        return _unit(network.encode_image((images - self.mean) / self.std))
+
+    def tokenize(self, captions: Sequence[str]) -> Tensor:
+        """Captions -> (B,T) long, on the CPU; the ids of a caption are remembered."""
+        if isinstance(captions, str):
+            raise TypeError("tokenize takes a sequence of captions, not one caption")
+        missing = list(dict.fromkeys(caption for caption in captions if caption not in self._rows))
+        if missing or not captions:
+            self._rows.update(zip(missing, self.tokenizer(missing), strict=True))
+        tokens = torch.stack([self._rows[caption] for caption in captions]) if captions else self.tokenizer([])
+        while len(self._rows) > _CACHED_CAPTIONS:
+            del self._rows[next(iter(self._rows))]
+        return tokens
+
+    def crop(self, tokens: Tensor) -> Tensor:
+        """(B,T) -> (B,T') up to the last end-of-text token of the batch; as it is where later tokens matter."""
+        if not crops(self.network) or not len(tokens):
+            return tokens
+        return tokens[:, : int(tokens.argmax(dim=-1).max()) + 1]
+
+    def encode_text(self, tokens: Tensor, embeddings: Tensor | None = None) -> Tensor:
+        """(B,T) long -> (B,D) float32 of unit norm.
+
+        Args:
+            tokens: as ``tokenize`` gives them; cropped here where that is exact, so padding costs nothing.
+            embeddings: (B,T',W) in place of the token look-up, T' at least the cropped length; gradients flow to it.
+        """
+        tokens = self.crop(tokens)  # before the transfer: on the CPU the length costs no synchronisation
+        if embeddings is not None:
+            if len(embeddings) != len(tokens) or embeddings.shape[1] < tokens.shape[1]:
+                raise ValueError(f"embeddings {tuple(embeddings.shape)} do not cover the tokens {tuple(tokens.shape)}")
+            embeddings = embeddings[:, : tokens.shape[1]].to(self.device)
+        return _unit(read_text(self.network, tokens.to(self.device), embeddings))
+
+    def token_embedding(self) -> nn.Embedding:
+        """The table (ids, W) that turns token ids into vectors."""
+        return token_table(self.network)
+
+    def set_trainable(self, which: Literal["image", "text", "both"]) -> None:
+        """Let gradients reach one tower or both; the temperature always trains, what was built fixed stays fixed."""
+        if which not in ("image", "text", "both"):
+            raise ValueError(f"trainable is {which!r}: expected image, text or both")
+        for name, weight in self.network.named_parameters():
+            part = name.split(".", 1)[0]
+            wanted = part == "logit_scale" or which in ("both", "image" if part == "visual" else "text")
+            weight.requires_grad_(wanted and part not in _IDLE and name not in self._fixed)
+
+    def fingerprint(self) -> str:
+        """sha256 (hex) over the names, types, shapes and bytes of the weights."""
+        digest = hashlib.sha256()
+        for name, weight in sorted(self.network.state_dict().items()):
+            digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}\n".encode())
+            digest.update(weight.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        return digest.hexdigest()
+
+    def extra_repr(self) -> str:
+        return f"image_size={self.image_size}, max_logit_scale={self.max_logit_scale}"
+
+
+class _Ceiling(torch.autograd.Function):
+    """min(scale, maximum), whose gradient above the ceiling passes only where a descent step would lower the scale.
+
+    A plain clamp has no gradient there: a temperature that has overshot could never come back.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, scale: Tensor, maximum: float) -> Tensor:
+        ctx.save_for_backward(scale)
+        ctx.maximum = maximum
+        return scale.clamp(max=maximum)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        (scale,) = ctx.saved_tensors
+        (gradient,) = gradients
+        return torch.where(scale > ctx.maximum, gradient.clamp(min=0.0), gradient), None
+
+
+def _check_pixels(images: Tensor) -> None:
+    if images.ndim != 4 or not images.is_floating_point():
+        raise ValueError(
+            f"images are {images.dtype} of shape {tuple(images.shape)}: expected floats (B,C,H,W) in [0, 1]"
+        )
+    if not images.numel():
+        return
+    low, high = torch.aminmax(images.detach())
+    if not bool((low >= 0.0) & (high <= 1.0)):  # NaN compares as false
+        raise ValueError(
+            f"images range from {float(low):g} to {float(high):g}: expected [0, 1], not normalised, without NaN"
+        )
+
+
+def _unit(features: Tensor) -> Tensor:
+    return F.normalize(features.float(), dim=-1)

@@ -1,0 +1,125 @@
+"""``tiny``: a CLIP of 1.3 million parameters for the embedded scenes, or for real captions from scratch."""
+
+from collections.abc import Mapping, Sequence
+from inspect import signature
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from robustcli.errors import UserError
+from robustcli.models.dual_encoder import DualEncoder
+from robustcli.models.towers import ImageTower, LeanCLIP, TextTower, initialise
+from robustcli.models.weights import Weights, assign, read_weights
+from robustcli.models.words import WordTokenizer
+
+_MEAN, _STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
+
+
+def tiny(
+    vocabulary: Sequence[str] | None = None,
+    *,
+    image_size: int = 32,
+    patch_size: int = 8,
+    width: int = 128,
+    layers: int = 4,
+    heads: int = 4,
+    text_width: int = 128,
+    text_layers: int = 2,
+    text_heads: int = 4,
+    embed_dim: int = 128,
+    context_length: int = 26,
+    seed: int = 0,
+    checkpoint: str | Path | None = None,
+) -> DualEncoder:
+    """A small dual encoder with a word vocabulary of its own.
+
+    Args:
+        vocabulary: the words it knows (``build_vocabulary`` makes them from captions); all others are one unknown word.
+        image_size, patch_size: pixels; 16 is the patch for 64 pixels.
+        width, layers, heads: of the image tower; ``text_``: of the text tower.
+        embed_dim: D.
+        context_length: T, with the start and the end token.
+        seed: of the random weights; the global generator is left alone.
+        checkpoint: a file of ``save_weights``, or ``shipped``. Vocabulary and sizes are then the file's.
+    """
+    sizes = {
+        "image_size": image_size,
+        "patch_size": patch_size,
+        "width": width,
+        "layers": layers,
+        "heads": heads,
+        "text_width": text_width,
+        "text_layers": text_layers,
+        "text_heads": text_heads,
+        "embed_dim": embed_dim,
+        "context_length": context_length,
+    }
+    if checkpoint is not None:
+        return _restore(read_weights(checkpoint), sizes)
+    if not vocabulary:
+        raise UserError("model.vocabulary is empty: give the words of the captions, or a checkpoint that holds them")
+    return _build(vocabulary, sizes, seed)
+
+
+def _restore(weights: Weights, asked: Mapping[str, int]) -> DualEncoder:
+    """The model that the file describes; a size that was asked for must be the file's."""
+    stored = weights.description
+    if stored.get("factory") != "tiny":
+        raise UserError(
+            f"checkpoint {weights.path} is of another model: it was not saved from tiny; choose model=open_clip"
+        )
+    default = {name: parameter.default for name, parameter in signature(tiny).parameters.items()}
+    for name, value in asked.items():
+        if value not in (default[name], stored[name]):
+            raise UserError(
+                f"model.{name} is {value}, but the checkpoint {weights.path} has {stored[name]}: "
+                f"leave model.{name} out, or train from new weights with model.checkpoint=null"
+            )
+    model = _build(stored["vocabulary"], {name: stored[name] for name in asked}, seed=0)
+    assign(model, weights)
+    return model
+
+
+def _build(vocabulary: Sequence[str], sizes: Mapping[str, int], seed: int) -> DualEncoder:
+    _check(sizes)
+    tokenizer = WordTokenizer(vocabulary, sizes["context_length"])
+    with torch.random.fork_rng(devices=[]):  # the constructors draw weights that are replaced at once
+        network = _network(len(tokenizer), sizes)
+    initialise(network, torch.Generator().manual_seed(seed))
+    description: dict[str, Any] = {"factory": "tiny", **sizes, "vocabulary": list(tokenizer.words)}
+    return DualEncoder(
+        network, tokenizer, image_size=sizes["image_size"], mean=_MEAN, std=_STD, description=description
+    )
+
+
+def _network(tokens: int, sizes: Mapping[str, int]) -> LeanCLIP:
+    visual = ImageTower(
+        image_size=sizes["image_size"],
+        patch_size=sizes["patch_size"],
+        width=sizes["width"],
+        layers=sizes["layers"],
+        heads=sizes["heads"],
+        embed_dim=sizes["embed_dim"],
+    )
+    text = TextTower(
+        tokens=tokens,
+        context_length=sizes["context_length"],
+        width=sizes["text_width"],
+        layers=sizes["text_layers"],
+        heads=sizes["text_heads"],
+        embed_dim=sizes["embed_dim"],
+    )
+    return LeanCLIP(visual, text)
+
+
+def _check(sizes: Mapping[str, int]) -> None:
+    """Every mistake in the sizes, before any weight is made."""
+    for part, whole in (("patch_size", "image_size"), ("heads", "width"), ("text_heads", "text_width")):
+        if sizes[part] < 1 or sizes[whole] % sizes[part]:
+            raise UserError(f"model.{part} is {sizes[part]}, but it must divide model.{whole}, which is {sizes[whole]}")
+    for name in ("layers", "text_layers", "embed_dim"):
+        if sizes[name] < 1:
+            raise UserError(f"model.{name} is {sizes[name]}: expected at least 1")
+    if sizes["context_length"] < 3:
+        raise UserError(f"model.context_length is {sizes['context_length']}: expected at least 3 (start, a word, end)")

@@ -1,0 +1,177 @@
+"""Weights on disk: safetensors are written; the common formats of CLIP are read, without running code from the file."""
+
+import json
+import pickle
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from robustcli import __version__
+from robustcli.errors import UserError
+from robustcli.files import atomic
+from robustcli.models.dual_encoder import DualEncoder
+
+SHIPPED = Path(__file__).parents[1] / "assets" / "tiny_scenes.safetensors"
+_KEY = "robustcli"  # one entry only: the format writes several in an order that changes from run to run
+_OPENAI = ("input_resolution", "context_length", "vocab_size")  # numbers that OpenAI's files carry among the weights
+_TEXT_PARTS = ("text_projection", "positional_embedding", "token_embedding.", "transformer.", "ln_final.")
+
+
+@dataclass(frozen=True)
+class Weights:
+    """What a checkpoint holds: ``state`` by name, and ``description``, what rebuilds the model (empty if foreign)."""
+
+    path: Path
+    state: Mapping[str, Tensor]
+    description: Mapping[str, Any]
+    openai: bool = False
+
+
+def save_weights(model: DualEncoder, path: str | Path, metadata: Mapping[str, str] | None = None) -> None:
+    """Write the weights as safetensors, whole or not at all, equal bytes for equal weights.
+
+    The names are the network's own, so that open_clip can read the file too. The metadata hold the architecture, the
+    vocabulary and the version: the file alone rebuilds the model.
+    """
+    stored = {**(metadata or {}), "version": __version__, "model": model.description}
+    state = {name: weight.detach().cpu().contiguous() for name, weight in model.network.state_dict().items()}
+    with atomic(Path(path)) as temporary:
+        save_file(state, temporary, metadata={_KEY: json.dumps(stored, sort_keys=True)})
+
+
+def load_weights(model: DualEncoder, path: str | Path) -> None:
+    """Put all weights of a checkpoint into ``model``; a ``UserError``, and nothing changed, where one does not fit."""
+    assign(model, read_weights(path))
+
+
+def assign(model: DualEncoder, weights: Weights) -> None:
+    """As ``load_weights``, for a checkpoint that has been read."""
+    known, stored = model.description.get("vocabulary"), weights.description.get("vocabulary")
+    if known is not None and stored is not None and known != stored:
+        raise UserError(
+            f"checkpoint {weights.path} was trained with another vocabulary ({len(stored)} words, the model has "
+            f"{len(known)}): build the model from the checkpoint, which holds its own"
+        )
+    own = model.network.state_dict()
+    state = _renamed(weights.state, own)
+    _check_match(weights, state, own)
+    model.network.load_state_dict(state)
+
+
+def read_weights(path: str | Path) -> Weights:
+    """Read safetensors, or a ``torch.save`` file of tensors (open_clip's, OpenAI's); ``shipped`` is the package's own.
+
+    Raises:
+        UserError: no such file, damaged, or holds objects other than tensors, which could run code when read.
+    """
+    path = _found(path)
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path)
+    content = _read_torch(path)
+    nested = content.get("state_dict") if isinstance(content, Mapping) else None
+    state = nested if nested is not None else content
+    if not isinstance(state, Mapping) or not all(
+        isinstance(value, Tensor) for name, value in state.items() if name not in _OPENAI
+    ):
+        raise UserError(
+            f"checkpoint {path} holds {type(content).__name__}, not a table of weights: expected a state_dict"
+        )
+    plain = {name.removeprefix("module."): value for name, value in state.items()}
+    openai = _OPENAI[0] in plain
+    return Weights(path, {name: value for name, value in plain.items() if name not in _OPENAI}, {}, openai)
+
+
+def _found(path: str | Path) -> Path:
+    if str(path) == "shipped":
+        if not SHIPPED.is_file():
+            raise UserError(
+                f"checkpoint is shipped, but {SHIPPED} is not there: make it with `make assets`, or set checkpoint=null"
+            )
+        return SHIPPED
+    path = Path(path).expanduser()
+    if not path.is_file():
+        beside = sorted(p.name for p in path.parent.glob("*") if p.suffix in (".safetensors", ".pt", ".bin", ".pth"))
+        hint = f"the folder has {', '.join(beside[:5])}" if beside else "expected a .safetensors, .pt or .bin file"
+        raise UserError(f"checkpoint is {path}, but there is no such file: {hint}")
+    return path
+
+
+def _read_safetensors(path: Path) -> Weights:
+    try:
+        with safe_open(path, framework="pt") as file:
+            stored = json.loads((file.metadata() or {}).get(_KEY, "{}"))
+            state = {name.removeprefix("module."): file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, json.JSONDecodeError) as error:
+        raise UserError(f"checkpoint {path} cannot be read ({error}): it is damaged or no safetensors file") from error
+    return Weights(path, state, stored.get("model", {}))
+
+
+def _read_torch(path: Path) -> Any:
+    if _is_torchscript(path):
+        raise UserError(
+            f"checkpoint {path} is a TorchScript archive, which opens only by running the code in it: if you trust it, "
+            "convert it once, `torch.save(torch.jit.load(path, map_location='cpu').state_dict(), 'weights.pt')`, "
+            "and give weights.pt"
+        )
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise UserError(
+            f"checkpoint {path} holds Python objects beside tensors, or is damaged; it is not read, for such objects "
+            "could run code: save its state_dict alone, best as .safetensors"
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        raise UserError(f"checkpoint {path} cannot be read ({error}): it is damaged or no torch file") from error
+
+
+def _is_torchscript(path: Path) -> bool:
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any(name.endswith("/constants.pkl") for name in archive.namelist())
+
+
+def _renamed(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Names and shapes as in ``own`` where formats of one model differ: prefix of the text tower, scalars as (1,)."""
+    nested = any(name.startswith("text.") for name in own)
+    if nested and "positional_embedding" in state:
+        state = {f"text.{name}" if name.startswith(_TEXT_PARTS) else name: value for name, value in state.items()}
+    elif not nested:
+        state = {name.removeprefix("text."): value for name, value in state.items()}
+    state = {name: value for name, value in state.items() if name in own or not name.endswith("position_ids")}
+    return {
+        name: value.reshape(own[name].shape) if name in own and value.numel() == own[name].numel() == 1 else value
+        for name, value in state.items()
+    }
+
+
+def _check_match(weights: Weights, state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
+    wrong = [name for name in own if name in state and state[name].shape != own[name].shape]
+    shapes = [f"{name} {tuple(state[name].shape)} in place of {tuple(own[name].shape)}" for name in wrong]
+    found = [
+        _listed("it lacks", [name for name in own if name not in state]),
+        _listed("the model has no", [name for name in state if name not in own]),
+        _listed("of another shape are", shapes),
+    ]
+    if any(found):
+        origin = weights.description.get("architecture") or weights.description.get("factory")
+        made = f" ({origin})" if origin else ""
+        differences = "; ".join(filter(None, found))
+        raise UserError(
+            f"checkpoint {weights.path} is of another model{made}: {differences}: give the architecture and sizes that "
+            "it was trained with"
+        )
+
+
+def _listed(label: str, names: list[str]) -> str:
+    if not names:
+        return ""
+    more = f" and {len(names) - 2} more" if len(names) > 2 else ""
+    return f"{label} {', '.join(names[:2])}{more}"
