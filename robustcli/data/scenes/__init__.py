@@ -50,8 +50,8 @@ class Scenes(ImageTextData):
         train: int = 20_000,
         val: int = 500,
         test: int = 500,
-        synonym_frequency: float = 0.004,
-        contrast: float = 0.5,
+        synonym_frequency: float = 0.003,
+        contrast: float = 0.7,
         noise: int = 4,
         seed: int = 0,
     ) -> None:

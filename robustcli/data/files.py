@@ -1,0 +1,116 @@
+"""A set of images with captions in files: what all formats share once their records are read.
+
+Shapes: B batch, S image size, N images, M captions.
+"""
+
+import hashlib
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from robustcli.data.base import ImageTextData
+from robustcli.data.faults import Faults
+from robustcli.data.pixels import PixelStore, open_store
+from robustcli.data.sources import Record
+from robustcli.errors import UserError
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a reader of a format found: the records of one split, and how many entries it left out."""
+
+    name: str
+    split: str
+    records: Sequence[Record]
+    faults: Faults
+
+
+class FileSet(ImageTextData):
+    """Images from files, decoded and checked when the set is made, so before any training starts."""
+
+    def __init__(
+        self,
+        reading: Reading,
+        *,
+        image_size: int,
+        limit: int | None = None,
+        fingerprint: str | Mapping[str, str] | None = None,
+        origin: str | None = None,
+    ) -> None:
+        for key, value in (("image_size", image_size), ("limit", limit)):
+            if value is not None and value < 1:
+                raise UserError(f"dataset.{key} is {value}, expected at least 1.")
+        present = _present(reading.records[:limit], reading.faults, origin)
+        self.name, self.split, self.image_size = reading.name, reading.split, image_size
+        records, store = _checked(present, image_size, reading.faults)
+        if not records:
+            raise UserError(f"the split {self.split!r} of {self.name} has no usable image left: see the log for why.")
+        self.skipped = reading.faults.count
+        self.image_ids = [record.image_id for record in records]
+        self.captions = [caption for record in records for caption in record.captions]
+        counts = torch.tensor([len(record.captions) for record in records])
+        self.owner = torch.repeat_interleave(torch.arange(len(records)), counts)
+        self.fingerprint = _fingerprint(records, store.hashes)
+        self._pixels = store.pixels
+        self._check_fingerprint(fingerprint, limit)
+
+    def images(self, indices: Tensor) -> Tensor:
+        rows = indices.cpu().numpy()
+        if len(rows) and not (rows.min() >= 0 and rows.max() < len(self)):
+            raise IndexError(f"image {rows.min()} to {rows.max()} asked for, the set has {len(self)}")
+        return torch.from_numpy(np.asarray(self._pixels[rows])).float().div_(255)
+
+    def __repr__(self) -> str:
+        return (
+            f"{type(self).__name__}(name={self.name!r}, split={self.split!r}, images={len(self)},"
+            f" captions={len(self.captions)}, image_size={self.image_size}, skipped={self.skipped})"
+        )
+
+    def _check_fingerprint(self, expected: str | Mapping[str, str] | None, limit: int | None) -> None:
+        wanted = expected if expected is None or isinstance(expected, str) else expected.get(self.split)
+        if wanted is None or wanted == self.fingerprint:
+            return
+        if limit is not None:
+            log.warning("dataset.fingerprint is not checked: dataset.limit=%d makes it another set", limit)
+            return
+        raise UserError(
+            f"dataset.fingerprint is {wanted}, but the split {self.split!r} of {self.name} has {self.fingerprint}: the"
+            " files are not those that were pinned; restore them, or set dataset.fingerprint to null or the new value."
+        )
+
+
+def _present(records: Sequence[Record], faults: Faults, origin: str | None) -> list[Record]:
+    """Missing files are looked for before the first one is decoded: that takes no time."""
+    hint = f" (it comes from: {origin})" if origin else ""
+    found = []
+    for record in records:
+        if record.blob.path.is_file():
+            found.append(record)
+        else:
+            faults.report(f"{record.where}: the image {record.blob.path}", f"is missing{hint}")
+    return found
+
+
+def _checked(records: Sequence[Record], image_size: int, faults: Faults) -> tuple[list[Record], PixelStore]:
+    store = open_store([record.blob for record in records], image_size, stop_at_bad=faults.on_error == "raise")
+    for position, problem in store.bad:
+        record = records[position]
+        faults.report(f"{record.where}: the image {record.blob.path}", problem)
+    if faults.count:
+        log.warning("%d entries were skipped", faults.count)
+    return [records[position] for position in store.kept], store
+
+
+def _fingerprint(records: Sequence[Record], hashes: Sequence[str]) -> str:
+    """Of names, captions and contents in their order; of neither the folder nor the cache."""
+    digest = hashlib.sha256()
+    for record, content in zip(records, hashes, strict=True):
+        digest.update(json.dumps([record.image_id, content, list(record.captions)]).encode() + b"\n")
+    return digest.hexdigest()

@@ -1,0 +1,139 @@
+"""JSON annotations beside a folder of images: the two forms in which Flickr8k, Flickr30k and COCO are passed on.
+
+- Karpathy: ``{"images": [{"filename", "filepath"?, "split", "sentences": [{"raw"}]}]}``, all splits in one file;
+  COCO's ``restval`` is part of ``train`` (Karpathy and Fei-Fei 2015, section 4).
+- a list, a file for each split: ``[{"image": name, "caption": text or [texts]}]``; rows of single texts that name the
+  same image belong together.
+"""
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from robustcli.data.faults import Faults, OnError
+from robustcli.data.files import FileSet, Reading
+from robustcli.data.sources import (
+    SPLITS,
+    Blob,
+    Record,
+    check_split,
+    clean_captions,
+    existing,
+    safe_name,
+    with_split,
+)
+from robustcli.errors import UserError
+
+SPLIT_NAMES = {name: name for name in SPLITS} | {"restval": "train", "valid": "val", "dev": "val"}
+
+
+class KarpathyJSON(FileSet):
+    """Images and captions by a JSON file.
+
+    Args:
+        annotations: the JSON file; ``{split}`` in its name stands for the split where each has a file of its own.
+        root: folder that the image names are relative to.
+        image_size: S, side of the square images in pixels.
+        split: ``train``, ``val`` or ``test``.
+        on_error: ``raise`` at the first bad entry, or ``skip`` and count them.
+        fingerprint: expected fingerprint of this split, or a mapping from split to fingerprint; None checks nothing.
+        limit: only the first so many images of the split.
+        origin: where the files come from, for the message when they are missing.
+
+    Raises:
+        UserError: a bad file or entry, named with its place; an absent split; another fingerprint.
+    """
+
+    def __init__(
+        self,
+        annotations: str | Path,
+        root: str | Path,
+        *,
+        split: str,
+        image_size: int = 224,
+        on_error: OnError = "raise",
+        fingerprint: str | Mapping[str, str] | None = None,
+        limit: int | None = None,
+        origin: str | None = None,
+    ) -> None:
+        reading = read(str(annotations), Path(root).expanduser(), split, Faults(on_error), origin)
+        super().__init__(reading, image_size=image_size, limit=limit, fingerprint=fingerprint, origin=origin)
+
+
+def read(annotations: str, root: Path, split: str, faults: Faults, origin: str | None = None) -> Reading:
+    """The records of one split, whichever form the file has."""
+    path = existing(Path(annotations.replace("{split}", split)).expanduser(), "dataset.annotations", origin)
+    content = load_json(path)
+    if isinstance(content, list):
+        with_split(annotations, split, "dataset.annotations")
+        return Reading(path.stem, split, _from_list(content, path, root, faults), faults)
+    if not isinstance(content, dict) or not isinstance(content.get("images"), list):
+        raise UserError(
+            f'{path} is neither of the known forms: {{"images": [{{"filename", "split", "sentences"}}]}} or'
+            ' [{"image", "caption"}].'
+        )
+    records = _from_karpathy(content["images"], path, root, split, faults)
+    return Reading(str(content.get("dataset", path.stem)), split, records, faults)
+
+
+def load_json(path: Path) -> Any:
+    """The content of a JSON file, or an error with the line where it breaks."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8-sig"))
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}, line {error.lineno}, column {error.colno} is not valid JSON: {error.msg}.") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 text: byte {error.start} cannot be read.") from None
+
+
+def _from_karpathy(images: list[Any], path: Path, root: Path, split: str, faults: Faults) -> list[Record]:
+    records: list[Record] = []
+    first: dict[str, int] = {}  # over all splits: a repeated image may be one that is trained on and tested on
+    splits = set()
+    for number, entry in enumerate(images):
+        where = f"{path}, images[{number}]"
+        missing = [key for key in ("filename", "split", "sentences") if not _has(entry, key)]
+        if missing:
+            faults.report(where, f"has no {' and no '.join(missing)}")
+            continue
+        name = safe_name(os.path.join(entry.get("filepath") or "", entry["filename"]), root, where)
+        splits.add(SPLIT_NAMES.get(entry["split"], entry["split"]))
+        if first.setdefault(name, number) != number:
+            faults.report(where, f"repeats the image {name!r} of images[{first[name]}]")
+        elif SPLIT_NAMES.get(entry["split"]) == split:
+            raw = [sentence.get("raw") if isinstance(sentence, dict) else sentence for sentence in entry["sentences"]]
+            captions = clean_captions(raw, f"{where} ({name})", faults)
+            if captions:
+                records.append(Record(name, Blob(root / name), tuple(captions), where))
+    check_split(split, splits, str(path))
+    return records
+
+
+def _has(entry: Any, key: str) -> bool:
+    kind = list if key == "sentences" else str
+    return isinstance(entry, dict) and isinstance(entry.get(key), kind) and entry[key] != ""
+
+
+def _from_list(rows: list[Any], path: Path, root: Path, faults: Faults) -> list[Record]:
+    first: dict[str, str] = {}
+    captions: dict[str, list[str]] = {}
+    for where, relative, caption in _rows(rows, path, faults):
+        name = safe_name(relative, root, where)
+        if name in first and isinstance(caption, list):
+            faults.report(where, f"repeats the image {name!r} of {first[name]}")
+            continue
+        first.setdefault(name, where)
+        raw = caption if isinstance(caption, list) else [caption]
+        captions.setdefault(name, []).extend(clean_captions(raw, f"{where} ({name})", faults))
+    return [Record(name, Blob(root / name), tuple(texts), first[name]) for name, texts in captions.items() if texts]
+
+
+def _rows(rows: list[Any], path: Path, faults: Faults) -> Iterator[tuple[str, str, Any]]:
+    for number, row in enumerate(rows):
+        where = f"{path}, [{number}]"
+        if isinstance(row, dict) and isinstance(row.get("image"), str) and row["image"] and "caption" in row:
+            yield where, row["image"], row["caption"]
+        else:
+            faults.report(where, "is not an object with image and caption")

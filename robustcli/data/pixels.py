@@ -1,0 +1,165 @@
+"""Decoded images, kept: each file is decoded and checked once, and a batch is a copy out of a memory map afterwards.
+
+Shapes: N images, S image size; the store is (N,3,S,S) uint8, 150 KB an image of 224.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import PIL
+from numpy.typing import NDArray
+
+from robustcli.cache import cache_directory
+from robustcli.data.decode import PIPELINE, BadImage, decode
+from robustcli.data.sources import Blob
+from robustcli.errors import UserError
+
+BATCH = 256  # files decoded ahead of the writer: bounds the memory
+SECONDS_BETWEEN_LINES = 5.0
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class PixelStore:
+    """Pixels of the good images of a set.
+
+    Attributes:
+        pixels: (N,3,S,S) uint8, on disk.
+        kept: N positions of these images in what was asked for.
+        hashes: N sha256 (hex) of the files' bytes.
+        bad: for each unusable image its position and what is wrong with it.
+    """
+
+    pixels: NDArray[np.uint8]
+    kept: Sequence[int]
+    hashes: Sequence[str]
+    bad: Sequence[tuple[int, str]]
+
+
+@dataclass(frozen=True)
+class _Decoded:
+    pixels: NDArray[np.uint8] | None
+    digest: str
+    problem: str
+
+
+def open_store(blobs: Sequence[Blob], image_size: int, *, stop_at_bad: bool) -> PixelStore:
+    """The store of ``blobs`` from the cache, or made now, which decodes and so checks every file.
+
+    Args:
+        blobs: existing files; the cache is keyed by their paths, sizes and times of change.
+        image_size: S.
+        stop_at_bad: stop at the first bad image, keep nothing and return no pixels.
+    """
+    directory = _directory("images")
+    place = directory / _key(blobs, image_size)
+    if not place.is_dir():
+        problem = _build(blobs, image_size, place, stop_at_bad=stop_at_bad)
+        if problem:
+            return PixelStore(np.empty((0, 3, image_size, image_size), np.uint8), [], [], [problem])
+    entries = json.loads((place / "entries.json").read_text())
+    shape = (len(entries["kept"]), 3, image_size, image_size)
+    pixels = np.memmap(place / "pixels.u8", np.uint8, "r", shape=shape) if shape[0] else np.empty(shape, np.uint8)
+    bad = [(position, what) for position, what in entries["bad"]]
+    return PixelStore(pixels, entries["kept"], entries["hashes"], bad)
+
+
+def _directory(name: str) -> Path:
+    try:
+        return cache_directory(name)
+    except OSError as error:
+        raise UserError(
+            f"decoded images cannot be kept ({error}): set the environment variable ROBUSTCLI_CACHE to a folder that"
+            " can be written to."
+        ) from error
+
+
+def _key(blobs: Sequence[Blob], image_size: int) -> str:
+    digest = hashlib.sha256(f"{PIPELINE} {PIL.__version__} {image_size}\n".encode())
+    stats = {path: path.stat() for path in {blob.path for blob in blobs}}
+    for blob in blobs:
+        stat = stats[blob.path]
+        entry = [str(blob.path.absolute()), blob.offset, blob.size, stat.st_size, stat.st_mtime_ns]
+        digest.update(json.dumps(entry).encode() + b"\n")
+    return digest.hexdigest()[:32]
+
+
+def _build(blobs: Sequence[Blob], image_size: int, place: Path, *, stop_at_bad: bool) -> tuple[int, str] | None:
+    """Decode into a folder of another name and rename it, so that a killed run leaves no half of a store."""
+    _check_space(place.parent, len(blobs) * 3 * image_size**2)
+    unfinished = Path(tempfile.mkdtemp(prefix=f"{place.name}.", dir=place.parent))
+    try:
+        problem = _write(blobs, image_size, unfinished, stop_at_bad=stop_at_bad)
+        if problem is None:
+            _rename(unfinished, place)
+        return problem
+    except OSError as error:
+        raise UserError(f"decoded images cannot be kept in {place.parent}: {error}.") from error
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _write(blobs: Sequence[Blob], image_size: int, folder: Path, *, stop_at_bad: bool) -> tuple[int, str] | None:
+    kept, hashes, bad = [], [], []
+    with (folder / "pixels.u8").open("wb") as file:
+        for position, found in enumerate(_decoded(blobs, image_size)):
+            if found.pixels is None:
+                bad.append((position, found.problem))
+                if stop_at_bad:
+                    return bad[0]
+            else:
+                file.write(found.pixels.data)
+                kept.append(position)
+                hashes.append(found.digest)
+    (folder / "entries.json").write_text(json.dumps({"kept": kept, "hashes": hashes, "bad": bad}))
+    return None
+
+
+def _decoded(blobs: Sequence[Blob], image_size: int) -> Iterator[_Decoded]:
+    """In the order of ``blobs``; Pillow and sha256 release the interpreter's lock, so threads do."""
+    said = time.monotonic()
+    with ThreadPoolExecutor(max_workers=min(16, os.cpu_count() or 1)) as pool:
+        for start in range(0, len(blobs), BATCH):
+            yield from pool.map(lambda blob: _load(blob, image_size), blobs[start : start + BATCH])
+            if time.monotonic() - said > SECONDS_BETWEEN_LINES:
+                said = time.monotonic()
+                log.info("checked and decoded %d of %d images", min(start + BATCH, len(blobs)), len(blobs))
+
+
+def _load(blob: Blob, image_size: int) -> _Decoded:
+    try:
+        data = blob.read()
+        return _Decoded(decode(data, image_size), hashlib.sha256(data).hexdigest(), "")
+    except BadImage as problem:
+        return _Decoded(None, "", str(problem))
+    except OSError as problem:
+        return _Decoded(None, "", f"cannot be read ({problem.strerror})")
+
+
+def _check_space(directory: Path, needed: int) -> None:
+    free = shutil.disk_usage(directory).free
+    if needed > free:
+        raise UserError(
+            f"decoded images need {needed / 1e9:.1f} GB in {directory}, where {free / 1e9:.1f} GB are free: set the"
+            " environment variable ROBUSTCLI_CACHE to a folder with more room, or lower dataset.limit or"
+            " dataset.image_size."
+        )
+
+
+def _rename(unfinished: Path, place: Path) -> None:
+    try:
+        unfinished.rename(place)
+    except OSError:
+        if not place.is_dir():  # another process may have finished the same store meanwhile, which is as good
+            raise

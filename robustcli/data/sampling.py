@@ -1,0 +1,60 @@
+"""Which pairs a training step sees: a function of the seed and the step alone, so that a resume has no state to restore.
+
+Shapes: B batch, N images.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from robustcli.data.base import ImageTextData
+from robustcli.errors import UserError
+from robustcli.seeding import generator
+
+
+@dataclass(frozen=True)
+class PairBatch:
+    """B pairs of a training set: ``image_ids`` and ``caption_ids`` (B,) long, the captions, and ``matches`` (B,B) bool."""
+
+    image_ids: Tensor
+    caption_ids: Tensor
+    captions: tuple[str, ...]
+    matches: Tensor
+
+
+class PairSampler:
+    """Every epoch visits each image once, in an order of its own, with one of its captions drawn for that visit."""
+
+    def __init__(self, data: ImageTextData, *, batch_size: int, seed: int) -> None:
+        if batch_size > len(data):
+            raise UserError(
+                f"trainer.batch_size is {batch_size}, but the {data.split} split of {data.name} has {len(data)} images: "
+                f"set trainer.batch_size={len(data)} or less."
+            )
+        self._data = data
+        self._captions_of = data.captions_of()
+        self._batch_size = batch_size
+        self._seed = seed
+        self._order: tuple[int, Tensor] = (-1, torch.empty(0, dtype=torch.long))
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """Whole batches of an epoch; the images that are left over come first in another one's order by chance."""
+        return len(self._data) // self._batch_size
+
+    def __call__(self, number: int) -> PairBatch:
+        """Batch ``number`` of the run, counted from 0 through all epochs."""
+        epoch, position = divmod(number, self.batches_per_epoch)
+        if self._order[0] != epoch:
+            self._order = (epoch, torch.randperm(len(self._data), generator=generator(self._seed, "epoch", epoch)))
+        images = self._order[1][position * self._batch_size : (position + 1) * self._batch_size]
+        draws = torch.rand(len(images), generator=generator(self._seed, "caption", number))
+        owned = [self._captions_of[i] for i in images.tolist()]
+        captions = torch.stack([own[int(draw * len(own))] for own, draw in zip(owned, draws, strict=True)])
+        return PairBatch(
+            image_ids=images,
+            caption_ids=captions,
+            captions=tuple(self._data.captions[j] for j in captions.tolist()),
+            matches=self._data.relevance(images, captions),
+        )

@@ -1,0 +1,120 @@
+"""Tar shards as webdataset writes them: members of one key are one sample (``01.jpg`` with ``01.txt`` or ``01.json``).
+
+The shards are indexed when the set is made; images are then read from their place in the archive, nothing is unpacked.
+"""
+
+import glob
+import json
+import re
+import tarfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from braceexpand import braceexpand
+
+from robustcli.data.faults import Faults, OnError
+from robustcli.data.files import FileSet, Reading
+from robustcli.data.sources import Blob, Record, clean_captions, with_split
+from robustcli.errors import UserError
+
+IMAGES = ("jpg", "jpeg", "png", "webp")
+KEY_AND_EXTENSION = re.compile(r"((?:.*/)?[^./][^./]*)\.([^/]*)")  # the key ends at the first dot of the file name
+
+
+class Shards(FileSet):
+    """Images and captions by webdataset shards.
+
+    A caption is a line of ``.txt``, or ``caption`` or ``captions`` of ``.json`` (a text or a list); where there are
+    both, the ``.json`` counts.
+
+    Args:
+        pattern: path with ``{0000..0012}`` or ``*``; ``{split}`` stands for the split where the name does not say it.
+        split, image_size, on_error, fingerprint, limit: as for ``KarpathyJSON``.
+
+    Raises:
+        UserError: no such shard, a damaged one, a sample without an image or caption, a repeated key, all named.
+    """
+
+    def __init__(
+        self,
+        pattern: str,
+        *,
+        split: str,
+        image_size: int = 224,
+        on_error: OnError = "raise",
+        fingerprint: str | Mapping[str, str] | None = None,
+        limit: int | None = None,
+    ) -> None:
+        faults = Faults(on_error)
+        paths = shard_paths(with_split(pattern, split, "dataset.pattern"))
+        records = [record for path in paths for record in _records(path, faults)]
+        reading = Reading(paths[0].parent.name or "shards", split, records, faults)
+        super().__init__(reading, image_size=image_size, limit=limit, fingerprint=fingerprint)
+
+
+def shard_paths(pattern: str) -> list[Path]:
+    """The files that a pattern with braces or stars stands for, in order; each must exist."""
+    names = [
+        name for part in braceexpand(str(Path(pattern).expanduser())) for name in sorted(glob.glob(part)) or [part]
+    ]
+    paths = [Path(name) for name in names]
+    missing = [path for path in paths if not path.is_file()]
+    if missing:
+        raise UserError(
+            f"dataset.pattern is {pattern!r}: {len(missing)} of its {len(paths)} shards do not exist, the first is"
+            f" {missing[0]}; correct the pattern or put the shards there."
+        )
+    repeated = {path.stem for path in paths if [other.stem for other in paths].count(path.stem) > 1}
+    if repeated:
+        raise UserError(
+            f"dataset.pattern is {pattern!r}: two shards are called {min(repeated)}, expected unique names."
+        )
+    return paths
+
+
+def _records(path: Path, faults: Faults) -> Iterator[Record]:
+    for key, parts in _samples(path, faults).items():
+        where = f"{path}, sample {key!r}"
+        image = next((parts[extension] for extension in IMAGES if extension in parts), None)
+        if image is None:
+            faults.report(where, f"has no image ({', '.join(IMAGES)})")
+            continue
+        captions = clean_captions(_captions(parts, where), where, faults)
+        if captions:
+            yield Record(f"{path.stem}/{key}", image, tuple(captions), where)
+
+
+def _samples(path: Path, faults: Faults) -> dict[str, dict[str, Blob]]:
+    """Key -> extension -> place in the archive."""
+    samples: dict[str, dict[str, Blob]] = {}
+    try:
+        with tarfile.open(path, "r:") as archive:
+            for member in archive:
+                match = KEY_AND_EXTENSION.fullmatch(member.name)
+                if not member.isreg() or match is None:
+                    continue
+                key, extension = match[1], match[2].lower()
+                if extension in samples.setdefault(key, {}):
+                    faults.report(f"{path}, sample {key!r}", f"has two members .{extension}")
+                    continue
+                samples[key][extension] = Blob(path, member.offset_data, member.size)
+    except tarfile.TarError as error:
+        raise UserError(f"{path} is not an intact, uncompressed tar file: {error}.") from None
+    return samples
+
+
+def _captions(parts: Mapping[str, Blob], where: str) -> list[object]:
+    """The captions as they stand; neither member means none."""
+    try:
+        if "json" in parts:
+            content = json.loads(parts["json"].read())
+            found = content.get("captions", content.get("caption")) if isinstance(content, dict) else None
+            if found is not None:
+                return list(found) if isinstance(found, list) else [found]
+        if "txt" in parts:
+            return [line for line in parts["txt"].read().decode().splitlines() if line.strip()]
+    except UnicodeDecodeError as error:
+        raise UserError(f"{where}: its caption is not UTF-8 text ({error.reason}).") from None
+    except json.JSONDecodeError as error:
+        raise UserError(f"{where}: its .json, line {error.lineno} is not valid JSON ({error.msg}).") from None
+    return []

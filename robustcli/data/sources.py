@@ -1,0 +1,93 @@
+"""Where an image and its captions stand on disk; what every reader of a file format returns."""
+
+import os
+import re
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from robustcli.data.faults import Faults
+from robustcli.errors import UserError
+
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class Blob:
+    """The bytes of one image: a file, or ``size`` bytes from ``offset`` of an archive."""
+
+    path: Path
+    offset: int = 0
+    size: int | None = None
+
+    def read(self) -> bytes:
+        with self.path.open("rb") as file:
+            file.seek(self.offset)
+            return file.read() if self.size is None else file.read(self.size)
+
+
+@dataclass(frozen=True)
+class Record:
+    """One image with its captions; ``where`` names the file and the line or record for messages."""
+
+    image_id: str
+    blob: Blob
+    captions: tuple[str, ...]
+    where: str
+
+
+def safe_name(relative: str, root: Path, where: str) -> str:
+    """The image name without detours; one that leads out of ``root`` is an error even where bad entries are skipped.
+
+    The check is by name: a folder of images that is itself a link to another disk is the user's own doing.
+    """
+    name = os.path.normpath(relative.strip())
+    if name.startswith(("..", "/", "\\")) or re.match(r"[A-Za-z]:", name) or "\0" in name:
+        raise UserError(
+            f"{where} names the image {relative!r}, which is outside of {root}: image names are relative to"
+            " dataset.root and stay inside it."
+        )
+    return name
+
+
+def clean_captions(raw: Sequence[object], where: str, faults: Faults) -> list[str]:
+    """Captions with single spaces; each that is empty or no text is a fault, and so is having none at all."""
+    captions = []
+    for number, caption in enumerate(raw):
+        text = " ".join(caption.split()) if isinstance(caption, str) else ""
+        if text:
+            captions.append(text)
+        else:
+            faults.report(where, f"has an empty caption (number {number} of its {len(raw)})")
+    if not raw:
+        faults.report(where, "has no caption")
+    return captions
+
+
+def existing(path: Path, key: str, origin: str | None) -> Path:
+    """``path`` as it is, or an error that says where to put the file and where it comes from."""
+    if path.is_file():
+        return path
+    source = f" ({origin})" if origin else ""
+    raise UserError(f"{key} is {path}, which does not exist: put the file there{source}, or set {key} to where it is.")
+
+
+def with_split(pattern: str, split: str, key: str) -> str:
+    """The name of the file of one split: by ``captions_{split}.csv`` or a name that says so, ``captions_test.csv``."""
+    if "{split}" in pattern:
+        return pattern.replace("{split}", split)
+    words = re.split(r"[^a-z]+", Path(pattern).name.lower())
+    named = [name for name in SPLITS if name in words]
+    if named == [split]:
+        return pattern
+    found = f"it is of the split {named[0]!r}" if len(named) == 1 else "it does not say which split it is"
+    raise UserError(
+        f"{key} is {pattern!r} and split {split!r} is asked for, but {found}: write {{split}} where the name of the"
+        " split belongs, for example captions_{split}.csv."
+    )
+
+
+def check_split(split: str, present: Collection[str], where: str) -> None:
+    """A split that the set does not have is an error that names those it has."""
+    if split not in present:
+        raise UserError(f"{where} has no split {split!r}, only {', '.join(sorted(present)) or 'none at all'}.")

@@ -1,0 +1,69 @@
+"""Pixels: the order of the steps fixed by a golden image and by torchvision's, and the kinds of files."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from torchvision import transforms
+
+from robustcli.data.decode import BadImage, decode
+
+GOLDEN = Path(__file__).parent / "golden_12.png"
+
+
+def coloured(width: int, height: int) -> Image.Image:
+    """A pattern with edges and slopes, the same on every machine."""
+    y, x = np.mgrid[:height, :width]
+    return Image.fromarray(np.stack([x * 7 % 256, y * 5 % 256, (x // 3 + y // 4) % 2 * 255], axis=2).astype(np.uint8))
+
+
+def encoded(image: Image.Image, form: str = "png") -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, format=form)
+    return buffer.getvalue()
+
+
+def test_golden_image():
+    """Crop before resize, another filter, no antialiasing or swapped channels all differ by far more than 1."""
+    with Image.open(GOLDEN) as image:
+        golden = np.asarray(image).transpose(2, 0, 1).astype(int)
+    assert np.abs(decode(encoded(coloured(50, 35)), 12).astype(int) - golden).max() <= 1
+
+
+@pytest.mark.parametrize("size", [(50, 35), (35, 50), (16, 16), (33, 16), (9, 11), (100, 17)])
+def test_the_same_as_the_transforms_of_clip(size: tuple[int, int]):
+    clip = transforms.Compose([transforms.Resize(16, transforms.InterpolationMode.BICUBIC), transforms.CenterCrop(16)])
+    assert np.array_equal(decode(encoded(coloured(*size)), 16), np.asarray(clip(coloured(*size))).transpose(2, 0, 1))
+
+
+def test_an_image_of_the_right_size_is_left_as_it_is():
+    image = coloured(16, 16)
+    assert np.array_equal(decode(encoded(image), 16), np.asarray(image).transpose(2, 0, 1))
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "LA", "1", "CMYK"])
+def test_every_kind_of_8_bit_image_becomes_rgb(mode: str):
+    form = "tiff" if mode == "CMYK" else "png"
+    assert decode(encoded(coloured(20, 16).convert(mode), form), 16).shape == (3, 16, 16)
+
+
+@pytest.mark.parametrize("form", ["png", "jpeg"])
+@pytest.mark.parametrize("share", [0.5, 0.9])
+def test_truncated(form: str, share: float):
+    data = encoded(coloured(200, 160), form)
+    with pytest.raises(BadImage, match="truncated"):
+        decode(data[: int(len(data) * share)], 16)
+
+
+def test_not_an_image():
+    with pytest.raises(BadImage, match="is not an image"):
+        decode(b"GIF89 no it is not", 16)
+
+
+def test_too_large_is_said_before_it_is_decoded(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("robustcli.data.decode.MOST_PIXELS", 1000)
+    with pytest.raises(BadImage, match="50 x 35 pixels"):
+        decode(encoded(coloured(50, 35)), 16)
+    assert decode(encoded(coloured(30, 33)), 16).shape == (3, 16, 16)

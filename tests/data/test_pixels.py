@@ -1,0 +1,112 @@
+"""The store of decoded images: made once, whole or not at all, and made anew when a file changes."""
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from robustcli.data import KarpathyJSON, pixels
+from robustcli.data.sources import Blob
+from robustcli.errors import UserError
+
+
+def blobs(folder: Path) -> list[Blob]:
+    return [Blob(path) for path in sorted((folder / "pictures").iterdir())]
+
+
+@pytest.fixture
+def decoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The sizes of the files that were decoded since the test began."""
+    seen: list[int] = []
+    real = pixels.decode
+
+    def counting(data: bytes, image_size: int) -> np.ndarray:
+        seen.append(len(data))
+        return real(data, image_size)
+
+    monkeypatch.setattr(pixels, "decode", counting)
+    return seen
+
+
+def test_files_are_decoded_once_and_read_from_the_store_afterwards(folder: Path, decoded: list[int]):
+    first = pixels.open_store(blobs(folder), 16, stop_at_bad=True)
+    second = pixels.open_store(blobs(folder), 16, stop_at_bad=True)
+    assert len(decoded) == 6
+    assert np.array_equal(first.pixels, second.pixels) and first.hashes == second.hashes
+    pixels.open_store(blobs(folder), 8, stop_at_bad=True)
+    assert len(decoded) == 12  # another size is another store
+
+
+@pytest.mark.parametrize("batch", [1, 4, 256])
+def test_order_does_not_depend_on_the_threads(folder: Path, monkeypatch: pytest.MonkeyPatch, batch: int):
+    monkeypatch.setattr(pixels, "BATCH", batch)
+    found = pixels.open_store(blobs(folder), 16, stop_at_bad=True)
+    alone = [pixels.open_store([blob], 16, stop_at_bad=True).pixels[0] for blob in blobs(folder)]
+    assert np.array_equal(found.pixels, np.stack(alone))
+
+
+def test_a_changed_file_is_decoded_anew(folder: Path):
+    Image.new("RGB", (40, 30), "blue").save(folder / "pictures" / "0.jpg", format="bmp")
+    before = pixels.open_store(blobs(folder), 16, stop_at_bad=True)
+    Image.new("RGB", (40, 30), "orange").save(folder / "pictures" / "0.jpg", format="bmp")  # of the same size
+    after = pixels.open_store(blobs(folder), 16, stop_at_bad=True)
+    assert not np.array_equal(before.pixels[0], after.pixels[0])
+    assert np.array_equal(before.pixels[1:], after.pixels[1:])
+
+
+@pytest.mark.parametrize("failure", [KeyboardInterrupt, OSError(28, "No space left on device")])
+def test_an_interrupted_store_leaves_nothing(
+    folder: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, failure: BaseException
+):
+    calls = []
+
+    def failing(blob: Blob, image_size: int) -> object:
+        calls.append(blob)
+        if len(calls) > 3:
+            raise failure
+        return real(blob, image_size)
+
+    real = pixels._load
+    monkeypatch.setattr(pixels, "_load", failing)
+    with pytest.raises((KeyboardInterrupt, UserError)):
+        pixels.open_store(blobs(folder), 16, stop_at_bad=True)
+    assert list((cache / "images").iterdir()) == []
+
+
+def test_two_processes_may_make_the_same_store(folder: Path, cache: Path, monkeypatch: pytest.MonkeyPatch):
+    real: Callable[..., object] = pixels._write
+
+    def raced(wanted: list[Blob], size: int, unfinished: Path, *, stop_at_bad: bool) -> object:
+        result = real(wanted, size, unfinished, stop_at_bad=stop_at_bad)
+        shutil.copytree(unfinished, unfinished.with_suffix(""))  # the other process was faster
+        return result
+
+    monkeypatch.setattr(pixels, "_write", raced)
+    assert len(pixels.open_store(blobs(folder), 16, stop_at_bad=True).pixels) == 6
+    assert len(list((cache / "images").iterdir())) == 1
+
+
+def test_too_little_room_is_said_before_decoding(folder: Path, monkeypatch: pytest.MonkeyPatch, decoded: list[int]):
+    usage = shutil._ntuple_diskusage(10, 10, 0)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(UserError, match=r"0\.0 GB are free: set the environment variable ROBUSTCLI_CACHE"):
+        pixels.open_store(blobs(folder), 16, stop_at_bad=True)
+    assert decoded == []
+
+
+def test_a_cache_that_cannot_be_made_is_a_mistake_of_the_user(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("ROBUSTCLI_CACHE", os.fspath(folder / "dataset.json"))
+    with pytest.raises(UserError, match="ROBUSTCLI_CACHE"):
+        KarpathyJSON(folder / "dataset.json", folder, split="train", image_size=16)
+
+
+def test_a_batch_is_a_copy(folder: Path):
+    data = KarpathyJSON(folder / "dataset.json", folder, split="train", image_size=16)
+    first = data.images(torch.tensor([0])).clone()
+    data.images(torch.tensor([0])).zero_()
+    assert torch.equal(data.images(torch.tensor([0])), first)
