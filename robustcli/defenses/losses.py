@@ -22,7 +22,7 @@ def info_nce(
     positives: Positives = "mask",
     directions: Directions = "both",
 ) -> Tensor:
-    """Contrastive loss over a batch of pairs (Radford et al. 2021, figure 3), mean over the batch.
+    """Contrastive loss of each of a batch of pairs (Radford et al. 2021, figure 3), (B,).
 
     Args:
         image_features, text_features: (B,D) unit norm, paired by row.
@@ -42,8 +42,8 @@ def info_nce(
 def _cross_entropy(logits: Tensor, matches: Tensor, positives: Positives) -> Tensor:
     paired = torch.arange(len(logits), device=logits.device)
     if positives == "soft":
-        return F.cross_entropy(logits, matches / matches.sum(1, keepdim=True))
+        return F.cross_entropy(logits, matches / matches.sum(1, keepdim=True), reduction="none")
     if positives == "mask":
         others = matches & ~torch.eye(len(logits), dtype=torch.bool, device=logits.device)
         logits = logits.masked_fill(others, -torch.inf)
-    return F.cross_entropy(logits, paired)
+    return F.cross_entropy(logits, paired, reduction="none")

@@ -1,0 +1,86 @@
+"""`robustcli train-mat`: judge a model, train it against attacks, judge it again."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+from omegaconf import DictConfig, OmegaConf
+
+from robustcli import metrics
+from robustcli.building import build_attack, build_candidates, build_data, build_model, build_objective, choose_device
+from robustcli.data.base import ImageTextData
+from robustcli.evaluation import Bench, build_bench, judge_model, robust_recall, write_results
+from robustcli.judging import Judge
+from robustcli.models import DualEncoder, save_weights
+from robustcli.report.progress import Progress
+from robustcli.run import Run
+from robustcli.trainer import Trainer, TrainerSettings, Training
+
+
+def run(config: DictConfig, run: Run) -> float:
+    """Train as ``config`` says and judge the model before and after; returns the robust recall@1 after (see `robust_recall`)."""
+    device = choose_device(config.trainer.device, config.trainer.threads)
+    with run.phase("load"):
+        train, val, test = (build_data(config.dataset, split) for split in ("train", "val", config.evaluation.split))
+        model = build_model(config.model, config.checkpoint, train, seed=config.seed).to(device)
+        candidates = build_candidates(config.candidates, train, model)
+        bench = build_bench(config, test, config.judges, candidates)
+        trainer = _build_trainer(config, run, model, train, val, candidates)
+    _note(run, model, {"train": train, "val": val, "test": test})
+    after = f"after {config.defense.name}"
+    with run.phase("judge before"):
+        records = [judge_model(run, bench, model, "before")]
+    start = build_model(config.model, config.checkpoint, train, seed=config.seed).to(device)
+    with run.phase("train"):
+        training = _train(trainer)
+    save_weights(model, run.checkpoint_path("last"), {"trained_with": str(config.defense.name)})
+    run.note(weights={"after": model.fingerprint()})
+    with run.phase("judge after"):
+        records.append(judge_model(run, bench, model, after))
+    return _write(run, bench, {"before": start, after: model}, pd.concat(records, ignore_index=True), training)
+
+
+def _build_trainer(config: DictConfig, run: Run, model: DualEncoder, train: ImageTextData, val: ImageTextData, candidates: Any) -> Trainer:
+    settings: Any = OmegaConf.to_container(config.trainer, resolve=True)
+    validation = Judge(val, batch_size=config.evaluation.batch_size, limit=config.evaluation.limit)
+    return Trainer(
+        model,
+        train,
+        build_objective(config.defense),
+        build_attack(config.attack, candidates, seed=config.seed),
+        TrainerSettings(**settings),
+        seed=config.seed,
+        state=run.checkpoint_path("state.pt"),
+        validate=lambda trained: _recall(validation, trained),
+    )
+
+
+def _train(trainer: Trainer) -> Training:
+    trainer.prepare()
+    with Progress(trainer.training.steps, "train", done=trainer.step, unit="pairs") as progress:
+        return trainer.fit(lambda figures: progress.advance(samples=trainer.pairs_per_step, **figures))
+
+
+def _recall(validation: Judge, model: DualEncoder) -> Mapping[str, float]:
+    ranks = validation.ranks(model)
+    return {
+        "i2t@1": metrics.recall_at_k(ranks.image_to_text, 1),
+        "t2i@1": metrics.recall_at_k(ranks.text_to_image, 1),
+    }
+
+
+def _note(run: Run, model: DualEncoder, sets: Mapping[str, ImageTextData]) -> None:
+    run.note(
+        device=str(model.device),
+        data={split: {"fingerprint": data.fingerprint, "images": len(data), "skipped": data.skipped} for split, data in sets.items()},
+        weights={"before": model.fingerprint()},
+    )
+
+
+def _write(run: Run, bench: Bench, models: Mapping[str, DualEncoder], records: pd.DataFrame, training: Training) -> float:
+    after = list(models)[-1]
+    figures = {"train/steps": float(training.steps), **{f"train/{key}": value for key, value in training.history[-1].items()}}
+    with run.phase("report"):
+        table = write_results(run, bench, models, records, title=f"Before and {after}", metrics=figures)
+    pd.DataFrame(training.history).to_csv(run.directory / "training.csv", index=False)
+    return robust_recall(table, after)

@@ -1,0 +1,207 @@
+"""What every command that judges models does with them: attack, record, summarise, draw, report.
+
+A model goes by its label, for example ``before`` and ``after mat``; an attack by its name among the judges.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from robustcli.attacks import CandidateSource, RetrievalAttack, parse_eps
+from robustcli.building import build_attack, build_judges
+from robustcli.data.base import ImageTextData
+from robustcli.errors import UserError
+from robustcli.judging import CLEAN, Judge, summarise
+from robustcli.metrics import chance_recall
+from robustcli.models import DualEncoder
+from robustcli.report.figures import Example, examples, recall_over_eps
+from robustcli.report.markdown import Report, render, threat_model
+from robustcli.report.progress import Progress
+from robustcli.report.tables import attack_grid, print_grid
+from robustcli.run import Run
+
+_CURVE = "curve-"
+_EXAMPLES = 4
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Where models are judged.
+
+    Attributes:
+        judge: the gallery with its relation of truth.
+        attacks: the judges by name, all within one budget.
+        curve: for each eps of the curve of robust recall the attack that draws it.
+        budget: the budget in words.
+        resamples, seed: of the intervals.
+    """
+
+    judge: Judge
+    attacks: Mapping[str, RetrievalAttack]
+    curve: Mapping[float, RetrievalAttack]
+    budget: list[str]
+    resamples: int
+    seed: int
+
+
+def build_bench(config: DictConfig, data: ImageTextData, judges: DictConfig, candidates: CandidateSource) -> Bench:
+    """The bench of a command's config: ``evaluation`` says on what, ``judges`` by what, ``attack`` within which budget."""
+    settings, budget = config.evaluation, config.attack
+    return Bench(
+        judge=Judge(data, batch_size=settings.batch_size, limit=settings.limit),
+        attacks=build_judges(judges, budget, candidates, seed=config.seed),
+        curve=_build_curve(config, judges, candidates),
+        budget=_budget(budget),
+        resamples=settings.resamples,
+        seed=config.seed,
+    )
+
+
+def judge_model(run: Run, bench: Bench, model: DualEncoder, label: str) -> pd.DataFrame:
+    """Records of ``model`` clean, under every attack and along the curve; what a killed run had judged is not judged again."""
+    plan: dict[str, RetrievalAttack | None] = {CLEAN: None, **bench.attacks}
+    plan |= {f"{_CURVE}{eps:.6f}": attack for eps, attack in bench.curve.items()}
+    model.eval()
+    parts = [_judged(run, bench, model, label, name, attack) for name, attack in plan.items()]
+    return pd.concat(parts, ignore_index=True)
+
+
+def write_results(
+    run: Run, bench: Bench, models: Mapping[str, DualEncoder], records: pd.DataFrame, *, title: str, metrics: Mapping[str, float]
+) -> pd.DataFrame:
+    """Write records, metrics, pictures and the report of judged models, print the table, and return the summary.
+
+    Args:
+        models: by label, in the order of the table.
+        metrics: figures of the command's own, which join those of the table.
+    """
+    whole = summarise(records, resamples=bench.resamples, seed=bench.seed)
+    table, curve = _without_curve(whole)
+    run.write_records(records)
+    run.write_metrics({**metrics, **_flat(table), **_flat(curve), **_chance(bench.judge)}, whole)
+    grid = attack_grid(table)
+    figures = [*_draw_curve(run, bench, curve), *_draw_examples(run, bench, models, table)]
+    grids = [grid, *(attack_grid(table, measure) for measure in ("success_flip", "success_drop") if measure in table)]
+    report = Report(title=title, threat=bench.budget, tables=grids, figures=figures, caveats=_caveats(bench))
+    run.write_report(render(report, run.manifest, run.directory))
+    print_grid(grid)
+    return table
+
+
+def robust_recall(table: pd.DataFrame, label: str) -> float:
+    """Recall@1 of the model ``label`` under its worst judge, mean of both directions; clean recall where nothing attacked."""
+    return float(_mean_recall(table, label).min())
+
+
+def worst_attack(table: pd.DataFrame, label: str) -> str:
+    """Name of the judge that leaves the model ``label`` the least recall@1 (mean of both directions)."""
+    return str(_mean_recall(table, label).idxmin())
+
+
+def _mean_recall(table: pd.DataFrame, label: str) -> "pd.Series[float]":
+    return table[table["model"] == label].groupby("attack", sort=False)["recall_at_1"].mean()
+
+
+def _judged(run: Run, bench: Bench, model: DualEncoder, label: str, name: str, attack: RetrievalAttack | None) -> pd.DataFrame:
+    with Progress(None if attack is None else len(bench.judge), f"{label}: {name}", unit="images") as progress:
+        bench.judge.on_chunk = progress.advance
+        return run.records_part(f"{label}-{name}".replace(" ", "-"), lambda: bench.judge.records(model, label, name, attack))
+
+
+def _build_curve(config: DictConfig, judges: DictConfig, candidates: CandidateSource) -> dict[float, RetrievalAttack]:
+    """The curve is drawn by ``evaluation.curve_attack``, with every eps of ``evaluation.eps_curve`` in turn."""
+    name = config.evaluation.curve_attack
+    if not config.evaluation.eps_curve or not judges:
+        return {}
+    if name not in judges:
+        raise UserError(f"evaluation.curve_attack is {name!r}, but the judges are {', '.join(map(str, judges))}: choose one of them.")
+    curve = {}
+    for eps in config.evaluation.eps_curve:
+        budget: Any = OmegaConf.to_container(config.attack, resolve=True)
+        if budget["image"] is None:
+            raise UserError("evaluation.eps_curve needs an attack on images, but attack.image is null: choose attack=mat or pgd.")
+        budget["image"]["eps"] = eps
+        curve[parse_eps(eps)] = build_attack(judges[name], candidates, seed=config.seed, budget=budget)
+    return curve
+
+
+def _budget(attack: DictConfig) -> list[str]:
+    image, text = attack.get("image"), attack.get("text")
+    return threat_model(
+        norm=image.norm if image else None, eps=image.eps if image else None, max_words=text.max_words if text else None
+    )
+
+
+def _without_curve(table: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    on_curve = table["attack"].str.startswith(_CURVE)
+    curve = table[on_curve]
+    return table[~on_curve], curve.assign(eps=curve["attack"].str.removeprefix(_CURVE).astype(float))
+
+
+def _flat(table: pd.DataFrame) -> dict[str, float]:
+    """``<model>/<attack>/<direction>/<figure>`` for every figure that is defined."""
+    keys = ["model", "attack", "direction"]
+    return {
+        "/".join([*(str(row[key]) for key in keys), str(name)]): value
+        for row in table.to_dict("records")
+        for name, value in row.items()
+        if name not in [*keys, "eps"] and not pd.isna(value)
+    }
+
+
+def _chance(judge: Judge) -> dict[str, float]:
+    chance = chance_recall(judge.relevance, 1)
+    return {"chance/image_to_text/recall_at_1": chance.image_to_text, "chance/text_to_image/recall_at_1": chance.text_to_image}
+
+
+def _draw_curve(run: Run, bench: Bench, curve: pd.DataFrame) -> list[tuple[str, Any]]:
+    if curve.empty:
+        return []
+    path = run.figure("recall_over_eps")
+    recall_over_eps(curve, path)
+    return [("Recall@1 over the eps of the image attack, captions attacked as well where the attack does so.", path)]
+
+
+def _draw_examples(run: Run, bench: Bench, models: Mapping[str, DualEncoder], table: pd.DataFrame) -> list[tuple[str, Any]]:
+    """Each model under its own worst attack, on the same images; per-sample draws make them those of the records."""
+    drawn = []
+    for label, model in models.items():
+        name = worst_attack(table, label)
+        if name == CLEAN:
+            continue
+        path = run.figure(f"examples_{label.replace(' ', '_')}")
+        examples(_example_rows(bench, model, bench.attacks[name]), path, title=f"{label}, under {name}")
+        drawn.append((f"{label}: images and captions under {name}, its worst attack in the table.", path))
+    return drawn
+
+
+def _example_rows(bench: Bench, model: DualEncoder, attack: RetrievalAttack) -> list[Example]:
+    judge = bench.judge
+    rows = torch.linspace(0, len(judge) - 1, min(_EXAMPLES, len(judge))).long()
+    attacked = judge.attack(model, attack, rows)
+    clean = judge.data.images(rows)
+    own = torch.nonzero(torch.isin(judge.owner, rows)).flatten()
+    shown = []
+    for place, row in enumerate(rows.tolist()):
+        j = int((judge.owner[own] == row).nonzero()[0])
+        shown.append(
+            Example(
+                clean=clean[place],
+                adversarial=attacked.images[place],
+                caption=judge.captions[int(own[j])],
+                adversarial_caption=attacked.captions[j],
+            )
+        )
+    return shown
+
+
+def _caveats(bench: Bench) -> list[str]:
+    return [
+        f"{len(bench.judge)} images and {len(bench.judge.captions)} captions; other galleries give other figures.",
+        "Both sides of every pair are attacked at once where an attack has both parts; each query is judged in the attacked gallery.",
+        "A robust figure is an upper bound: a stronger attack can only lower it.",
+    ]
