@@ -51,7 +51,7 @@ class Scenes(ImageTextData):
         val: int = 500,
         test: int = 500,
         synonym_frequency: float = 0.003,
-        contrast: float = 0.7,
+        contrast: float = 0.75,
         noise: int = 4,
         seed: int = 0,
     ) -> None:
