@@ -3,8 +3,9 @@
 A model goes by its label, for example ``before`` and ``after mat``; an attack by its name among the judges.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -15,7 +16,7 @@ from robustcli.attacks import CandidateSource, RetrievalAttack, parse_eps
 from robustcli.building import build_attack, build_judges
 from robustcli.data.base import ImageTextData
 from robustcli.errors import UserError
-from robustcli.judging import CLEAN, Judge, summarise
+from robustcli.judging import CLEAN, Attacked, Judge, summarise
 from robustcli.metrics import chance_recall
 from robustcli.models import DualEncoder
 from robustcli.report.figures import Example, examples, recall_over_eps
@@ -26,6 +27,7 @@ from robustcli.run import Run
 
 _CURVE = "curve-"
 _EXAMPLES = 4
+Keep = Callable[[str, Attacked], None]
 
 
 @dataclass(frozen=True)
@@ -61,12 +63,16 @@ def build_bench(config: DictConfig, data: ImageTextData, judges: DictConfig, can
     )
 
 
-def judge_model(run: Run, bench: Bench, model: DualEncoder, label: str) -> pd.DataFrame:
-    """Records of ``model`` clean, under every attack and along the curve; what a killed run had judged is not judged again."""
+def judge_model(run: Run, bench: Bench, model: DualEncoder, label: str, keep: Keep | None = None) -> pd.DataFrame:
+    """Records of ``model`` clean, under every attack and along the curve; what a killed run had judged is not judged again.
+
+    Args:
+        keep: is given the name of each attack and what it put out.
+    """
     plan: dict[str, RetrievalAttack | None] = {CLEAN: None, **bench.attacks}
     plan |= {f"{_CURVE}{eps:.6f}": attack for eps, attack in bench.curve.items()}
     model.eval()
-    parts = [_judged(run, bench, model, label, name, attack) for name, attack in plan.items()]
+    parts = [_judged(run, bench, model, label, name, attack, keep) for name, attack in plan.items()]
     return pd.concat(parts, ignore_index=True)
 
 
@@ -106,10 +112,13 @@ def _mean_recall(table: pd.DataFrame, label: str) -> "pd.Series[float]":
     return table[table["model"] == label].groupby("attack", sort=False)["recall_at_1"].mean()
 
 
-def _judged(run: Run, bench: Bench, model: DualEncoder, label: str, name: str, attack: RetrievalAttack | None) -> pd.DataFrame:
+def _judged(
+    run: Run, bench: Bench, model: DualEncoder, label: str, name: str, attack: RetrievalAttack | None, keep: Keep | None
+) -> pd.DataFrame:
+    kept = None if keep is None else partial(keep, name)
     with Progress(None if attack is None else len(bench.judge), f"{label}: {name}", unit="images") as progress:
         bench.judge.on_chunk = progress.advance
-        return run.records_part(f"{label}-{name}".replace(" ", "-"), lambda: bench.judge.records(model, label, name, attack))
+        return run.records_part(f"{label}-{name}".replace(" ", "-"), lambda: bench.judge.records(model, label, name, attack, kept))
 
 
 def _build_curve(config: DictConfig, judges: DictConfig, candidates: CandidateSource) -> dict[float, RetrievalAttack]:

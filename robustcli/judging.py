@@ -96,10 +96,23 @@ class Judge:
             **costs,
         )
 
-    def records(self, model: DualEncoder, label: str, name: str, attack: RetrievalAttack | None) -> pd.DataFrame:
-        """One row a query of both directions, for the model called ``label`` under the attack called ``name`` (None: no attack)."""
+    def records(
+        self,
+        model: DualEncoder,
+        label: str,
+        name: str,
+        attack: RetrievalAttack | None,
+        keep: Callable[[Attacked], None] | None = None,
+    ) -> pd.DataFrame:
+        """One row a query of both directions, for the model called ``label`` under the attack called ``name`` (None: no attack).
+
+        Args:
+            keep: is given what the attack put out.
+        """
         clean = self.ranks(model)
         attacked = None if attack is None else self.attack(model, attack)
+        if attacked is not None and keep is not None:
+            keep(attacked)
         hostile = None if attacked is None else self._ranks_of(model, attacked)
         images = self._side(clean.image_to_text, None if hostile is None else hostile.image_to_text, "image")
         captions = self._side(clean.text_to_image, None if hostile is None else hostile.text_to_image, "caption")

@@ -83,7 +83,7 @@ def rebuild_arguments(directory: Path) -> list[str]:
                 "without which it cannot be rebuilt: train with trainer.max_steps and trainer.max_seconds=null"
             )
         overrides = [item for item in overrides if _key(item) not in BOUNDED]
-        overrides += [f"trainer.max_steps={steps}", "trainer.max_seconds=null"]
+        overrides += [f"trainer.max_steps={int(steps)}", "trainer.max_seconds=null"]
     return [*_config_directories(files.read_json(directory / "manifest.json")["command_line"]), *overrides]
 
 

@@ -1,12 +1,13 @@
 """`robustcli train-mat`: judge a model, train it against attacks, judge it again."""
 
+import copy
 from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
 from omegaconf import DictConfig, OmegaConf
 
-from robustcli import metrics
+from robustcli import files, metrics
 from robustcli.building import build_attack, build_candidates, build_data, build_model, build_objective, choose_device
 from robustcli.data.base import ImageTextData
 from robustcli.evaluation import Bench, build_bench, judge_model, robust_recall, write_results
@@ -27,17 +28,18 @@ def run(config: DictConfig, run: Run) -> float:
         bench = build_bench(config, test, config.judges, candidates)
         trainer = _build_trainer(config, run, model, train, val, candidates)
     _note(run, model, {"train": train, "val": val, "test": test})
-    after = f"after {config.defense.name}"
-    with run.phase("judge before"):
-        records = [judge_model(run, bench, model, "before")]
-    start = build_model(config.model, config.checkpoint, train, seed=config.seed).to(device)
+    after, models, records = f"after {config.defense.name}", {}, []
+    if config.evaluation.before:
+        with run.phase("judge before"):
+            records.append(judge_model(run, bench, model, "before"))
+        models["before"] = copy.deepcopy(model)
     with run.phase("train"):
         training = _train(trainer)
     save_weights(model, run.checkpoint_path("last"), {"trained_with": str(config.defense.name)})
     run.note(weights={"after": model.fingerprint()})
     with run.phase("judge after"):
         records.append(judge_model(run, bench, model, after))
-    return _write(run, bench, {"before": start, after: model}, pd.concat(records, ignore_index=True), training)
+    return _write(run, bench, models | {after: model}, pd.concat(records, ignore_index=True), training)
 
 
 def _build_trainer(config: DictConfig, run: Run, model: DualEncoder, train: ImageTextData, val: ImageTextData, candidates: Any) -> Trainer:
@@ -82,5 +84,6 @@ def _write(run: Run, bench: Bench, models: Mapping[str, DualEncoder], records: p
     figures = {"train/steps": float(training.steps), **{f"train/{key}": value for key, value in training.history[-1].items()}}
     with run.phase("report"):
         table = write_results(run, bench, models, records, title=f"Before and {after}", metrics=figures)
-    pd.DataFrame(training.history).to_csv(run.directory / "training.csv", index=False)
+    with files.atomic(run.directory / "training.csv") as path:
+        pd.DataFrame(training.history).to_csv(path, index=False)
     return robust_recall(table, after)

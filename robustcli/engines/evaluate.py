@@ -1,0 +1,32 @@
+"""`robustcli evaluate`: judge one or several models, clean and under every attack, in one table."""
+
+import pandas as pd
+from omegaconf import DictConfig
+
+from robustcli.building import build_candidates, build_data, build_model, choose_device
+from robustcli.evaluation import build_bench, judge_model, robust_recall, write_results
+from robustcli.run import Run
+
+
+def run(config: DictConfig, run: Run) -> float:
+    """Judge the models of ``checkpoints`` (label: path), or the one of ``checkpoint``; returns the last one's robust recall@1."""
+    device = choose_device(config.device, config.threads)
+    with run.phase("load"):
+        data = build_data(config.dataset, config.evaluation.split)
+        checkpoints = dict(config.checkpoints) or {"model": config.checkpoint}
+        models = {
+            str(label): build_model(config.model, path, data, seed=config.seed).to(device)
+            for label, path in checkpoints.items()
+        }
+        candidates = build_candidates(config.candidates, data, next(iter(models.values())))
+        bench = build_bench(config, data, config.judges, candidates)
+    run.note(
+        device=str(device),
+        data={data.split: {"fingerprint": data.fingerprint, "images": len(data), "skipped": data.skipped}},
+        weights={label: model.fingerprint() for label, model in models.items()},
+    )
+    with run.phase("judge"):
+        records = [judge_model(run, bench, model, label) for label, model in models.items()]
+    with run.phase("report"):
+        table = write_results(run, bench, models, pd.concat(records, ignore_index=True), title="Evaluation", metrics={})
+    return robust_recall(table, list(models)[-1])

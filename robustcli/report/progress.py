@@ -1,0 +1,127 @@
+"""What a person sees while a run works: a live bar in a terminal, a plain line now and then elsewhere."""
+
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bar
+
+
+class Progress:
+    """Counts steps and shows them with loss, recall, samples per second and the time that is left.
+
+    Use as a context manager and call :meth:`advance` after each step. It writes to the standard error.
+
+    Args:
+        total: steps in all; None where only ``seconds`` bounds the work.
+        description: what is being done, for example ``train``.
+        done: steps that were made before, by a run that was taken up again.
+        seconds: wall-clock bound of the work from now on, None for none; the time left is the smaller of both bounds.
+        unit: what ``samples`` of :meth:`advance` counts.
+        every_seconds: how often a plain line is written where there is no terminal.
+        console: where to show it.
+        clock: seconds, monotone.
+    """
+
+    def __init__(
+        self,
+        total: int | None,
+        description: str,
+        *,
+        done: int = 0,
+        seconds: float | None = None,
+        unit: str = "samples",
+        every_seconds: float = 15.0,
+        console: Console | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.total, self.description, self.unit = total, description, unit
+        self.steps, self.seconds, self.every_seconds = done, seconds, every_seconds
+        self._console = console or Console(stderr=True)
+        self._clock = clock
+        self._first = done
+        self._samples = 0
+        self._fields: dict[str, str] = {}
+        self._bar: Bar | None = None
+        self._begin = self._shown = clock()
+
+    def __enter__(self) -> Self:
+        self._begin = self._shown = self._clock()
+        if self._console.is_terminal:
+            columns = (
+                BarColumn(bar_width=24),
+                MofNCompleteColumn(),
+                TimeElapsedColumn(),
+                TextColumn("{task.fields[text]}"),
+            )
+            self._bar = Bar(TextColumn("{task.description}"), *columns, console=self._console)
+            self._bar.add_task(self.description, total=self.total, completed=self.steps, text="")
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._show()
+            self._bar.stop()
+        elif self.steps > self._first:
+            self._line()
+
+    def advance(self, n: int = 1, *, samples: int | None = None, **fields: Any) -> None:
+        """Count ``n`` steps, in which ``samples`` samples passed (default: ``n``), and show the latest ``fields``.
+
+        A field keeps its last value until it is given again, so that a recall measured now and then stays in sight.
+        """
+        self.steps += n
+        self._samples += n if samples is None else samples
+        self._fields |= {name: _number(value) for name, value in fields.items()}
+        if self._bar is not None:
+            self._show()
+        elif self._clock() - self._shown >= self.every_seconds:
+            self._line()
+
+    def text(self) -> str:
+        """The fields, the rate and the time left, as shown."""
+        spent = self._clock() - self._begin
+        parts = [f"{name} {value}" for name, value in self._fields.items()]
+        if spent > 0 and self._samples:
+            parts.append(f"{_number(self._samples / spent)} {self.unit}/s")
+        left = self.time_left()
+        if left is not None:
+            parts.append(f"{_duration(left)} left")
+        return "  ".join(parts)
+
+    def time_left(self) -> float | None:
+        """Seconds until the first bound is reached, at the mean speed so far; None before it is known."""
+        spent, made = self._clock() - self._begin, self.steps - self._first
+        bounds = [] if self.seconds is None else [self.seconds - spent]
+        if self.total is not None and made:
+            bounds.append((self.total - self.steps) * spent / made)
+        return max(0.0, min(bounds)) if bounds else None
+
+    def _show(self) -> None:
+        assert self._bar is not None
+        self._bar.update(self._bar.task_ids[0], completed=self.steps, text=self.text())
+
+    def _line(self) -> None:
+        self._shown = self._clock()
+        count = f"{self.steps}" if self.total is None else f"{self.steps}/{self.total}"
+        line = f"{self.description} {count}  {self.text()}".rstrip()
+        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _number(value: Any) -> str:
+    if isinstance(value, (int, str)):
+        return str(value)
+    number = float(value)
+    return f"{number:.0f}" if abs(number) >= 1000 else f"{number:.3g}"
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}"

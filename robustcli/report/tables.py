@@ -1,0 +1,160 @@
+"""Tables of a model under attacks, for the terminal and for Markdown from the same rows.
+
+All values come in as shares in [0, 1] and are shown in percent.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from rich.console import Console, Group
+
+ATTACKS = {
+    "clean": "no attack",
+    "pgd": "PGD",
+    "words": "words",
+    "sep": "Sep-Attack",
+    "coattack": "Co-Attack",
+    "sga": "SGA",
+}
+DIRECTIONS = ("image_to_text", "text_to_image")
+TITLES = {
+    "recall_at_1": "Recall@1",
+    "recall_at_5": "Recall@5",
+    "recall_at_10": "Recall@10",
+    "success_flip": "Attack success, correct that became wrong",
+    "success_drop": "Attack success, drop of recall",
+}
+MISSING = "-"
+NUMBER_STARTS = ("", *"0123456789-±.")
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table as text: ``columns`` name the cells of each row; the first column is the name of the row."""
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    note: str = ""
+
+
+def attack_grid(frame: "pd.DataFrame", measure: str = "recall_at_1") -> Grid:
+    """Models as rows, attacks as columns; a cell is ``image-to-text / text-to-image`` with the intervals below it.
+
+    Args:
+        frame: one row for each model, attack and direction: ``model``, ``attack`` (``clean`` is no attack),
+            ``direction`` (``image_to_text`` or ``text_to_image``), the measure as a share in [0, 1] and, where known,
+            ``<measure>_low``, ``<measure>_high`` and ``<measure>_denominator``.
+        measure: ``recall_at_1``, ``recall_at_5``, ``recall_at_10``, ``success_flip`` or ``success_drop``.
+
+    Raises:
+        ValueError: a value lies outside of [0, 1] (``success_drop`` may be negative), or a cell stands twice.
+    """
+    _check(frame, measure)
+    shown = frame[frame[measure].notna()]
+    cells = {(str(row["model"]), str(row["attack"]), str(row["direction"])): row for _, row in shown.iterrows()}
+    known = list(dict.fromkeys(attack for _, attack, _ in cells))
+    attacks = [name for name in ATTACKS if name in known] + [name for name in known if name not in ATTACKS]
+    models = list(dict.fromkeys(model for model, _, _ in cells))
+    rows = [[model, *(_cell(cells, model, attack, measure) for attack in attacks)] for model in models]
+    title = f"{TITLES.get(measure, measure)} in percent, image to text / text to image"
+    return Grid(title, ["model", *(ATTACKS.get(name, name) for name in attacks)], rows, _note(shown, measure))
+
+
+def as_rich(grid: Grid) -> "Group":
+    """The grid as a title, a table of rich and a note; a cell may have several lines, numbers stand right."""
+    from rich import box
+    from rich.console import Group
+    from rich.markup import escape
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD)
+    for index, column in enumerate(grid.columns):
+        numbers = index > 0 and all(row[index][:1] in NUMBER_STARTS for row in grid.rows)
+        table.add_column(escape(column), justify="right" if numbers else "left", overflow="fold")
+    for row in grid.rows:
+        table.add_row(*(escape(cell) for cell in row))
+    return Group(Text(grid.title, "bold"), table, *([Text(grid.note, "dim")] if grid.note else []))
+
+
+def as_markdown(grid: Grid) -> str:
+    """The grid as a table of Markdown, with title and note."""
+    lines = [f"**{grid.title}**", "", _markdown_row(grid.columns)]
+    lines.append("|" + "|".join([" :-- ", *[" --: "] * (len(grid.columns) - 1)]) + "|")
+    lines += [_markdown_row(row) for row in grid.rows]
+    if grid.note:
+        lines += ["", grid.note]
+    return "\n".join(lines) + "\n"
+
+
+def print_grid(grid: Grid, console: "Console | None" = None) -> None:
+    """Print the grid to the terminal."""
+    from rich.console import Console
+
+    (console or Console()).print(as_rich(grid))
+
+
+def _check(frame: "pd.DataFrame", measure: str) -> None:
+    values = frame[measure].dropna()
+    lowest = -1.0 if measure == "success_drop" else 0.0
+    if not values.between(lowest, 1.0).all():
+        found = f"{values.min()} to {values.max()}"
+        raise ValueError(f"{measure} is a share between {lowest:g} and 1, but the table holds {found}")
+    keys = ["model", "attack", "direction"]
+    if frame.duplicated(keys).any():
+        twice = frame[frame.duplicated(keys)].iloc[0]
+        raise ValueError(f"the table holds {', '.join(str(twice[key]) for key in keys)} twice")
+
+
+def _cell(cells: Mapping[tuple[str, str, str], Any], model: str, attack: str, measure: str) -> str:
+    found = [cells.get((model, attack, direction)) for direction in DIRECTIONS]
+    if all(row is None for row in found):
+        return MISSING
+    values = " / ".join(MISSING if row is None else f"{100 * row[measure]:.1f}" for row in found)
+    spreads = [_spread(row, measure) for row in found]
+    if all(spread is None for spread in spreads):
+        return values
+    return f"{values}\n" + " / ".join(spread or MISSING for spread in spreads)
+
+
+def _spread(row: Any, measure: str) -> str | None:
+    if row is None or f"{measure}_low" not in row or row[f"{measure}_low"] != row[f"{measure}_low"]:
+        return None
+    # The farther end: near 0 and 100 % an interval is lopsided, and half its width would promise too much.
+    far = max(row[measure] - row[f"{measure}_low"], row[f"{measure}_high"] - row[measure])
+    return f"±{100 * far:.1f}"
+
+
+def _note(frame: "pd.DataFrame", measure: str) -> str:
+    parts = []
+    if f"{measure}_low" in frame and frame[f"{measure}_low"].notna().any():
+        parts.append("± reaches to the farther end of the 95 % interval.")
+    parts += _denominators(frame, measure)
+    return " ".join(parts)
+
+
+def _denominators(frame: "pd.DataFrame", measure: str) -> list[str]:
+    column = f"{measure}_denominator"
+    if column not in frame:
+        return []
+    whole = "queries that the same model answers rightly without attack" if measure == "success_flip" else "queries"
+    counts = []
+    for model, rows in frame.groupby("model", sort=False):
+        numbers = [_range(rows.loc[rows["direction"] == direction, column]) for direction in DIRECTIONS]
+        counts.append(f"{model} {' / '.join(numbers)}")
+    return [f"Of the {whole}: {'; '.join(counts)}."]
+
+
+def _range(values: "pd.Series[Any]") -> str:
+    numbers = sorted({int(value) for value in values.dropna()})
+    if not numbers:
+        return MISSING
+    return str(numbers[0]) if len(numbers) == 1 else f"{numbers[0]} to {numbers[-1]}"
+
+
+def _markdown_row(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", "<br>") for cell in cells) + " |"

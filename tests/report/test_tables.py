@@ -1,0 +1,100 @@
+"""The table of models under attacks, the same in terminal and Markdown."""
+
+import io
+from typing import Any
+
+import pandas as pd
+import pytest
+from rich.console import Console
+
+from robustcli.report.tables import as_markdown, attack_grid, print_grid
+
+DIRECTIONS = ("image_to_text", "text_to_image")
+
+
+def frame(
+    models: tuple[str, ...] = ("before (clean)", "after mat"), attacks: tuple[str, ...] = ("sga", "clean")
+) -> Any:
+    values = iter((0.018, 0.08, 0.776, 0.746, 0.466, 0.47, 0.806, 0.676))
+    rows = [
+        {"model": model, "attack": attack, "direction": direction, "recall_at_1": next(values, 0.5)}
+        for model in models
+        for attack in attacks
+        for direction in DIRECTIONS
+    ]
+    table = pd.DataFrame(rows)
+    return table.assign(recall_at_1_low=table["recall_at_1"] - 0.01, recall_at_1_high=table["recall_at_1"] + 0.02)
+
+
+GOLDEN = """\
+**Recall@1 in percent, image to text / text to image**
+
+| model | no attack | SGA |
+| :-- | --: | --: |
+| before (clean) | 77.6 / 74.6<br>±2.0 / ±2.0 | 1.8 / 8.0<br>±2.0 / ±2.0 |
+| after mat | 80.6 / 67.6<br>±2.0 / ±2.0 | 46.6 / 47.0<br>±2.0 / ±2.0 |
+
+± reaches to the farther end of the 95 % interval.
+"""
+
+
+def test_markdown_is_golden() -> None:
+    assert as_markdown(attack_grid(frame())) == GOLDEN
+
+
+def printed(grid: Any, width: int = 100) -> str:
+    out = io.StringIO()
+    print_grid(grid, Console(file=out, width=width))
+    return out.getvalue()
+
+
+def test_terminal_shows_the_same_cells_within_100_columns() -> None:
+    grid = attack_grid(frame(attacks=("clean", "pgd", "words", "sep", "coattack", "sga")))
+    text = printed(grid)
+    lines = text.splitlines()
+    assert max(map(len, lines)) <= 100
+    for row in grid.rows:
+        for cell in row[1:]:
+            assert all(part in text for part in cell.split("\n")), "a number was folded or cut"
+    assert text.count("before") == 1 and "Co-Attack" in text
+
+
+def test_one_direction_or_no_interval_is_shown_as_missing() -> None:
+    table = frame().drop(columns=["recall_at_1_low", "recall_at_1_high"])
+    grid = attack_grid(table[(table["direction"] == "text_to_image") | (table["attack"] == "clean")])
+    assert grid.rows[0] == ["before (clean)", "77.6 / 74.6", "- / 8.0"]
+    assert grid.note == ""
+
+
+def test_model_without_an_attack_has_an_empty_cell() -> None:
+    table = frame()
+    grid = attack_grid(table[~((table["model"] == "after mat") & (table["attack"] == "sga"))])
+    assert grid.rows[1][2] == "-"
+
+
+def test_success_rate_names_its_denominator_for_each_model() -> None:
+    table = frame().drop(columns=["recall_at_1_low", "recall_at_1_high"])
+    table["success_flip"] = [0.976, 0.89, None, None, 0.42, 0.3, None, None]
+    table["success_flip_denominator"] = [388, 2238, None, None, 403, 2028, None, None]
+    grid = attack_grid(table, "success_flip")
+    assert grid.columns == ["model", "SGA"], "no attack has no success rate"
+    assert grid.rows[0][1] == "97.6 / 89.0"
+    assert "before (clean) 388 / 2238; after mat 403 / 2028" in grid.note
+    assert "rightly without attack" in grid.note
+
+
+def test_percent_given_for_shares_is_an_error() -> None:
+    with pytest.raises(ValueError, match="share between 0 and 1"):
+        attack_grid(frame().assign(recall_at_1=77.6))
+    table = frame().assign(success_drop=-0.01)
+    assert attack_grid(table, "success_drop").rows[0][1] == "-1.0 / -1.0"
+
+
+def test_cell_that_stands_twice_is_an_error() -> None:
+    table = frame()
+    with pytest.raises(ValueError, match=r"before .clean., sga, image_to_text twice"):
+        attack_grid(pd.concat([table, table.head(1)]))
+
+
+def test_square_brackets_are_no_markup() -> None:
+    assert "[red]x" in printed(attack_grid(frame(models=("[red]x",))))
