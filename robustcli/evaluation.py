@@ -37,7 +37,7 @@ class Bench:
     Attributes:
         judge: the gallery with its relation of truth.
         attacks: the judges by name, all within one budget.
-        curve: for each eps of the curve of robust recall the attack that draws it.
+        curve: for each eps of the curve of robust recall the attack that draws it, called ``curve_name``.
         budget: the budget in words.
         resamples, seed: of the intervals.
     """
@@ -45,6 +45,7 @@ class Bench:
     judge: Judge
     attacks: Mapping[str, RetrievalAttack]
     curve: Mapping[float, RetrievalAttack]
+    curve_name: str
     budget: list[str]
     resamples: int
     seed: int
@@ -57,6 +58,7 @@ def build_bench(config: DictConfig, data: ImageTextData, judges: DictConfig, can
         judge=Judge(data, batch_size=settings.batch_size, limit=settings.limit),
         attacks=build_judges(judges, budget, candidates, seed=config.seed),
         curve=_build_curve(config, judges, candidates),
+        curve_name=settings.curve_attack,
         budget=_budget(budget),
         resamples=settings.resamples,
         seed=config.seed,
@@ -90,7 +92,7 @@ def write_results(
     run.write_records(records)
     run.write_metrics({**metrics, **_flat(table), **_flat(curve), **_chance(bench.judge)}, whole)
     grid = attack_grid(table)
-    figures = [*_draw_curve(run, bench, curve), *_draw_examples(run, bench, models, table)]
+    figures = [*_draw_curve(run, bench, table, curve), *_draw_examples(run, bench, models, table, records)]
     grids = [grid, *(attack_grid(table, measure) for measure in ("success_flip", "success_drop") if measure in table)]
     report = Report(title=title, threat=bench.budget, tables=grids, figures=figures, caveats=_caveats(bench))
     run.write_report(render(report, run.manifest, run.directory))
@@ -167,15 +169,18 @@ def _chance(judge: Judge) -> dict[str, float]:
     return {"chance/image_to_text/recall_at_1": chance.image_to_text, "chance/text_to_image/recall_at_1": chance.text_to_image}
 
 
-def _draw_curve(run: Run, bench: Bench, curve: pd.DataFrame) -> list[tuple[str, Any]]:
+def _draw_curve(run: Run, bench: Bench, table: pd.DataFrame, curve: pd.DataFrame) -> list[tuple[str, Any]]:
     if curve.empty:
         return []
+    clean = table[table["attack"] == CLEAN].assign(eps=0.0)
     path = run.figure("recall_over_eps")
-    recall_over_eps(curve, path)
-    return [("Recall@1 over the eps of the image attack, captions attacked as well where the attack does so.", path)]
+    recall_over_eps(pd.concat([clean, curve]), path, budget=bench.curve_name)
+    return [(f"Recall@1 over the eps of the image attack ({bench.curve_name}; eps 0: no attack at all).", path)]
 
 
-def _draw_examples(run: Run, bench: Bench, models: Mapping[str, DualEncoder], table: pd.DataFrame) -> list[tuple[str, Any]]:
+def _draw_examples(
+    run: Run, bench: Bench, models: Mapping[str, DualEncoder], table: pd.DataFrame, records: pd.DataFrame
+) -> list[tuple[str, Any]]:
     """Each model under its own worst attack, on the same images; per-sample draws make them those of the records."""
     drawn = []
     for label, model in models.items():
@@ -183,29 +188,39 @@ def _draw_examples(run: Run, bench: Bench, models: Mapping[str, DualEncoder], ta
         if name == CLEAN:
             continue
         path = run.figure(f"examples_{label.replace(' ', '_')}")
-        examples(_example_rows(bench, model, bench.attacks[name]), path, title=f"{label}, under {name}")
+        found = records[(records["model"] == label) & (records["attack"] == name)]
+        examples(_example_rows(bench, model, bench.attacks[name], found), path, title=f"{label}, under {name}")
         drawn.append((f"{label}: images and captions under {name}, its worst attack in the table.", path))
     return drawn
 
 
-def _example_rows(bench: Bench, model: DualEncoder, attack: RetrievalAttack) -> list[Example]:
+def _example_rows(bench: Bench, model: DualEncoder, attack: RetrievalAttack, records: pd.DataFrame) -> list[Example]:
+    """Images spread over the gallery, each with the first of its captions that was edited, or else its first."""
     judge = bench.judge
     rows = torch.linspace(0, len(judge) - 1, min(_EXAMPLES, len(judge))).long()
-    attacked = judge.attack(model, attack, rows)
-    clean = judge.data.images(rows)
-    own = torch.nonzero(torch.isin(judge.owner, rows)).flatten()
+    attacked, clean = judge.attack(model, attack, rows), judge.data.images(rows)
+    own = torch.nonzero(torch.isin(judge.owner, rows)).flatten().tolist()
+    ranks = records.set_index(["direction", "query_id"])
     shown = []
     for place, row in enumerate(rows.tolist()):
-        j = int((judge.owner[own] == row).nonzero()[0])
+        mine = [j for j, caption in enumerate(own) if judge.owner[caption] == row]
+        j = next((j for j in mine if attacked.captions[j] != judge.captions[own[j]]), mine[0])
+        image = ranks.loc[("image_to_text", judge.data.image_ids[row])]
+        caption = ranks.loc[("text_to_image", str(int(judge.caption_rows[own[j]])))]
         shown.append(
             Example(
                 clean=clean[place],
                 adversarial=attacked.images[place],
-                caption=judge.captions[int(own[j])],
+                caption=judge.captions[own[j]],
                 adversarial_caption=attacked.captions[j],
+                note=f"rank of a true caption {_change(image)}, of a true image {_change(caption)}",
             )
         )
     return shown
+
+
+def _change(record: "pd.Series[Any]") -> str:
+    return f"{record['clean_rank']} → {record['adversarial_rank']}"
 
 
 def _caveats(bench: Bench) -> list[str]:

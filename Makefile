@@ -1,0 +1,60 @@
+# `make help` shows what can be made; each target does all that it needs on a fresh machine.
+SHELL := bash
+.DEFAULT_GOAL := help
+.ONESHELL:
+.SHELLFLAGS := -euo pipefail -c
+
+# The first Python here that is new enough.
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
+VENV := .venv
+STAMP := $(VENV)/.robustcli-installed
+RUN := $(VENV)/bin/robustcli
+# Threads that spin against each other cost more than they give on a small machine: one a process, unless the caller says otherwise.
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: help setup demo test lint bench assets smoke sweep clean
+
+help: ## show this list
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
+
+setup: $(STAMP) ## make .venv with the tested versions of everything (quick where it stands already)
+
+$(STAMP): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo 'no Python 3.11 or newer was found: install one, or name it with PYTHON=...' >&2; exit 1; }
+	$(PYTHON) -m venv --upgrade-deps $(VENV)
+	$(VENV)/bin/python -m pip install --quiet -c constraints.txt -e '.[dev,hf]'
+	touch $@
+
+demo: setup ## a model before and after multimodal adversarial training, as a table and pictures (minutes)
+	$(RUN) train-mat
+
+test: setup ## every test
+	$(VENV)/bin/python -m pytest
+
+lint: setup ## ruff (rules and format) and the strict type checker
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+bench: setup ## time the parts against their floors and against other libraries
+	$(VENV)/bin/python -m benchmarks
+
+assets: setup ## make the shipped weights again (robustcli/assets)
+	$(VENV)/bin/python -m benchmarks.assets
+
+smoke: setup ## every command once, for seconds, in a directory of its own
+	out=$$(mktemp -d)
+	trap 'rm -rf "$$out"' EXIT
+	$(RUN) list
+	$(RUN) train-mat trainer=smoke evaluation=smoke judges=quick hydra.run.dir=$$out/train
+	$(RUN) attack evaluation=smoke hydra.run.dir=$$out/attack
+	$(RUN) evaluate evaluation=smoke judges=quick hydra.run.dir=$$out/evaluate
+	cd $$out && $(CURDIR)/$(RUN) rerun evaluate
+
+sweep: setup ## every defence from the same start over three seeds, in one table (hours; add SWEEP="trainer.max_steps=50" to shorten)
+	$(RUN) train-mat --multirun defense=clean,text,tecoa,image,mat seed=0,1,2 trainer.threads=1 \
+	  hydra/launcher=joblib hydra.launcher.n_jobs=2 $(SWEEP)
+
+clean: ## remove caches and builds (never outputs/ or .venv)
+	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -not -path './$(VENV)/*' -type d -prune -exec rm -rf {} +

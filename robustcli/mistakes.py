@@ -1,0 +1,104 @@
+"""Hydra's complaints about a command line, each as one sentence that names the nearest valid key or choice."""
+
+import re
+from collections.abc import Iterator, Sequence
+from difflib import SequenceMatcher
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from robustcli import config, schemas
+from robustcli.config import did_you_mean
+from robustcli.resume import key, value
+
+
+def compose(command: str, overrides: Sequence[str], argv: Sequence[str] = ()) -> DictConfig:
+    """The config of ``command`` without running it; ``argv`` is looked through for ``--config-dir``."""
+    schemas.register()
+    added = [f"file://{root.absolute()}" for root in config.roots(argv)[1:]]
+    path = [f"hydra.searchpath=[{','.join(added)}]"] if added else []
+    with hydra.initialize_config_dir(str(config.conf_directory()), version_base="1.3"):
+        return hydra.compose(command.replace("-", "_"), [*overrides, *path])
+
+
+def keys(node: Any, prefix: str = "") -> Iterator[str]:
+    """Every dotted key of a config, inner nodes too."""
+    if isinstance(node, DictConfig):
+        node = OmegaConf.to_container(node)
+    for name, inner in node.items():
+        yield f"{prefix}{name}"
+        if isinstance(inner, dict):
+            yield from keys(inner, f"{prefix}{name}.")
+
+
+def sentence(command: str, argv: Sequence[str], error: HydraException | OmegaConfBaseException) -> str:
+    """What is wrong with ``argv`` and what would be right."""
+    text = str(error)
+    if isinstance(error, MissingConfigException):
+        return _unknown_choice(error)
+    if isinstance(error, OverrideParseException):
+        return _unreadable(error.override)
+    if found := re.match(r"Could not override '([^']+)'", text):
+        return _unknown_key(command, argv, found[1])
+    if found := re.match(r"Ambiguous value for argument '([^']+)'", text):
+        name, listed = key(found[1]), value(found[1])
+        return f"{found[1]} lists several values: add --multirun for a job each, or write {name}=[{listed}] for a list"
+    if found := re.match(r"Error merging override (.+)", text):
+        return f"{found[1].strip()} does not fit: {_first_line(error.__cause__ or error)}"
+    cause = _first_line(error.__cause__) if error.__cause__ is not None else ""
+    return _first_line(error) + (f" ({cause})" if cause not in text else "")
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0].rstrip(".") if lines else type(error).__name__
+
+
+def _unknown_choice(error: MissingConfigException) -> str:
+    missing = Path(error.missing_cfg_file or "")
+    group, choice = missing.parent.as_posix(), missing.stem if missing.suffix == ".yaml" else missing.name
+    if group == "hydra/launcher" and choice.startswith("submitit"):
+        return f"hydra/launcher={choice} needs the cluster extra: pip install 'robustcli[cluster]'"
+    if group == "." or error.options is None:
+        return _first_line(error)
+    options = sorted(error.options)
+    return f"{group} has no choice {choice!r}{did_you_mean(choice, options)} (choices: {', '.join(options)})"
+
+
+def _unreadable(word: str) -> str:
+    if "=" not in word and re.fullmatch(r"[\w.\-/@]+", word):
+        chosen = [f"{group}={name}" for group, names in config.groups().items() for name in names if name == word]
+        hint = f": did you mean {' or '.join(chosen)}?" if chosen else ": write KEY=VALUE, for example seed=1"
+        return f"{word!r} has no value{hint}"
+    return f"{word!r} cannot be read: write KEY=VALUE, with quotes in quotes around blanks or brackets, \"KEY='VALUE'\""
+
+
+def _unknown_key(command: str, argv: Sequence[str], wrong: str) -> str:
+    choices = config.groups(argv)
+    chosen = [word for word in argv if key(word) in choices and value(word) in choices[key(word)]]
+    try:
+        valid = list(keys(compose(command, chosen, argv)))
+    except (HydraException, OmegaConfBaseException):
+        valid = list(keys(compose(command, [])))
+    near = nearest(wrong, [*valid, *(name for name in choices if name not in valid)])
+    if not near:
+        return f"{command} has no key {wrong!r}: `robustcli {command} --cfg job` prints those that it has"
+    return f"{command} has no key {wrong!r}: did you mean {' or '.join(map(repr, near))}?"
+
+
+def nearest(wrong: str, valid: Sequence[str]) -> list[str]:
+    """At most two keys like ``wrong``: in the whole name or the last part, and more so where the first is the same."""
+
+    def likeness(name: str) -> float:
+        whole = SequenceMatcher(None, wrong, name).ratio()
+        last = SequenceMatcher(None, wrong.rpartition(".")[2], name.rpartition(".")[2]).ratio()
+        same = wrong.partition(".")[0] == name.partition(".")[0]
+        return max(whole, 0.9 * last) + 0.1 * same
+
+    scores = {name: likeness(name) for name in valid}
+    ranked = sorted(scores, key=lambda name: (-scores[name], name))[:2]
+    return [name for name in ranked if scores[name] > max(0.65, scores[ranked[0]] - 0.03)]

@@ -1,0 +1,56 @@
+"""``resume=DIR``: the words that a run, or a sweep, was started with, taken from its directory."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from robustcli.errors import UserError
+
+
+def expand(argv: Sequence[str]) -> list[str]:
+    """``argv`` itself, or for ``resume=DIR`` the overrides of DIR, the user's new ones, and DIR as the place.
+
+    Raises:
+        UserError: DIR is missing, or holds neither a run nor a sweep.
+    """
+    asked = [value(word) for word in argv if key(word) == "resume"]
+    fresh = [word for word in argv if key(word) != "resume"]
+    if not asked or asked[-1] in ("", "null"):
+        return list(argv)
+    directory = Path(asked[-1]).expanduser().absolute()
+    if (directory / "multirun.yaml").is_file():
+        overrides = _read(directory / "multirun.yaml")["hydra"]["overrides"]
+        known = [*overrides["task"], *overrides["hydra"]]  # hydra.mode=MULTIRUN among them
+        place = f"hydra.sweep.dir={quoted(directory)}"
+    elif (directory / "overrides.yaml").is_file():
+        known, place = _read(directory / "overrides.yaml"), f"hydra.run.dir={quoted(directory)}"
+    else:
+        flaw = "holds neither a run nor a sweep" if directory.is_dir() else "does not exist"
+        raise UserError(
+            f"resume={asked[-1]}: the directory {flaw}; give one of those under outputs/, or leave resume out"
+        )
+    return [*known, *fresh, place]  # of two values for a key Hydra takes the later
+
+
+def key(word: str) -> str:
+    """``attack.image.eps`` of ``++attack.image.eps=4/255``."""
+    return word.partition("=")[0].lstrip("+~")
+
+
+def value(word: str) -> str:
+    """``outputs/a`` of ``resume='outputs/a'``."""
+    return word.partition("=")[2].strip("'\"")
+
+
+def quoted(path: Path) -> str:
+    """``path`` as a value that Hydra's grammar reads as one string, whatever it holds."""
+    return "'" + str(path).replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
+def _read(file: Path) -> Any:
+    import yaml
+
+    try:
+        return yaml.safe_load(file.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise UserError(f"{file} cannot be read as YAML: begin a run of its own, without resume") from error

@@ -1,0 +1,37 @@
+"""What several rooms' tests share: a small set of scenes, a small model, an attack."""
+
+import pytest
+
+from robustcli.attacks import PGD, SequentialAttack, SynonymTable, WordSubstitution
+from robustcli.data import Scenes
+from robustcli.data.scenes import synonym_table, vocabulary
+from robustcli.models import DualEncoder, tiny
+
+SIZES = {"train": 48, "val": 24, "test": 24}
+SMALL_MODEL = {"width": 32, "layers": 2, "text_width": 32, "text_layers": 1, "embed_dim": 32, "heads": 2, "text_heads": 2}
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test reads or writes the cache of the person who runs it; the tests share one, so that scenes are rendered once."""
+    monkeypatch.setenv("ROBUSTCLI_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+@pytest.fixture
+def scenes() -> Scenes:
+    """Two batches of training pairs."""
+    return Scenes(split="train", synonym_frequency=0.05, **SIZES)
+
+
+@pytest.fixture
+def small_model() -> DualEncoder:
+    """A `tiny` of 30,000 weights, untrained."""
+    return tiny(vocabulary(), seed=1, **SMALL_MODEL)
+
+
+@pytest.fixture
+def mat_attack() -> SequentialAttack:
+    """The inner attack of MAT as the trainer uses it."""
+    candidates = SynonymTable({word: list(others) for word, others in synonym_table().items()})
+    text = WordSubstitution(search="hotflip", top_k=0, candidates=candidates)
+    return SequentialAttack(image=PGD(steps=1, loss="infonce"), text=text)

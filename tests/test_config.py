@@ -1,0 +1,94 @@
+"""Every file of conf/ composes, and the schemas refuse what no run could work with."""
+
+from pathlib import Path
+
+import pytest
+from hydra.errors import ConfigCompositionException
+from omegaconf import OmegaConf
+
+from robustcli import config, schemas
+from robustcli.errors import UserError
+from robustcli.mistakes import compose, keys
+
+COMMANDS = ("train-mat", "attack", "evaluate")
+CHOICES = [(group, choice) for group, names in config.groups().items() for choice in names]
+# The files that only the user can name.
+FILES = {
+    "karpathy": ["dataset.annotations=a.json", "dataset.root=images"],
+    "table": ["dataset.table=a.csv", "dataset.root=images"],
+    "shards": ["dataset.pattern='test-{0..1}.tar'"],
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_composes_without_arguments(command: str) -> None:
+    composed = compose(command, [])
+    schemas.check(composed)
+    assert composed.seed == 0 and composed.checkpoint is None and composed.resume is None
+
+
+@pytest.mark.parametrize(("group", "choice"), CHOICES)
+def test_every_choice_of_every_group_composes_and_says_what_it_is(group: str, choice: str) -> None:
+    rest = [] if group in ("judges", "experiment") else ["judges=none"]  # five attacks fewer to compose
+    composed = compose(
+        "train-mat", [f"{group}={choice}", *rest, *(FILES.get(choice, []) if group == "dataset" else [])]
+    )
+    schemas.check(composed)
+    assert OmegaConf.to_container(composed, resolve=True)
+    assert config.summary(config.conf_directory() / group / f"{choice}.yaml"), "its first comment line is missing"
+
+
+def test_the_keys_that_a_user_will_guess_exist() -> None:
+    known = set(keys(compose("train-mat", [])))
+    trainer = {f"trainer.{name}" for name in ("max_steps", "batch_size", "lr", "threads", "device")}
+    assert {"seed", "checkpoint", "resume", "attack.image.eps", "attack.text.max_words", *trainer} <= known
+
+
+@pytest.mark.parametrize("value", ["4/255", "0.1", "0", "1"])
+def test_eps_is_a_fraction_or_a_number_and_stays_as_it_was_written(value: str) -> None:
+    composed = compose("train-mat", [f"attack.image.eps={value}"])
+    assert str(composed.attack.image.eps) == value
+
+
+def test_judges_are_attacks_of_their_own_that_leave_the_run_s_attack_alone() -> None:
+    composed = compose("train-mat", ["judges.pgd.image.steps=50", "attack.image.steps=3"])
+    assert set(composed.judges) == {"pgd", "words", "sep", "coattack", "sga"}
+    assert composed.judges.pgd.image.steps == 50 and composed.judges.sep.image.steps == 10
+    assert composed.attack.image.steps == 3
+
+
+@pytest.mark.parametrize("override", ["trainer.max_steps=abc", "trainer.lrr=1", "dataset.sizes=3", "seed=x", "new=1"])
+def test_unknown_keys_and_wrong_types_are_refused(override: str) -> None:
+    with pytest.raises(ConfigCompositionException):
+        compose("train-mat", [override])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["trainer.batch_size=0"], "trainer.batch_size is 0, but must be at least 1"),
+        (["trainer.warmup=2"], "trainer.warmup is 2.0, but must be from 0 to 1"),
+        (["trainer.lr=nan"], "trainer.lr is nan"),
+        (["trainer.schedule=cosin"], "did you mean 'cosine'"),
+        (["evaluation.split=tests"], "did you mean 'test'"),
+        (["dataset=karpathy"], "dataset.annotations has no value"),
+        (["checkpoint=${nowhere}"], "cannot be resolved"),
+        (["~seed"], "seed has no value"),
+    ],
+)
+def test_values_that_no_run_could_work_with_are_refused(overrides: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        schemas.check(compose("train-mat", overrides))
+
+
+def test_every_bound_and_choice_belongs_to_a_key_that_exists() -> None:
+    known = {name for command in COMMANDS for name in keys(compose(command, []))}
+    assert {*schemas.BOUNDS, *schemas.CHOICES} <= known
+
+
+def test_a_directory_of_the_user_adds_choices(tmp_path: Path) -> None:
+    (tmp_path / "dataset").mkdir()
+    (tmp_path / "dataset" / "mine.yaml").write_text("# Mine.\n_target_: robustcli.data.Scenes\nsize: 64\n")
+    argv = ["--config-dir", str(tmp_path)]
+    assert compose("evaluate", ["dataset=mine"], argv).dataset.size == 64
+    assert "mine" in config.groups(argv)["dataset"] and "mine" not in config.groups()["dataset"]
