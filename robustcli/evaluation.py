@@ -1,6 +1,6 @@
 """What every command that judges models does with them: attack, record, summarise, draw, report.
 
-A model goes by its label, for example ``before`` and ``after mat``; an attack by its name among the judges.
+A model goes by its label, for example ``before`` and ``after``; an attack by its name among the judges.
 """
 
 from collections.abc import Callable, Mapping
@@ -79,21 +79,31 @@ def judge_model(run: Run, bench: Bench, model: DualEncoder, label: str, keep: Ke
 
 
 def write_results(
-    run: Run, bench: Bench, models: Mapping[str, DualEncoder], records: pd.DataFrame, *, title: str, metrics: Mapping[str, float]
+    run: Run,
+    bench: Bench,
+    models: Mapping[str, DualEncoder],
+    records: pd.DataFrame,
+    *,
+    title: str,
+    metrics: Mapping[str, float] | None = None,
+    shown: Mapping[str, str] | None = None,
 ) -> pd.DataFrame:
     """Write records, metrics, pictures and the report of judged models, print the table, and return the summary.
 
     Args:
         models: by label, in the order of the table.
         metrics: figures of the command's own, which join those of the table.
+        shown: what a label is called in tables and pictures, where that is more than the label.
     """
     whole = summarise(records, resamples=bench.resamples, seed=bench.seed)
     table, curve = _without_curve(whole)
     run.write_records(records)
-    run.write_metrics({**metrics, **_flat(table), **_flat(curve), **_chance(bench.judge)}, whole)
-    grid = attack_grid(table)
-    figures = [*_draw_curve(run, bench, table, curve), *_draw_examples(run, bench, models, table, records)]
-    grids = [grid, *(attack_grid(table, measure) for measure in ("success_flip", "success_drop") if measure in table)]
+    run.write_metrics({**(metrics or {}), **_flat(table), **_flat(curve), **_chance(bench.judge)}, whole)
+    names = {label: (shown or {}).get(label, label) for label in models}
+    table_shown, curve_shown = (frame.assign(model=frame["model"].map(names)) for frame in (table, curve))
+    grid = attack_grid(table_shown)
+    figures = [*_draw_curve(run, bench, table_shown, curve_shown), *_draw_examples(run, bench, models, table, records)]
+    grids = [grid, *(attack_grid(table_shown, measure) for measure in ("success_flip", "success_drop") if measure in table)]
     report = Report(title=title, threat=bench.budget, tables=grids, figures=figures, caveats=_caveats(bench))
     run.write_report(render(report, run.manifest, run.directory))
     print_grid(grid)

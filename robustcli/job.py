@@ -15,7 +15,7 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from robustcli import schemas
+from robustcli import opening, schemas
 from robustcli.errors import UserError
 
 # On import, because the workers of joblib and submitit import this module, and nothing else of ours, when they unpickle
@@ -45,16 +45,17 @@ class Job:
             SystemExit: outside a sweep, with code 2 for a user's mistake and 1 for any other failure, printed.
         """
         hydra = HydraConfig.get()
-        directory = Path(hydra.runtime.output_dir)
+        directory, overrides = Path(hydra.runtime.output_dir), [str(override) for override in hydra.overrides.task]
         try:
-            return self._run(config, directory, [str(override) for override in hydra.overrides.task])
+            return self._run(config, directory, overrides)
         except Exception as error:
             mistake = user_error(error)
             name = f"job {hydra.job.num}: " if hydra.mode is RunMode.MULTIRUN else ""
             print(f"error: {name}{mistake or failure(error, directory)}", file=sys.stderr, flush=True)
-            _leave_no_empty(directory)
             if hydra.mode is RunMode.MULTIRUN:
+                opening.refuse(directory, overrides, str(mistake or error))
                 return math.nan
+            _leave_no_empty(directory)
             raise SystemExit(2 if mistake else 1) from error
 
     def _run(self, config: DictConfig, directory: Path, overrides: list[str]) -> float:
@@ -65,9 +66,10 @@ class Job:
         with Run.open(self.command, settings, directory, overrides) as run:
             if run.done:
                 print(f"{run.directory} is done already", flush=True)
-            else:
-                engine = importlib.import_module(f"robustcli.engines.{self.command.replace('-', '_')}")
-                run.finish(engine.run(config, run))
+                return run.objective
+            engine = importlib.import_module(f"robustcli.engines.{self.command.replace('-', '_')}")
+            run.finish(engine.run(config, run))
+        print(f"run: {run.directory}", flush=True)
         return run.objective
 
 

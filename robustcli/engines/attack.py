@@ -33,7 +33,7 @@ def run(config: DictConfig, run: Run) -> float:
     with run.phase("attack"):
         records = judge_model(run, bench, model, "model", keep=lambda attack, found: _write_images(run, attack, found, name))
     with run.phase("report"):
-        table = write_results(run, bench, {"model": model}, records, title=f"Attack: {name}", metrics={})
+        table = write_results(run, bench, {"model": model}, records, title=f"Attack: {name}")
     return robust_recall(table, "model")
 
 

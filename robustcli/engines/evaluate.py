@@ -28,5 +28,5 @@ def run(config: DictConfig, run: Run) -> float:
     with run.phase("judge"):
         records = [judge_model(run, bench, model, label) for label, model in models.items()]
     with run.phase("report"):
-        table = write_results(run, bench, models, pd.concat(records, ignore_index=True), title="Evaluation", metrics={})
+        table = write_results(run, bench, models, pd.concat(records, ignore_index=True), title="Evaluation")
     return robust_recall(table, list(models)[-1])

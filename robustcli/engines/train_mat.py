@@ -28,7 +28,7 @@ def run(config: DictConfig, run: Run) -> float:
         bench = build_bench(config, test, config.judges, candidates)
         trainer = _build_trainer(config, run, model, train, val, candidates)
     _note(run, model, {"train": train, "val": val, "test": test})
-    after, models, records = f"after {config.defense.name}", {}, []
+    models, records = {}, []
     if config.evaluation.before:
         with run.phase("judge before"):
             records.append(judge_model(run, bench, model, "before"))
@@ -38,8 +38,18 @@ def run(config: DictConfig, run: Run) -> float:
     save_weights(model, run.checkpoint_path("last"), {"trained_with": str(config.defense.name)})
     run.note(weights={"after": model.fingerprint()})
     with run.phase("judge after"):
-        records.append(judge_model(run, bench, model, after))
-    return _write(run, bench, models | {after: model}, pd.concat(records, ignore_index=True), training)
+        records.append(judge_model(run, bench, model, "after"))
+    with run.phase("report"):
+        table = write_results(
+            run,
+            bench,
+            models | {"after": model},
+            pd.concat(records, ignore_index=True),
+            title=f"Before and after: {config.defense.name}",
+            metrics=_write_course(run, training),
+            shown={"after": f"after {config.defense.name}"},
+        )
+    return robust_recall(table, "after")
 
 
 def _build_trainer(config: DictConfig, run: Run, model: DualEncoder, train: ImageTextData, val: ImageTextData, candidates: Any) -> Trainer:
@@ -52,7 +62,7 @@ def _build_trainer(config: DictConfig, run: Run, model: DualEncoder, train: Imag
         build_attack(config.attack, candidates, seed=config.seed),
         TrainerSettings(**settings),
         seed=config.seed,
-        state=run.checkpoint_path("state.pt"),
+        state=run.directory / "parts" / "state.pt",  # removed with the other parts once the run is done
         validate=lambda trained: _recall(validation, trained),
     )
 
@@ -79,11 +89,9 @@ def _note(run: Run, model: DualEncoder, sets: Mapping[str, ImageTextData]) -> No
     )
 
 
-def _write(run: Run, bench: Bench, models: Mapping[str, DualEncoder], records: pd.DataFrame, training: Training) -> float:
-    after = list(models)[-1]
-    figures = {"train/steps": float(training.steps), **{f"train/{key}": value for key, value in training.history[-1].items()}}
-    with run.phase("report"):
-        table = write_results(run, bench, models, records, title=f"Before and {after}", metrics=figures)
+def _write_course(run: Run, training: Training) -> dict[str, float]:
+    """Write ``training.csv``; returns the figures of the last step."""
     with files.atomic(run.directory / "training.csv") as path:
         pd.DataFrame(training.history).to_csv(path, index=False)
-    return robust_recall(table, after)
+    last = {f"train/{key}": value for key, value in (training.history or [{}])[-1].items() if key != "step"}
+    return {"train/steps": float(training.steps), **last}
