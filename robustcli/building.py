@@ -1,4 +1,4 @@
-"""From a composed config to the objects of a run; every engine builds through here, so a mistake is met once and early."""
+"""From a composed config to the objects of a run; every engine builds through here, so a mistake is met early."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -28,7 +28,9 @@ def choose_device(name: str, threads: int) -> torch.device:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise UserError(f"device {name!r} is not to be had here ({str(error).splitlines()[0]}): use cpu or auto.") from error
+        raise UserError(
+            f"device {name!r} is not to be had here ({str(error).splitlines()[0]}): use cpu or auto."
+        ) from error
     return device
 
 
@@ -65,13 +67,14 @@ def build_candidates(config: DictConfig, data: ImageTextData, model: DualEncoder
             f"dataset {data.name} brings no synonyms: choose candidates=masked_lm candidates.model=NAME_OR_PATH, "
             "candidates=neighbours, or candidates.table=FILE.json."
         )
-    return instantiate(config, table={word: list(words) for word, words in data.synonyms.items()})  # type: ignore[no-any-return]
+    table: CandidateSource = instantiate(config, table={word: list(words) for word, words in data.synonyms.items()})
+    return table
 
 
 def build_attack(
     config: DictConfig, candidates: CandidateSource | None, *, seed: int, budget: Mapping[str, Any] | None = None
 ) -> RetrievalAttack:
-    """The attack of ``config``; with ``budget`` (another attack's config) its norm, eps and number of words are taken from there."""
+    """The attack of ``config``; norm, eps and number of words from ``budget`` (another attack's config) if given."""
     settings: Any = OmegaConf.to_container(config, resolve=True)
     if budget is not None:
         _take_budget(settings, budget)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 
 def cache_directory(*parts: str) -> Path:
-    """A folder under ``$ROBUSTCLI_CACHE`` (default: ``$XDG_CACHE_HOME/robustcli`` or ``~/.cache/robustcli``), made if absent."""
+    """A folder under ``$ROBUSTCLI_CACHE`` (``$XDG_CACHE_HOME/robustcli``, ``~/.cache/robustcli``), made if absent."""
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     root = Path(os.environ.get("ROBUSTCLI_CACHE") or Path(home) / "robustcli")
     directory = root.joinpath(*parts)

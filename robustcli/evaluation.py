@@ -3,7 +3,7 @@
 A model goes by its label, for example ``before`` and ``after``; an attack by its name among the judges.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -52,7 +52,7 @@ class Bench:
 
 
 def build_bench(config: DictConfig, data: ImageTextData, judges: DictConfig, candidates: CandidateSource) -> Bench:
-    """The bench of a command's config: ``evaluation`` says on what, ``judges`` by what, ``attack`` within which budget."""
+    """The bench of a command: ``evaluation`` says on what, ``judges`` by what, ``attack`` within which budget."""
     settings, budget = config.evaluation, config.attack
     return Bench(
         judge=Judge(data, batch_size=settings.batch_size, limit=settings.limit),
@@ -66,7 +66,7 @@ def build_bench(config: DictConfig, data: ImageTextData, judges: DictConfig, can
 
 
 def judge_model(run: Run, bench: Bench, model: DualEncoder, label: str, keep: Keep | None = None) -> pd.DataFrame:
-    """Records of ``model`` clean, under every attack and along the curve; what a killed run had judged is not judged again.
+    """Records of ``model`` clean, attacked and along the curve; what a killed run had judged is not judged again.
 
     Args:
         keep: is given the name of each attack and what it put out.
@@ -103,7 +103,10 @@ def write_results(
     table_shown, curve_shown = (frame.assign(model=frame["model"].map(names)) for frame in (table, curve))
     grid = attack_grid(table_shown)
     figures = [*_draw_curve(run, bench, table_shown, curve_shown), *_draw_examples(run, bench, models, table, records)]
-    grids = [grid, *(attack_grid(table_shown, measure) for measure in ("success_flip", "success_drop") if measure in table)]
+    grids = [
+        grid,
+        *(attack_grid(table_shown, measure) for measure in ("success_flip", "success_drop") if measure in table),
+    ]
     report = Report(title=title, threat=bench.budget, tables=grids, figures=figures, caveats=_caveats(bench))
     run.write_report(render(report, run.manifest, run.directory))
     print_grid(grid)
@@ -111,7 +114,7 @@ def write_results(
 
 
 def robust_recall(table: pd.DataFrame, label: str) -> float:
-    """Recall@1 of the model ``label`` under its worst judge, mean of both directions; clean recall where nothing attacked."""
+    """Recall@1 of model ``label`` under its worst judge, mean of both directions; clean where nothing attacked."""
     return float(_mean_recall(table, label).min())
 
 
@@ -130,7 +133,9 @@ def _judged(
     kept = None if keep is None else partial(keep, name)
     with Progress(None if attack is None else len(bench.judge), f"{label}: {name}", unit="images") as progress:
         bench.judge.on_chunk = progress.advance
-        return run.records_part(f"{label}-{name}".replace(" ", "-"), lambda: bench.judge.records(model, label, name, attack, kept))
+        return run.records_part(
+            f"{label}-{name}".replace(" ", "-"), lambda: bench.judge.records(model, label, name, attack, kept)
+        )
 
 
 def _build_curve(config: DictConfig, judges: DictConfig, candidates: CandidateSource) -> dict[float, RetrievalAttack]:
@@ -139,12 +144,17 @@ def _build_curve(config: DictConfig, judges: DictConfig, candidates: CandidateSo
     if not config.evaluation.eps_curve or not judges:
         return {}
     if name not in judges:
-        raise UserError(f"evaluation.curve_attack is {name!r}, but the judges are {', '.join(map(str, judges))}: choose one of them.")
+        raise UserError(
+            f"evaluation.curve_attack is {name!r}, but the judges are {', '.join(map(str, judges))}: "
+            "choose one of them."
+        )
     curve = {}
     for eps in config.evaluation.eps_curve:
         budget: Any = OmegaConf.to_container(config.attack, resolve=True)
         if budget["image"] is None:
-            raise UserError("evaluation.eps_curve needs an attack on images, but attack.image is null: choose attack=mat or pgd.")
+            raise UserError(
+                "evaluation.eps_curve needs an attack on images, but attack.image is null: choose attack=mat or pgd."
+            )
         budget["image"]["eps"] = eps
         curve[parse_eps(eps)] = build_attack(judges[name], candidates, seed=config.seed, budget=budget)
     return curve
@@ -176,7 +186,10 @@ def _flat(table: pd.DataFrame) -> dict[str, float]:
 
 def _chance(judge: Judge) -> dict[str, float]:
     chance = chance_recall(judge.relevance, 1)
-    return {"chance/image_to_text/recall_at_1": chance.image_to_text, "chance/text_to_image/recall_at_1": chance.text_to_image}
+    return {
+        "chance/image_to_text/recall_at_1": chance.image_to_text,
+        "chance/text_to_image/recall_at_1": chance.text_to_image,
+    }
 
 
 def _draw_curve(run: Run, bench: Bench, table: pd.DataFrame, curve: pd.DataFrame) -> list[tuple[str, Any]]:
@@ -210,13 +223,13 @@ def _example_rows(bench: Bench, model: DualEncoder, attack: RetrievalAttack, rec
     rows = torch.linspace(0, len(judge) - 1, min(_EXAMPLES, len(judge))).long()
     attacked, clean = judge.attack(model, attack, rows), judge.data.images(rows)
     own = torch.nonzero(torch.isin(judge.owner, rows)).flatten().tolist()
-    ranks = records.set_index(["direction", "query_id"])
+    ranks = records.set_index(["direction", "query_id"]).to_dict("index")
     shown = []
     for place, row in enumerate(rows.tolist()):
         mine = [j for j, caption in enumerate(own) if judge.owner[caption] == row]
         j = next((j for j in mine if attacked.captions[j] != judge.captions[own[j]]), mine[0])
-        image = ranks.loc[("image_to_text", judge.data.image_ids[row])]
-        caption = ranks.loc[("text_to_image", str(int(judge.caption_rows[own[j]])))]
+        image = ranks["image_to_text", judge.data.image_ids[row]]
+        caption = ranks["text_to_image", str(int(judge.caption_rows[own[j]]))]
         shown.append(
             Example(
                 clean=clean[place],
@@ -229,13 +242,14 @@ def _example_rows(bench: Bench, model: DualEncoder, attack: RetrievalAttack, rec
     return shown
 
 
-def _change(record: "pd.Series[Any]") -> str:
+def _change(record: Mapping[Hashable, Any]) -> str:
     return f"{record['clean_rank']} → {record['adversarial_rank']}"
 
 
 def _caveats(bench: Bench) -> list[str]:
     return [
         f"{len(bench.judge)} images and {len(bench.judge.captions)} captions; other galleries give other figures.",
-        "Both sides of every pair are attacked at once where an attack has both parts; each query is judged in the attacked gallery.",
+        "Both sides of every pair are attacked at once where an attack has both parts; "
+        "each query is judged in the attacked gallery.",
         "A robust figure is an upper bound: a stronger attack can only lower it.",
     ]

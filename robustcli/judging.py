@@ -42,7 +42,12 @@ class Judge:
     """
 
     def __init__(
-        self, data: ImageTextData, *, batch_size: int, limit: int | None = None, on_chunk: Callable[[int], None] | None = None
+        self,
+        data: ImageTextData,
+        *,
+        batch_size: int,
+        limit: int | None = None,
+        on_chunk: Callable[[int], None] | None = None,
     ) -> None:
         n = min(limit or len(data), len(data))
         self.data, self.batch_size, self.on_chunk = data, batch_size, on_chunk or (lambda _: None)
@@ -69,7 +74,7 @@ class Judge:
         return metrics.ranks(*self.features(model), self.relevance)
 
     def attack(self, model: DualEncoder, attack: RetrievalAttack, rows: Tensor | None = None) -> Attacked:
-        """Attack the images of ``rows`` (default: all) with their own captions, chunk by chunk, against the clean gallery."""
+        """Attack the images of ``rows`` (default: all) with their captions, chunk by chunk, in the clean gallery."""
         image_features, text_features = self.features(model)
         parts, owned = [], []
         for chunk in self._chunks(rows):
@@ -88,7 +93,9 @@ class Judge:
             self.on_chunk(len(chunk))
         order = torch.argsort(torch.cat(owned))  # a set may list the captions of an image far apart
         captions = [caption for part in parts for caption in part.captions]
-        costs = {key: torch.cat([getattr(part, key).cpu() for part in parts]) for key in ("norm", "queries", "gradients")}
+        costs = {
+            key: torch.cat([getattr(part, key).cpu() for part in parts]) for key in ("norm", "queries", "gradients")
+        }
         return Attacked(
             images=torch.cat([part.images.cpu() for part in parts]),
             captions=tuple(captions[j] for j in order.tolist()),
@@ -104,7 +111,7 @@ class Judge:
         attack: RetrievalAttack | None,
         keep: Callable[[Attacked], None] | None = None,
     ) -> pd.DataFrame:
-        """One row a query of both directions, for the model called ``label`` under the attack called ``name`` (None: no attack).
+        """One row a query of both directions, for the model ``label`` under the attack ``name`` (None: no attack).
 
         Args:
             keep: is given what the attack put out.
@@ -117,8 +124,9 @@ class Judge:
         images = self._side(clean.image_to_text, None if hostile is None else hostile.image_to_text, "image")
         captions = self._side(clean.text_to_image, None if hostile is None else hostile.text_to_image, "caption")
         if attacked is not None:
-            images = images.assign(norm=attacked.norm, queries=attacked.queries, gradients=attacked.gradients)
-            captions = captions.assign(edits=attacked.edits, caption=list(attacked.captions))
+            costs = {key: getattr(attacked, key).numpy() for key in ("norm", "queries", "gradients")}
+            images = images.assign(**costs)
+            captions = captions.assign(edits=attacked.edits.numpy(), caption=list(attacked.captions))
         table = pd.concat([images, captions], ignore_index=True)
         table.insert(0, "model", label)
         table.insert(1, "attack", name)
@@ -126,7 +134,7 @@ class Judge:
 
     def _ranks_of(self, model: DualEncoder, attacked: Attacked) -> metrics.Ranks:
         """Everything is encoded again from what the attack put out: no feature of the attack's own is believed."""
-        chunks = [self._encode_images(model, part) for part in attacked.images.split(self.batch_size)]
+        chunks = [self._encode_images(model, part) for part in torch.split(attacked.images, self.batch_size)]
         return metrics.ranks(torch.cat(chunks), self._encode_captions(model, attacked.captions), self.relevance)
 
     def _side(self, clean: Tensor, hostile: Tensor | None, side: str) -> pd.DataFrame:
@@ -134,7 +142,9 @@ class Judge:
         if side == "image":
             return metrics.per_query("image_to_text", names, names, clean, hostile)
         owners = [names[i] for i in self.owner.tolist()]
-        return metrics.per_query("text_to_image", self.caption_rows.tolist(), owners, clean, hostile).astype({"query_id": str})
+        return metrics.per_query("text_to_image", self.caption_rows.tolist(), owners, clean, hostile).astype(
+            {"query_id": str}
+        )
 
     def _pairs(self, chunk: Tensor, own: Tensor, model: DualEncoder) -> Pairs:
         place = torch.full((len(self),), -1).index_put((chunk,), torch.arange(len(chunk)))
@@ -147,7 +157,7 @@ class Judge:
         )
 
     def _chunks(self, rows: Tensor | None = None) -> Iterator[Tensor]:
-        yield from (self.image_rows if rows is None else rows).split(self.batch_size)
+        yield from torch.split(self.image_rows if rows is None else rows, self.batch_size)
 
     @torch.no_grad()
     def _encode_images(self, model: DualEncoder, images: Tensor) -> Tensor:
@@ -158,12 +168,12 @@ class Judge:
         """(M,D); captions of like length are encoded together, since a batch costs as much as its longest."""
         tokens = model.tokenize(captions)
         order = torch.argsort(tokens.argmax(-1), stable=True)
-        encoded = torch.cat([model.encode_text(tokens[rows]) for rows in order.split(4 * self.batch_size)])
+        encoded = torch.cat([model.encode_text(tokens[rows]) for rows in torch.split(order, 4 * self.batch_size)])
         return torch.empty_like(encoded).index_copy_(0, order.to(encoded.device), encoded)
 
 
 def summarise(records: pd.DataFrame, *, resamples: int, seed: int) -> pd.DataFrame:
-    """One row a model, attack and direction: recall with 95 % intervals (bootstrap over images) and both success rates with denominators.
+    """One row a model, attack and direction: recall with 95 % intervals (bootstrap over images), both success rates.
 
     Every column is an aggregation of ``records`` (see `Judge.records`); shares in [0,1].
     """
@@ -179,7 +189,11 @@ def _figures(table: pd.DataFrame, resamples: int, seed: int) -> Mapping[str, flo
     figures: dict[str, float | int | None] = {"queries": len(table)}
     for k in KS:
         interval = metrics.bootstrap(ranks <= k, groups, resamples=resamples, seed=seed)
-        figures |= {f"recall_at_{k}": interval.mean, f"recall_at_{k}_low": interval.low, f"recall_at_{k}_high": interval.high}
+        figures |= {
+            f"recall_at_{k}": interval.mean,
+            f"recall_at_{k}_low": interval.low,
+            f"recall_at_{k}_high": interval.high,
+        }
     if table["adversarial_rank"].notna().any():
         figures |= metrics.success_rates(table)
     return figures

@@ -87,7 +87,7 @@ class Attack(Common):
 class Evaluate(Common):
     """``robustcli evaluate``."""
 
-    checkpoints: dict[str, str] = field(default_factory=dict)
+    checkpoints: Any = None
     judges: Any = MISSING
     threads: int = MISSING
     device: str = MISSING

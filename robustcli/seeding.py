@@ -1,7 +1,8 @@
 """Seeds and generators: every random draw of the project comes from a generator that is derived here.
 
-A generator is named by what it is for (run seed, purpose, sample, step), never by when it is asked for; so the draw of a sample does not
-depend on batch size, order, neighbours, workers or a resume, and the global state of torch is never touched.
+A generator is named by what it is for (run seed, purpose, sample, step), never by when it is asked for; so the draw of
+a sample does not depend on batch size, order, neighbours, workers or a resume, and the global state of torch is never
+touched.
 """
 
 import hashlib

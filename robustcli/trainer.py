@@ -1,6 +1,7 @@
 """The training loop: batches in, robust weights out, resumable to the same bits.
 
-Everything that a step draws comes from (seed, step), so the state of a run is its step, its weights, the optimiser and the average.
+Everything that a step draws comes from (seed, step), so the state of a run is its step, its weights, the optimiser and
+the average.
 """
 
 import math
@@ -34,13 +35,16 @@ class TrainerSettings:
     """How long, how fast and on what a training runs; the keys of ``conf/trainer``.
 
     Args:
-        max_steps, max_seconds: the first of both bounds that is given rules; ``max_seconds`` of computing time is turned into a number of
-            steps at the start, from a few timed steps, so that the run itself is bounded by steps and can be rebuilt.
+        max_steps, max_seconds: the first of both bounds that is given rules; ``max_seconds`` of computing time is
+            turned into a number of steps at the start, from a few timed steps, so that the run itself is bounded by
+            steps and can be rebuilt.
         batch_size: pairs of a step and micro-batch; ``accumulation`` of them make an update.
-        lr, weight_decay: of AdamW; ``warmup``: share of the steps in which lr rises from 0; ``schedule``: ``cosine`` to 0, or ``constant``.
+        lr, weight_decay: of AdamW; ``warmup``: share of the steps in which lr rises from 0; ``schedule``: ``cosine`` to
+            0, or ``constant``.
         clip: largest norm of the gradient; null for none.
         precision: ``fp32``, or ``bf16`` autocast where the device has it.
-        ema: decay of an exponential moving average of the weights, which is then what is judged and saved; null for none.
+        ema: decay of an exponential moving average of the weights, which is then what is judged and saved; null for
+            none.
         save_minutes: the state is saved as often, and on SIGTERM and Ctrl-C.
     """
 
@@ -77,7 +81,8 @@ class Trainer:
 
     Args:
         state: file of the resumable state.
-        validate: called with the model every ``eval_every`` steps and at the end; its figures join the course of the training.
+        validate: called with the model every ``eval_every`` steps and at the end; its figures join the course of the
+            training.
     """
 
     def __init__(
@@ -185,7 +190,8 @@ class Trainer:
     def _set_lr(self) -> None:
         warm = self.settings.warmup * self.training.steps
         rise = min(1.0, (self.step + 1) / warm) if warm else 1.0
-        fall = 0.5 * (1 + math.cos(math.pi * self.step / self.training.steps)) if self.settings.schedule == "cosine" else 1.0
+        cosine = 0.5 * (1 + math.cos(math.pi * self.step / self.training.steps))
+        fall = cosine if self.settings.schedule == "cosine" else 1.0
         for group in self.optimiser.param_groups:
             group["lr"] = self.settings.lr * min(rise, fall)
 
@@ -296,7 +302,7 @@ def _blend(average: dict[str, Tensor], model: DualEncoder, decay: float) -> None
 
 
 def _computing_seconds(device: torch.device) -> float:
-    """Seconds of computing: of this process's threads on a CPU, where a busy machine must not shorten the training; else of the clock."""
+    """Seconds of computing on a CPU, where a busy machine must not shorten the training; else of the clock."""
     if device.type == "cpu":
         return time.process_time() / torch.get_num_threads()
     torch.cuda.synchronize(device)

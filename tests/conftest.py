@@ -8,12 +8,20 @@ from robustcli.data.scenes import synonym_table, vocabulary
 from robustcli.models import DualEncoder, tiny
 
 SIZES = {"train": 48, "val": 24, "test": 24}
-SMALL_MODEL = {"width": 32, "layers": 2, "text_width": 32, "text_layers": 1, "embed_dim": 32, "heads": 2, "text_heads": 2}
+SMALL_MODEL = {
+    "width": 32,
+    "layers": 2,
+    "text_width": 32,
+    "text_layers": 1,
+    "embed_dim": 32,
+    "heads": 2,
+    "text_heads": 2,
+}
 
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test reads or writes the cache of the person who runs it; the tests share one, so that scenes are rendered once."""
+    """No test touches the cache of the person who runs it; the tests share one, so that scenes are rendered once."""
     monkeypatch.setenv("ROBUSTCLI_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
 
 

@@ -1,4 +1,4 @@
-"""Which pairs a training step sees: a function of the seed and the step alone, so that a resume has no state to restore.
+"""Which pairs a training step sees: a function of seed and step alone, so that a resume has no state to restore.
 
 Shapes: B batch, N images.
 """
@@ -15,7 +15,7 @@ from robustcli.seeding import generator
 
 @dataclass(frozen=True)
 class PairBatch:
-    """B pairs of a training set: ``image_ids`` and ``caption_ids`` (B,) long, the captions, and ``matches`` (B,B) bool."""
+    """B training pairs: ``image_ids`` and ``caption_ids`` (B,) long, the captions, and ``matches`` (B,B) bool."""
 
     image_ids: Tensor
     caption_ids: Tensor
@@ -29,8 +29,8 @@ class PairSampler:
     def __init__(self, data: ImageTextData, *, batch_size: int, seed: int) -> None:
         if batch_size > len(data):
             raise UserError(
-                f"trainer.batch_size is {batch_size}, but the {data.split} split of {data.name} has {len(data)} images: "
-                f"set trainer.batch_size={len(data)} or less."
+                f"trainer.batch_size is {batch_size}, but the {data.split} split of {data.name} has {len(data)} "
+                f"images: set trainer.batch_size={len(data)} or less."
             )
         self._data = data
         self._captions_of = data.captions_of()

@@ -23,8 +23,9 @@ from robustcli.seeding import generator
 class Objective:
     """One training objective; MAT, TeCoA, text-only and clean fine-tuning differ in these fields alone.
 
-    The inner attack is sequential, one pass, text first and then the image against the attacked caption, with frozen weights; the outer
-    loss is the contrastive one on the attacked pair (Waseda et al. 2026, section 3.2 as restated by its authors).
+    The inner attack is sequential, one pass, text first and then the image against the attacked caption, with frozen
+    weights; the outer loss is the contrastive one on the attacked pair (Waseda et al. 2026, section 3.2 as restated by
+    its authors).
 
     Args:
         name: what tables call it.
@@ -44,7 +45,10 @@ class Objective:
     clean_weight: float = 0.0
 
     def __post_init__(self) -> None:
-        for key, value, known in (("positives", self.positives, Positives), ("directions", self.directions, Directions)):
+        for key, value, known in (
+            ("positives", self.positives, Positives),
+            ("directions", self.directions, Directions),
+        ):
             if value not in get_args(known):
                 raise UserError(f"defense.{key} is {value!r}: choose one of {', '.join(get_args(known))}.")
         for key, share in (("attacked_captions", self.attacked_captions), ("clean_weight", self.clean_weight)):
@@ -55,9 +59,13 @@ class Objective:
         """Raise `UserError` if ``attack`` lacks a side that this defence attacks."""
         for side in ("image", "text"):
             if getattr(self, side) and getattr(attack, side) is None:
-                raise UserError(f"defense={self.name} attacks the {side}, but attack.{side} is null: choose attack=mat.")
+                raise UserError(
+                    f"defense={self.name} attacks the {side}, but attack.{side} is null: choose attack=mat."
+                )
 
-    def loss(self, model: DualEncoder, attack: RetrievalAttack, images: Tensor, batch: PairBatch, *, seed: int) -> Tensor:
+    def loss(
+        self, model: DualEncoder, attack: RetrievalAttack, images: Tensor, batch: PairBatch, *, seed: int
+    ) -> Tensor:
         """Loss of one batch, a scalar with gradients to the weights of ``model``.
 
         Args:
@@ -65,8 +73,11 @@ class Objective:
             seed: names the draws of this step.
         """
         captions = self._attack_captions(model, attack, images, batch, seed) if self.text else batch.captions
-        text_features = model.encode_text(model.tokenize(captions))  # serves the inner attack too: a third of a step saved
-        attacked = self._attack_images(model, attack, images, text_features.detach(), batch, seed) if self.image else images
+        # Serves the inner attack too: a third of a step saved.
+        text_features = model.encode_text(model.tokenize(captions))
+        attacked = (
+            self._attack_images(model, attack, images, text_features.detach(), batch, seed) if self.image else images
+        )
         loss = self._contrast(model, model.encode_image(attacked), text_features, batch).mean()
         if self.clean_weight == 0:
             return loss
@@ -97,9 +108,15 @@ class Objective:
         return tuple(captions)
 
     def _attack_images(
-        self, model: DualEncoder, attack: RetrievalAttack, images: Tensor, text_features: Tensor, batch: PairBatch, seed: int
+        self,
+        model: DualEncoder,
+        attack: RetrievalAttack,
+        images: Tensor,
+        text_features: Tensor,
+        batch: PairBatch,
+        seed: int,
     ) -> Tensor:
-        """The images moved against the captions as they are now; the inner loss is the outer one, all rows moving together."""
+        """The images moved against the captions as they are now; the inner loss is the outer one, over all rows."""
         assert attack.image is not None
 
         def objective(moved: Tensor, rows: Tensor) -> Tensor:
@@ -113,7 +130,12 @@ class Objective:
     def _contrast(self, model: DualEncoder, image_features: Tensor, text_features: Tensor, batch: PairBatch) -> Tensor:
         matches = batch.matches.to(image_features.device)
         return info_nce(
-            image_features, text_features, model.logit_scale, matches, positives=self.positives, directions=self.directions
+            image_features,
+            text_features,
+            model.logit_scale,
+            matches,
+            positives=self.positives,
+            directions=self.directions,
         )
 
 

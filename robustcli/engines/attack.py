@@ -1,6 +1,5 @@
 """`robustcli attack`: attack a data set with one attack, and keep every adversarial pair."""
 
-import pandas as pd
 from omegaconf import DictConfig, OmegaConf
 from safetensors.torch import save_file
 
@@ -16,7 +15,8 @@ _SHARD = 1024  # images a file: 600 MB at 224 pixels
 def run(config: DictConfig, run: Run) -> float:
     """Attack with ``attack`` and write what came out to ``adversarial/``; returns the recall@1 that is left.
 
-    The images are float32 (a byte or a JPEG would undo a small perturbation); the captions stand in ``records.parquet``.
+    The images are float32 (a byte or a JPEG would undo a small perturbation); the captions stand in
+    ``records.parquet``.
     """
     device = choose_device(config.device, config.threads)
     with run.phase("load"):
@@ -31,7 +31,9 @@ def run(config: DictConfig, run: Run) -> float:
         weights={"model": model.fingerprint()},
     )
     with run.phase("attack"):
-        records = judge_model(run, bench, model, "model", keep=lambda attack, found: _write_images(run, attack, found, name))
+        records = judge_model(
+            run, bench, model, "model", keep=lambda attack, found: _write_images(run, attack, found, name)
+        )
     with run.phase("report"):
         table = write_results(run, bench, {"model": model}, records, title=f"Attack: {name}")
     return robust_recall(table, "model")

@@ -4,16 +4,17 @@ import pandas as pd
 from omegaconf import DictConfig
 
 from robustcli.building import build_candidates, build_data, build_model, choose_device
+from robustcli.errors import UserError
 from robustcli.evaluation import build_bench, judge_model, robust_recall, write_results
 from robustcli.run import Run
 
 
 def run(config: DictConfig, run: Run) -> float:
-    """Judge the models of ``checkpoints`` (label: path), or the one of ``checkpoint``; returns the last one's robust recall@1."""
+    """Judge the models of ``checkpoints`` (label: path), or that of ``checkpoint``; returns the last recall@1."""
     device = choose_device(config.device, config.threads)
     with run.phase("load"):
         data = build_data(config.dataset, config.evaluation.split)
-        checkpoints = dict(config.checkpoints) or {"model": config.checkpoint}
+        checkpoints = _checkpoints(config)
         models = {
             str(label): build_model(config.model, path, data, seed=config.seed).to(device)
             for label, path in checkpoints.items()
@@ -30,3 +31,15 @@ def run(config: DictConfig, run: Run) -> float:
     with run.phase("report"):
         table = write_results(run, bench, models, pd.concat(records, ignore_index=True), title="Evaluation")
     return robust_recall(table, list(models)[-1])
+
+
+def _checkpoints(config: DictConfig) -> dict[str, str | None]:
+    """Label -> path of what is judged."""
+    if config.checkpoints is None:
+        return {"model": config.checkpoint}
+    if not isinstance(config.checkpoints, DictConfig) or config.checkpoint is not None:
+        raise UserError(
+            "checkpoints takes labels and paths, '{clean: a.safetensors, mat: b.safetensors}', and no checkpoint "
+            "beside it."
+        )
+    return {str(label): str(path) for label, path in config.checkpoints.items()}

@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from robustcli import files, metrics
 from robustcli.building import build_attack, build_candidates, build_data, build_model, build_objective, choose_device
 from robustcli.data.base import ImageTextData
-from robustcli.evaluation import Bench, build_bench, judge_model, robust_recall, write_results
+from robustcli.evaluation import build_bench, judge_model, robust_recall, write_results
 from robustcli.judging import Judge
 from robustcli.models import DualEncoder, save_weights
 from robustcli.report.progress import Progress
@@ -19,7 +19,7 @@ from robustcli.trainer import Trainer, TrainerSettings, Training
 
 
 def run(config: DictConfig, run: Run) -> float:
-    """Train as ``config`` says and judge the model before and after; returns the robust recall@1 after (see `robust_recall`)."""
+    """Train as ``config`` says, judge the model before and after; returns the robust recall@1 (see `robust_recall`)."""
     device = choose_device(config.trainer.device, config.trainer.threads)
     with run.phase("load"):
         train, val, test = (build_data(config.dataset, split) for split in ("train", "val", config.evaluation.split))
@@ -52,7 +52,9 @@ def run(config: DictConfig, run: Run) -> float:
     return robust_recall(table, "after")
 
 
-def _build_trainer(config: DictConfig, run: Run, model: DualEncoder, train: ImageTextData, val: ImageTextData, candidates: Any) -> Trainer:
+def _build_trainer(
+    config: DictConfig, run: Run, model: DualEncoder, train: ImageTextData, val: ImageTextData, candidates: Any
+) -> Trainer:
     settings: Any = OmegaConf.to_container(config.trainer, resolve=True)
     validation = Judge(val, batch_size=config.evaluation.batch_size, limit=config.evaluation.limit)
     return Trainer(
@@ -70,7 +72,7 @@ def _build_trainer(config: DictConfig, run: Run, model: DualEncoder, train: Imag
 def _train(trainer: Trainer) -> Training:
     trainer.prepare()
     with Progress(trainer.training.steps, "train", done=trainer.step, unit="pairs") as progress:
-        return trainer.fit(lambda figures: progress.advance(samples=trainer.pairs_per_step, **figures))
+        return trainer.fit(lambda figures: progress.advance(1, samples=trainer.pairs_per_step, **figures))
 
 
 def _recall(validation: Judge, model: DualEncoder) -> Mapping[str, float]:
@@ -84,7 +86,10 @@ def _recall(validation: Judge, model: DualEncoder) -> Mapping[str, float]:
 def _note(run: Run, model: DualEncoder, sets: Mapping[str, ImageTextData]) -> None:
     run.note(
         device=str(model.device),
-        data={split: {"fingerprint": data.fingerprint, "images": len(data), "skipped": data.skipped} for split, data in sets.items()},
+        data={
+            split: {"fingerprint": data.fingerprint, "images": len(data), "skipped": data.skipped}
+            for split, data in sets.items()
+        },
         weights={"before": model.fingerprint()},
     )
 

@@ -33,10 +33,13 @@ def reading(caption: str, objects: list[tuple[str, ...]], texture: str) -> bool:
             return False
     relation = next((word for word in ("above", "left of") if f" {word} " in text), None)
     phrases = text.split(f" {relation} ") if relation else text.split(" and ")
-    if len(phrases) > 1 and " ".join(phrases[-1].split()[-2:]) in PLACES:  # the full description tells every shape there is
+    # The full description tells every shape there is.
+    if len(phrases) > 1 and " ".join(phrases[-1].split()[-2:]) in PLACES:
         if len(phrases) != len(objects):
             return False
-    elif text.startswith("a ") and " ".join(text.split()[-2:]) in PLACES and " in the " not in text and len(objects) != 1:
+    elif (
+        text.startswith("a ") and " ".join(text.split()[-2:]) in PLACES and " in the " not in text and len(objects) != 1
+    ):
         return False
     return any(
         all(holds(phrase, given) for phrase, given in zip(phrases, order, strict=False)) and related(relation, order)
@@ -63,9 +66,7 @@ def test_truth_is_what_a_reader_of_the_captions_finds() -> None:
     world = data._world
     found = data.relevance(torch.arange(40), torch.arange(240))
     for i in range(20):
-        objects = [
-            (COLOURS[c], KINDS[k], SIZES[s], PLACES[p]) for c, k, s, p in world.objects[i].tolist() if c != NONE
-        ]
+        objects = [(COLOURS[c], KINDS[k], SIZES[s], PLACES[p]) for c, k, s, p in world.objects[i].tolist() if c != NONE]
         expected = [reading(caption, objects, TEXTURES[world.textures[i]]) for caption in data.captions]
         wrong = [data.captions[j] for j in range(240) if expected[j] != bool(found[i, j])]
         assert not wrong, (objects, wrong)
@@ -96,7 +97,10 @@ def test_a_larger_set_starts_with_the_smaller() -> None:
 
 
 def test_splits_share_no_scene_whatever_the_seeds() -> None:
-    keys = [set(scene_keys(draw_world(split, 300, seed)).tolist()) for split, seed in (("train", 1), ("val", 2), ("test", 1))]
+    keys = [
+        set(scene_keys(draw_world(split, 300, seed)).tolist())
+        for split, seed in (("train", 1), ("val", 2), ("test", 1))
+    ]
     assert all(len(k) == 300 for k in keys)
     assert not keys[0] & keys[1] and not keys[0] & keys[2] and not keys[1] & keys[2]
 
@@ -111,7 +115,7 @@ def test_the_order_of_objects_makes_no_other_scene() -> None:
 def test_pixels(size: int) -> None:
     images = Scenes(split="val", size=size, **SMALL).images(torch.arange(8))
     assert images.shape == (8, 3, size, size) and images.dtype == torch.float32
-    assert 0 <= images.min() and images.max() <= 1 and images.flatten(1).std(1).min() > 0.01
+    assert images.min() >= 0 and images.max() <= 1 and images.flatten(1).std(1).min() > 0.01
 
 
 def test_contrast_scales_the_distance_from_grey() -> None:
@@ -124,7 +128,11 @@ def test_synonym_frequency_is_the_share_of_rare_words() -> None:
     words = [word for caption in data.captions for word in caption.split() if word in COMMON]
     share = sum(word != COMMON[word] for word in words) / len(words)
     assert share == pytest.approx(0.2, abs=0.02)
-    assert all(word == COMMON.get(word, word) for c in Scenes(split="val", synonym_frequency=0, **SMALL).captions for word in c.split())
+    assert all(
+        word == COMMON.get(word, word)
+        for c in Scenes(split="val", synonym_frequency=0, **SMALL).captions
+        for word in c.split()
+    )
 
 
 def test_every_word_is_in_the_vocabulary_and_synonyms_are_mutual() -> None:
@@ -136,7 +144,12 @@ def test_every_word_is_in_the_vocabulary_and_synonyms_are_mutual() -> None:
 
 @pytest.mark.parametrize(
     ("change", "said"),
-    [({"split": "dev"}, "test"), ({"size": 48}, "32 or 64"), ({"synonym_frequency": 4}, "between 0 and 1"), ({"contrast": 0}, "contrast")],
+    [
+        ({"split": "dev"}, "test"),
+        ({"size": 48}, "32 or 64"),
+        ({"synonym_frequency": 4}, "between 0 and 1"),
+        ({"contrast": 0}, "contrast"),
+    ],
 )
 def test_mistakes_are_named(change: dict, said: str) -> None:
     with pytest.raises(UserError, match=said):

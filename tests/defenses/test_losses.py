@@ -27,7 +27,9 @@ def test_two_rows_of_one_image_cost_ln2_on_the_diagonal_and_nothing_when_masked(
     """The floor of the plain loss where two pairs share an image: each sees the other's true caption as a negative."""
     x = torch.eye(4, dtype=torch.float64)[[0, 0]]
     matches = torch.ones(2, 2, dtype=torch.bool)
-    assert info_nce(x, x, torch.tensor(100.0), matches, positives="diagonal").mean().item() == pytest.approx(math.log(2))
+    assert info_nce(x, x, torch.tensor(100.0), matches, positives="diagonal").mean().item() == pytest.approx(
+        math.log(2)
+    )
     assert info_nce(x, x, torch.tensor(100.0), matches, positives="mask").mean().item() == 0
 
 
@@ -36,7 +38,9 @@ def test_soft_targets_are_shared_evenly_by_the_true_pairs() -> None:
     matches = torch.tensor([[1, 1, 0], [0, 1, 0], [0, 0, 1]], dtype=torch.bool)
     rows = -(F.log_softmax(10 * x @ t.T, 1) * matches / matches.sum(1, keepdim=True)).sum(1).mean()
     columns = -(F.log_softmax(10 * t @ x.T, 1) * matches.T / matches.T.sum(1, keepdim=True)).sum(1).mean()
-    assert info_nce(x, t, SCALE, matches, positives="soft").mean().item() == pytest.approx(((rows + columns) / 2).item())
+    assert info_nce(x, t, SCALE, matches, positives="soft").mean().item() == pytest.approx(
+        ((rows + columns) / 2).item()
+    )
 
 
 def test_one_direction_ignores_the_other() -> None:

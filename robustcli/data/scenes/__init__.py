@@ -1,8 +1,8 @@
 """`scenes`: the embedded set of rendered pictures with captions, whose relation of truth is known exactly.
 
-A scene holds one to three shapes on a textured background; each shape has a colour, a kind, a size and a place. Six captions say more or
-less of it, in words that have synonyms. What a caption claims is kept as a predicate, so that for every pair of caption and picture it is
-known whether the caption is true of it.
+A scene holds one to three shapes on a textured background; each shape has a colour, a kind, a size and a place. Six
+captions say more or less of it, in words that have synonyms. What a caption claims is kept as a predicate, so that for
+every pair of caption and picture it is known whether the caption is true of it.
 """
 
 import hashlib
@@ -34,7 +34,8 @@ class Scenes(ImageTextData):
         split: ``train``, ``val`` or ``test``; no scene stands in two of them, whatever the seed.
         size: pixels a side, 32 or 64.
         train, val, test: how many images each split has.
-        synonym_frequency: chance in [0,1] that a word is written as one of its rarer synonyms. It sets how much a word substitution hurts.
+        synonym_frequency: chance in [0,1] that a word is written as one of its rarer synonyms. It sets how much a word
+            substitution hurts.
         contrast: distance of all tones from mid-grey, in (0,1]. It sets how much a perturbation of a given eps hurts.
         noise: each pixel is shifted by up to so many of 255 grey levels.
         seed: of the scenes, their pictures and their words.

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from robustcli.data.scenes.draws import integers, words
 from robustcli.data.scenes.world import COLOURS, KINDS, NONE, OBJECTS, PLACES, SIZES, TEXTURES, World
 
-# Words of one line mean the same. The first is the common one; the others are drawn with the frequency that the recipe asks for.
+# Words of one line mean the same. The first is the common one; the others are drawn with the frequency that the recipe
+# asks for.
 SYNONYMS = (
     ("red", "crimson", "scarlet"),
     ("green", "jade", "mint"),
@@ -51,7 +52,8 @@ _RELATIONS = {ABOVE: "above", LEFT_OF: "left of"}
 class Predicates:
     """What M captions claim; `NONE` stands for what one leaves open.
 
-    ``patterns`` (M,P,A): objects that must be there, each another one; ``counts`` and ``textures`` (M,); ``relations`` (M,), 0 for none.
+    ``patterns`` (M,P,A): objects that must be there, each another one; ``counts`` and ``textures`` (M,); ``relations``
+    (M,), 0 for none.
     """
 
     patterns: NDArray[np.int64]
@@ -76,8 +78,8 @@ def synonym_table() -> dict[str, tuple[str, ...]]:
 def truth(world: World, predicates: Predicates) -> NDArray[np.bool_]:
     """(N,M): whether each caption is true of each scene.
 
-    A caption is true if its patterns can be given to different objects of the scene, so that all attributes, the relation, the count
-    and the texture hold.
+    A caption is true if its patterns can be given to different objects of the scene, so that all attributes, the
+    relation, the count and the texture hold.
     """
     fits = _fits(world, predicates)
     possible = np.zeros(fits.shape[2:], dtype=bool)
@@ -85,12 +87,14 @@ def truth(world: World, predicates: Predicates) -> NDArray[np.bool_]:
         given = fits[order[0], 0] & fits[order[1], 1] & fits[order[2], 2]
         possible |= given & _related(world, predicates, order[0], order[1])
     possible &= (predicates.counts == NONE)[None] | (world.counts[:, None] == predicates.counts[None])
-    return possible & ((predicates.textures == NONE)[None] | (world.textures[:, None] == predicates.textures[None]))
+    possible &= (predicates.textures == NONE)[None] | (world.textures[:, None] == predicates.textures[None])
+    return possible
 
 
 def _fits(world: World, predicates: Predicates) -> NDArray[np.bool_]:
-    """(O,P,N,M): whether the object has what the pattern asks; a pattern that asks nothing fits also an object that is not there."""
-    objects, patterns = world.objects.astype(np.int8), predicates.patterns.astype(np.int8)  # an eighth of the memory to go through
+    """(O,P,N,M): whether the object has what the pattern asks; one that asks nothing fits also an absent object."""
+    # An eighth of the memory to go through.
+    objects, patterns = world.objects.astype(np.int8), predicates.patterns.astype(np.int8)
     fits = np.ones((OBJECTS, OBJECTS, len(objects), len(patterns)), dtype=bool)
     for o, p, a in itertools.product(range(OBJECTS), range(OBJECTS), range(objects.shape[2])):
         want = patterns[None, :, p, a]
@@ -102,7 +106,8 @@ def _related(world: World, predicates: Predicates, first: int, second: int) -> N
     a, b = world.objects[:, first, 3], world.objects[:, second, 3]
     above, left = (a // 2 < b // 2)[:, None], (a % 2 < b % 2)[:, None]
     relation = predicates.relations[None]
-    return (relation == 0) | ((relation == ABOVE) & above) | ((relation == LEFT_OF) & left)
+    holds: NDArray[np.bool_] = (relation == 0) | ((relation == ABOVE) & above) | ((relation == LEFT_OF) & left)
+    return holds
 
 
 def write_captions(world: World, synonym_frequency: float, seed: int) -> tuple[list[str], Predicates]:
@@ -112,12 +117,16 @@ def write_captions(world: World, synonym_frequency: float, seed: int) -> tuple[l
         synonym_frequency: chance in [0,1] that a word which has synonyms is written as one of them.
     """
     n = len(world)
-    orders = np.argsort((words(seed, 21, (n, OBJECTS)) >> np.uint64(1)) | (world.objects[:, :, 0] == NONE).astype(np.uint64) << np.uint64(63), axis=1)
-    told = np.take_along_axis(world.objects, orders[:, :, None], axis=1)  # every scene tells its objects in an order of its own
+    absent = (world.objects[:, :, 0] == NONE).astype(np.uint64) << np.uint64(63)
+    orders = np.argsort((words(seed, 21, (n, OBJECTS)) >> np.uint64(1)) | absent, axis=1)
+    # Every scene tells its objects in an order of its own.
+    told = np.take_along_axis(world.objects, orders[:, :, None], axis=1)
     choice = integers(seed, 22, (n,), 2)
     drafts = [
         draft
-        for objects, count, texture, pick in zip(told.tolist(), world.counts.tolist(), world.textures.tolist(), choice.tolist(), strict=True)
+        for objects, count, texture, pick in zip(
+            told.tolist(), world.counts.tolist(), world.textures.tolist(), choice.tolist(), strict=True
+        )
         for draft in _six(objects[:count], texture, pick)
     ]
     texts = _with_synonyms([text for text, *_ in drafts], synonym_frequency, seed)
@@ -135,7 +144,8 @@ def _six(objects: list[list[int]], texture: int, pick: int) -> list[Draft]:
     named = [[c, k, NONE, NONE] for c, k, _, _ in objects]
     sized = [[NONE, k, s, NONE] for _, k, s, _ in objects]
     vague = [[first[0], NONE, NONE, first[3]], [NONE, first[1], NONE, first[3]]][pick]
-    vague_text = f"{['something ' + COLOURS[first[0]], 'a ' + KINDS[first[1]]][pick]} in the {PLACES[first[3]]} on {ground}"
+    seen = [f"something {COLOURS[first[0]]}", f"a {KINDS[first[1]]}"][pick]
+    vague_text = f"{seen} in the {PLACES[first[3]]} on {ground}"
     return [
         (" and ".join(f"a {_full(o)}" for o in objects) + f" on {ground}", objects, count, texture, 0),
         (" and ".join(f"a {COLOURS[c]} {KINDS[k]}" for c, k, _, _ in named) + f" on {ground}", named, NONE, texture, 0),
@@ -152,7 +162,8 @@ def _relation(objects: list[list[int]], texture: int) -> Draft:
         return f"a {SIZES[s]} {COLOURS[c]} {KINDS[k]} on {TEXTURES[texture]}", [[c, k, s, NONE]], NONE, texture, 0
     first, second = objects[:2]
     relation = ABOVE if first[3] // 2 != second[3] // 2 else LEFT_OF
-    if first[3] > second[3]:  # places are numbered row by row, so the smaller one is above, or left where the row is the same
+    # Places are numbered row by row, so the smaller one is above, or left where the row is the same.
+    if first[3] > second[3]:
         first, second = second, first
     pair = [[first[0], first[1], NONE, NONE], [second[0], second[1], NONE, NONE]]
     a, b = (f"a {COLOURS[c]} {KINDS[k]}" for c, k, _, _ in pair)

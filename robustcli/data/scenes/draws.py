@@ -15,7 +15,7 @@ def mix(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 
 def words(seed: int, stream: int, shape: tuple[int, ...]) -> NDArray[np.uint64]:
-    """64-bit random words of ``shape``; each (seed, stream) is a sequence of its own, and a longer one starts with the shorter."""
+    """64-bit random words of ``shape``; each (seed, stream) is its own sequence, longer ones start with shorter."""
     base = mix(mix(np.array([seed], dtype=np.uint64)) ^ np.uint64(stream))
     counter = np.arange(int(np.prod(shape)), dtype=np.uint64)
     return mix(mix(counter) ^ base).reshape(shape)

@@ -10,7 +10,9 @@ from robustcli.data.scenes.draws import integers, words
 from robustcli.data.scenes.world import NONE, OBJECTS, World
 
 Grid = NDArray[np.int32]
-_RGB = np.array([[214, 52, 48], [52, 168, 72], [56, 92, 214], [226, 200, 60], [146, 70, 184], [238, 128, 176]], dtype=np.int32)
+_RGB = np.array(
+    [[214, 52, 48], [52, 168, 72], [56, 92, 214], [226, 200, 60], [146, 70, 184], [238, 128, 176]], dtype=np.int32
+)
 _CHUNK = 64  # part of the recipe: the noise is drawn chunk by chunk
 _STREAM = 40
 _TEXTURE = 28  # half the grey levels between the two tones of a background
@@ -21,7 +23,8 @@ def render(world: World, size: int, seed: int, *, contrast: float, noise: int) -
 
     Args:
         size: S, a multiple of 32.
-        contrast: distance of all tones from mid-grey, 1 for full; an attack of a given eps hurts twice as much at half the contrast.
+        contrast: distance of all tones from mid-grey, 1 for full; an attack of a given eps hurts twice as much at half
+            the contrast.
         noise: each channel of each pixel is shifted by up to this many grey levels afterwards.
     """
     n, scale = len(world), size // 32
@@ -52,7 +55,9 @@ def _background(textures: NDArray[np.int64], place: dict[str, Grid], points: int
     checks = (x // period + y // period) % 2
     dots = ((x % period - period // 2) ** 2 + (y % period - period // 2) ** 2 <= (period // 3) ** 2).astype(np.int32)
     kind = textures[:, None, None]
-    sign = np.where(kind == 1, 2 * stripes - 1, np.where(kind == 2, 2 * checks - 1, np.where(kind == 3, 2 * dots - 1, 0)))
+    sign = np.where(
+        kind == 1, 2 * stripes - 1, np.where(kind == 2, 2 * checks - 1, np.where(kind == 3, 2 * dots - 1, 0))
+    )
     return np.asarray(place["tone"][:, :, None, None] + _TEXTURE * sign[:, None], dtype=np.int32)
 
 
@@ -89,5 +94,6 @@ def _halved(canvas: Grid) -> Grid:
 
 
 def _noise(part: slice, n: int, size: int, seed: int, level: int) -> Grid:
-    draw = words(seed, _STREAM + 100 + part.start, (n, 3, size, size // 8)).astype("<u8").view(np.uint8)  # eight draws a word
+    # Eight draws a word.
+    draw = words(seed, _STREAM + 100 + part.start, (n, 3, size, size // 8)).astype("<u8").view(np.uint8)
     return np.asarray(((draw.astype(np.int32) * (2 * level + 1)) >> 8) - level, dtype=np.int32)

@@ -32,7 +32,8 @@ class World:
     @property
     def counts(self) -> NDArray[np.int64]:
         """(N,) number of objects."""
-        return (self.objects[:, :, 0] != NONE).sum(1)
+        counts: NDArray[np.int64] = (self.objects[:, :, 0] != NONE).sum(1)
+        return counts
 
     def __getitem__(self, index: NDArray[np.int64] | slice) -> "World":
         return World(self.objects[index], self.textures[index])
@@ -56,7 +57,9 @@ def draw_world(split: str, n: int, seed: int) -> World:
     fresh[first] = True
     chosen = np.flatnonzero(fresh & (tenth >= low) & (tenth < high))[:n]
     if len(chosen) < n:
-        raise ValueError(f"the space of scenes gave only {len(chosen)} different ones of split {split}, {n} were asked for")
+        raise ValueError(
+            f"the space of scenes gave only {len(chosen)} different ones of split {split}, {n} were asked for"
+        )
     return world[chosen]
 
 
@@ -70,7 +73,8 @@ def scene_keys(world: World) -> NDArray[np.uint64]:
 
 def _draw(n: int, seed: int) -> World:
     objects = np.stack([integers(seed, 1 + a, (n, OBJECTS), len(names)) for a, names in enumerate(ATTRIBUTES)], axis=2)
-    objects[:, :, _PLACE] = np.argsort(words(seed, 5, (n, len(PLACES))), axis=1)[:, :OBJECTS]  # a place holds one object
+    # A place holds one object.
+    objects[:, :, _PLACE] = np.argsort(words(seed, 5, (n, len(PLACES))), axis=1)[:, :OBJECTS]
     counts = np.array([1, 2, 2, 2, 3])[integers(seed, 6, (n,), 5)]
     objects[np.arange(OBJECTS)[None, :] >= counts[:, None]] = NONE
     return World(objects, integers(seed, 7, (n,), len(TEXTURES)))
