@@ -1,0 +1,291 @@
+"""The base classes of all attacks: a subclass supplies the search, the base projects, audits and judges every result
+itself.
+
+Shapes: B batch, C channels, N images, M captions, K candidates, D embedding.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from inspect import signature
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from robustcli.attacks.losses import IMAGE_LOSSES, TEXT_LOSSES, Target, image_objective, known_loss, text_objective
+from robustcli.attacks.oracle import ImageObjective, ImageOracle, Meter, TextEncoder, TextObjective
+from robustcli.attacks.pairs import (
+    Adversarial,
+    DualEncoderLike,
+    Gallery,
+    ImageAdversarial,
+    Pairs,
+    check_images,
+)
+from robustcli.attacks.state import frozen
+from robustcli.attacks.threat import L2, Eps, Linf, Words
+from robustcli.errors import UserError
+
+__all__ = [
+    "Adversarial",
+    "Attack",
+    "DualEncoderLike",
+    "Gallery",
+    "ImageAdversarial",
+    "ImageAttack",
+    "Pairs",
+    "RetrievalAttack",
+    "TextAttack",
+    "frozen",
+]
+
+
+class Attack:
+    """What all attacks share: hyper-parameters that show in ``repr``."""
+
+    def __repr__(self) -> str:
+        settings = ", ".join(f"{name}={getattr(self, name)!r}" for name in signature(type(self)).parameters)
+        return f"{type(self).__name__}({settings})"
+
+
+class ImageAttack(Attack, ABC):
+    """Moves images within a ball.
+
+    Args:
+        norm: ``linf`` or ``l2``.
+        eps: radius in units of [0,1] pixels, such as ``"4/255"``.
+        loss: what is raised against a dual encoder: ``gallery``, ``own_pair``, ``drift`` or ``infonce``; see `losses`.
+        seed: of the run; a sample's draws depend on it and on the sample's id alone.
+
+    Raises:
+        UserError: an unknown norm or loss, or an impossible eps.
+    """
+
+    def __init__(self, *, norm: str = "linf", eps: Eps = "4/255", loss: str = "gallery", seed: int = 0) -> None:
+        if norm not in ("linf", "l2"):
+            raise UserError(f"attack.image.norm is {norm!r}: choose linf or l2.")
+        self.budget: Linf | L2 = Linf(eps) if norm == "linf" else L2(eps)  # type: ignore[arg-type]
+        self.norm, self.eps, self.seed = norm, self.budget.eps, seed
+        self.loss = known_loss(loss, IMAGE_LOSSES, "attack.image.loss")
+
+    @abstractmethod
+    def find(self, oracle: ImageOracle, images: Tensor, sample_ids: Sequence[int], start: Tensor | None) -> Tensor:
+        """The attack's own part: images (N,C,H,W) of higher loss; row ``i`` of ``images`` is row ``i`` of the
+        oracle.
+        """
+
+    def maximise(
+        self,
+        objective: ImageObjective,
+        images: Tensor,
+        sample_ids: Tensor,
+        *,
+        start: Tensor | None = None,
+        meter: Meter | None = None,
+    ) -> Tensor:
+        """Images within the budget that raise ``objective``; the model behind it should be `frozen`.
+
+        Args:
+            objective: images (B,C,H,W) and their rows (B,) in ``images`` -> (B,) losses.
+            images: (N,C,H,W) float32 in [0,1]; left as they are.
+            sample_ids: (N,) long, names of the samples' draws.
+            start: (N,C,H,W), the first iterate in place of a random start; it is projected.
+            meter: is told what was spent.
+
+        Raises:
+            ValueError: images out of range, or of the wrong shape or dtype.
+            RuntimeError: the search changed its input, or put out a NaN: a fault of the attack.
+        """
+        check_images(images)
+        if len(sample_ids) != len(images):
+            raise ValueError(f"{len(sample_ids)} sample_ids for {len(images)} images")
+        if self.budget.eps == 0 or not len(images):
+            return images.clone()
+        clean, oracle = images.detach().clone(), ImageOracle(objective, meter or Meter.of(len(images)))
+        found = self.find(oracle, clean, sample_ids.tolist(), start)
+        if not torch.equal(clean, images):
+            raise RuntimeError(f"{type(self).__name__} wrote into its input")
+        found = self.budget.settle(found.detach(), clean)
+        self.budget.audit(found, clean)
+        return found
+
+    def __call__(
+        self, model: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor, sample_ids: Tensor | None = None
+    ) -> ImageAdversarial:
+        """Attack a classifier: images (B,C,H,W), labels (B,) long, logits (B,classes); success is ``argmax !=
+        label``.
+        """
+        ids = torch.arange(len(images)) if sample_ids is None else sample_ids
+        meter = Meter.of(len(images))
+        with frozen(model):
+            objective = self._classification(model, labels)
+            found = self.maximise(objective, images, ids, meter=meter)
+            with torch.no_grad():
+                logits = model(found)
+        if bool(logits.isnan().any()):
+            raise ValueError("the model gave NaN logits: its success under attack cannot be judged")
+        success = logits.argmax(1) != labels
+        return ImageAdversarial(images=found, success=success, norm=self.budget.audit(found, images), **vars(meter))
+
+    @staticmethod
+    def _classification(model: Callable[[Tensor], Tensor], labels: Tensor) -> ImageObjective:
+        return lambda images, rows: F.cross_entropy(model(images), labels[rows], reduction="none")
+
+
+class TextAttack(Attack, ABC):
+    """Edits captions within a budget of words.
+
+    Args:
+        max_words: words that may change, 0 or more; counted on the caption that comes out.
+        objective: what is raised against a dual encoder: ``guided``, ``drift`` or ``gallery``; see `losses`.
+        seed: of the run; a caption's draws, if a search makes any, depend on it and on the caption's id alone.
+    """
+
+    def __init__(self, *, max_words: int = 1, objective: str = "guided", seed: int = 0) -> None:
+        self.budget = Words(max_words)
+        self.max_words, self.seed = max_words, seed
+        self.objective = known_loss(objective, TEXT_LOSSES, "attack.text.objective")
+
+    @abstractmethod
+    def find(
+        self, encoder: TextEncoder, objective: TextObjective, captions: Sequence[str], caption_ids: Sequence[int]
+    ) -> tuple[Sequence[str], Tensor, Tensor]:
+        """The attack's own part: M captions of higher loss, and the forward and backward passes for each, (M,) long
+        on the CPU.
+        """
+
+    def maximise(
+        self,
+        model: DualEncoderLike,
+        objective: TextObjective,
+        captions: Sequence[str],
+        caption_ids: Tensor,
+        *,
+        encoder: TextEncoder | None = None,
+        owner: Tensor | None = None,
+        meter: Meter | None = None,
+    ) -> tuple[str, ...]:
+        """Captions within the budget that raise ``objective``; ``model`` should be `frozen`.
+
+        Args:
+            objective: features (K,D) and the captions' rows (K,) -> (K,) losses.
+            encoder: features that were computed already, of the same model and weights.
+            owner, meter: the image of each caption (M,), and who is told what was spent on it.
+
+        Raises:
+            RuntimeError: an edit beyond the budget: a fault of the attack.
+        """
+        if self.max_words == 0 or not captions:
+            return tuple(captions)
+        found, queries, gradients = self.find(encoder or TextEncoder(model), objective, captions, caption_ids.tolist())
+        self.budget.audit(found, captions)
+        if meter is not None and owner is not None:
+            meter.add_texts(queries, gradients, owner)
+        return tuple(found)
+
+
+class RetrievalAttack(Attack, ABC):
+    """Attacks images, captions or both of a dual encoder; either part may be None, and that side then stays clean."""
+
+    def __init__(self, *, image: ImageAttack | None = None, text: TextAttack | None = None, seed: int = 0) -> None:
+        if image is None and text is None:
+            raise UserError("attack.image and attack.text are both null: give at least one of them.")
+        self.image, self.text, self.seed = image, text, seed
+
+    @abstractmethod
+    def find(self, target: Target, meter: Meter) -> tuple[Tensor, tuple[str, ...]]:
+        """The attack's own part, from `attack_images` and `attack_captions`: images (N,C,H,W) and M captions."""
+
+    def perturb(
+        self, model: DualEncoderLike, pairs: Pairs, gallery: Gallery | None = None
+    ) -> tuple[Tensor, tuple[str, ...]]:
+        """Attacked images and captions, audited but not judged (training needs no more).
+
+        Args:
+            gallery: what queries are ranked against; None: the pairs themselves.
+
+        Raises:
+            RuntimeError: a result beyond the budget: a fault of the attack.
+        """
+        with frozen(model):
+            images, captions, _ = self._attack(Target(model, pairs, gallery))
+        return images, captions
+
+    def __call__(self, model: DualEncoderLike, pairs: Pairs, gallery: Gallery | None = None) -> Adversarial:
+        """`perturb`, then every query is ranked again from the images and strings that came out."""
+        with frozen(model), torch.no_grad():
+            target = Target(model, pairs, gallery)
+            images, captions, meter = self._attack(target)
+            image_features = model.encode_image(images)
+            text_features = TextEncoder(model).encode(captions) if captions else target.encode_text(captions)
+            image_success, caption_success = _judge(target, image_features, text_features)
+            norm, edits = self._audit(pairs, images, captions)
+        return Adversarial(
+            images=images,
+            captions=captions,
+            norm=norm,
+            edits=edits,
+            image_success=image_success,
+            caption_success=caption_success,
+            **vars(meter),
+        )
+
+    def attack_images(
+        self,
+        target: Target,
+        meter: Meter,
+        objective: ImageObjective | None = None,
+        *,
+        text_features: Tensor | None = None,
+        start: Tensor | None = None,
+    ) -> Tensor:
+        """The image part, raising ``objective`` or its own loss against ``text_features`` (M,D; None: the clean
+        ones).
+        """
+        pairs = target.pairs
+        if self.image is None:
+            return pairs.images.clone()
+        chosen = objective or image_objective(self.image.loss, target, text_features)
+        return self.image.maximise(chosen, pairs.images, pairs.image_ids, start=start, meter=meter)
+
+    def attack_captions(self, target: Target, meter: Meter, objective: TextObjective | None = None) -> tuple[str, ...]:
+        """The text part on the clean captions, raising ``objective`` or its own one against the clean images."""
+        pairs = target.pairs
+        if self.text is None:
+            return pairs.captions
+        chosen = objective or text_objective(self.text.objective, target)
+        ids, encoder = pairs.caption_ids, target.encoder
+        return self.text.maximise(
+            target.model, chosen, pairs.captions, ids, encoder=encoder, owner=pairs.owner, meter=meter
+        )
+
+    def _attack(self, target: Target) -> tuple[Tensor, tuple[str, ...], Meter]:
+        meter = Meter.of(len(target.pairs.images))
+        images, captions = self.find(target, meter)
+        self._audit(target.pairs, images, captions)
+        return images, captions, meter
+
+    def _audit(self, pairs: Pairs, images: Tensor, captions: tuple[str, ...]) -> tuple[Tensor, Tensor]:
+        """Norms (N,) and edits (M,) of the output; a side that is not attacked may not change at all."""
+        norm = (self.image.budget if self.image else Linf(0.0)).audit(images, pairs.images)
+        return norm, (self.text.budget if self.text else Words(0)).audit(captions, pairs.captions)
+
+
+def _judge(target: Target, image_features: Tensor, text_features: Tensor) -> tuple[Tensor, Tensor]:
+    """(N,) and (M,) bool: a query with its own pair attacked no longer ranks something true first."""
+    gallery, own, owner = target.gallery, target.own, target.owner
+    if not bool(image_features.isfinite().all()) or not bool(text_features.isfinite().all()):
+        raise ValueError("the model gave NaN embeddings: its success under attack cannot be judged")
+    similarity = (image_features[owner] * text_features).sum(1)
+    to_text = image_features @ gallery.text_features.T
+    places = torch.nonzero(own.valid, as_tuple=True)
+    captions = own.table[places]
+    to_text = to_text.index_put((places[0], gallery.caption_rows[captions]), similarity[captions])
+    to_image = text_features @ gallery.image_features.T
+    to_image = to_image.scatter(1, gallery.image_rows[owner][:, None], similarity[:, None])
+    return _lost(to_text, gallery.image_matches), _lost(to_image, gallery.caption_matches)
+
+
+def _lost(similarities: Tensor, matches: Tensor) -> Tensor:
+    best_true = similarities.masked_fill(~matches, -torch.inf).amax(1)
+    return similarities.masked_fill(matches, -torch.inf).amax(1) >= best_true

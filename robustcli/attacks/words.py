@@ -1,0 +1,296 @@
+"""Word substitution: which word of a caption becomes which other one, searched for all captions at once.
+
+Shapes: M captions, K variants, T tokens, V vectors of the token table.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from robustcli.attacks.base import TextAttack
+from robustcli.attacks.candidates import CandidateSource, affixes
+from robustcli.attacks.losses import divergence
+from robustcli.attacks.oracle import TextEncoder, TextObjective, content_lengths
+from robustcli.attacks.stopwords import STOP_WORDS
+from robustcli.attacks.threat import Words
+from robustcli.errors import UserError
+
+SEARCHES = ("exhaustive", "hotflip", "importance")
+_MASK = "[UNK]"
+_ROWS_AT_ONCE = 4096  # of an objective, which may compare each with a whole gallery
+
+
+@dataclass
+class _Draft:
+    """A caption on the way: its words, which of them were replaced, its loss so far."""
+
+    row: int
+    clean: str
+    options: Mapping[int, Sequence[str]]  # position -> replacements
+    loss: float = -float("inf")
+    text: str = ""
+    edited: set[int] = field(default_factory=set)
+    queries: int = 0
+    gradients: int = 0
+
+    def __post_init__(self) -> None:
+        self.words, self.text = self.clean.split(), self.clean
+
+    def with_word(self, position: int, word: str) -> str:
+        return " ".join([*self.words[:position], word, *self.words[position + 1 :]])
+
+    def accept(self, variant: "_Variant", loss: float) -> None:
+        self.words[variant.position], self.text, self.loss = variant.word, variant.text, loss
+        self.edited.add(variant.position)
+
+
+@dataclass(frozen=True)
+class _Variant:
+    """A draft with one more word replaced."""
+
+    draft: _Draft
+    position: int
+    word: str
+    text: str
+
+
+class WordSubstitution(TextAttack):
+    """Replaces up to ``max_words`` words of a caption, greedily: the best single replacement, then the best one beside
+    it, and so on.
+
+    A replacement is kept only if it raises the loss, so a caption is never worse off than clean. Stop words stay and
+    are not put in; an edit that the tokenizer does not see (beyond its limit, or lost in lower case) is none. Ties
+    fall to the earlier candidate.
+
+    Args:
+        max_words, objective, seed: see `TextAttack`.
+        search: ``exhaustive`` tries every candidate at every position; ``hotflip`` ranks them by one gradient through
+            the token embeddings and tries the ``top_k`` best (Ebrahimi et al. 2018); ``importance`` visits the words
+            by how far the embedding moves without them and takes the best candidate of each (Li et al. 2020,
+            BERT-Attack).
+        top_k: candidates a caption and round that ``hotflip`` verifies by a forward pass; 0: the first in rank is
+            taken unverified where its gradient promises a rise, which costs no forward pass but may lower the loss.
+        candidates: where replacements come from.
+        protected: lower-case words that are neither replaced nor put in.
+
+    Raises:
+        UserError: an unknown search or objective, or a number out of range.
+    """
+
+    def __init__(
+        self,
+        *,
+        max_words: int = 1,
+        search: str = "exhaustive",
+        objective: str = "guided",
+        top_k: int = 5,
+        candidates: CandidateSource | None = None,
+        protected: AbstractSet[str] = STOP_WORDS,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(max_words=max_words, objective=objective, seed=seed)
+        if search not in SEARCHES:
+            raise UserError(f"attack.text.search is {search!r}: choose one of {', '.join(SEARCHES)}.")
+        if isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 0:
+            raise UserError(f"attack.text.top_k is {top_k!r}: expected a whole number, 0 or more.")
+        self.search, self.top_k, self.candidates, self.protected = search, top_k, candidates, protected
+
+    def __repr__(self) -> str:
+        shown = "STOP_WORDS" if self.protected == STOP_WORDS else repr(sorted(self.protected))
+        return (
+            f"WordSubstitution(max_words={self.max_words}, search={self.search!r}, objective={self.objective!r}, "
+            f"top_k={self.top_k}, candidates={self.candidates!r}, protected={shown}, seed={self.seed})"
+        )
+
+    def find(
+        self, encoder: TextEncoder, objective: TextObjective, captions: Sequence[str], caption_ids: Sequence[int]
+    ) -> tuple[Sequence[str], Tensor, Tensor]:
+        drafts = self._drafts(captions)
+        searches = {"exhaustive": self._exhaustive, "hotflip": self._hotflip, "importance": self._by_importance}
+        searches[self.search](encoder, objective, drafts)
+        queries, gradients = ([getattr(draft, name) for draft in drafts] for name in ("queries", "gradients"))
+        return [draft.text for draft in drafts], torch.tensor(queries), torch.tensor(gradients)
+
+    def _drafts(self, captions: Sequence[str]) -> list[_Draft]:
+        if self.candidates is None:
+            raise UserError("attack.text.candidates is missing: give a source of words, such as a synonym table.")
+        found = self.candidates(captions)
+        return [
+            _Draft(row, caption, self._options(caption.split(), pairs))
+            for row, (caption, pairs) in enumerate(zip(captions, found, strict=True))
+        ]
+
+    def _options(self, words: Sequence[str], pairs: Iterable[tuple[int, str]]) -> dict[int, list[str]]:
+        """The replacements that are allowed, by position, each once."""
+        options: dict[int, dict[str, None]] = {}
+        for position, word in pairs:
+            old = words[position]
+            if word.lower() != old.lower() and not self._is_protected(old) and not self._is_protected(word):
+                options.setdefault(position, {})[word] = None
+        return {position: list(options[position]) for position in sorted(options)}
+
+    def _is_protected(self, word: str) -> bool:
+        core = affixes(word)[1].lower()
+        return not core or core in self.protected
+
+    def _exhaustive(self, encoder: TextEncoder, objective: TextObjective, drafts: list[_Draft]) -> None:
+        _judge_clean(encoder, objective, drafts)
+        for _ in range(self.max_words):
+            drafts = _accept_best(encoder, objective, self._variants(encoder, drafts))
+
+    def _hotflip(self, encoder: TextEncoder, objective: TextObjective, drafts: list[_Draft]) -> None:
+        for _ in range(self.max_words):
+            drafts = [draft for draft in drafts if draft.options]
+            if not drafts:
+                return
+            rows = _rows(drafts, encoder)
+            losses, gradient, tokens = encoder.embedding_gradient([draft.text for draft in drafts], objective, rows)
+            for draft, loss in zip(drafts, losses.tolist(), strict=True):
+                draft.loss, draft.queries, draft.gradients = loss, draft.queries + 1, draft.gradients + 1
+            variants = self._variants(encoder, drafts)
+            if not variants:
+                return
+            ranked = _ranked(variants, _first_order(encoder, drafts, variants, gradient, tokens))
+            if self.top_k:
+                chosen = [variant for group in ranked for variant, _ in group[: self.top_k]]
+                drafts = _accept_best(encoder, objective, chosen)
+            else:
+                drafts = _accept_unverified(ranked)
+
+    def _by_importance(self, encoder: TextEncoder, objective: TextObjective, drafts: list[_Draft]) -> None:
+        _judge_clean(encoder, objective, drafts)
+        orders = _importance(encoder, drafts)
+        while True:
+            active = [d for d in drafts if orders[d.row] and len(d.edited) < self.max_words]
+            if not active:
+                return
+            visited = {draft.row: orders[draft.row].pop(0) for draft in active}
+            _accept_best(encoder, objective, self._variants(encoder, active, visited))
+
+    def _variants(
+        self, encoder: TextEncoder, drafts: Sequence[_Draft], at: Mapping[int, int] | None = None
+    ) -> list[_Variant]:
+        """All drafts with one more replacement (``at`` one position of each), but those that the tokenizer does not
+        tell apart.
+        """
+        variants = [
+            _Variant(draft, position, word, draft.with_word(position, word))
+            for draft in drafts
+            for position, words in draft.options.items()
+            if position not in draft.edited and (at is None or at[draft.row] == position)
+            for word in words
+        ]
+        variants = [v for v in variants if len(v.word.split()) == 1 or self._within_budget(v)]
+        if not variants:
+            return []
+        tokens = encoder.model.tokenize([variant.text for variant in variants])
+        before = encoder.model.tokenize([variant.draft.text for variant in variants])
+        seen = (tokens != before).any(1).tolist()
+        return [variant for variant, visible in zip(variants, seen, strict=True) if visible]
+
+    def _within_budget(self, variant: _Variant) -> bool:
+        """Two words in place of one are two edits, which the number of rounds does not bound."""
+        return Words(self.max_words).count(variant.text, variant.draft.clean) <= self.max_words
+
+
+def _rows(drafts: Iterable[_Draft], encoder: TextEncoder) -> Tensor:
+    return torch.tensor([draft.row for draft in drafts], dtype=torch.long, device=encoder.device)
+
+
+def _judge_clean(encoder: TextEncoder, objective: TextObjective, drafts: Sequence[_Draft]) -> None:
+    losses = _losses(encoder, objective, [draft.text for draft in drafts], _rows(drafts, encoder))
+    for draft, loss in zip(drafts, losses, strict=True):
+        draft.loss, draft.queries = loss, draft.queries + 1
+
+
+def _losses(encoder: TextEncoder, objective: TextObjective, texts: Sequence[str], rows: Tensor) -> list[float]:
+    features = encoder.encode(texts)
+    with torch.no_grad():
+        starts = range(0, len(rows), _ROWS_AT_ONCE)
+        parts = [slice(start, start + _ROWS_AT_ONCE) for start in starts]
+        return [loss for part in parts for loss in objective(features[part], rows[part]).tolist()]
+
+
+def _accept_best(encoder: TextEncoder, objective: TextObjective, variants: Sequence[_Variant]) -> list[_Draft]:
+    """Each draft takes its best variant, if that raises its loss; those that did may go on."""
+    if not variants:
+        return []
+    rows = _rows((variant.draft for variant in variants), encoder)
+    best: dict[int, tuple[float, _Variant]] = {}
+    for variant, loss in zip(variants, _losses(encoder, objective, [v.text for v in variants], rows), strict=True):
+        variant.draft.queries += 1
+        if loss > best.get(variant.draft.row, (variant.draft.loss,))[0]:
+            best[variant.draft.row] = (loss, variant)
+    for loss, variant in best.values():
+        variant.draft.accept(variant, loss)
+    return [variant.draft for _, variant in best.values()]
+
+
+def _accept_unverified(ranked: Iterable[list[tuple[_Variant, float]]]) -> list[_Draft]:
+    firsts = [group[0] for group in ranked if group[0][1] > 0]
+    for variant, score in firsts:
+        variant.draft.accept(variant, variant.draft.loss + score)
+    return [variant.draft for variant, _ in firsts]
+
+
+def _ranked(variants: Sequence[_Variant], scores: Sequence[float]) -> list[list[tuple[_Variant, float]]]:
+    """Per draft its variants with their scores, the highest first."""
+    groups: dict[int, list[tuple[_Variant, float]]] = {}
+    for variant, score in zip(variants, scores, strict=True):
+        groups.setdefault(variant.draft.row, []).append((variant, score))
+    return [sorted(group, key=lambda pair: -pair[1]) for group in groups.values()]
+
+
+def _importance(encoder: TextEncoder, drafts: Sequence[_Draft]) -> dict[int, list[int]]:
+    """Positions of each draft by falling KL(clean || caption with "[UNK]" there); positions without candidates are
+    not asked for.
+    """
+    masked = [(draft, position) for draft in drafts for position in draft.options]
+    orders: dict[int, list[int]] = {draft.row: [] for draft in drafts}
+    if not masked:
+        return orders
+    without = encoder.encode([draft.with_word(position, _MASK) for draft, position in masked])
+    scores = divergence(encoder.encode([draft.text for draft, _ in masked]), without).tolist()
+    for (draft, position), _ in sorted(zip(masked, scores, strict=True), key=lambda pair: -pair[1]):
+        orders[draft.row].append(position)
+        draft.queries += 1
+    return orders
+
+
+def _first_order(
+    encoder: TextEncoder, drafts: Sequence[_Draft], variants: Sequence[_Variant], gradient: Tensor, tokens: Tensor
+) -> list[float]:
+    """Rise of the loss that the gradient promises for each variant.
+
+    Where a variant differs from its draft, from the first to the last token, the mean of its vectors takes the place
+    of the mean of the draft's; exact to first order where one token replaces one.
+    """
+    place = {draft.row: index for index, draft in enumerate(drafts)}
+    rows = torch.tensor([place[variant.draft.row] for variant in variants])
+    before, after = tokens[rows], encoder.model.tokenize([variant.text for variant in variants])
+    old, new = _changed_spans(before, after)
+    moved = encoder.mean_vectors(after, new) - encoder.mean_vectors(before, old)
+    owner, position = torch.nonzero(old[:, : gradient.shape[1]], as_tuple=True)
+    slopes = torch.zeros_like(moved)
+    slopes.index_add_(0, owner.to(moved.device), gradient[rows[owner].to(moved.device), position.to(moved.device)])
+    scores: list[float] = (moved * slopes).sum(1).tolist()
+    return scores
+
+
+def _changed_spans(before: Tensor, after: Tensor) -> tuple[Tensor, Tensor]:
+    """(K,T) bool twice: the tokens of each row between the parts that both have in common at the start and at the
+    end.
+    """
+    lengths = torch.stack([content_lengths(before), content_lengths(after)])
+    start = (before != after).long().argmax(1)
+    columns = torch.arange(before.shape[1])
+    shortest = (lengths.amin(0) - start).clamp(min=0)
+    from_end = (lengths[:, :, None] - 1 - columns).clamp(min=0)
+    same = before.gather(1, from_end[0]) == after.gather(1, from_end[1])
+    common = torch.minimum(same.long().cumprod(1).sum(1), shortest)
+    ends = lengths - common
+    inside = (columns >= start[:, None])[None] & (columns < ends[:, :, None])
+    return inside[0], inside[1]
