@@ -7,7 +7,7 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from robustcli.attacks import CandidateSource, RetrievalAttack
+from robustcli.attacks import Cached, CandidateSource, RetrievalAttack, SynonymTable
 from robustcli.data.base import ImageTextData
 from robustcli.defenses import Objective
 from robustcli.errors import UserError
@@ -57,18 +57,23 @@ def build_model(config: DictConfig, checkpoint: str | None, data: ImageTextData,
 
 
 def build_candidates(config: DictConfig, data: ImageTextData, model: DualEncoder) -> CandidateSource:
-    """The source of words that may stand for another; `null` for a table means the data set's own."""
-    if not str(config["_target_"]).endswith("SynonymTable") or config.get("table") is not None:
-        extra = {"model": model} if str(config["_target_"]).endswith("EmbeddingNeighbours") else {}
-        source: CandidateSource = instantiate(config, **extra)
-        return source
-    if data.synonyms is None:
-        raise UserError(
-            f"dataset {data.name} brings no synonyms: choose candidates=masked_lm candidates.model=NAME_OR_PATH, "
-            "candidates=neighbours, or candidates.table=FILE.json."
-        )
-    table: CandidateSource = instantiate(config, table={word: list(words) for word, words in data.synonyms.items()})
-    return table
+    """The source of words that may stand for another; what a language model says is kept on disk.
+
+    Args:
+        data: gives the synonym table where ``candidates.table`` is null, and the words of ``candidates=neighbours``.
+        model: whose token table says what is near, as it is now.
+    """
+    kind = str(config["_target_"]).rpartition(".")[2]
+    if kind == "SynonymTable" and config.table is None:
+        if data.synonyms is None:
+            raise UserError(
+                f"dataset {data.name} brings no synonyms: choose candidates=masked_lm candidates.name_or_path=NAME_OR_FOLDER, "
+                "candidates=neighbours, or candidates.table=FILE.json."
+            )
+        return SynonymTable({word: list(words) for word, words in data.synonyms.items()})
+    extra = {"model": model, "words": build_vocabulary(data.captions)} if kind == "EmbeddingNeighbours" else {}
+    source: CandidateSource = instantiate(config, **extra)
+    return Cached(source) if kind == "MaskedLM" else source
 
 
 def build_attack(

@@ -216,10 +216,10 @@ class Trainer:
     def _planned_steps(self) -> int:
         """The bound in steps; a bound in seconds is measured on a few steps that are then undone."""
         settings = self.settings
-        if settings.max_steps is not None:
-            return settings.max_steps
         if settings.max_seconds is None:
-            raise UserError("trainer.max_steps and trainer.max_seconds are both null: give one of them.")
+            if settings.max_steps is None:
+                raise UserError("trainer.max_steps and trainer.max_seconds are both null: give one of them.")
+            return settings.max_steps
         before, self.training.steps = _copied(self.model), 10**6
         average = None if self.average is None else {key: value.clone() for key, value in self.average.items()}
         batches = [self._load(step) for step in range(_TIMED_STEPS + 1)]
@@ -231,7 +231,8 @@ class Trainer:
         self.model.network.load_state_dict(before)
         self.average, self.optimiser.state = average, type(self.optimiser.state)(dict)
         self.training.step_seconds = each
-        return max(1, round(settings.max_seconds / each))
+        affordable = max(1, round(settings.max_seconds / each))
+        return affordable if settings.max_steps is None else min(affordable, settings.max_steps)
 
     def _save(self) -> None:
         content = {

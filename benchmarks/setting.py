@@ -1,0 +1,65 @@
+"""What several benchmarks time: a training step as a run makes it, from the composed configuration."""
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from robustcli.attacks import RetrievalAttack
+from robustcli.building import build_attack, build_candidates, build_data, build_model, build_objective
+from robustcli.data.sampling import PairBatch, PairSampler
+from robustcli.mistakes import compose
+from robustcli.models import DualEncoder
+from robustcli.seeding import derive_seed
+
+
+@dataclass
+class Setting:
+    """`tiny` on `scenes` with the attack of MAT: the defaults of ``train-mat``, but for the number of images.
+
+    Args:
+        batches: pairs and their images, loaded; each side of a comparison goes through them in turn, so that no step
+            meets captions whose tokens it knows already.
+    """
+
+    model: DualEncoder
+    attack: RetrievalAttack
+    clip: float
+    batches: list[tuple[PairBatch, Tensor]]
+    optimiser: torch.optim.Optimizer
+
+    @classmethod
+    def of(cls, *, batches: int, batch_size: int, overrides: tuple[str, ...] = ()) -> "Setting":
+        """Composed and built as a run does it, from random weights: they cost what trained ones cost."""
+        sizes = [f"dataset.train={batches * batch_size}", "model.checkpoint=null", "judges=none", *overrides]
+        config: Any = compose("train-mat", sizes)
+        data = build_data(config.dataset, "train")
+        model = build_model(config.model, None, data, seed=0).train()
+        attack = build_attack(config.attack, build_candidates(config.candidates, data, model), seed=0)
+        sampler = PairSampler(data, batch_size=batch_size, seed=0)
+        loaded = [(batch, data.images(batch.image_ids)) for batch in map(sampler, range(batches))]
+        optimiser = torch.optim.AdamW(model.parameters(), lr=config.trainer.lr, betas=(0.9, 0.98))
+        return cls(model, attack, config.trainer.clip, loaded, optimiser)
+
+    def step(self, defense: str) -> Callable[[], None]:
+        """A training step of ``defense=...``, on the next batch in each call."""
+        config: Any = compose("train-mat", [f"defense={defense}", "judges=none"])
+        objective, numbers = build_objective(config.defense), itertools.count()
+
+        def step() -> None:
+            number = next(numbers)
+            batch, images = self.batches[number % len(self.batches)]
+            seed = derive_seed(0, "step", number, 0)
+            self.update(objective.loss(self.model, self.attack, images, batch, seed=seed))
+
+        return step
+
+    def update(self, loss: Tensor) -> None:
+        """Backward pass, clipping and AdamW."""
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
+        self.optimiser.step()
+        self.optimiser.zero_grad(set_to_none=True)

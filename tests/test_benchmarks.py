@@ -1,0 +1,66 @@
+"""The benchmarks run and report what they should; what they measured is nobody's business here."""
+
+import importlib
+import io
+import math
+import re
+
+import pytest
+from rich.console import Console
+
+from benchmarks.__main__ import NAMES, main
+from benchmarks.report import Row, cpu_seconds, show
+
+PARTS = {
+    "mat_step": {"MAT step", "image-only step"},
+    "text_attack": {f"{name}, {search}" for name in ("tiny", "small CLIP") for search in ("exhaustive", "importance")},
+    "data": {
+        f"{name}, {part}" for name in ("64 scenes", "16 JPEG files") for part in ("made", "opened again", "a batch")
+    },
+    "towers": {"clean step", "gradient to the pixels"},
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_measures_its_parts(name: str) -> None:
+    rows = importlib.import_module(f"benchmarks.{name}").run(quick=True)
+    assert {row.what for row in rows} == PARTS[name]
+    assert all(row.ours > 0 and row.other > 0 and math.isfinite(row.ratio) for row in rows)
+    assert any(row.met is not None for row in rows), "no row has a target"
+    if name == "text_attack":
+        _check_edits(rows)
+
+
+def _check_edits(rows: list[Row]) -> None:
+    for row in rows:
+        equal, count, edited = (int(number) for number in re.findall(r"\d+", row.note))
+        assert equal == count, "the plain search and the batched one disagree"
+        assert edited > 0, "a search that edits nothing compares nothing"
+
+
+def test_a_target_is_met_on_its_own_side() -> None:
+    assert Row(what="", against="", ours=1.1, other=1.0, at_most=1.15).met
+    assert not Row(what="", against="", ours=1.2, other=1.0, at_most=1.15).met
+    assert Row(what="", against="", ours=1.0, other=6.0, at_least=5).met
+    assert not Row(what="", against="", ours=1.0, other=4.0, at_least=5).met
+    assert Row(what="", against="", ours=1.0, other=4.0).met is None
+
+
+def test_the_sides_take_turns_and_the_first_round_is_not_counted() -> None:
+    called: list[str] = []
+    seconds = cpu_seconds({"a": lambda: called.append("a"), "b": lambda: called.append("b")}, repeats=2)
+    assert called == ["a", "b"] * 3
+    assert set(seconds) == {"a", "b"}
+
+
+def test_a_table_says_how_it_was_made() -> None:
+    text = io.StringIO()
+    row = Row(what="work", against="floor", ours=2e-3, other=1.0, at_least=5)
+    show("title", [row], "python -m benchmarks title", Console(file=text, width=120))
+    assert all(part in text.getvalue() for part in ("python -m benchmarks title", "2 ms", "500x", ">= 5x", "yes"))
+
+
+def test_an_unknown_name_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["mat_stepp"])
+    assert "choose one of mat_step" in capsys.readouterr().err
