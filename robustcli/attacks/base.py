@@ -23,6 +23,7 @@ from robustcli.attacks.pairs import (
     check_images,
 )
 from robustcli.attacks.state import frozen
+from robustcli.attacks.success import judge
 from robustcli.attacks.threat import L2, Eps, Linf, Words
 from robustcli.errors import UserError
 
@@ -218,7 +219,7 @@ class RetrievalAttack(Attack, ABC):
             images, captions, meter = self._attack(target)
             image_features = model.encode_image(images)
             text_features = TextEncoder(model).encode(captions) if captions else target.encode_text(captions)
-            image_success, caption_success = _judge(target, image_features, text_features)
+            image_success, caption_success = judge(target, image_features, text_features)
             norm, edits = self._audit(pairs, images, captions)
         return Adversarial(
             images=images,
@@ -269,23 +270,3 @@ class RetrievalAttack(Attack, ABC):
         """Norms (N,) and edits (M,) of the output; a side that is not attacked may not change at all."""
         norm = (self.image.budget if self.image else Linf(0.0)).audit(images, pairs.images)
         return norm, (self.text.budget if self.text else Words(0)).audit(captions, pairs.captions)
-
-
-def _judge(target: Target, image_features: Tensor, text_features: Tensor) -> tuple[Tensor, Tensor]:
-    """(N,) and (M,) bool: a query with its own pair attacked no longer ranks something true first."""
-    gallery, own, owner = target.gallery, target.own, target.owner
-    if not bool(image_features.isfinite().all()) or not bool(text_features.isfinite().all()):
-        raise ValueError("the model gave NaN embeddings: its success under attack cannot be judged")
-    similarity = (image_features[owner] * text_features).sum(1)
-    to_text = image_features @ gallery.text_features.T
-    places = torch.nonzero(own.valid, as_tuple=True)
-    captions = own.table[places]
-    to_text = to_text.index_put((places[0], gallery.caption_rows[captions]), similarity[captions])
-    to_image = text_features @ gallery.image_features.T
-    to_image = to_image.scatter(1, gallery.image_rows[owner][:, None], similarity[:, None])
-    return _lost(to_text, gallery.image_matches), _lost(to_image, gallery.caption_matches)
-
-
-def _lost(similarities: Tensor, matches: Tensor) -> Tensor:
-    best_true = similarities.masked_fill(~matches, -torch.inf).amax(1)
-    return similarities.masked_fill(matches, -torch.inf).amax(1) >= best_true

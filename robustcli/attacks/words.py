@@ -12,8 +12,9 @@ from torch import Tensor
 
 from robustcli.attacks.base import TextAttack
 from robustcli.attacks.candidates import CandidateSource, affixes
+from robustcli.attacks.hotflip import first_order
 from robustcli.attacks.losses import divergence
-from robustcli.attacks.oracle import TextEncoder, TextObjective, content_lengths
+from robustcli.attacks.oracle import TextEncoder, TextObjective
 from robustcli.attacks.stopwords import STOP_WORDS
 from robustcli.attacks.threat import Words
 from robustcli.errors import UserError
@@ -153,7 +154,11 @@ class WordSubstitution(TextAttack):
             variants = self._variants(encoder, drafts)
             if not variants:
                 return
-            ranked = _ranked(variants, _first_order(encoder, drafts, variants, gradient, tokens))
+            place = {draft.row: index for index, draft in enumerate(drafts)}
+            own = torch.tensor([place[variant.draft.row] for variant in variants])
+            after = encoder.model.tokenize([variant.text for variant in variants])
+            scores = first_order(encoder, tokens[own], after, gradient, own)
+            ranked = _ranked(variants, scores.tolist())
             if self.top_k:
                 chosen = [variant for group in ranked for variant, _ in group[: self.top_k]]
                 drafts = _accept_best(encoder, objective, chosen)
@@ -258,39 +263,3 @@ def _importance(encoder: TextEncoder, drafts: Sequence[_Draft]) -> dict[int, lis
         orders[draft.row].append(position)
         draft.queries += 1
     return orders
-
-
-def _first_order(
-    encoder: TextEncoder, drafts: Sequence[_Draft], variants: Sequence[_Variant], gradient: Tensor, tokens: Tensor
-) -> list[float]:
-    """Rise of the loss that the gradient promises for each variant.
-
-    Where a variant differs from its draft, from the first to the last token, the mean of its vectors takes the place
-    of the mean of the draft's; exact to first order where one token replaces one.
-    """
-    place = {draft.row: index for index, draft in enumerate(drafts)}
-    rows = torch.tensor([place[variant.draft.row] for variant in variants])
-    before, after = tokens[rows], encoder.model.tokenize([variant.text for variant in variants])
-    old, new = _changed_spans(before, after)
-    moved = encoder.mean_vectors(after, new) - encoder.mean_vectors(before, old)
-    owner, position = torch.nonzero(old[:, : gradient.shape[1]], as_tuple=True)
-    slopes = torch.zeros_like(moved)
-    slopes.index_add_(0, owner.to(moved.device), gradient[rows[owner].to(moved.device), position.to(moved.device)])
-    scores: list[float] = (moved * slopes).sum(1).tolist()
-    return scores
-
-
-def _changed_spans(before: Tensor, after: Tensor) -> tuple[Tensor, Tensor]:
-    """(K,T) bool twice: the tokens of each row between the parts that both have in common at the start and at the
-    end.
-    """
-    lengths = torch.stack([content_lengths(before), content_lengths(after)])
-    start = (before != after).long().argmax(1)
-    columns = torch.arange(before.shape[1])
-    shortest = (lengths.amin(0) - start).clamp(min=0)
-    from_end = (lengths[:, :, None] - 1 - columns).clamp(min=0)
-    same = before.gather(1, from_end[0]) == after.gather(1, from_end[1])
-    common = torch.minimum(same.long().cumprod(1).sum(1), shortest)
-    ends = lengths - common
-    inside = (columns >= start[:, None])[None] & (columns < ends[:, :, None])
-    return inside[0], inside[1]

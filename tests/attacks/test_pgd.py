@@ -159,7 +159,7 @@ def test_nothing_of_model_or_generators_is_changed() -> None:
 
 
 def test_a_fault_in_the_middle_leaves_the_model_as_it_was() -> None:
-    net = SmallNet().train()
+    net, state = SmallNet().train(), torch.get_rng_state()
     with pytest.raises(ZeroDivisionError), frozen(net):
         assert not net.training
         assert not any(weight.requires_grad for weight in net.parameters())
@@ -169,6 +169,7 @@ def test_a_fault_in_the_middle_leaves_the_model_as_it_was() -> None:
     assert net.training
     assert all(weight.requires_grad for weight in net.parameters())
     assert (net.layers[1].running_mean == 0).all()
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_a_gradient_without_a_number_is_dropped_and_counted() -> None:
