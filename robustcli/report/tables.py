@@ -92,10 +92,27 @@ def as_markdown(grid: Grid) -> str:
 
 
 def print_grid(grid: Grid, console: "Console | None" = None) -> None:
-    """Print the grid to the terminal."""
+    """Print the grid; where it is wider than the terminal, with rows and columns exchanged. A file gets all its width."""
     from rich.console import Console
 
-    (console or Console()).print(as_rich(grid))
+    shown = console or Console()
+    if not shown.is_terminal:
+        Console(file=shown.file, width=max(shown.width, _width(grid))).print(as_rich(grid))
+    else:
+        shown.print(as_rich(grid if _width(grid) <= shown.width else transposed(grid)))
+
+
+def transposed(grid: Grid) -> Grid:
+    """The grid with its rows as columns."""
+    first, *names = grid.columns
+    rows = [[name, *(row[index] for row in grid.rows)] for index, name in enumerate(names, start=1)]
+    return Grid(grid.title, [first, *(row[0] for row in grid.rows)], rows, grid.note)
+
+
+def _width(grid: Grid) -> int:
+    """Columns of the terminal that `as_rich` takes for cells without a fold."""
+    columns = zip(grid.columns, *grid.rows, strict=True)
+    return 2 + sum(2 + max(len(line) for cell in column for line in cell.split("\n")) for column in columns)
 
 
 def _check(frame: "pd.DataFrame", measure: str) -> None:

@@ -120,6 +120,20 @@ def test_more_of_it_is_never_weaker_per_sample(changed: dict[str, object]) -> No
     assert strong.mean() > weak.mean()
 
 
+@pytest.mark.parametrize(("keep", "reached"), [("best", 0), ("last", 4)])
+def test_the_best_iterate_is_kept_or_the_last_one(keep: str, reached: int) -> None:
+    """An objective whose height is told by the number of the call and whose slope always points up."""
+    heights = iter([5.0, 1.0, 2.0, 1.0, 3.0])
+
+    def objective(x: Tensor, rows: Tensor) -> Tensor:
+        total = x.flatten(1).sum(1)
+        return total - total.detach() + next(heights)
+
+    attack = PGD(eps=0.5, alpha=0.125, steps=4, random_start=False, keep=keep)
+    found = attack.maximise(objective, torch.full((1, 3, 2, 2), 0.25), torch.arange(1))
+    assert (found - 0.25).flatten().tolist() == [0.125 * reached] * 12
+
+
 def test_success_grows_with_eps_and_from_noise_over_one_step_to_ten() -> None:
     net, images = SmallNet().eval(), torch.rand(60, 3, 8, 8, generator=generator(10))
     labels = net(images).argmax(1)

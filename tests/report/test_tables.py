@@ -98,3 +98,30 @@ def test_cell_that_stands_twice_is_an_error() -> None:
 
 def test_square_brackets_are_no_markup() -> None:
     assert "[red]x" in printed(attack_grid(frame(models=("[red]x",))))
+
+
+def test_a_grid_wider_than_the_terminal_is_turned() -> None:
+    from io import StringIO
+
+    from rich.console import Console
+
+    from robustcli.report.tables import Grid, print_grid
+
+    grid = Grid("title", ["model", "first attack", "second attack"], [["a", "11.1 / 22.2", "33.3 / 44.4"]])
+    for width, folded in ((80, False), (30, True)):
+        out = StringIO()
+        print_grid(grid, Console(file=out, force_terminal=True, width=width, color_system=None))
+        assert ("second attack" in out.getvalue().splitlines()[2]) is not folded
+        assert "11.1 / 22.2" in out.getvalue() and "33.3 / 44.4" in out.getvalue()
+
+
+def test_a_file_gets_the_whole_width() -> None:
+    from io import StringIO
+
+    from rich.console import Console
+
+    from robustcli.report.tables import Grid, print_grid
+
+    out = StringIO()
+    print_grid(Grid("t", ["model", *["wide attack"] * 9], [["a", *["11.1 / 22.2"] * 9]]), Console(file=out, width=80))
+    assert out.getvalue().count("wide attack") == 9, "no cell is folded"
