@@ -194,7 +194,10 @@ def test_a_gradient_without_a_number_is_dropped_and_counted() -> None:
         return slope * x.flatten(1).sum(1)
 
     meter = Meter.of(3)
-    found = PGD(steps=4, eps=0.1).maximise(objective, images, torch.arange(3), meter=meter)
+    radius = 0.1 * 48**0.5
+    l2 = PGD(norm="l2", eps=radius, steps=4, keep="last")  # a NaN would spread over the whole image
+    assert l2.maximise(objective, images, torch.arange(3)).isfinite().all()
+    found = PGD(steps=4, eps=0.1, keep="last").maximise(objective, images, torch.arange(3), meter=meter)
     assert meter.nan_gradients.tolist() == [0, 0, 4]
     assert meter.zero_gradients.tolist() == [0, 4, 0]
     assert (found[0] > 0.6 - 1e-6).all()

@@ -25,6 +25,7 @@ from robustcli.attacks import (
     Words,
 )
 from robustcli.attacks.losses import Target, divergence, image_objective
+from robustcli.attacks.multimodal import _own_noise
 from robustcli.attacks.oracle import Meter
 from robustcli.errors import UserError
 from robustcli.seeding import generator
@@ -265,6 +266,15 @@ def test_sga_lowers_the_cosines_to_all_captions_over_all_scales(model: ToyDual, 
     assert torch.allclose(objective(pairs.images, rows), expected, atol=1e-5)
     found = SGA(image=PGD(steps=5), noise=_zeros).perturb(model, pairs)[0]
     assert (objective(found, rows) > objective(pairs.images, rows)).all()
+
+
+def test_sga_s_noise_is_each_image_s_own_and_new_each_time() -> None:
+    noise, again = _own_noise([7, 8], 0), _own_noise([8], 0)
+    first, second = noise(torch.tensor([0, 1]), (4, 2)), noise(torch.tensor([1]), (4, 2))
+    assert not torch.equal(first[0], first[1])
+    assert torch.equal(again(torch.tensor([0]), (4, 2))[0], first[1])
+    assert torch.equal(again(torch.tensor([0]), (4, 2)), second)
+    assert not torch.equal(second[0], first[1])
 
 
 def test_sga_s_copies_are_noisy_resized_and_in_range() -> None:

@@ -11,10 +11,12 @@ import torch
 from torch import Tensor
 
 from robustcli.attacks import SynonymTable, TextAttack, Words, WordSubstitution, frozen
+from robustcli.attacks.hotflip import first_order
 from robustcli.attacks.losses import TEXT_LOSSES, Target, divergence, text_objective
 from robustcli.attacks.oracle import TextEncoder, TextObjective, content_lengths
 from robustcli.attacks.words import SEARCHES
 from robustcli.errors import UserError
+from robustcli.seeding import generator
 
 from .conftest import SYNONYMS, ToyDual, make_pairs, words
 
@@ -122,6 +124,21 @@ def test_more_words_and_a_fuller_search_never_raise_less(model: ToyDual) -> None
     clean = torch.tensor([_loss(model, plain, caption, j) for j, caption in enumerate(target.pairs.captions)])
     unverified = reached(search="hotflip", top_k=0)
     assert (unverified - clean).mean() > 0.5 * (one - clean).mean()  # the gradient ranks far better than chance
+
+
+def test_the_promise_of_a_gradient_is_exact_to_first_order_for_one_token_and_a_mean_for_more(model: ToyDual) -> None:
+    before = model.tokenize(["a red ball", "the box", "a red ball"])
+    after = model.tokenize(["a red globe", "this small box", "a dark big ring ball"])
+    gradient = torch.randn(2, 6, 12, generator=generator(0))
+    rise = first_order(TextEncoder(model), before, after, gradient, torch.tensor([1, 0, 1]))
+    table = model.table.weight.detach()
+    assert rise[0] == pytest.approx(float(gradient[1, 3] @ (table[after[0, 3]] - table[before[0, 3]])), abs=1e-5)
+    assert rise[1] == pytest.approx(
+        float(gradient[0, 1] @ (table[after[1, 1:3]].mean(0) - table[before[1, 1]])), abs=1e-5
+    )
+    assert rise[2] == pytest.approx(
+        float(gradient[1, 2] @ (table[after[2, 2:5]].mean(0) - table[before[2, 2]])), abs=1e-5
+    )
 
 
 class _Broken(WordSubstitution):
