@@ -112,7 +112,7 @@ def transposed(grid: Grid) -> Grid:
 def _width(grid: Grid) -> int:
     """Columns of the terminal that `as_rich` takes for cells without a fold."""
     columns = zip(grid.columns, *grid.rows, strict=True)
-    return 2 + sum(3 + max(len(line) for cell in column for line in cell.split("\n")) for column in columns)
+    return 1 + sum(3 + max(len(line) for cell in column for line in cell.split("\n")) for column in columns)
 
 
 def _check(frame: "pd.DataFrame", measure: str) -> None:
