@@ -108,7 +108,7 @@ def test_a_grid_wider_than_the_terminal_is_turned() -> None:
     from robustcli.report.tables import Grid, print_grid
 
     grid = Grid("title", ["model", "first attack", "second attack"], [["a", "11.1 / 22.2", "33.3 / 44.4"]])
-    for width, folded in ((80, False), (40, True)):
+    for width, folded in ((80, False), (36, True)):
         out = StringIO()
         print_grid(grid, Console(file=out, force_terminal=True, width=width, color_system=None))
         assert ("second attack" in out.getvalue().splitlines()[2]) is not folded
