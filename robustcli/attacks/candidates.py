@@ -70,7 +70,7 @@ class SynonymTable:
 
     def _known(self) -> Mapping[str, list[str]]:
         if self._words is None:
-            raise UserError("attack.text.candidates.table is null, and no data set has filled it in: give a JSON file.")
+            raise UserError("candidates.table is null, and no data set has filled it in: give a JSON file.")
         return self._words
 
 
@@ -119,17 +119,28 @@ def _read_table(table: Mapping[str, Sequence[str]] | str | Path) -> Mapping[str,
     try:
         content = json.loads(Path(table).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UserError(f"attack.text.candidates.table is {str(table)!r}, which is no JSON file: {error}.") from error
-    if not isinstance(content, dict) or not all(isinstance(others, list) for others in content.values()):
-        raise UserError(f'attack.text.candidates.table is {str(table)!r}: expected JSON like {{"word": ["others"]}}.')
-    return content
+        raise UserError(f"candidates.table is {str(table)!r}, which is no JSON file: {error}.") from error
+    try:
+        return {word: _others(entry) for word, entry in content.items()}
+    except (AttributeError, TypeError) as error:
+        raise UserError(
+            f'candidates.table is {str(table)!r}: expected JSON like {{"word": ["others"]}} or {{"word": {{"noun": ["others"]}}}}.'
+        ) from error
+
+
+def _others(entry: object) -> list[str]:
+    """The words of an entry; those of all parts of speech, where it tells them apart."""
+    lists = list(entry.values()) if isinstance(entry, dict) else [entry]
+    if not all(isinstance(each, list) for each in lists):
+        raise TypeError("an entry is a list of words, or lists by part of speech")
+    return list(dict.fromkeys(str(other) for each in lists for other in each))
 
 
 def _read_lines(path: str | Path) -> list[str]:
     try:
         return Path(path).read_text(encoding="utf-8").split()
     except OSError as error:
-        raise UserError(f"attack.text.candidates.words is {str(path)!r}, which cannot be read: {error}.") from error
+        raise UserError(f"candidates.words is {str(path)!r}, which cannot be read: {error}.") from error
 
 
 @torch.no_grad()

@@ -51,7 +51,7 @@ class MaskedLM:
     ) -> None:
         if compat not in (None, "coattack"):
             raise UserError(
-                f"attack.text.candidates.compat is {compat!r}: choose coattack, or null for the defect mended."
+                f"candidates.compat is {compat!r}: choose coattack, or null for the defect mended."
             )
         self.name_or_path, self.top_k, self.threshold = str(name_or_path), top_k, threshold
         self.max_length, self.compat = max_length, compat
@@ -148,14 +148,14 @@ def _load(name_or_path: str) -> tuple[Any, Any]:
     try:
         from transformers import AutoModelForMaskedLM, AutoTokenizer
     except ImportError as error:
-        raise UserError("attack.text.candidates needs transformers: install robustcli[hf].") from error
+        raise UserError("candidates needs transformers: install robustcli[hf].") from error
     try:
         tokenizer = AutoTokenizer.from_pretrained(name_or_path)
         model = AutoModelForMaskedLM.from_pretrained(name_or_path)
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).strip().split("\n")[0]
         raise UserError(
-            f"attack.text.candidates.name_or_path is {name_or_path!r}, where no masked language model is ({reason}): "
+            f"candidates.name_or_path is {name_or_path!r}, where no masked language model is ({reason}): "
             "give a folder of one, or a name of the Hugging Face hub."
         ) from error
     return tokenizer, model.eval().requires_grad_(False)

@@ -111,3 +111,13 @@ def test_stop_words_are_lower_case_and_carry_no_content() -> None:
     assert {"the", "of", "is", "under"} <= STOP_WORDS
     assert not {"dog", "red", "two", "left", "top", "small", "man"} & STOP_WORDS
     assert all(word == word.lower().strip() for word in STOP_WORDS)
+
+
+def test_a_table_by_part_of_speech_is_flattened(tmp_path: Path) -> None:
+    """The layout of WordNet's synonyms: the same word as noun and as verb."""
+    path = tmp_path / "table.json"
+    path.write_text('{"dog": {"noun": ["hound", "cad"], "verb": ["chase", "hound"]}, "cat": ["feline"]}')
+    assert SynonymTable(path)(["a Dog, cat"]) == [[(1, "hound,"), (1, "cad,"), (1, "chase,"), (2, "feline")]]
+    path.write_text('{"dog": {"noun": "hound"}}')
+    with pytest.raises(UserError, match="expected JSON like"):
+        SynonymTable(path)
