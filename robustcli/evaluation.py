@@ -118,9 +118,10 @@ def robust_recall(table: pd.DataFrame, label: str) -> float:
     return float(_mean_recall(table, label).min())
 
 
-def worst_attack(table: pd.DataFrame, label: str) -> str:
-    """Name of the judge that leaves the model ``label`` the least recall@1 (mean of both directions)."""
-    return str(_mean_recall(table, label).idxmin())
+def worst_attack(table: pd.DataFrame, label: str) -> str | None:
+    """Name of the judge that leaves the model ``label`` the least recall@1 (mean of both directions); None without judges."""
+    attacked = _mean_recall(table[table["attack"] != CLEAN], label)
+    return None if attacked.empty else str(attacked.idxmin())
 
 
 def _mean_recall(table: pd.DataFrame, label: str) -> "pd.Series[float]":
@@ -208,7 +209,7 @@ def _draw_examples(
     drawn = []
     for label, model in models.items():
         name = worst_attack(table, label)
-        if name == CLEAN:
+        if name is None:
             continue
         path = run.figure(f"examples_{label.replace(' ', '_')}")
         found = records[(records["model"] == label) & (records["attack"] == name)]

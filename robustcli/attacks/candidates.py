@@ -128,9 +128,9 @@ def _read_table(table: Mapping[str, Sequence[str]] | str | Path) -> Mapping[str,
         ) from error
 
 
-def _others(entry: object) -> list[str]:
+def _others(entry: Sequence[str] | Mapping[str, Sequence[str]]) -> list[str]:
     """The words of an entry; those of all parts of speech, where it tells them apart."""
-    lists = list(entry.values()) if isinstance(entry, dict) else [entry]
+    lists = list(entry.values()) if isinstance(entry, Mapping) else [entry]
     if not all(isinstance(each, list) for each in lists):
         raise TypeError("an entry is a list of words, or lists by part of speech")
     return list(dict.fromkeys(str(other) for each in lists for other in each))

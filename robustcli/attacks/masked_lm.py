@@ -50,9 +50,7 @@ class MaskedLM:
         compat: str | None = None,
     ) -> None:
         if compat not in (None, "coattack"):
-            raise UserError(
-                f"candidates.compat is {compat!r}: choose coattack, or null for the defect mended."
-            )
+            raise UserError(f"candidates.compat is {compat!r}: choose coattack, or null for the defect mended.")
         self.name_or_path, self.top_k, self.threshold = str(name_or_path), top_k, threshold
         self.max_length, self.compat = max_length, compat
         self._tokenizer, self._model = _load(self.name_or_path)

@@ -92,7 +92,7 @@ def as_markdown(grid: Grid) -> str:
 
 
 def print_grid(grid: Grid, console: "Console | None" = None) -> None:
-    """Print the grid; where it is wider than the terminal, with rows and columns exchanged. A file gets all its width."""
+    """Print the grid; where it is wider than the terminal, with rows and columns exchanged. A file gets all of it."""
     from rich.console import Console
 
     shown = console or Console()
