@@ -67,8 +67,8 @@ def build_candidates(config: DictConfig, data: ImageTextData, model: DualEncoder
     if kind == "SynonymTable" and config.table is None:
         if data.synonyms is None:
             raise UserError(
-                f"dataset {data.name} brings no synonyms: choose candidates=masked_lm candidates.name_or_path=NAME_OR_FOLDER, "
-                "candidates=neighbours, or candidates.table=FILE.json."
+                f"dataset {data.name} brings no synonyms: choose candidates=masked_lm "
+                "candidates.name_or_path=NAME_OR_FOLDER, candidates=neighbours, or candidates.table=FILE.json."
             )
         return SynonymTable({word: list(words) for word, words in data.synonyms.items()})
     extra = {"model": model, "words": build_vocabulary(data.captions)} if kind == "EmbeddingNeighbours" else {}

@@ -119,7 +119,7 @@ def robust_recall(table: pd.DataFrame, label: str) -> float:
 
 
 def worst_attack(table: pd.DataFrame, label: str) -> str | None:
-    """Name of the judge that leaves the model ``label`` the least recall@1 (mean of both directions); None without judges."""
+    """Name of the judge that leaves ``label`` the least recall@1 (mean of both directions); None without judges."""
     attacked = _mean_recall(table[table["attack"] != CLEAN], label)
     return None if attacked.empty else str(attacked.idxmin())
 

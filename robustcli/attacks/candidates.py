@@ -124,7 +124,8 @@ def _read_table(table: Mapping[str, Sequence[str]] | str | Path) -> Mapping[str,
         return {word: _others(entry) for word, entry in content.items()}
     except (AttributeError, TypeError) as error:
         raise UserError(
-            f'candidates.table is {str(table)!r}: expected JSON like {{"word": ["others"]}} or {{"word": {{"noun": ["others"]}}}}.'
+            f'candidates.table is {str(table)!r}: expected JSON like {{"word": ["others"]}} '
+            'or {"word": {"noun": ["others"]}}.'
         ) from error
 
 
