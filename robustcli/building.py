@@ -7,13 +7,17 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from robustcli.attacks import Cached, CandidateSource, RetrievalAttack, SynonymTable
+from robustcli.attacks import Cached, CandidateSource, RetrievalAttack, SynonymTable, parse_eps
+from robustcli.attacks.threat import parse_number
 from robustcli.data.base import ImageTextData
 from robustcli.defenses import Objective
 from robustcli.errors import UserError
-from robustcli.models import DualEncoder, build_vocabulary, load
+from robustcli.models import DualEncoder, WordTokenizer, build_vocabulary, load
+from robustcli.models.words import split_words
 
-_OPTIONAL_PARTS = ("image", "text")
+_SIDES = ("image", "text")
+_BUDGET = {("image", "norm"): "linf", ("image", "eps"): "4/255", ("text", "max_words"): 1}  # as conf/attack ships it
+_MOST_UNKNOWN = 0.2  # share of words that a model may not know before its figures mean nothing
 
 
 def choose_device(name: str, threads: int) -> torch.device:
@@ -53,7 +57,22 @@ def build_model(config: DictConfig, checkpoint: str | None, data: ImageTextData,
         settings |= {"vocabulary": build_vocabulary(data.captions), "seed": seed}
     model = load(settings)
     model.set_trainable(trainable)
+    _check_words(model, data)
     return model
+
+
+def _check_words(model: DualEncoder, data: ImageTextData) -> None:
+    """Refuse a word tokenizer that knows too few words: substitutions that it cannot see would look harmless."""
+    if not isinstance(model.tokenizer, WordTokenizer):
+        return
+    known = set(model.tokenizer.words)
+    words = [word for caption in data.captions[:1000] for word in split_words(caption)]
+    share = sum(word not in known for word in words) / max(1, len(words))
+    if share > _MOST_UNKNOWN:
+        raise UserError(
+            f"the model does not know {share:.0%} of the words of {data.name}: train it on such captions "
+            "(model.checkpoint=null starts from their words), or choose another model."
+        )
 
 
 def build_candidates(config: DictConfig, data: ImageTextData, model: DualEncoder) -> CandidateSource:
@@ -85,22 +104,53 @@ def build_attack(
         _take_budget(settings, budget)
     image = instantiate(settings["image"], seed=seed) if settings["image"] else None
     text = instantiate(settings["text"], seed=seed, candidates=candidates) if settings["text"] else None
-    rest = {key: value for key, value in settings.items() if key not in _OPTIONAL_PARTS}
+    rest = {key: value for key, value in settings.items() if key not in _SIDES}
     attack: RetrievalAttack = instantiate(rest, image=image, text=text, seed=seed)
     return attack
 
 
 def _take_budget(settings: dict[str, Any], budget: Mapping[str, Any]) -> None:
-    for side, keys in (("image", ("norm", "eps")), ("text", ("max_words",))):
+    for side, key in _BUDGET:
         if settings.get(side) and budget.get(side):
-            settings[side] |= {key: budget[side][key] for key in keys}
+            settings[side][key] = budget[side][key]
 
 
 def build_judges(
     config: DictConfig, budget: Mapping[str, Any], candidates: CandidateSource, *, seed: int
 ) -> Mapping[str, RetrievalAttack]:
-    """The attacks of ``judges=...`` by name, all within the budget of the run's own attack."""
-    return {str(name): build_attack(node, candidates, seed=seed, budget=budget) for name, node in config.items()}
+    """The attacks of ``judges=...`` by name, all within the budget of the run's own attack.
+
+    A judge that attacks a side which the run's attack leaves alone is outside of the budget, and left out.
+
+    Raises:
+        UserError: no judge is within the budget; one was given a budget of its own, or a step size too small for it.
+    """
+    within = {str(name): node for name, node in config.items() if not any(node[s] and not budget[s] for s in _SIDES)}
+    if config and not within:
+        raise UserError(
+            f"none of the judges {', '.join(map(str, config))} attacks only what attack does: choose attack=mat, "
+            "which allows images and captions, or judges=none."
+        )
+    for name, node in within.items():
+        _check_judge(name, node, budget)
+    return {name: build_attack(node, candidates, seed=seed, budget=budget) for name, node in within.items()}
+
+
+def _check_judge(name: str, node: DictConfig, budget: Mapping[str, Any]) -> None:
+    for (side, key), shipped in _BUDGET.items():
+        own = node[side][key] if node[side] else shipped
+        if own not in (shipped, budget[side][key] if budget[side] else shipped):
+            raise UserError(
+                f"judges.{name}.{side}.{key} is {own}, but judges take the budget of attack: set attack.{side}.{key}."
+            )
+    image = node["image"]
+    if image and image.get("alpha") is not None:
+        eps = parse_eps(budget["image"]["eps"], budget["image"]["norm"])
+        if image.steps * parse_number("alpha", image.alpha) < eps:
+            raise UserError(
+                f"judges.{name}: {image.steps} steps of {image.alpha} cannot cross a ball of {budget['image']['eps']}: "
+                f"set judges.{name}.image.alpha=null, which scales with eps."
+            )
 
 
 def build_objective(config: DictConfig) -> Objective:

@@ -13,6 +13,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from robustcli.attacks import CandidateSource, RetrievalAttack, parse_eps
+from robustcli.attacks.threat import parse_number
 from robustcli.building import build_attack, build_judges
 from robustcli.data.base import ImageTextData
 from robustcli.errors import UserError
@@ -25,6 +26,7 @@ from robustcli.report.progress import Progress
 from robustcli.report.tables import attack_grid, print_grid
 from robustcli.run import Run
 
+WORST = "worst"
 _CURVE = "curve-"
 _EXAMPLES = 4
 Keep = Callable[[str, Attacked], None]
@@ -51,14 +53,24 @@ class Bench:
     seed: int
 
 
-def build_bench(config: DictConfig, data: ImageTextData, judges: DictConfig, candidates: CandidateSource) -> Bench:
-    """The bench of a command: ``evaluation`` says on what, ``judges`` by what, ``attack`` within which budget."""
+def build_bench(
+    config: DictConfig, data: ImageTextData, judges: DictConfig, candidates: CandidateSource, curve_attack: str
+) -> Bench:
+    """The bench of a command: ``evaluation`` says on what, ``judges`` by what, ``attack`` within which budget.
+
+    Args:
+        curve_attack: name of the judge that draws the curve.
+    """
     settings, budget = config.evaluation, config.attack
+    attacks = build_judges(judges, budget, candidates, seed=config.seed)
+    _check_curve(settings, judges, curve_attack)
     return Bench(
         judge=Judge(data, batch_size=settings.batch_size, limit=settings.limit),
-        attacks=build_judges(judges, budget, candidates, seed=config.seed),
-        curve=_build_curve(config, judges, candidates),
-        curve_name=settings.curve_attack,
+        attacks=attacks,
+        curve=_build_curve(config, judges[curve_attack], candidates)
+        if curve_attack in attacks and budget.image
+        else {},
+        curve_name=curve_attack,
         budget=_budget(budget),
         resamples=settings.resamples,
         seed=config.seed,
@@ -95,19 +107,20 @@ def write_results(
         metrics: figures of the command's own, which join those of the table.
         shown: what a label is called in tables and pictures, where that is more than the label.
     """
-    whole = summarise(records, resamples=bench.resamples, seed=bench.seed)
+    judged = pd.concat([records, _worst(records)], ignore_index=True)
+    whole = summarise(judged, resamples=bench.resamples, seed=bench.seed)
     table, curve = _without_curve(whole)
     run.write_records(records)
     run.write_metrics({**(metrics or {}), **_flat(table), **_flat(curve), **_chance(bench.judge)}, whole)
     names = {label: (shown or {}).get(label, label) for label in models}
     table_shown, curve_shown = (frame.assign(model=frame["model"].map(names)) for frame in (table, curve))
     grid = attack_grid(table_shown)
-    figures = [*_draw_curve(run, bench, table_shown, curve_shown), *_draw_examples(run, bench, models, table, records)]
+    figures = [*_draw_curve(run, bench, curve_shown), *_draw_examples(run, bench, models, table, records)]
     grids = [
         grid,
         *(attack_grid(table_shown, measure) for measure in ("success_flip", "success_drop") if measure in table),
     ]
-    report = Report(title=title, threat=bench.budget, tables=grids, figures=figures, caveats=_caveats(bench))
+    report = Report(title=title, threat=bench.budget, tables=grids, figures=figures, caveats=_caveats(bench, records))
     run.write_report(render(report, run.manifest, run.directory))
     print_grid(grid)
     return table
@@ -120,8 +133,17 @@ def robust_recall(table: pd.DataFrame, label: str) -> float:
 
 def worst_attack(table: pd.DataFrame, label: str) -> str | None:
     """Name of the judge that leaves ``label`` the least recall@1 (mean of both directions); None without judges."""
-    attacked = _mean_recall(table[table["attack"] != CLEAN], label)
+    attacked = _mean_recall(table[~table["attack"].isin([CLEAN, WORST])], label)
     return None if attacked.empty else str(attacked.idxmin())
+
+
+def _worst(records: pd.DataFrame) -> pd.DataFrame:
+    """For each query the row of the judge that hurts it most: what an attacker has who may choose for each query."""
+    attacked = records[records["adversarial_rank"].notna() & ~records["attack"].str.startswith(_CURVE)]
+    if attacked["attack"].nunique() < 2:
+        return attacked.iloc[:0]
+    hardest = attacked.groupby(["model", "direction", "query_id"], sort=False)["adversarial_rank"].idxmax()
+    return attacked.loc[hardest].assign(attack=WORST)
 
 
 def _mean_recall(table: pd.DataFrame, label: str) -> "pd.Series[float]":
@@ -139,25 +161,23 @@ def _judged(
         )
 
 
-def _build_curve(config: DictConfig, judges: DictConfig, candidates: CandidateSource) -> dict[float, RetrievalAttack]:
-    """The curve is drawn by ``evaluation.curve_attack``, with every eps of ``evaluation.eps_curve`` in turn."""
-    name = config.evaluation.curve_attack
-    if not config.evaluation.eps_curve or not judges:
-        return {}
-    if name not in judges:
+def _check_curve(settings: DictConfig, judges: DictConfig, name: str) -> None:
+    if settings.eps_curve and judges and name not in judges:
         raise UserError(
             f"evaluation.curve_attack is {name!r}, but the judges are {', '.join(map(str, judges))}: "
-            "choose one of them."
+            "choose one of them, or evaluation.eps_curve=[] for no curve."
         )
+
+
+def _build_curve(config: DictConfig, judge: DictConfig, candidates: CandidateSource) -> dict[float, RetrievalAttack]:
+    """The attack of the config ``judge`` for each eps: ``evaluation.eps_curve`` times that of ``attack``."""
+    budget: Any = OmegaConf.to_container(config.attack, resolve=True)
+    whole = parse_eps(budget["image"]["eps"], budget["image"]["norm"])
     curve = {}
-    for eps in config.evaluation.eps_curve:
-        budget: Any = OmegaConf.to_container(config.attack, resolve=True)
-        if budget["image"] is None:
-            raise UserError(
-                "evaluation.eps_curve needs an attack on images, but attack.image is null: choose attack=mat or pgd."
-            )
-        budget["image"]["eps"] = eps
-        curve[parse_eps(eps)] = build_attack(judges[name], candidates, seed=config.seed, budget=budget)
+    for factor in config.evaluation.eps_curve:
+        eps = whole * parse_number("eps_curve", factor)
+        wanted = {**budget, "image": {**budget["image"], "eps": eps}}
+        curve[eps] = build_attack(judge, candidates, seed=config.seed, budget=wanted)
     return curve
 
 
@@ -193,13 +213,14 @@ def _chance(judge: Judge) -> dict[str, float]:
     }
 
 
-def _draw_curve(run: Run, bench: Bench, table: pd.DataFrame, curve: pd.DataFrame) -> list[tuple[str, Any]]:
+def _draw_curve(run: Run, bench: Bench, curve: pd.DataFrame) -> list[tuple[str, Any]]:
     if curve.empty:
         return []
-    clean = table[table["attack"] == CLEAN].assign(eps=0.0)
     path = run.figure("recall_over_eps")
-    recall_over_eps(pd.concat([clean, curve]), path, budget=bench.curve_name)
-    return [(f"Recall@1 over the eps of the image attack ({bench.curve_name}; eps 0: no attack at all).", path)]
+    recall_over_eps(curve, path, budget=bench.curve_name)
+    return [
+        (f"Recall@1 over the eps of the image attack ({bench.curve_name}, which edits captions at eps 0 too).", path)
+    ]
 
 
 def _draw_examples(
@@ -247,10 +268,17 @@ def _change(record: Mapping[Hashable, Any]) -> str:
     return f"{record['clean_rank']} → {record['adversarial_rank']}"
 
 
-def _caveats(bench: Bench) -> list[str]:
-    return [
+def _caveats(bench: Bench, records: pd.DataFrame) -> list[str]:
+    notes = [
         f"{len(bench.judge)} images and {len(bench.judge.captions)} captions; other galleries give other figures.",
-        "Both sides of every pair are attacked at once where an attack has both parts; "
-        "each query is judged in the attacked gallery.",
+        "Both sides of every pair are attacked at once where an attack has both parts; each query is judged in the "
+        "attacked gallery. *worst*: each query under the attack that hurts it most, in the gallery that this attack made.",
         "A robust figure is an upper bound: a stronger attack can only lower it.",
     ]
+    broken = records[["zero_gradients", "nan_gradients"]].fillna(0).sum() if "zero_gradients" in records else None
+    if broken is not None and broken.sum() > 0:
+        notes.append(
+            f"SUSPECT: {int(broken['zero_gradients'])} gradients were all zero and {int(broken['nan_gradients'])} held "
+            "a NaN: the gradient attacks were blind there, and their figures flatter."
+        )
+    return notes

@@ -17,6 +17,7 @@ from robustcli.models import DualEncoder
 
 CLEAN = "clean"
 KS = (1, 5, 10)
+_COSTS = ("norm", "queries", "gradients", "zero_gradients", "nan_gradients")  # of an image and its captions
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,8 @@ class Attacked:
     edits: Tensor
     queries: Tensor
     gradients: Tensor
+    zero_gradients: Tensor
+    nan_gradients: Tensor
 
 
 class Judge:
@@ -93,9 +96,7 @@ class Judge:
             self.on_chunk(len(chunk))
         order = torch.argsort(torch.cat(owned))  # a set may list the captions of an image far apart
         captions = [caption for part in parts for caption in part.captions]
-        costs = {
-            key: torch.cat([getattr(part, key).cpu() for part in parts]) for key in ("norm", "queries", "gradients")
-        }
+        costs = {key: torch.cat([getattr(part, key).cpu() for part in parts]) for key in _COSTS}
         return Attacked(
             images=torch.cat([part.images.cpu() for part in parts]),
             captions=tuple(captions[j] for j in order.tolist()),
@@ -124,7 +125,7 @@ class Judge:
         images = self._side(clean.image_to_text, None if hostile is None else hostile.image_to_text, "image")
         captions = self._side(clean.text_to_image, None if hostile is None else hostile.text_to_image, "caption")
         if attacked is not None:
-            costs = {key: getattr(attacked, key).numpy() for key in ("norm", "queries", "gradients")}
+            costs = {key: getattr(attacked, key).numpy() for key in _COSTS}
             images = images.assign(**costs)
             captions = captions.assign(edits=attacked.edits.numpy(), caption=list(attacked.captions))
         table = pd.concat([images, captions], ignore_index=True)
@@ -195,5 +196,12 @@ def _figures(table: pd.DataFrame, resamples: int, seed: int) -> Mapping[str, flo
             f"recall_at_{k}_high": interval.high,
         }
     if table["adversarial_rank"].notna().any():
-        figures |= metrics.success_rates(table)
+        figures |= metrics.success_rates(table) | _flip_interval(table, groups, resamples, seed)
     return figures
+
+
+def _flip_interval(table: pd.DataFrame, groups: Tensor, resamples: int, seed: int) -> dict[str, float | None]:
+    right = torch.from_numpy(table["clean_correct"].to_numpy(dtype=bool))
+    lost = right & ~torch.from_numpy(table["adversarial_correct"].to_numpy(dtype=bool))
+    interval = metrics.bootstrap_ratio(lost, right, groups, resamples=resamples, seed=seed)
+    return {"success_flip_low": interval.low, "success_flip_high": interval.high}

@@ -51,6 +51,7 @@ def _launch(command: str, argv: list[str]) -> int:
     import hydra
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
 
     from robustcli import mistakes, schemas
     from robustcli.job import Job
@@ -65,6 +66,8 @@ def _launch(command: str, argv: list[str]) -> int:
         if debug:
             raise
         raise UserError(mistakes.sentence(command, argv, error)) from error
+    except YAMLError as error:
+        raise UserError("a config file is no YAML: " + " ".join(str(error).split())) from error
     return DONE
 
 

@@ -111,6 +111,22 @@ class Run:
             self.manifest[key] = known | value if isinstance(known, dict) and isinstance(value, dict) else value
         self._save_manifest()
 
+    def note_inputs(self, **entries: Mapping[str, Any]) -> None:
+        """`note` for what the run reads: data and weights.
+
+        Raises:
+            UserError: a run that is taken up again reads something else than it began with; parts of two would mix.
+        """
+        for key, value in entries.items():
+            known = self.manifest.get(key, {})
+            changed = [name for name in value if name in known and known[name] != plain(value)[name]]
+            if changed:
+                raise UserError(
+                    f"{key} {changed[0]} is not what {self.directory} began with (its fingerprint differs): "
+                    "put the old file back, or begin another run without `resume`"
+                )
+        self.note(**entries)
+
     def write_metrics(self, metrics: Mapping[str, Any], table: "pd.DataFrame | None" = None) -> None:
         """Write ``metrics.json`` (nested mappings become keys with slashes) and, from ``table``, ``metrics.csv``.
 

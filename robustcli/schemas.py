@@ -33,7 +33,7 @@ class Trainer:
     ema: float | None = MISSING
     threads: int = MISSING
     device: str = MISSING
-    compile: bool = MISSING
+    tensorboard: bool = MISSING
     save_minutes: float = MISSING
     eval_every: int | None = MISSING
     log_every: int = MISSING

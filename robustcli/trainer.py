@@ -45,6 +45,7 @@ class TrainerSettings:
         precision: ``fp32``, or ``bf16`` autocast where the device has it.
         ema: decay of an exponential moving average of the weights, which is then what is judged and saved; null for
             none.
+        tensorboard: also write the course of the training for TensorBoard (needs the extra ``tracking``).
         save_minutes: the state is saved as often, and on SIGTERM and Ctrl-C.
     """
 
@@ -61,7 +62,7 @@ class TrainerSettings:
     ema: float | None
     threads: int
     device: str
-    compile: bool
+    tensorboard: bool
     save_minutes: float
     eval_every: int | None
     log_every: int
@@ -184,7 +185,8 @@ class Trainer:
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
         if self.average is not None and settings.ema:
-            _blend(self.average, self.model, settings.ema)
+            # The warm-up of timm and TensorFlow: without it a short run would be judged by its starting weights.
+            _blend(self.average, self.model, min(settings.ema, (1 + self.step) / (10 + self.step)))
         return total
 
     def _set_lr(self) -> None:

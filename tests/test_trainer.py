@@ -30,7 +30,7 @@ SETTINGS: dict[str, Any] = {
     "ema": None,
     "threads": 1,
     "device": "cpu",
-    "compile": False,
+    "tensorboard": False,
     "save_minutes": 60.0,
     "eval_every": None,
     "log_every": 1,

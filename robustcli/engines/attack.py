@@ -1,5 +1,6 @@
 """`robustcli attack`: attack a data set with one attack, and keep every adversarial pair."""
 
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from safetensors.torch import save_file
 
@@ -22,11 +23,11 @@ def run(config: DictConfig, run: Run) -> float:
     with run.phase("load"):
         data = build_data(config.dataset, config.evaluation.split)
         model = build_model(config.model, config.checkpoint, data, seed=config.seed).to(device)
-        name = str(config.attack["_target_"]).rpartition(".")[2].lower()
+        name = str(HydraConfig.get().runtime.choices["attack"])
         alone = OmegaConf.create({name: config.attack})
-        bench = build_bench(config, data, alone, build_candidates(config.candidates, data, model))
-    run.note(
-        device=str(device),
+        bench = build_bench(config, data, alone, build_candidates(config.candidates, data, model), name)
+    run.note(device=str(device))
+    run.note_inputs(
         data={data.split: {"fingerprint": data.fingerprint, "images": len(data), "skipped": data.skipped}},
         weights={"model": model.fingerprint()},
     )

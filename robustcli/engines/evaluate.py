@@ -20,9 +20,9 @@ def run(config: DictConfig, run: Run) -> float:
             for label, path in checkpoints.items()
         }
         candidates = build_candidates(config.candidates, data, next(iter(models.values())))
-        bench = build_bench(config, data, config.judges, candidates)
-    run.note(
-        device=str(device),
+        bench = build_bench(config, data, config.judges, candidates, config.evaluation.curve_attack)
+    run.note(device=str(device))
+    run.note_inputs(
         data={data.split: {"fingerprint": data.fingerprint, "images": len(data), "skipped": data.skipped}},
         weights={label: model.fingerprint() for label, model in models.items()},
     )
@@ -42,4 +42,4 @@ def _checkpoints(config: DictConfig) -> dict[str, str | None]:
             "checkpoints takes labels and paths, '{clean: a.safetensors, mat: b.safetensors}', and no checkpoint "
             "beside it."
         )
-    return {str(label): str(path) for label, path in config.checkpoints.items()}
+    return {str(label): None if path is None else str(path) for label, path in config.checkpoints.items()}

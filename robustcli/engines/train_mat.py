@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from robustcli import files, metrics
 from robustcli.building import build_attack, build_candidates, build_data, build_model, build_objective, choose_device
 from robustcli.data.base import ImageTextData
+from robustcli.errors import UserError
 from robustcli.evaluation import build_bench, judge_model, robust_recall, write_results
 from robustcli.judging import Judge
 from robustcli.models import DualEncoder, save_weights
@@ -25,7 +26,7 @@ def run(config: DictConfig, run: Run) -> float:
         train, val, test = (build_data(config.dataset, split) for split in ("train", "val", config.evaluation.split))
         model = build_model(config.model, config.checkpoint, train, seed=config.seed).to(device)
         candidates = build_candidates(config.candidates, train, model)
-        bench = build_bench(config, test, config.judges, candidates)
+        bench = build_bench(config, test, config.judges, candidates, config.evaluation.curve_attack)
         trainer = _build_trainer(config, run, model, train, val, candidates)
     _note(run, model, {"train": train, "val": val, "test": test})
     models, records = {}, []
@@ -34,7 +35,7 @@ def run(config: DictConfig, run: Run) -> float:
             records.append(judge_model(run, bench, model, "before"))
         models["before"] = copy.deepcopy(model)
     with run.phase("train"):
-        training = _train(trainer)
+        training = _train(trainer, run)
     save_weights(model, run.checkpoint_path("last"), {"trained_with": str(config.defense.name)})
     run.note(weights={"after": model.fingerprint()})
     with run.phase("judge after"):
@@ -69,10 +70,25 @@ def _build_trainer(
     )
 
 
-def _train(trainer: Trainer) -> Training:
+def _train(trainer: Trainer, run: Run) -> Training:
     trainer.prepare()
+    board = _tensorboard(run) if trainer.settings.tensorboard else None
     with Progress(trainer.training.steps, "train", done=trainer.step, unit="pairs") as progress:
-        return trainer.fit(lambda figures: progress.advance(1, samples=trainer.pairs_per_step, **figures))
+
+        def show(figures: Mapping[str, float]) -> None:
+            progress.advance(1, samples=trainer.pairs_per_step, **figures)
+            for name, value in figures.items() if board else ():
+                board.add_scalar(name, value, trainer.step)
+
+        return trainer.fit(show)
+
+
+def _tensorboard(run: Run) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise UserError("trainer.tensorboard=true needs TensorBoard: pip install 'robustcli[tracking]'.") from error
+    return SummaryWriter(str(run.directory / "tensorboard"))  # type: ignore[no-untyped-call]
 
 
 def _recall(validation: Judge, model: DualEncoder) -> Mapping[str, float]:
@@ -84,8 +100,8 @@ def _recall(validation: Judge, model: DualEncoder) -> Mapping[str, float]:
 
 
 def _note(run: Run, model: DualEncoder, sets: Mapping[str, ImageTextData]) -> None:
-    run.note(
-        device=str(model.device),
+    run.note(device=str(model.device))
+    run.note_inputs(
         data={
             split: {"fingerprint": data.fingerprint, "images": len(data), "skipped": data.skipped}
             for split, data in sets.items()

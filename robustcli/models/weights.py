@@ -127,7 +127,7 @@ def _read_torch(path: Path) -> Any:
             f"checkpoint {path} holds Python objects beside tensors, or is damaged; it is not read, for such objects "
             "could run code: save its state_dict alone, best as .safetensors"
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    except (RuntimeError, EOFError, OSError, LookupError, ValueError) as error:
         raise UserError(f"checkpoint {path} cannot be read ({error}): it is damaged or no torch file") from error
 
 

@@ -18,6 +18,8 @@ ATTACKS = {
     "sep": "Sep-Attack",
     "coattack": "Co-Attack",
     "sga": "SGA",
+    "sequential": "sequential",
+    "worst": "worst",
 }
 DIRECTIONS = ("image_to_text", "text_to_image")
 TITLES = {

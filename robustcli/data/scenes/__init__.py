@@ -24,6 +24,7 @@ from robustcli.seeding import derive_seed
 
 __all__ = ["Scenes", "synonym_table", "vocabulary"]
 
+_ROWS_AT_ONCE = 256  # of the relation of truth, which takes nine times its size while it is made
 _RECIPE = "scenes-1"  # raise it when a recipe would give other bytes
 
 
@@ -84,8 +85,9 @@ class Scenes(ImageTextData):
         return self._pixels[indices].float() / 255
 
     def relevance(self, images: Tensor, captions: Tensor) -> Tensor:
-        known = truth(self._world[images.numpy()], self._predicates[captions.numpy()])
-        return torch.from_numpy(known)
+        asked = self._predicates[captions.numpy()]
+        parts = [truth(self._world[rows.numpy()], asked) for rows in images.split(_ROWS_AT_ONCE)]
+        return torch.from_numpy(np.concatenate(parts)) if parts else torch.zeros(0, len(captions), dtype=torch.bool)
 
 
 def _check(*, size: int, synonym_frequency: float, contrast: float, count: int, split: str) -> None:
