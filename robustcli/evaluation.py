@@ -272,7 +272,7 @@ def _caveats(bench: Bench, records: pd.DataFrame) -> list[str]:
     notes = [
         f"{len(bench.judge)} images and {len(bench.judge.captions)} captions; other galleries give other figures.",
         "Both sides of every pair are attacked at once where an attack has both parts; each query is judged in the "
-        "attacked gallery. *worst*: each query under the attack that hurts it most, in the gallery that this attack made.",
+        "attacked gallery. *worst*: each query under the attack that hurts it most, in the gallery of that attack.",
         "A robust figure is an upper bound: a stronger attack can only lower it.",
     ]
     broken = records[["zero_gradients", "nan_gradients"]].fillna(0).sum() if "zero_gradients" in records else None
