@@ -77,8 +77,9 @@ def _train(trainer: Trainer, run: Run) -> Training:
 
         def show(figures: Mapping[str, float]) -> None:
             progress.advance(1, samples=trainer.pairs_per_step, **figures)
-            for name, value in figures.items() if board else ():
-                board.add_scalar(name, value, trainer.step)
+            if board is not None:
+                for name, value in figures.items():
+                    board.add_scalar(name, value, trainer.step)
 
         return trainer.fit(show)
 
@@ -88,7 +89,7 @@ def _tensorboard(run: Run) -> Any:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
         raise UserError("trainer.tensorboard=true needs TensorBoard: pip install 'robustcli[tracking]'.") from error
-    return SummaryWriter(str(run.directory / "tensorboard"))  # type: ignore[no-untyped-call]
+    return SummaryWriter(str(run.directory / "tensorboard"))
 
 
 def _recall(validation: Judge, model: DualEncoder) -> Mapping[str, float]:

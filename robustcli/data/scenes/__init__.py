@@ -86,7 +86,7 @@ class Scenes(ImageTextData):
 
     def relevance(self, images: Tensor, captions: Tensor) -> Tensor:
         asked = self._predicates[captions.numpy()]
-        parts = [truth(self._world[rows.numpy()], asked) for rows in images.split(_ROWS_AT_ONCE)]
+        parts = [truth(self._world[rows.numpy()], asked) for rows in torch.split(images, _ROWS_AT_ONCE)]
         return torch.from_numpy(np.concatenate(parts)) if parts else torch.zeros(0, len(captions), dtype=torch.bool)
 
 
