@@ -52,7 +52,7 @@ def test_eps_is_a_fraction_or_a_number_and_stays_as_it_was_written(value: str) -
 
 def test_judges_are_attacks_of_their_own_that_leave_the_run_s_attack_alone() -> None:
     composed = compose("train-mat", ["judges.pgd.image.steps=50", "attack.image.steps=3"])
-    assert set(composed.judges) == {"pgd", "words", "sep", "coattack", "sga"}
+    assert set(composed.judges) == {"pgd", "words", "sep", "coattack", "sga", "sequential"}
     assert composed.judges.pgd.image.steps == 50 and composed.judges.sep.image.steps == 10
     assert composed.attack.image.steps == 3
 

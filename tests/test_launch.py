@@ -285,3 +285,13 @@ def test_joblib_runs_jobs_side_by_side_and_survives_a_failed_one(start: Any, tmp
     assert [(sweep / f"{job}" / "DONE").exists() for job in range(3)] == [True, False, True]
     assert "it broke" in (sweep / "1" / "FAILED").read_text()
     assert [(sweep / f"{job}" / "seen").read_text() for job in range(3)] == ["0\n", "1\n", "2\n"]
+
+
+def test_broken_yaml_of_the_user_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "dataset").mkdir()
+    (tmp_path / "dataset" / "mine.yaml").write_text("a: 1\na: [2\n")
+    assert launch("evaluate", ["--config-dir", str(tmp_path), "dataset=mine"]) == 2
+    said = capsys.readouterr().err
+    assert (
+        said.splitlines()[-1].startswith("error: a config file is no YAML") and "Traceback" not in said.splitlines()[-1]
+    )

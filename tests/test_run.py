@@ -308,3 +308,15 @@ def test_import_is_light() -> None:
     code = "import sys, robustcli.run; print([name for name in ('torch', 'pandas', 'hydra') if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert done.stdout == "[]\n"
+
+
+def test_a_resume_that_reads_other_inputs_is_refused(tmp_path: Path) -> None:
+    """Parts judged with old weights beside new ones would make a table of two models."""
+    with pytest.raises(KeyboardInterrupt), Run.open("evaluate", {"seed": 0}, tmp_path / "run", []) as run:
+        run.note_inputs(weights={"model": "aaaa"})
+        raise KeyboardInterrupt
+    with (
+        pytest.raises(UserError, match="weights model is not what"),
+        Run.open("evaluate", {"seed": 0}, tmp_path / "run", []) as run,
+    ):
+        run.note_inputs(weights={"model": "bbbb"})

@@ -166,3 +166,10 @@ def test_shipped_names_the_file_of_the_package(
     save_weights(model, path)
     monkeypatch.setattr(weights, "SHIPPED", path)
     assert tiny(checkpoint="shipped").fingerprint() == model.fingerprint()
+
+
+def test_a_text_file_is_no_checkpoint(tmp_path: Path) -> None:
+    path = tmp_path / "passwd"
+    path.write_text("root:x:0:0:root:/root:/bin/bash\n")
+    with pytest.raises(UserError, match="cannot be read|no torch file|damaged"):
+        weights.read_weights(path)
