@@ -53,10 +53,17 @@ smoke: setup ## every command once, for seconds, in a directory of its own
 	cd $$out && $(CURDIR)/$(RUN) rerun evaluate
 
 sweep: setup ## every defence from the same start over three seeds, at equal steps and at equal time (an hour on two cores; SWEEP=... adds overrides)
-	$(RUN) train-mat --multirun experiment=sweep defense=clean,text,tecoa,mat seed=0,1,2 \
-	  hydra/launcher=joblib hydra.launcher.n_jobs=2 $(SWEEP)
-	$(RUN) train-mat --multirun experiment=sweep defense=clean,text,tecoa,mat seed=0,1,2 \
-	  trainer.max_steps=null trainer.max_seconds=100 hydra/launcher=joblib hydra.launcher.n_jobs=2 $(SWEEP)
+	$(RUN) train-mat --multirun experiment=sweep defense=clean,text,tecoa,image,mat seed=0,1,2 \
+	  hydra/launcher=joblib hydra.launcher.n_jobs=2 hydra.sweep.dir=outputs/sweep/steps $(SWEEP)
+	$(VENV)/bin/python -m benchmarks.paired outputs/sweep/steps
+	$(RUN) train-mat --multirun experiment=sweep defense=image,mat seed=0,1,2 judges=quick \
+	  trainer.max_steps=null trainer.max_seconds=75 hydra/launcher=joblib hydra.launcher.n_jobs=2 hydra.sweep.dir=outputs/sweep/time $(SWEEP)
+	$(VENV)/bin/python -m benchmarks.paired outputs/sweep/time
+	$(RUN) train-mat --multirun experiment=tiny_clean trainer.max_steps=900 dataset.synonym_frequency=0,0.03 \
+	  hydra.sweep.dir=outputs/sweep/synonyms/clean 'hydra.sweep.subdir=$${dataset.synonym_frequency}' $(SWEEP)
+	$(RUN) train-mat --multirun experiment=sweep judges=quick dataset.synonym_frequency=0,0.03 defense=image,mat \
+	  'model.checkpoint=outputs/sweep/synonyms/clean/$${dataset.synonym_frequency}/checkpoints/last.safetensors' \
+	  hydra.sweep.dir=outputs/sweep/synonyms/robust $(SWEEP)
 
 clean: ## remove caches and builds (never outputs/ or .venv)
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

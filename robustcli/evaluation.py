@@ -107,8 +107,7 @@ def write_results(
         metrics: figures of the command's own, which join those of the table.
         shown: what a label is called in tables and pictures, where that is more than the label.
     """
-    judged = pd.concat([records, _worst(records)], ignore_index=True)
-    whole = summarise(judged, resamples=bench.resamples, seed=bench.seed)
+    whole = summarise(with_worst(records), resamples=bench.resamples, seed=bench.seed)
     table, curve = _without_curve(whole)
     run.write_records(records)
     run.write_metrics({**(metrics or {}), **_flat(table), **_flat(curve), **_chance(bench.judge)}, whole)
@@ -126,6 +125,18 @@ def write_results(
     return table
 
 
+def with_worst(records: pd.DataFrame) -> pd.DataFrame:
+    """The records with rows of an attack ``worst``: each query's row of the judge that hurts it most.
+
+    That is what an attacker has who may choose for each query; the curve does not count among the judges.
+    """
+    attacked = records[records["adversarial_rank"].notna() & ~records["attack"].str.startswith(_CURVE)]
+    if attacked["attack"].nunique() < 2:
+        return records
+    hardest = attacked.groupby(["model", "direction", "query_id"], sort=False)["adversarial_rank"].idxmax()
+    return pd.concat([records, attacked.loc[hardest].assign(attack=WORST)], ignore_index=True)
+
+
 def robust_recall(table: pd.DataFrame, label: str) -> float:
     """Recall@1 of model ``label`` under its worst judge, mean of both directions; clean where nothing attacked."""
     return float(_mean_recall(table, label).min())
@@ -135,15 +146,6 @@ def worst_attack(table: pd.DataFrame, label: str) -> str | None:
     """Name of the judge that leaves ``label`` the least recall@1 (mean of both directions); None without judges."""
     attacked = _mean_recall(table[~table["attack"].isin([CLEAN, WORST])], label)
     return None if attacked.empty else str(attacked.idxmin())
-
-
-def _worst(records: pd.DataFrame) -> pd.DataFrame:
-    """For each query the row of the judge that hurts it most: what an attacker has who may choose for each query."""
-    attacked = records[records["adversarial_rank"].notna() & ~records["attack"].str.startswith(_CURVE)]
-    if attacked["attack"].nunique() < 2:
-        return attacked.iloc[:0]
-    hardest = attacked.groupby(["model", "direction", "query_id"], sort=False)["adversarial_rank"].idxmax()
-    return attacked.loc[hardest].assign(attack=WORST)
 
 
 def _mean_recall(table: pd.DataFrame, label: str) -> "pd.Series[float]":

@@ -171,5 +171,5 @@ def test_shipped_names_the_file_of_the_package(
 def test_a_text_file_is_no_checkpoint(tmp_path: Path) -> None:
     path = tmp_path / "passwd"
     path.write_text("root:x:0:0:root:/root:/bin/bash\n")
-    with pytest.raises(UserError, match="cannot be read|no torch file|damaged"):
+    with pytest.raises(UserError, match=r"cannot be read"):
         weights.read_weights(path)
