@@ -44,7 +44,7 @@ def main(sweep: Path, ahead: str) -> None:
 
 
 def _difference(rows: pd.DataFrame, ahead: str, other: str, groups: torch.Tensor) -> str:
-    first, second = (torch.from_numpy(rows[name].to_numpy(dtype=float)) for name in (ahead, other))
+    first, second = (torch.from_numpy(rows[name].to_numpy(dtype=float, copy=True)) for name in (ahead, other))
     interval = bootstrap_difference(first, second, groups)
     assert interval.mean is not None and interval.low is not None and interval.high is not None
     return f"{100 * interval.mean:+.1f} [{100 * interval.low:+.1f}, {100 * interval.high:+.1f}]"
