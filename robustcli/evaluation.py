@@ -39,14 +39,15 @@ class Bench:
     Attributes:
         judge: the gallery with its relation of truth.
         attacks: the judges by name, all within one budget.
-        curve: for each eps of the curve of robust recall the attack that draws it, called ``curve_name``.
+        curve: for each eps of the curve of robust recall the attack that draws it, called ``curve_name``; None at the
+            budget itself, where the judge of that name has done it.
         budget: the budget in words.
         resamples, seed: of the intervals.
     """
 
     judge: Judge
     attacks: Mapping[str, RetrievalAttack]
-    curve: Mapping[float, RetrievalAttack]
+    curve: Mapping[float, RetrievalAttack | None]
     curve_name: str
     budget: list[str]
     resamples: int
@@ -84,10 +85,13 @@ def judge_model(run: Run, bench: Bench, model: DualEncoder, label: str, keep: Ke
         keep: is given the name of each attack and what it put out.
     """
     plan: dict[str, RetrievalAttack | None] = {CLEAN: None, **bench.attacks}
-    plan |= {f"{_CURVE}{eps:.6f}": attack for eps, attack in bench.curve.items()}
+    plan |= {_on_curve(eps): attack for eps, attack in bench.curve.items() if attack is not None}
     model.eval()
-    parts = [_judged(run, bench, model, label, name, attack, keep) for name, attack in plan.items()]
-    return pd.concat(parts, ignore_index=True)
+    parts = {name: _judged(run, bench, model, label, name, attack, keep) for name, attack in plan.items()}
+    for eps, attack in bench.curve.items():
+        if attack is None:
+            parts[_on_curve(eps)] = parts[bench.curve_name].assign(attack=_on_curve(eps))
+    return pd.concat(parts.values(), ignore_index=True)
 
 
 def write_results(
@@ -123,6 +127,10 @@ def write_results(
     run.write_report(render(report, run.manifest, run.directory))
     print_grid(grid)
     return table
+
+
+def _on_curve(eps: float) -> str:
+    return f"{_CURVE}{eps:.6f}"
 
 
 def with_worst(records: pd.DataFrame) -> pd.DataFrame:
@@ -171,15 +179,18 @@ def _check_curve(settings: DictConfig, judges: DictConfig, name: str) -> None:
         )
 
 
-def _build_curve(config: DictConfig, judge: DictConfig, candidates: CandidateSource) -> dict[float, RetrievalAttack]:
+def _build_curve(
+    config: DictConfig, judge: DictConfig, candidates: CandidateSource
+) -> dict[float, RetrievalAttack | None]:
     """The attack of the config ``judge`` for each eps: ``evaluation.eps_curve`` times that of ``attack``."""
     budget: Any = OmegaConf.to_container(config.attack, resolve=True)
     whole = parse_eps(budget["image"]["eps"], budget["image"]["norm"])
-    curve = {}
+    curve: dict[float, RetrievalAttack | None] = {}
     for factor in config.evaluation.eps_curve:
         eps = whole * parse_number("eps_curve", factor)
         wanted = {**budget, "image": {**budget["image"], "eps": eps}}
-        curve[eps] = build_attack(judge, candidates, seed=config.seed, budget=wanted)
+        same = eps == whole
+        curve[eps] = None if same else build_attack(judge, candidates, seed=config.seed, budget=wanted)
     return curve
 
 

@@ -23,7 +23,7 @@ SMALL = [
     "trainer.batch_size=32",
     "trainer.save_minutes=0",
     "evaluation.resamples=50",
-    "evaluation.eps_curve=[0, 0.5]",
+    "evaluation.eps_curve=[0, 1]",
     "judges=quick",
 ]
 
@@ -80,6 +80,13 @@ def test_every_figure_is_an_aggregation_of_the_records(finished: Path) -> None:
     assert found["after/worst/image_to_text/recall_at_1"] == pytest.approx(hits["image_to_text"], abs=1e-12)
     for attack in ("pgd", "words", "sep"):
         assert hits["text_to_image"] <= found[f"after/{attack}/text_to_image/recall_at_1"]
+
+
+def test_the_curve_at_the_budget_is_its_judge_and_at_zero_the_words_alone(finished: Path) -> None:
+    records = pd.read_parquet(finished / "records.parquet")
+    after = records[records["model"] == "after"].set_index(["attack", "direction", "query_id"])["adversarial_rank"]
+    assert after.loc[f"curve-{4 / 255:.6f}"].equals(after.loc["sep"])
+    assert after.loc["curve-0.000000"].equals(after.loc["words"])
 
 
 def test_budgets_hold_on_the_records(finished: Path) -> None:
