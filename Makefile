@@ -64,6 +64,7 @@ sweep: setup ## every defence from the same start over three seeds, at equal ste
 	$(RUN) train-mat --multirun experiment=sweep judges=quick dataset.synonym_frequency=0,0.03 defense=image,mat \
 	  'model.checkpoint=outputs/sweep/synonyms/clean/$${dataset.synonym_frequency}/checkpoints/last.safetensors' \
 	  hydra.sweep.dir=outputs/sweep/synonyms/robust $(SWEEP)
+	$(VENV)/bin/python -m benchmarks.synonyms outputs/sweep/synonyms/robust outputs/sweep/synonyms.png
 
 clean: ## remove caches and builds (never outputs/ or .venv)
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
