@@ -50,5 +50,9 @@ class ImageTextData(ABC):
         counts = torch.bincount(self.owner, minlength=len(self.image_ids))
         return list(torch.split(order, counts.tolist()))
 
+    def provenance(self) -> dict[str, str | int]:
+        """What a manifest keeps of the set: fingerprint, images and entries left out."""
+        return {"fingerprint": self.fingerprint, "images": len(self), "skipped": self.skipped}
+
     def __len__(self) -> int:
         return len(self.image_ids)

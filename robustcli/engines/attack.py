@@ -28,7 +28,7 @@ def run(config: DictConfig, run: Run) -> float:
         bench = build_bench(config, data, alone, build_candidates(config.candidates, data, model), name)
     run.note(device=str(device))
     run.note_inputs(
-        data={data.split: {"fingerprint": data.fingerprint, "images": len(data), "skipped": data.skipped}},
+        data={data.split: data.provenance()},
         weights={"model": model.fingerprint()},
     )
     with run.phase("attack"):

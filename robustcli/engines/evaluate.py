@@ -23,7 +23,7 @@ def run(config: DictConfig, run: Run) -> float:
         bench = build_bench(config, data, config.judges, candidates, config.evaluation.curve_attack)
     run.note(device=str(device))
     run.note_inputs(
-        data={data.split: {"fingerprint": data.fingerprint, "images": len(data), "skipped": data.skipped}},
+        data={data.split: data.provenance()},
         weights={label: model.fingerprint() for label, model in models.items()},
     )
     with run.phase("judge"):

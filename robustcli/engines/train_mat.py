@@ -103,10 +103,7 @@ def _recall(validation: Judge, model: DualEncoder) -> Mapping[str, float]:
 def _note(run: Run, model: DualEncoder, sets: Mapping[str, ImageTextData]) -> None:
     run.note(device=str(model.device))
     run.note_inputs(
-        data={
-            split: {"fingerprint": data.fingerprint, "images": len(data), "skipped": data.skipped}
-            for split, data in sets.items()
-        },
+        data={split: data.provenance() for split, data in sets.items()},
         weights={"before": model.fingerprint()},
     )
 
