@@ -1,22 +1,19 @@
 """From a composed config to the objects of a run; every engine builds through here, so a mistake is met early."""
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from robustcli.attacks import Cached, CandidateSource, RetrievalAttack, SynonymTable, parse_eps
-from robustcli.attacks.threat import parse_number
-from robustcli.data.base import ImageTextData
-from robustcli.defenses import Objective
+from robustcli.attacks import Cached, CandidateSource, SynonymTable
+from robustcli.data import ImageClassData, ImageTextData
+from robustcli.defenses import ClassObjective, Objective
 from robustcli.errors import UserError
-from robustcli.models import DualEncoder, WordTokenizer, build_vocabulary, load
+from robustcli.models import Classifier, DualEncoder, WordTokenizer, build_vocabulary, load_classifier, load_dual
 from robustcli.models.words import split_words
 
-_SIDES = ("image", "text")
-_BUDGET = {("image", "norm"): "linf", ("image", "eps"): "4/255", ("text", "max_words"): 1}  # as conf/attack ships it
 _MOST_UNKNOWN = 0.2  # share of words that a model may not know before its figures mean nothing
 
 
@@ -38,14 +35,82 @@ def choose_device(name: str, threads: int) -> torch.device:
     return device
 
 
-def build_data(config: DictConfig, split: str) -> ImageTextData:
+def build_data(config: DictConfig, split: str) -> ImageTextData | ImageClassData:
     """The data set of ``dataset=...``, one split of it."""
-    data: ImageTextData = instantiate(config, split=split)
+    data: ImageTextData | ImageClassData = instantiate(config, split=split)
     return data
 
 
-def build_model(config: DictConfig, checkpoint: str | None, data: ImageTextData, *, seed: int) -> DualEncoder:
-    """The model of ``model=...``, with the weights of ``checkpoint`` if one is given.
+def build_captioned(config: DictConfig, split: str) -> ImageTextData:
+    """`build_data` for a command that needs captions."""
+    data = build_data(config, split)
+    if not isinstance(data, ImageTextData):
+        raise UserError(f"dataset {data.name} has classes and no captions: choose one such as dataset=scenes.")
+    return data
+
+
+def build_classes(config: DictConfig, split: str) -> ImageClassData:
+    """`build_data` for a command that needs classes."""
+    data = build_data(config, split)
+    if not isinstance(data, ImageClassData):
+        raise UserError(f"dataset {data.name} has captions and no classes: choose one such as dataset=scene_classes.")
+    return data
+
+
+def build_model(
+    config: DictConfig, checkpoint: str | None, data: ImageTextData | ImageClassData, *, seed: int
+) -> DualEncoder | Classifier:
+    """The model of ``model=...`` that fits to ``data``, with the weights of ``checkpoint`` if one is given."""
+    if isinstance(data, ImageTextData):
+        return build_dual_encoder(config, checkpoint, data, seed=seed)
+    return build_classifier(config, checkpoint, data, seed=seed)
+
+
+def build_surrogate(
+    config: DictConfig, data: ImageTextData | ImageClassData, device: torch.device
+) -> DualEncoder | Classifier | None:
+    """The model of ``attack.surrogate``: weights of ``model=...`` or of a file that says what it is, or a model config.
+
+    Raises:
+        UserError: no such file, or a model that does not fit to ``data``.
+    """
+    wanted = config.attack.get("surrogate")
+    if wanted is None:
+        return None
+    node, checkpoint = (wanted, None) if isinstance(wanted, DictConfig) else (config.model, str(wanted))
+    return build_model(node, checkpoint, data, seed=config.seed).to(device)
+
+
+def build_classifier(config: DictConfig, checkpoint: str | None, data: ImageClassData, *, seed: int) -> Classifier:
+    """The classifier of ``model=...`` for the classes of ``data``, with the weights of ``checkpoint`` if one is given.
+
+    Without weights it starts from random ones and, where the config names no classes, for those of ``data``.
+    """
+    settings: dict[str, Any] = dict(OmegaConf.to_container(config, resolve=True))  # type: ignore[arg-type]
+    if checkpoint is not None:
+        settings["checkpoint"] = checkpoint
+    if settings.get("checkpoint") is None:
+        settings |= {"seed": seed, **({"classes": data.classes} if settings.get("classes", 0) is None else {})}
+    model = load_classifier(settings)
+    if model.classes is not None and tuple(model.classes) != tuple(data.classes):
+        raise UserError(
+            f"the model knows the classes {_shortened(model.classes)}, but dataset {data.name} has "
+            f"{_shortened(data.classes)}: choose the model or the class list that belongs to the other."
+        )
+    if model.class_count != len(data.classes):
+        raise UserError(
+            f"the model has {model.class_count} classes, but dataset {data.name} has {_shortened(data.classes)}: "
+            "choose the model or the class list that belongs to the other."
+        )
+    return model
+
+
+def _shortened(names: Sequence[str]) -> str:
+    return ", ".join([*names[:5], *(["..."] if len(names) > 5 else [])]) + f" ({len(names)})"
+
+
+def build_dual_encoder(config: DictConfig, checkpoint: str | None, data: ImageTextData, *, seed: int) -> DualEncoder:
+    """The dual encoder of ``model=...``, with the weights of ``checkpoint`` if one is given.
 
     A `tiny` without weights learns the words of ``data``; with weights it keeps the vocabulary they were trained with.
     """
@@ -55,7 +120,7 @@ def build_model(config: DictConfig, checkpoint: str | None, data: ImageTextData,
         settings["checkpoint"] = checkpoint
     if str(settings["_target_"]).endswith("tiny") and settings.get("checkpoint") is None:
         settings |= {"vocabulary": build_vocabulary(data.captions), "seed": seed}
-    model = load(settings)
+    model = load_dual(settings)
     model.set_trainable(trainable)
     _check_words(model, data)
     return model
@@ -95,62 +160,10 @@ def build_candidates(config: DictConfig, data: ImageTextData, model: DualEncoder
     return Cached(source) if kind == "MaskedLM" else source
 
 
-def build_attack(
-    config: DictConfig, candidates: CandidateSource | None, *, seed: int, budget: Mapping[str, Any] | None = None
-) -> RetrievalAttack:
-    """The attack of ``config``; norm, eps and number of words from ``budget`` (another attack's config) if given."""
-    settings: Any = OmegaConf.to_container(config, resolve=True)
-    if budget is not None:
-        _take_budget(settings, budget)
-    image = instantiate(settings["image"], seed=seed) if settings["image"] else None
-    text = instantiate(settings["text"], seed=seed, candidates=candidates) if settings["text"] else None
-    rest = {key: value for key, value in settings.items() if key not in _SIDES}
-    attack: RetrievalAttack = instantiate(rest, image=image, text=text, seed=seed)
-    return attack
-
-
-def _take_budget(settings: dict[str, Any], budget: Mapping[str, Any]) -> None:
-    for side, key in _BUDGET:
-        if settings.get(side) and budget.get(side):
-            settings[side][key] = budget[side][key]
-
-
-def build_judges(
-    config: DictConfig, budget: Mapping[str, Any], candidates: CandidateSource, *, seed: int
-) -> Mapping[str, RetrievalAttack]:
-    """The attacks of ``judges=...`` by name, all within the budget of the run's own attack.
-
-    A judge that attacks a side which the run's attack leaves alone is outside of the budget, and left out.
-
-    Raises:
-        UserError: no judge is within the budget; one was given a budget of its own, or a step size too small for it.
-    """
-    within = {str(name): node for name, node in config.items() if not any(node[s] and not budget[s] for s in _SIDES)}
-    if config and not within:
-        raise UserError(
-            f"none of the judges {', '.join(map(str, config))} attacks only what attack does: choose attack=mat, "
-            "which allows images and captions, or judges=none."
-        )
-    for name, node in within.items():
-        _check_judge(name, node, budget)
-    return {name: build_attack(node, candidates, seed=seed, budget=budget) for name, node in within.items()}
-
-
-def _check_judge(name: str, node: DictConfig, budget: Mapping[str, Any]) -> None:
-    for (side, key), shipped in _BUDGET.items():
-        own = node[side][key] if node[side] else shipped
-        if own not in (shipped, budget[side][key] if budget[side] else shipped):
-            raise UserError(
-                f"judges.{name}.{side}.{key} is {own}, but judges take the budget of attack: set attack.{side}.{key}."
-            )
-    image = node["image"]
-    if image and image.get("alpha") is not None:
-        eps = parse_eps(budget["image"]["eps"], budget["image"]["norm"])
-        if image.steps * parse_number("alpha", image.alpha) < eps:
-            raise UserError(
-                f"judges.{name}: {image.steps} steps of {image.alpha} cannot cross a ball of {budget['image']['eps']}: "
-                f"set judges.{name}.image.alpha=null, which scales with eps."
-            )
+def build_class_objective(config: DictConfig) -> ClassObjective:
+    """The training objective of ``objective=...``."""
+    objective: ClassObjective = instantiate(config)
+    return objective
 
 
 def build_objective(config: DictConfig) -> Objective:

@@ -33,6 +33,15 @@ COMMANDS = (
         ),
     ),
     Command(
+        "train-classifier",
+        "Train a classifier and judge it.",
+        (
+            "",
+            "dataset=digits model=digits augmentation.shift=1 judges=classes",
+            "dataset=cifar10 model=resnet20_cifar augmentation.shift=4 augmentation.flip=true trainer=long",
+        ),
+    ),
+    Command(
         "attack",
         "Attack a data set and write what was found.",
         ("attack=sga attack.image.eps=2/255 attack.text.max_words=1", "attack=pgd checkpoint=model.safetensors"),

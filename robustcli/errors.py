@@ -1,4 +1,4 @@
-"""The one exception that stands for a user's mistake."""
+"""What ends a command with a sentence in place of a traceback."""
 
 
 class UserError(Exception):
@@ -6,3 +6,7 @@ class UserError(Exception):
 
     The command line prints ``error: <sentence>`` and exits with code 2, without a traceback.
     """
+
+
+class SuspectClaim(Exception):
+    """Numbers that ``diagnostics=strict`` does not let pass: all is written, and the exit code is 1."""

@@ -16,7 +16,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from robustcli import opening, schemas
-from robustcli.errors import UserError
+from robustcli.errors import SuspectClaim, UserError
 
 # On import, because the workers of joblib and submitit import this module, and nothing else of ours, when they unpickle
 # a Job. The cache gives all uses within a sweep one id; the system draws it, since equal seeds may start in one second.
@@ -51,7 +51,8 @@ class Job:
         except Exception as error:
             mistake = user_error(error)
             name = f"job {hydra.job.num}: " if hydra.mode is RunMode.MULTIRUN else ""
-            print(f"error: {name}{mistake or failure(error, directory)}", file=sys.stderr, flush=True)
+            said = mistake or (error if isinstance(error, SuspectClaim) else failure(error, directory))
+            print(f"error: {name}{said}", file=sys.stderr, flush=True)
             if hydra.mode is RunMode.MULTIRUN:
                 opening.refuse(directory, overrides, str(mistake or error))
                 return math.nan

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import quote
 
 from robustcli import files, opening, provenance
-from robustcli.errors import UserError
+from robustcli.errors import SuspectClaim, UserError
 from robustcli.flat import differences, flatten, plain
 
 if TYPE_CHECKING:
@@ -247,7 +247,7 @@ def _interrupted(error: BaseException) -> bool:
 
 
 def _failure(error: BaseException) -> str:
-    if isinstance(error, UserError):
+    if isinstance(error, UserError | SuspectClaim):
         return f"{error}\n"
     trace = "".join(traceback.format_exception(error))
     first = (str(error).splitlines() or [""])[0]

@@ -33,6 +33,7 @@ class Trainer:
     ema: float | None = MISSING
     threads: int = MISSING
     device: str = MISSING
+    compile: bool = MISSING
     tensorboard: bool = MISSING
     save_minutes: float = MISSING
     eval_every: int | None = MISSING
@@ -49,7 +50,8 @@ class Evaluation:
     before: bool = MISSING
     resamples: int = MISSING
     eps_curve: list[Any] = MISSING
-    curve_attack: str = MISSING
+    curve_attack: str | None = MISSING
+    attacker: str = MISSING
 
 
 @dataclass
@@ -63,6 +65,7 @@ class Common:
     model: Any = MISSING
     attack: Any = MISSING
     candidates: Any = MISSING
+    diagnostics: str = MISSING
     evaluation: Evaluation = field(default_factory=Evaluation)
 
 
@@ -73,6 +76,32 @@ class TrainMat(Common):
     defense: Any = MISSING
     judges: Any = MISSING
     trainer: Trainer = field(default_factory=Trainer)
+
+
+@dataclass
+class Augmentation:
+    """What is done to the training images."""
+
+    shift: int = MISSING
+    flip: bool = MISSING
+
+
+@dataclass
+class TrainClassifier:
+    """``robustcli train-classifier``."""
+
+    seed: int = MISSING
+    checkpoint: str | None = None
+    resume: str | None = None
+    dataset: Any = MISSING
+    model: Any = MISSING
+    attack: Any = MISSING
+    objective: Any = MISSING
+    judges: Any = MISSING
+    diagnostics: str = MISSING
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    trainer: Trainer = field(default_factory=Trainer)
+    evaluation: Evaluation = field(default_factory=Evaluation)
 
 
 @dataclass
@@ -89,15 +118,23 @@ class Evaluate(Common):
 
     checkpoints: Any = None
     judges: Any = MISSING
+    transfer: bool = MISSING
     threads: int = MISSING
     device: str = MISSING
 
 
-SCHEMAS: Mapping[str, type] = {"train_mat": TrainMat, "attack": Attack, "evaluate": Evaluate}
+SCHEMAS: Mapping[str, type] = {
+    "train_mat": TrainMat,
+    "train_classifier": TrainClassifier,
+    "attack": Attack,
+    "evaluate": Evaluate,
+}
 CHOICES: Mapping[str, tuple[str, ...]] = {
     "trainer.schedule": ("cosine", "constant"),
     "trainer.precision": ("fp32", "bf16"),
+    "diagnostics": ("auto", "full", "strict", "off"),
     "evaluation.split": ("train", "val", "test"),
+    "evaluation.attacker": ("query", "item", "both", "all"),
 }
 # Lower and upper bound, both allowed; None stands for no bound.
 BOUNDS: Mapping[str, tuple[float | None, float | None]] = {
@@ -114,6 +151,7 @@ BOUNDS: Mapping[str, tuple[float | None, float | None]] = {
     "trainer.save_minutes": (0, None),
     "trainer.eval_every": (0, None),
     "trainer.log_every": (1, None),
+    "augmentation.shift": (0, None),
     "evaluation.limit": (1, None),
     "evaluation.batch_size": (1, None),
     "evaluation.resamples": (1, None),
@@ -122,10 +160,12 @@ BOUNDS: Mapping[str, tuple[float | None, float | None]] = {
 
 
 def register() -> None:
-    """Make the schemas known to Hydra under ``<command>_schema``."""
+    """Make the schemas known to Hydra under ``<command>_schema``, and ``open_params``."""
     store = ConfigStore.instance()
     for name, schema in SCHEMAS.items():
         store.store(name=f"{name}_schema", node=schema)
+    # The one mapping that takes any key: the parameters of another project's classes.
+    store.store(name="open_params", node=DictConfig({"params": DictConfig({}, flags={"struct": False})}))
 
 
 def check(config: DictConfig) -> None:

@@ -18,14 +18,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from robustcli.attacks import RetrievalAttack
-from robustcli.data.base import ImageTextData
-from robustcli.data.sampling import PairBatch, PairSampler
-from robustcli.defenses import Objective
 from robustcli.errors import UserError
 from robustcli.files import atomic
-from robustcli.models import DualEncoder
+from robustcli.models import Model
 from robustcli.seeding import derive_seed
+from robustcli.tasks import Task
 
 _TIMED_STEPS = 4
 
@@ -45,6 +42,8 @@ class TrainerSettings:
         precision: ``fp32``, or ``bf16`` autocast where the device has it.
         ema: decay of an exponential moving average of the weights, which is then what is judged and saved; null for
             none.
+        compile: compile the image tower (torch.compile), for long runs: the first steps take a minute or two longer.
+            Figures may differ from those without it by rounding.
         tensorboard: also write the course of the training for TensorBoard (needs the extra ``tracking``).
         save_minutes: the state is saved as often, and on SIGTERM and Ctrl-C.
     """
@@ -62,6 +61,7 @@ class TrainerSettings:
     ema: float | None
     threads: int
     device: str
+    compile: bool
     tensorboard: bool
     save_minutes: float
     eval_every: int | None
@@ -78,9 +78,10 @@ class Training:
 
 
 class Trainer:
-    """Trains a dual encoder with an objective against an attack.
+    """Trains a model on a task: that of `PairTask` for dual encoders, of `ClassTask` for classifiers.
 
     Args:
+        task: reads batches of ``batch_size`` and has the loss.
         state: file of the resumable state.
         validate: called with the model every ``eval_every`` steps and at the end; its figures join the course of the
             training.
@@ -88,21 +89,17 @@ class Trainer:
 
     def __init__(
         self,
-        model: DualEncoder,
-        data: ImageTextData,
-        objective: Objective,
-        attack: RetrievalAttack,
+        model: Model,
+        task: Task,
         settings: TrainerSettings,
         *,
         seed: int,
         state: Path,
-        validate: Callable[[DualEncoder], Mapping[str, float]],
+        validate: Callable[[Any], Mapping[str, float]],
     ) -> None:
-        objective.check(attack)
-        self.model, self.data, self.objective, self.attack = model, data, objective, attack
+        self.model, self.task = model, task
         self.settings, self.seed, self.state = settings, seed, state
         self.validate = validate
-        self.sampler = PairSampler(data, batch_size=settings.batch_size, seed=seed)
         weights = [weight for weight in model.parameters() if weight.requires_grad]
         decayed = [weight for weight in weights if weight.ndim > 1]
         plain = [weight for weight in weights if weight.ndim <= 1]  # norms, biases and the temperature
@@ -113,8 +110,8 @@ class Trainer:
         self.step = 0
 
     @property
-    def pairs_per_step(self) -> int:
-        """Pairs that an update sees."""
+    def samples_per_step(self) -> int:
+        """Images or pairs that an update sees."""
         return self.settings.batch_size * self.settings.accumulation
 
     def prepare(self) -> None:
@@ -136,7 +133,7 @@ class Trainer:
         """
         saved = time.monotonic()
         self.model.train()
-        with _deferred_stop() as stop, ThreadPoolExecutor(1) as pool:
+        with _deferred_stop() as stop, ThreadPoolExecutor(1) as pool, self._compiled():
             upcoming = pool.submit(self._load, self.step)
             while self.step < self.training.steps:
                 micro_batches = upcoming.result()
@@ -152,12 +149,28 @@ class Trainer:
         self.model.eval()
         return self.training
 
-    def _load(self, step: int) -> list[tuple[PairBatch, Tensor]]:
-        first = step * self.settings.accumulation
-        batches = [self.sampler(first + micro) for micro in range(self.settings.accumulation)]
-        return [(batch, self.data.images(batch.image_ids)) for batch in batches]
+    @contextmanager
+    def _compiled(self) -> Iterator[None]:
+        """The image tower, or the whole of a classifier, compiled in place, so that the names of the weights stay.
 
-    def _update(self, micro_batches: list[tuple[PairBatch, Tensor]]) -> dict[str, float]:
+        Judging, which calls it with many shapes, is left out. The text tower, whose batches are as long as their
+        longest caption, is not worth it.
+        """
+        tower: Any = getattr(self.model.network, "visual", self.model.network)
+        if not self.settings.compile:
+            yield
+            return
+        tower.compile()
+        try:
+            yield
+        finally:
+            tower._compiled_call_impl = None  # torch has no way back of its own
+
+    def _load(self, step: int) -> list[tuple[Any, Tensor]]:
+        first = step * self.settings.accumulation
+        return [self.task.load(first + micro) for micro in range(self.settings.accumulation)]
+
+    def _update(self, micro_batches: list[tuple[Any, Tensor]]) -> dict[str, float]:
         figures = {"loss": self._train_step(micro_batches)}
         self.step += 1
         every, last = self.settings.eval_every, self.step == self.training.steps
@@ -167,7 +180,7 @@ class Trainer:
             self.training.history.append({"step": self.step, **figures})
         return figures
 
-    def _train_step(self, micro_batches: list[tuple[PairBatch, Tensor]]) -> float:
+    def _train_step(self, micro_batches: list[tuple[Any, Tensor]]) -> float:
         settings = self.settings
         self._set_lr()
         total = 0.0
@@ -175,7 +188,7 @@ class Trainer:
             for micro, (batch, images) in enumerate(micro_batches):
                 seed = derive_seed(self.seed, "step", self.step, micro)
                 torch.manual_seed(seed)  # dropout, where a network has it
-                loss = self.objective.loss(self.model, self.attack, images.to(self.model.device), batch, seed=seed)
+                loss = self.task.loss(self.model, batch, images.to(self.model.device), seed=seed)
                 (loss / len(micro_batches)).backward()  # type: ignore[no-untyped-call]
                 total += float(loss.detach()) / len(micro_batches)
         if not math.isfinite(total):
@@ -291,11 +304,11 @@ def _deferred_stop() -> Iterator[_Stop]:
             signal.signal(number, handler)
 
 
-def _copied(model: DualEncoder) -> dict[str, Tensor]:
+def _copied(model: Model) -> dict[str, Tensor]:
     return {key: value.detach().clone() for key, value in model.network.state_dict().items()}
 
 
-def _blend(average: dict[str, Tensor], model: DualEncoder, decay: float) -> None:
+def _blend(average: dict[str, Tensor], model: Model, decay: float) -> None:
     with torch.no_grad():
         for key, value in model.network.state_dict().items():
             if value.is_floating_point():

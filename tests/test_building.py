@@ -1,11 +1,13 @@
 """Budgets of judges, and models that cannot read the captions."""
 
+from functools import partial
 from typing import Any
 
 import pytest
 
-from robustcli.attacks import PGD, SynonymTable, WordSubstitution
-from robustcli.building import build_judges, build_model
+from robustcli.arming import build_attack, build_judges
+from robustcli.attacks import PGD, RetrievalAttack, SynonymTable, WordSubstitution
+from robustcli.building import build_model
 from robustcli.data import Scenes
 from robustcli.errors import UserError
 from robustcli.mistakes import compose
@@ -14,9 +16,13 @@ from robustcli.models import DualEncoder, save_weights
 NO_WORDS = SynonymTable({})
 
 
+def _build(candidates: SynonymTable, config: Any, **settings: Any) -> RetrievalAttack:
+    return build_attack(config, candidates, **settings)
+
+
 def judges(*overrides: str) -> Any:
     composed = compose("evaluate", list(overrides))
-    return build_judges(composed.judges, composed.attack, NO_WORDS, seed=0)
+    return build_judges(composed.judges, composed.attack, partial(_build, NO_WORDS), seed=0)
 
 
 def test_every_judge_takes_the_budget_of_the_run() -> None:

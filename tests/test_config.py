@@ -10,13 +10,15 @@ from robustcli import config, schemas
 from robustcli.errors import UserError
 from robustcli.mistakes import compose, keys
 
-COMMANDS = ("train-mat", "attack", "evaluate")
+COMMANDS = ("train-mat", "train-classifier", "attack", "evaluate")
 CHOICES = [(group, choice) for group, names in config.groups().items() for choice in names]
 # The files that only the user can name.
 FILES = {
     "karpathy": ["dataset.annotations=a.json", "dataset.root=images"],
     "table": ["dataset.table=a.csv", "dataset.root=images"],
     "shards": ["dataset.pattern='test-{0..1}.tar'"],
+    "class_folders": ["dataset.root=images"],
+    "npz": ["dataset.file=a.npz"],
 }
 
 
@@ -30,12 +32,14 @@ def test_every_command_composes_without_arguments(command: str) -> None:
 @pytest.mark.parametrize(("group", "choice"), CHOICES)
 def test_every_choice_of_every_group_composes_and_says_what_it_is(group: str, choice: str) -> None:
     rest = [] if group in ("judges", "experiment") else ["judges=none"]  # five attacks fewer to compose
+    about = config.summary(config.conf_directory() / group / f"{choice}.yaml")
     composed = compose(
-        "train-mat", [f"{group}={choice}", *rest, *(FILES.get(choice, []) if group == "dataset" else [])]
+        "train-classifier" if group == "objective" or "train-classifier only" in about else "train-mat",
+        [f"{group}={choice}", *rest, *(FILES.get(choice, []) if group == "dataset" else [])],
     )
     schemas.check(composed)
     assert OmegaConf.to_container(composed, resolve=True)
-    assert config.summary(config.conf_directory() / group / f"{choice}.yaml"), "its first comment line is missing"
+    assert about, "its first comment line is missing"
 
 
 def test_the_keys_that_a_user_will_guess_exist() -> None:

@@ -7,12 +7,14 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from robustcli.attacks import SepAttack, SequentialAttack
 from robustcli.data import Scenes
 from robustcli.defenses import Objective
 from robustcli.errors import UserError
 from robustcli.models import DualEncoder
+from robustcli.tasks import PairTask
 from robustcli.trainer import Trainer, TrainerSettings
 
 MAT = Objective(name="mat", image=True, text=True, attacked_captions=0.5)
@@ -30,6 +32,7 @@ SETTINGS: dict[str, Any] = {
     "ema": None,
     "threads": 1,
     "device": "cpu",
+    "compile": False,
     "tensorboard": False,
     "save_minutes": 60.0,
     "eval_every": None,
@@ -45,9 +48,7 @@ def make(scenes: Scenes, mat_attack: SequentialAttack, tmp_path: Path) -> Any:
         settings = TrainerSettings(**SETTINGS | change)
         return Trainer(
             model,
-            scenes,
-            objective,
-            attack,
+            PairTask(scenes, objective, attack, batch_size=settings.batch_size, seed=3),
             settings,
             seed=3,
             state=tmp_path / f"{state}.pt",
@@ -189,3 +190,26 @@ def test_a_loss_that_is_not_finite_stops_the_run(make: Any) -> None:
         model.network.text.projection.weight.fill_(float("nan"))
     with pytest.raises(FloatingPointError, match=r"trainer\.lr"):
         trained(make(model, objective=Objective(name="clean", image=False, text=False)))
+
+
+def test_compiling_changes_how_the_image_tower_is_called_and_nothing_else(
+    make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[int] = []
+
+    def compiled(self: nn.Module) -> None:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            calls.append(len(args[0]))
+            return self._call_impl(*args, **kwargs)
+
+        self._compiled_call_impl = call
+
+    monkeypatch.setattr(nn.Module, "compile", compiled)
+    plain = trained(make(small(), "plain"))
+    assert not calls
+    trainer = make(small(), "compiled", compile=True)
+    assert trained(trainer) == plain, "the same weights under the same names"
+    before = len(calls)
+    assert before > 0 and set(calls) == {8, 16}, "the batch, and the share of it whose captions are attacked"
+    trainer.model.encode_image(torch.zeros(3, 3, 32, 32))
+    assert len(calls) == before, "judging goes the plain way"

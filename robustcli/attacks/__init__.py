@@ -1,31 +1,76 @@
 """Attacks on images, on captions and on both."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 
-from robustcli.attacks.base import Attack, ImageAttack, RetrievalAttack, TextAttack, frozen
+from robustcli.attacks.adapter import TorchAttack
+from robustcli.attacks.apgd import APGD
+from robustcli.attacks.autoattack import AutoAttack
+from robustcli.attacks.averaging import AveragedClassifier, AveragedEncoder
+from robustcli.attacks.base import Attack, ClassifierAttack, ImageAttack, RetrievalAttack, TextAttack, frozen
+from robustcli.attacks.bert_attack import BertAttack
+from robustcli.attacks.bpda import BPDA, Preprocessed, PreprocessedEncoder
 from robustcli.attacks.cached import Cached
 from robustcli.attacks.candidates import CandidateSource, EmbeddingNeighbours, SynonymTable
+from robustcli.attacks.carlini_wagner import CW
+from robustcli.attacks.characters import CharacterEdits
+from robustcli.attacks.classifier import MinimumNormAttack
+from robustcli.attacks.constraints import Constraint, MaxShare, MinSimilarity, NoAntonyms
+from robustcli.attacks.deepfool import DeepFool
+from robustcli.attacks.eot import EOT, RetrievalEOT
+from robustcli.attacks.fab import FAB
+from robustcli.attacks.fgsm import FGSM
+from robustcli.attacks.fmn import FMN
+from robustcli.attacks.fresh_draws import DrawnPredictions, judge_on_draws
 from robustcli.attacks.masked_lm import MaskedLM
 from robustcli.attacks.multimodal import SGA, CoAttack, SepAttack, SequentialAttack
+from robustcli.attacks.oracle import ImageOracle, LogitOracle
 from robustcli.attacks.pairs import Adversarial, DualEncoderLike, Gallery, ImageAdversarial, Pairs
 from robustcli.attacks.pgd import PGD
+from robustcli.attacks.retrieval_autoattack import RetrievalAutoAttack
+from robustcli.attacks.square import Square
+from robustcli.attacks.surrogate import RetrievalSurrogate, Surrogate
 from robustcli.attacks.threat import L2, Characters, Linf, Words, parse_eps
+from robustcli.attacks.transfer import retrieval_transfer_matrix, transfer_matrix
 from robustcli.attacks.words import WordSubstitution
 
 # What a contract test, a list or a default goes through; an attack is one class and one row here.
-IMAGE_ATTACKS: Mapping[str, type[ImageAttack]] = {"pgd": PGD}
-TEXT_ATTACKS: Mapping[str, type[TextAttack]] = {"words": WordSubstitution}
+IMAGE_ATTACKS: Mapping[str, type[ImageAttack]] = {"fgsm": FGSM, "pgd": PGD, "apgd": APGD, "square": Square}
+CLASSIFIER_ATTACKS: Mapping[str, Callable[..., ClassifierAttack]] = {
+    **IMAGE_ATTACKS,
+    "autoattack": AutoAttack,
+    "fab": FAB,
+    "deepfool": DeepFool,
+    "cw": CW,
+    "fmn": FMN,
+}
+TEXT_ATTACKS: Mapping[str, Callable[..., TextAttack]] = {
+    "words": WordSubstitution,
+    "hotflip": partial(WordSubstitution, search="hotflip"),
+    "bert": BertAttack,
+    "characters": CharacterEdits,
+    "typos": partial(CharacterEdits, search="typos"),
+}
 ATTACKS: Mapping[str, tuple[type[RetrievalAttack], tuple[str, ...]]] = {  # the class and the parts that it takes
     "pgd": (SepAttack, ("image",)),
-    "words": (SepAttack, ("text",)),
+    **dict.fromkeys(TEXT_ATTACKS, (SepAttack, ("text",))),
     "sep": (SepAttack, ("image", "text")),
     "mat": (SequentialAttack, ("image", "text")),
     "coattack": (CoAttack, ("image", "text")),
     "sga": (SGA, ("image", "text")),
+    "retrieval_autoattack": (RetrievalAutoAttack, ("image", "text")),
 }
 
 __all__ = [
+    "APGD",
     "ATTACKS",
+    "BPDA",
+    "CLASSIFIER_ATTACKS",
+    "CW",
+    "EOT",
+    "FAB",
+    "FGSM",
+    "FMN",
     "IMAGE_ATTACKS",
     "L2",
     "PGD",
@@ -33,25 +78,51 @@ __all__ = [
     "TEXT_ATTACKS",
     "Adversarial",
     "Attack",
+    "AutoAttack",
+    "AveragedClassifier",
+    "AveragedEncoder",
+    "BertAttack",
     "Cached",
     "CandidateSource",
+    "CharacterEdits",
     "Characters",
+    "ClassifierAttack",
     "CoAttack",
+    "Constraint",
+    "DeepFool",
+    "DrawnPredictions",
     "DualEncoderLike",
     "EmbeddingNeighbours",
     "Gallery",
     "ImageAdversarial",
     "ImageAttack",
+    "ImageOracle",
     "Linf",
+    "LogitOracle",
     "MaskedLM",
+    "MaxShare",
+    "MinSimilarity",
+    "MinimumNormAttack",
+    "NoAntonyms",
     "Pairs",
+    "Preprocessed",
+    "PreprocessedEncoder",
     "RetrievalAttack",
+    "RetrievalAutoAttack",
+    "RetrievalEOT",
+    "RetrievalSurrogate",
     "SepAttack",
     "SequentialAttack",
+    "Square",
+    "Surrogate",
     "SynonymTable",
     "TextAttack",
+    "TorchAttack",
     "WordSubstitution",
     "Words",
     "frozen",
+    "judge_on_draws",
     "parse_eps",
+    "retrieval_transfer_matrix",
+    "transfer_matrix",
 ]

@@ -5,15 +5,16 @@ Shapes: B batch, C channels, N images, M captions, K candidates, D embedding.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from inspect import signature
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
+from robustcli.attacks.class_losses import class_objective
+from robustcli.attacks.classifier import Attack, ClassifierAttack
+from robustcli.attacks.constraints import Constraint, audit_constraints
 from robustcli.attacks.losses import IMAGE_LOSSES, TEXT_LOSSES, Target, image_objective, known_loss, text_objective
-from robustcli.attacks.oracle import ImageObjective, ImageOracle, Meter, TextEncoder, TextObjective
+from robustcli.attacks.oracle import ImageObjective, ImageOracle, LogitOracle, Meter, TextEncoder, TextObjective
 from robustcli.attacks.pairs import (
     Adversarial,
     DualEncoderLike,
@@ -23,13 +24,15 @@ from robustcli.attacks.pairs import (
     check_images,
 )
 from robustcli.attacks.state import frozen
-from robustcli.attacks.success import judge
-from robustcli.attacks.threat import L2, Eps, Linf, Words
+from robustcli.attacks.success import judge, worst_of
+from robustcli.attacks.threat import L2, Characters, Eps, Linf, Words, ball
 from robustcli.errors import UserError
+from robustcli.seeding import derive_seed
 
 __all__ = [
     "Adversarial",
     "Attack",
+    "ClassifierAttack",
     "DualEncoderLike",
     "Gallery",
     "ImageAdversarial",
@@ -41,32 +44,28 @@ __all__ = [
 ]
 
 
-class Attack:
-    """What all attacks share: hyper-parameters that show in ``repr``."""
-
-    def __repr__(self) -> str:
-        settings = ", ".join(f"{name}={getattr(self, name)!r}" for name in signature(type(self)).parameters)
-        return f"{type(self).__name__}({settings})"
-
-
-class ImageAttack(Attack, ABC):
-    """Moves images within a ball.
+class ImageAttack(ClassifierAttack, ABC):
+    """Moves images within a ball to raise a loss, be it of a dual encoder or of a classifier.
 
     Args:
         norm: ``linf`` or ``l2``.
         eps: radius in units of [0,1] pixels, such as ``"4/255"``.
-        loss: what is raised against a dual encoder: ``gallery``, ``own_pair``, ``drift`` or ``infonce``; see `losses`.
+        loss: what is raised: ``gallery`` (the cross-entropy over all captions of a gallery, or over the classes),
+            ``margin`` and ``dlr``; against a dual encoder also ``own_pair``, ``drift`` and ``infonce``; see `losses`
+            and `class_losses`.
+        early_stop: on a classifier, leave a sample alone as soon as it is fooled, which costs nothing in robust
+            accuracy; never done where the model's answers are drawn.
         seed: of the run; a sample's draws depend on it and on the sample's id alone.
 
     Raises:
         UserError: an unknown norm or loss, or an impossible eps.
     """
 
-    def __init__(self, *, norm: str = "linf", eps: Eps = "4/255", loss: str = "gallery", seed: int = 0) -> None:
-        if norm not in ("linf", "l2"):
-            raise UserError(f"attack.image.norm is {norm!r}: choose linf or l2.")
-        self.budget: Linf | L2 = Linf(eps) if norm == "linf" else L2(eps)  # type: ignore[arg-type]
-        self.norm, self.eps, self.seed = norm, self.budget.eps, seed
+    def __init__(
+        self, *, norm: str = "linf", eps: Eps = "4/255", loss: str = "gallery", early_stop: bool = True, seed: int = 0
+    ) -> None:
+        self.budget: Linf | L2 = ball(norm, eps)
+        self.norm, self.eps, self.seed, self.early_stop = norm, self.budget.eps, seed, early_stop
         self.loss = known_loss(loss, IMAGE_LOSSES, "attack.image.loss")
 
     @abstractmethod
@@ -110,41 +109,31 @@ class ImageAttack(Attack, ABC):
         self.budget.audit(found, clean)
         return found
 
-    def __call__(
-        self, model: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor, sample_ids: Tensor | None = None
-    ) -> ImageAdversarial:
-        """Attack a classifier: images (B,C,H,W), labels (B,) long, logits (B,classes); success is ``argmax !=
-        label``.
-        """
-        ids = torch.arange(len(images)) if sample_ids is None else sample_ids
-        meter = Meter.of(len(images))
-        with frozen(model):
-            objective = self._classification(model, labels)
-            found = self.maximise(objective, images, ids, meter=meter)
-            with torch.no_grad():
-                logits = model(found)
-        if bool(logits.isnan().any()):
-            raise ValueError("the model gave NaN logits: its success under attack cannot be judged")
-        success = logits.argmax(1) != labels
-        return ImageAdversarial(images=found, success=success, norm=self.budget.audit(found, images), **vars(meter))
-
-    @staticmethod
-    def _classification(model: Callable[[Tensor], Tensor], labels: Tensor) -> ImageObjective:
-        return lambda images, rows: F.cross_entropy(model(images), labels[rows], reduction="none")
+    def mislead(self, oracle: LogitOracle, images: Tensor, labels: Tensor, sample_ids: Tensor) -> Tensor:
+        objective = class_objective(self.loss, oracle.model, labels, tell=self.early_stop and not oracle.randomised)
+        return self.maximise(objective, images, sample_ids, meter=oracle.meter)
 
 
 class TextAttack(Attack, ABC):
-    """Edits captions within a budget of words.
+    """Edits captions within a budget of words or of characters, counted on the caption that comes out.
 
     Args:
-        max_words: words that may change, 0 or more; counted on the caption that comes out.
-        objective: what is raised against a dual encoder: ``guided``, ``drift`` or ``gallery``; see `losses`.
+        budget: the edits that are allowed; a subclass takes their number as ``max_words`` or ``max_characters``.
+        objective: what is raised against a dual encoder: ``guided``, ``drift``, ``gallery`` or ``margin``; see
+            `losses`.
+        constraints: what an edited caption must keep, beside the budget; see `constraints`.
         seed: of the run; a caption's draws, if a search makes any, depend on it and on the caption's id alone.
     """
 
-    def __init__(self, *, max_words: int = 1, objective: str = "guided", seed: int = 0) -> None:
-        self.budget = Words(max_words)
-        self.max_words, self.seed = max_words, seed
+    def __init__(
+        self,
+        *,
+        budget: Words | Characters,
+        objective: str = "guided",
+        constraints: Sequence[Constraint] = (),
+        seed: int = 0,
+    ) -> None:
+        self.budget, self.constraints, self.seed = budget, tuple(constraints), seed
         self.objective = known_loss(objective, TEXT_LOSSES, "attack.text.objective")
 
     @abstractmethod
@@ -174,12 +163,14 @@ class TextAttack(Attack, ABC):
             owner, meter: the image of each caption (M,), and who is told what was spent on it.
 
         Raises:
-            RuntimeError: an edit beyond the budget: a fault of the attack.
+            RuntimeError: an edit beyond the budget or against a constraint: a fault of the attack.
         """
-        if self.max_words == 0 or not captions:
+        if self.budget.n == 0 or not captions:
             return tuple(captions)
-        found, queries, gradients = self.find(encoder or TextEncoder(model), objective, captions, caption_ids.tolist())
+        encoder = encoder or TextEncoder(model)
+        found, queries, gradients = self.find(encoder, objective, captions, caption_ids.tolist())
         self.budget.audit(found, captions)
+        audit_constraints(self.constraints, captions, found, encoder)
         if meter is not None and owner is not None:
             meter.add_texts(queries, gradients, owner)
         return tuple(found)
@@ -209,27 +200,36 @@ class RetrievalAttack(Attack, ABC):
             RuntimeError: a result beyond the budget: a fault of the attack.
         """
         with frozen(model):
-            images, captions, _ = self._attack(Target(model, pairs, gallery))
+            images, captions = self.find(Target(model, pairs, gallery), Meter.of(len(pairs.images)))
+        self._audit(pairs, images, captions)
         return images, captions
 
     def __call__(self, model: DualEncoderLike, pairs: Pairs, gallery: Gallery | None = None) -> Adversarial:
-        """`perturb`, then every query is ranked again from the images and strings that came out."""
+        """The worst of `variants` for each query."""
+        return worst_of(list(self.variants(model, pairs, gallery).values()))
+
+    def variants(
+        self, model: DualEncoderLike, pairs: Pairs, gallery: Gallery | None = None
+    ) -> Mapping[str, Adversarial]:
+        """What an attacker may choose from for each query, by name; most attacks put out one, called "".
+
+        Every query is ranked again from the images and strings that came out. The costs of all stand with the first.
+        """
         with frozen(model), torch.no_grad():
-            target = Target(model, pairs, gallery)
-            images, captions, meter = self._attack(target)
-            image_features = model.encode_image(images)
-            text_features = TextEncoder(model).encode(captions) if captions else target.encode_text(captions)
-            image_success, caption_success = judge(target, image_features, text_features)
-            norm, edits = self._audit(pairs, images, captions)
-        return Adversarial(
-            images=images,
-            captions=captions,
-            norm=norm,
-            edits=edits,
-            image_success=image_success,
-            caption_success=caption_success,
-            **vars(meter),
-        )
+            torch.manual_seed(derive_seed(self.seed, "model"))  # of a model that draws; `frozen` puts the state back
+            target, meter = Target(model, pairs, gallery), Meter.of(len(pairs.images))
+            found, encoder = self.alternatives(target, meter), TextEncoder(model)
+            costs = [meter, *(Meter.of(len(pairs.images)) for _ in range(len(found) - 1))]
+            return {
+                name: self._judged(target, encoder, images, captions, cost)
+                for (name, (images, captions)), cost in zip(found.items(), costs, strict=True)
+            }
+
+    def alternatives(self, target: Target, meter: Meter) -> Mapping[str, tuple[Tensor, tuple[str, ...]]]:
+        """Images and captions that queries may choose from, by name, at least one; the first is shown for images, the
+        last for captions where none is a success.
+        """
+        return {"": self.find(target, meter)}
 
     def attack_images(
         self,
@@ -260,11 +260,22 @@ class RetrievalAttack(Attack, ABC):
             target.model, chosen, pairs.captions, ids, encoder=encoder, owner=pairs.owner, meter=meter
         )
 
-    def _attack(self, target: Target) -> tuple[Tensor, tuple[str, ...], Meter]:
-        meter = Meter.of(len(target.pairs.images))
-        images, captions = self.find(target, meter)
-        self._audit(target.pairs, images, captions)
-        return images, captions, meter
+    def _judged(
+        self, target: Target, encoder: TextEncoder, images: Tensor, captions: tuple[str, ...], cost: Meter
+    ) -> Adversarial:
+        norm, edits = self._audit(target.pairs, images, captions)
+        image_features = target.model.encode_image(images)
+        text_features = encoder.encode(captions) if captions else target.encode_text(captions)
+        image_success, caption_success = judge(target, image_features, text_features)
+        return Adversarial(
+            images=images,
+            captions=captions,
+            norm=norm,
+            edits=edits,
+            image_success=image_success,
+            caption_success=caption_success,
+            **vars(cost),
+        )
 
     def _audit(self, pairs: Pairs, images: Tensor, captions: tuple[str, ...]) -> tuple[Tensor, Tensor]:
         """Norms (N,) and edits (M,) of the output; a side that is not attacked may not change at all."""

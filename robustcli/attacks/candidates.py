@@ -56,7 +56,7 @@ class SynonymTable:
 
     def __init__(self, table: Mapping[str, Sequence[str]] | str | Path | None = None) -> None:
         self.table = table
-        self._words = None if table is None else _lower(_read_table(table))
+        self._words = None if table is None else _lower(read_table(table, "candidates.table"))
 
     @property
     def fingerprint(self) -> str:
@@ -113,19 +113,23 @@ def _lower(table: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
     return {str(word).lower(): [str(other) for other in others] for word, others in table.items()}
 
 
-def _read_table(table: Mapping[str, Sequence[str]] | str | Path) -> Mapping[str, Sequence[str]]:
+def read_table(table: Mapping[str, Sequence[str]] | str | Path, key: str) -> Mapping[str, Sequence[str]]:
+    """Word -> words, from such a mapping or from a JSON file, whose entries may be sorted by part of speech.
+
+    Raises:
+        UserError: a file that is not there or is no such table; it names ``key``.
+    """
     if isinstance(table, Mapping):
         return table
     try:
         content = json.loads(Path(table).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UserError(f"candidates.table is {str(table)!r}, which is no JSON file: {error}.") from error
+        raise UserError(f"{key} is {str(table)!r}, which is no JSON file: {error}.") from error
     try:
         return {word: _others(entry) for word, entry in content.items()}
     except (AttributeError, TypeError) as error:
         raise UserError(
-            f'candidates.table is {str(table)!r}: expected JSON like {{"word": ["others"]}} '
-            'or {"word": {"noun": ["others"]}}.'
+            f'{key} is {str(table)!r}: expected JSON like {{"word": ["others"]}} or {{"word": {{"noun": ["others"]}}}}.'
         ) from error
 
 

@@ -1,9 +1,11 @@
 """What an attack may ask of a model, and the count of what it asked.
 
-Shapes: B rows asked for, N samples, K candidates, M captions, D embedding, T tokens, V vectors of the token table.
+Shapes: B rows asked for, N samples, Y classes, K candidates or classes asked for, M captions, D embedding, T tokens, V
+vectors of the token table.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +13,10 @@ from torch import Tensor
 
 from robustcli.attacks.pairs import DualEncoderLike
 
-ImageObjective = Callable[[Tensor, Tensor], Tensor]  # images (B,C,H,W), rows (B,) -> loss (B,), to be raised
+_PASSES, _PADDING = 64, 1.15  # share of a chunk's tokens that is worth a pass; how much longer its longest text may be
+Evaluated = Tensor | tuple[Tensor, Tensor]  # loss (B,), and where it is known, whether each image is a success (B,)
+ImageObjective = Callable[[Tensor, Tensor], Evaluated]  # images (B,C,H,W), rows (B,) -> what is to be raised
+Slopes = Callable[[Tensor, Tensor], Iterator[Tensor]]  # classes (B,K), against (B,) long -> K gradients (B,C,H,W)
 TextObjective = Callable[[Tensor, Tensor], Tensor]  # features (K,D), rows (K,) -> loss (K,), to be raised
 
 
@@ -29,6 +34,11 @@ class Meter:
         """All counts at 0."""
         return cls(*(torch.zeros(samples, dtype=torch.long) for _ in range(4)))
 
+    def add(self, part: "Meter", rows: Tensor) -> None:
+        """What was spent on each of ``rows``, booked from a meter of their own."""
+        for name, spent in vars(part).items():
+            getattr(self, name).index_add_(0, rows.cpu(), spent)
+
     def add_texts(self, queries: Tensor, gradients: Tensor, owner: Tensor) -> None:
         """The passes for M captions, booked on the images that own them."""
         self.queries.index_add_(0, owner.cpu(), queries)
@@ -36,47 +46,126 @@ class Meter:
 
 
 class ImageOracle:
-    """An objective whose forward and backward passes are counted; gradients reach the images and nothing else."""
+    """An objective whose forward and backward passes are counted; gradients reach the images and nothing else.
+
+    Attributes:
+        fooled: (N,) bool on the CPU, whether the image that was last asked for in each row is a success already; never
+            where the objective cannot tell. A search may leave such a row as it is and ask for the others alone.
+    """
 
     def __init__(self, objective: ImageObjective, meter: Meter) -> None:
         self._objective = objective
         self.meter = meter
+        self.fooled = torch.zeros(len(meter.queries), dtype=torch.bool)
 
     def loss(self, images: Tensor, rows: Tensor) -> Tensor:
         """(B,) loss of each image, without gradients."""
-        self._count(self.meter.queries, rows)
+        count(self.meter.queries, rows)
         with torch.no_grad():
-            return self._objective(images, rows)
+            return self._evaluate(images, rows)
 
     def gradient(self, images: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Loss (B,) and its gradient by the pixels; rows whose gradient holds a NaN get zeros, and are counted."""
         images = images.detach().requires_grad_(True)
         with torch.enable_grad():
-            loss = self._objective(images, rows)
-            if loss.shape != (len(images),):
-                raise ValueError(
-                    f"the objective gave {tuple(loss.shape)}: expected one loss an image, ({len(images)},)"
-                )
+            loss = self._evaluate(images, rows)
             # The sum, not the mean: the gradient of a sample must not depend on the size of its batch.
             (gradient,) = torch.autograd.grad(loss.sum(), images)
-        self._count(self.meter.queries, rows)
-        self._count(self.meter.gradients, rows)
-        return loss.detach(), self._sound(gradient, rows)
+        count(self.meter.queries, rows)
+        return loss.detach(), sound(gradient, rows, self.meter)
 
-    def _sound(self, gradient: Tensor, rows: Tensor) -> Tensor:
-        size = gradient.flatten(1).abs().sum(1)
-        broken = ~torch.isfinite(size)
-        if bool(broken.any()):
-            self._count(self.meter.nan_gradients, rows[broken])
-            gradient = torch.where(broken.view(-1, 1, 1, 1), torch.zeros_like(gradient), gradient)
-        if bool((size == 0).any()):
-            self._count(self.meter.zero_gradients, rows[size == 0])
-        return gradient
+    def done(self, rows: Tensor) -> Tensor:
+        """(B,) bool, ``fooled`` of the rows, on their device."""
+        return self.fooled[rows.cpu()].to(rows.device)
 
-    @staticmethod
-    def _count(counter: Tensor, rows: Tensor) -> None:
-        rows = rows.cpu()
-        counter.index_add_(0, rows, torch.ones_like(rows))
+    def _evaluate(self, images: Tensor, rows: Tensor) -> Tensor:
+        evaluated = self._objective(images, rows)
+        loss, fooled = evaluated if isinstance(evaluated, tuple) else (evaluated, None)
+        if loss.shape != (len(images),):
+            raise ValueError(f"the objective gave {tuple(loss.shape)}: expected one loss an image, ({len(images)},)")
+        if fooled is not None:
+            self.fooled[rows.cpu()] = fooled.cpu()
+        return loss
+
+
+class LogitOracle:
+    """A classifier whose forward and backward passes are counted by sample, for searches that look at the logits.
+
+    Args:
+        model: images (B,C,H,W) in [0,1] -> logits (B,Y); frozen by the caller.
+        randomised: two passes over the same image differ, so that one success proves nothing.
+    """
+
+    def __init__(self, model: Callable[[Tensor], Tensor], meter: Meter, *, randomised: bool = False) -> None:
+        self.model, self.meter, self.randomised = model, meter, randomised
+
+    @contextmanager
+    def part(self, rows: Tensor) -> Iterator["LogitOracle"]:
+        """An oracle of the rows alone, as rows 0, 1, ...; what it spends is booked here at the end."""
+        meter = Meter.of(len(rows))
+        yield LogitOracle(self.model, meter, randomised=self.randomised)
+        self.meter.add(meter, rows)
+
+    def logits(self, images: Tensor, rows: Tensor) -> Tensor:
+        """(B,Y), without gradients."""
+        count(self.meter.queries, rows)
+        with torch.no_grad():
+            return self.model(images)
+
+    def gradient(
+        self, images: Tensor, rows: Tensor, loss: Callable[[Tensor, Tensor], Tensor]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits (B,Y), loss (B,) and its gradient by the pixels; a gradient that holds a NaN becomes zeros.
+
+        Args:
+            loss: logits (B,Y), rows (B,) -> (B,), each of its own logits alone.
+        """
+        images = images.detach().requires_grad_(True)
+        with torch.enable_grad():
+            logits = self.model(images)
+            value = loss(logits, rows)
+            (gradient,) = torch.autograd.grad(value.sum(), images)
+        count(self.meter.queries, rows)
+        return logits.detach(), value.detach(), sound(gradient, rows, self.meter)
+
+    def slopes(self, images: Tensor, rows: Tensor) -> tuple[Tensor, Slopes]:
+        """Logits (B,Y), and what gives differences of them, ``classes`` less ``against``, one by one a gradient
+        (B,C,H,W) by the pixels.
+
+        One forward pass, and a backward pass for each gradient that is asked for, all samples at once: a search that
+        sees from the logits that it needs none has paid for none, and only those that it keeps are held in memory.
+        """
+        images = images.detach().requires_grad_(True)
+        with torch.enable_grad():
+            logits = self.model(images)
+        count(self.meter.queries, rows)
+
+        def between(classes: Tensor, against: Tensor) -> Iterator[Tensor]:
+            with torch.enable_grad():
+                columns = (logits.gather(1, classes) - logits.gather(1, against[:, None])).sum(0).unbind()
+            for column in columns:
+                yield sound(torch.autograd.grad(column, images, retain_graph=True)[0], rows, self.meter)
+
+        return logits.detach(), between
+
+
+def sound(gradient: Tensor, rows: Tensor, meter: Meter) -> Tensor:
+    """The gradient (B,C,H,W), counted, and zeros for a sample where it holds a NaN."""
+    count(meter.gradients, rows)
+    size = gradient.flatten(1).abs().sum(1)
+    broken = ~torch.isfinite(size)
+    if bool(broken.any()):
+        count(meter.nan_gradients, rows[broken])
+        gradient = torch.where(broken.view(-1, 1, 1, 1), torch.zeros_like(gradient), gradient)
+    if bool((size == 0).any()):
+        count(meter.zero_gradients, rows[size == 0])
+    return gradient
+
+
+def count(counter: Tensor, rows: Tensor) -> None:
+    """One more for each of the rows."""
+    rows = rows.cpu()
+    counter.index_add_(0, rows, torch.ones_like(rows))
 
 
 class TextEncoder:
@@ -153,12 +242,17 @@ class TextEncoder:
         return torch.empty_like(encoded).index_copy_(0, torch.cat(chunks).to(encoded.device), encoded)
 
     def _chunks(self, lengths: Tensor) -> list[Tensor]:
-        """Row numbers by rising length, in groups of at most ``chunk_tokens`` tokens."""
+        """Row numbers by rising length, in groups of at most ``chunk_tokens`` tokens; a group that is worth a pass of
+        its own ends where padding would cost more than another pass.
+        """
         order = torch.argsort(lengths, stable=True)
         sizes, chunks, start = lengths[order].tolist(), [], 0
         while start < len(sizes):
             stop = start + 1
             while stop < len(sizes) and (stop + 1 - start) * (sizes[stop] + 1) <= self._chunk_tokens:
+                worth = (stop - start) * sizes[start] >= self._chunk_tokens // _PASSES
+                if worth and sizes[stop] > _PADDING * sizes[start]:
+                    break
                 stop += 1
             chunks.append(order[start:stop])
             start = stop

@@ -19,16 +19,19 @@ _SLACK = 1e-6  # relative; what a distance in float64 of float32 pixels may exce
 Eps = int | float | str
 
 
-def parse_eps(value: Eps, norm: str = "linf") -> float:
+def parse_eps(value: Eps, norm: str = "linf", *, node: str = "attack.image", key: str = "eps") -> float:
     """The radius of a ball in units of [0,1] pixels; ``"4/255"`` and ``0.0157`` are both understood, 0 is allowed.
+
+    Args:
+        node, key: what the error calls it.
 
     Raises:
         UserError: not a number, negative, or above 1 for ``norm="linf"``.
     """
-    eps = parse_number("eps", value)
+    eps = parse_number(key, value, node=node)
     if norm == "linf" and eps > 1:
         hint = f": did you mean {value}/255?" if eps <= 255 else ": give at most 1, such as 4/255."
-        raise UserError(f"attack.image.eps is {value}, but pixels are in [0, 1]{hint}")
+        raise UserError(f"{node}.{key} is {value}, but pixels are in [0, 1]{hint}")
     return eps
 
 
@@ -38,15 +41,22 @@ def _fraction(text: str) -> float:
     return float(Fraction(above) / Fraction(below or "1"))
 
 
-def parse_number(key: str, value: Eps) -> float:
-    """``value`` of ``attack.image.<key>`` as a finite float, not negative; else a `UserError`."""
+def parse_number(key: str, value: Eps, *, node: str = "attack.image") -> float:
+    """``value`` of ``<node>.<key>`` as a finite float, not negative; else a `UserError`."""
     try:
         number = _fraction(value) if isinstance(value, str) else float(value)
     except (ValueError, TypeError, ZeroDivisionError, OverflowError) as error:
-        raise UserError(f"attack.image.{key} is {value!r}: expected a number or a fraction such as 4/255.") from error
+        raise UserError(f"{node}.{key} is {value!r}: expected a number or a fraction such as 4/255.") from error
     if not math.isfinite(number) or number < 0:
-        raise UserError(f"attack.image.{key} is {value}: expected a finite number that is not negative, such as 4/255.")
+        raise UserError(f"{node}.{key} is {value}: expected a finite number that is not negative, such as 4/255.")
     return number
+
+
+def at_least(key: str, value: int, least: int, *, node: str = "attack.image") -> int:
+    """``value`` of ``<node>.<key>``, a whole number of ``least`` or more; else a `UserError`."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise UserError(f"{node}.{key} is {value!r}: expected a whole number, {least} or more.")
+    return value
 
 
 def sample_noise(shape: Sequence[int], sample_ids: Sequence[int], *parts: int | str, normal: bool = False) -> Tensor:
@@ -158,15 +168,30 @@ class L2(_Ball):
         return norm
 
 
+def ball(norm: str, eps: Eps) -> Linf | L2:
+    """The ball of ``norm`` (``linf`` or ``l2``).
+
+    Raises:
+        UserError: another norm, or an impossible eps.
+    """
+    match norm:
+        case "linf":
+            return Linf(eps)  # type: ignore[arg-type]
+        case "l2":
+            return L2(eps)  # type: ignore[arg-type]
+    raise UserError(f"attack.image.norm is {norm!r}: choose linf or l2.")
+
+
 @dataclass(frozen=True)
 class _Edits:
     """At most ``n`` edits (insert, delete, replace) of a caption, counted on the string that comes out."""
 
+    key: ClassVar[str]
     n: int
 
     def __post_init__(self) -> None:
         if isinstance(self.n, bool) or not isinstance(self.n, int) or self.n < 0:
-            raise UserError(f"attack.text.max_words is {self.n!r}: expected a whole number, 0 or more.")
+            raise UserError(f"attack.text.{self.key} is {self.n!r}: expected a whole number, 0 or more.")
 
     def count(self, caption: str, clean: str) -> int:
         """Edits between both."""
@@ -190,12 +215,16 @@ class _Edits:
 class Words(_Edits):
     """At most ``n`` words (split on blanks) may be replaced, put in or left out."""
 
+    key = "max_words"
+
     def count(self, caption: str, clean: str) -> int:
         return 0 if caption == clean else levenshtein(caption.split(), clean.split())
 
 
 class Characters(_Edits):
-    """At most ``n`` characters may be replaced, put in or left out."""
+    """At most ``n`` characters may be replaced, put in or left out; two neighbours that change places are two edits."""
+
+    key = "max_characters"
 
     def count(self, caption: str, clean: str) -> int:
         return 0 if caption == clean else levenshtein(caption, clean)

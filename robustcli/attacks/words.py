@@ -12,6 +12,8 @@ from torch import Tensor
 
 from robustcli.attacks.base import TextAttack
 from robustcli.attacks.candidates import CandidateSource, affixes
+from robustcli.attacks.constraints import Constraint
+from robustcli.attacks.drafts import Draft, Variant, accept_best, admitted, judge_clean, outcome, rows
 from robustcli.attacks.hotflip import first_order
 from robustcli.attacks.losses import divergence
 from robustcli.attacks.oracle import TextEncoder, TextObjective
@@ -21,41 +23,34 @@ from robustcli.errors import UserError
 
 SEARCHES = ("exhaustive", "hotflip", "importance")
 _MASK = "[UNK]"
-_ROWS_AT_ONCE = 4096  # of an objective, which may compare each with a whole gallery
 
 
 @dataclass
-class _Draft:
-    """A caption on the way: its words, which of them were replaced, its loss so far."""
+class _Draft(Draft):
+    """A caption, its words as they are now, and which of them were replaced."""
 
-    row: int
-    clean: str
-    options: Mapping[int, Sequence[str]]  # position -> replacements
-    loss: float = -float("inf")
-    text: str = ""
+    options: Mapping[int, Sequence[str]] = field(default_factory=dict)  # position -> replacements
     edited: set[int] = field(default_factory=set)
-    queries: int = 0
-    gradients: int = 0
 
     def __post_init__(self) -> None:
-        self.words, self.text = self.clean.split(), self.clean
+        super().__post_init__()
+        self.words = self.clean.split()
 
     def with_word(self, position: int, word: str) -> str:
         return " ".join([*self.words[:position], word, *self.words[position + 1 :]])
 
-    def accept(self, variant: "_Variant", loss: float) -> None:
-        self.words[variant.position], self.text, self.loss = variant.word, variant.text, loss
-        self.edited.add(variant.position)
-
 
 @dataclass(frozen=True)
-class _Variant:
+class _Variant(Variant[_Draft]):
     """A draft with one more word replaced."""
 
-    draft: _Draft
     position: int
     word: str
-    text: str
+
+    def accept(self, loss: float) -> None:
+        super().accept(loss)
+        self.draft.words[self.position] = self.word
+        self.draft.edited.add(self.position)
 
 
 class WordSubstitution(TextAttack):
@@ -67,7 +62,8 @@ class WordSubstitution(TextAttack):
     fall to the earlier candidate.
 
     Args:
-        max_words, objective, seed: see `TextAttack`.
+        max_words: words that may change, 0 or more.
+        objective, constraints, seed: see `TextAttack`.
         search: ``exhaustive`` tries every candidate at every position; ``hotflip`` ranks them by one gradient through
             the token embeddings and tries the ``top_k`` best (Ebrahimi et al. 2018); ``importance`` visits the words
             by how far the embedding moves without them and takes the best candidate of each (Li et al. 2020,
@@ -90,21 +86,20 @@ class WordSubstitution(TextAttack):
         top_k: int = 5,
         candidates: CandidateSource | None = None,
         protected: AbstractSet[str] = STOP_WORDS,
+        constraints: Sequence[Constraint] = (),
         seed: int = 0,
     ) -> None:
-        super().__init__(max_words=max_words, objective=objective, seed=seed)
+        super().__init__(budget=Words(max_words), objective=objective, constraints=constraints, seed=seed)
         if search not in SEARCHES:
             raise UserError(f"attack.text.search is {search!r}: choose one of {', '.join(SEARCHES)}.")
         if isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 0:
             raise UserError(f"attack.text.top_k is {top_k!r}: expected a whole number, 0 or more.")
-        self.search, self.top_k, self.candidates, self.protected = search, top_k, candidates, protected
+        self.max_words, self.search, self.top_k = max_words, search, top_k
+        self.candidates, self.protected = candidates, protected
 
     def __repr__(self) -> str:
         shown = "STOP_WORDS" if self.protected == STOP_WORDS else repr(sorted(self.protected))
-        return (
-            f"WordSubstitution(max_words={self.max_words}, search={self.search!r}, objective={self.objective!r}, "
-            f"top_k={self.top_k}, candidates={self.candidates!r}, protected={shown}, seed={self.seed})"
-        )
+        return super().__repr__().replace(f"protected={self.protected!r}", f"protected={shown}")
 
     def find(
         self, encoder: TextEncoder, objective: TextObjective, captions: Sequence[str], caption_ids: Sequence[int]
@@ -112,15 +107,22 @@ class WordSubstitution(TextAttack):
         drafts = self._drafts(captions)
         searches = {"exhaustive": self._exhaustive, "hotflip": self._hotflip, "importance": self._by_importance}
         searches[self.search](encoder, objective, drafts)
-        queries, gradients = ([getattr(draft, name) for draft in drafts] for name in ("queries", "gradients"))
-        return [draft.text for draft in drafts], torch.tensor(queries), torch.tensor(gradients)
+        return outcome(drafts)
 
-    def _drafts(self, captions: Sequence[str]) -> list[_Draft]:
+    def source(self) -> CandidateSource:
+        """Where replacements come from.
+
+        Raises:
+            UserError: nowhere.
+        """
         if self.candidates is None:
             raise UserError("attack.text.candidates is missing: give a source of words, such as a synonym table.")
-        found = self.candidates(captions)
+        return self.candidates
+
+    def _drafts(self, captions: Sequence[str]) -> list[_Draft]:
+        found = self.source()(captions)
         return [
-            _Draft(row, caption, self._options(caption.split(), pairs))
+            _Draft(row, caption, options=self._options(caption.split(), pairs))
             for row, (caption, pairs) in enumerate(zip(captions, found, strict=True))
         ]
 
@@ -138,18 +140,18 @@ class WordSubstitution(TextAttack):
         return not core or core in self.protected
 
     def _exhaustive(self, encoder: TextEncoder, objective: TextObjective, drafts: list[_Draft]) -> None:
-        _judge_clean(encoder, objective, drafts)
+        judge_clean(encoder, objective, drafts)
         for _ in range(self.max_words):
-            drafts = _accept_best(encoder, objective, self._variants(encoder, drafts))
+            drafts = accept_best(encoder, objective, self._variants(encoder, drafts))
 
     def _hotflip(self, encoder: TextEncoder, objective: TextObjective, drafts: list[_Draft]) -> None:
         for _ in range(self.max_words):
             drafts = [draft for draft in drafts if draft.options]
             if not drafts:
                 return
-            rows = _rows(drafts, encoder)
-            losses, gradient, tokens = encoder.embedding_gradient([draft.text for draft in drafts], objective, rows)
-            for draft, loss in zip(drafts, losses.tolist(), strict=True):
+            texts = [draft.text for draft in drafts]
+            found, gradient, tokens = encoder.embedding_gradient(texts, objective, rows(drafts, encoder))
+            for draft, loss in zip(drafts, found.tolist(), strict=True):
                 draft.loss, draft.queries, draft.gradients = loss, draft.queries + 1, draft.gradients + 1
             variants = self._variants(encoder, drafts)
             if not variants:
@@ -161,83 +163,43 @@ class WordSubstitution(TextAttack):
             ranked = _ranked(variants, scores.tolist())
             if self.top_k:
                 chosen = [variant for group in ranked for variant, _ in group[: self.top_k]]
-                drafts = _accept_best(encoder, objective, chosen)
+                drafts = accept_best(encoder, objective, chosen)
             else:
                 drafts = _accept_unverified(ranked)
 
     def _by_importance(self, encoder: TextEncoder, objective: TextObjective, drafts: list[_Draft]) -> None:
-        _judge_clean(encoder, objective, drafts)
+        judge_clean(encoder, objective, drafts)
         orders = _importance(encoder, drafts)
         while True:
             active = [d for d in drafts if orders[d.row] and len(d.edited) < self.max_words]
             if not active:
                 return
             visited = {draft.row: orders[draft.row].pop(0) for draft in active}
-            _accept_best(encoder, objective, self._variants(encoder, active, visited))
+            accept_best(encoder, objective, self._variants(encoder, active, visited))
 
     def _variants(
         self, encoder: TextEncoder, drafts: Sequence[_Draft], at: Mapping[int, int] | None = None
     ) -> list[_Variant]:
-        """All drafts with one more replacement (``at`` one position of each), but those that the tokenizer does not
-        tell apart.
-        """
+        """All drafts with one more replacement (``at`` one position of each) that are `admitted`."""
         variants = [
-            _Variant(draft, position, word, draft.with_word(position, word))
+            _Variant(draft, draft.with_word(position, word), position, word)
             for draft in drafts
             for position, words in draft.options.items()
             if position not in draft.edited and (at is None or at[draft.row] == position)
             for word in words
         ]
-        variants = [v for v in variants if len(v.word.split()) == 1 or self._within_budget(v)]
-        if not variants:
-            return []
-        tokens = encoder.model.tokenize([variant.text for variant in variants])
-        before = encoder.model.tokenize([variant.draft.text for variant in variants])
-        seen = (tokens != before).any(1).tolist()
-        return [variant for variant, visible in zip(variants, seen, strict=True) if visible]
+        return admitted(encoder, [v for v in variants if self._within_budget(v)], self.constraints)
 
     def _within_budget(self, variant: _Variant) -> bool:
         """Two words in place of one are two edits, which the number of rounds does not bound."""
-        return Words(self.max_words).count(variant.text, variant.draft.clean) <= self.max_words
-
-
-def _rows(drafts: Iterable[_Draft], encoder: TextEncoder) -> Tensor:
-    return torch.tensor([draft.row for draft in drafts], dtype=torch.long, device=encoder.device)
-
-
-def _judge_clean(encoder: TextEncoder, objective: TextObjective, drafts: Sequence[_Draft]) -> None:
-    losses = _losses(encoder, objective, [draft.text for draft in drafts], _rows(drafts, encoder))
-    for draft, loss in zip(drafts, losses, strict=True):
-        draft.loss, draft.queries = loss, draft.queries + 1
-
-
-def _losses(encoder: TextEncoder, objective: TextObjective, texts: Sequence[str], rows: Tensor) -> list[float]:
-    features = encoder.encode(texts)
-    with torch.no_grad():
-        starts = range(0, len(rows), _ROWS_AT_ONCE)
-        parts = [slice(start, start + _ROWS_AT_ONCE) for start in starts]
-        return [loss for part in parts for loss in objective(features[part], rows[part]).tolist()]
-
-
-def _accept_best(encoder: TextEncoder, objective: TextObjective, variants: Sequence[_Variant]) -> list[_Draft]:
-    """Each draft takes its best variant, if that raises its loss; those that did may go on."""
-    if not variants:
-        return []
-    rows = _rows((variant.draft for variant in variants), encoder)
-    best: dict[int, tuple[float, _Variant]] = {}
-    for variant, loss in zip(variants, _losses(encoder, objective, [v.text for v in variants], rows), strict=True):
-        variant.draft.queries += 1
-        if loss > best.get(variant.draft.row, (variant.draft.loss,))[0]:
-            best[variant.draft.row] = (loss, variant)
-    for loss, variant in best.values():
-        variant.draft.accept(variant, loss)
-    return [variant.draft for _, variant in best.values()]
+        text, clean = variant.text, variant.draft.clean
+        return len(text.split()) == len(clean.split()) or self.budget.count(text, clean) <= self.max_words
 
 
 def _accept_unverified(ranked: Iterable[list[tuple[_Variant, float]]]) -> list[_Draft]:
     firsts = [group[0] for group in ranked if group[0][1] > 0]
     for variant, score in firsts:
-        variant.draft.accept(variant, variant.draft.loss + score)
+        variant.accept(variant.draft.loss + score)
     return [variant.draft for variant, _ in firsts]
 
 

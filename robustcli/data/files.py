@@ -8,6 +8,7 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -32,6 +33,14 @@ class Reading:
     faults: Faults
 
 
+class Fingerprinted(Protocol):
+    """What every data set has."""
+
+    name: str
+    split: str
+    fingerprint: str
+
+
 class FileSet(ImageTextData):
     """Images from files, decoded and checked when the set is made, so before any training starts."""
 
@@ -44,12 +53,10 @@ class FileSet(ImageTextData):
         fingerprint: str | Mapping[str, str] | None = None,
         origin: str | None = None,
     ) -> None:
-        for key, value in (("image_size", image_size), ("limit", limit)):
-            if value is not None and value < 1:
-                raise UserError(f"dataset.{key} is {value}, expected at least 1.")
-        present = _present(reading.records[:limit], reading.faults, origin)
+        check_positive(image_size=image_size, limit=limit)
+        records = present(reading.records[:limit], reading.faults, origin)
         self.name, self.split, self.image_size = reading.name, reading.split, image_size
-        records, store = _checked(present, image_size, reading.faults)
+        records, store = checked(records, image_size, reading.faults)
         if not records:
             raise UserError(f"the split {self.split!r} of {self.name} has no usable image left: see the log for why.")
         self.skipped = reading.faults.count
@@ -59,7 +66,7 @@ class FileSet(ImageTextData):
         self.owner = torch.repeat_interleave(torch.arange(len(records)), counts)
         self.fingerprint = _fingerprint(records, store.hashes)
         self._pixels = store.pixels
-        self._check_fingerprint(fingerprint, limit)
+        check_fingerprint(self, fingerprint, limit)
 
     def images(self, indices: Tensor) -> Tensor:
         rows = indices.cpu().numpy()
@@ -73,20 +80,29 @@ class FileSet(ImageTextData):
             f" captions={len(self.captions)}, image_size={self.image_size}, skipped={self.skipped})"
         )
 
-    def _check_fingerprint(self, expected: str | Mapping[str, str] | None, limit: int | None) -> None:
-        wanted = expected if expected is None or isinstance(expected, str) else expected.get(self.split)
-        if wanted is None or wanted == self.fingerprint:
-            return
-        if limit is not None:
-            log.warning("dataset.fingerprint is not checked: dataset.limit=%d makes it another set", limit)
-            return
-        raise UserError(
-            f"dataset.fingerprint is {wanted}, but the split {self.split!r} of {self.name} has {self.fingerprint}: the"
-            " files are not those that were pinned; restore them, or set dataset.fingerprint to null or the new value."
-        )
+
+def check_fingerprint(data: Fingerprinted, expected: str | Mapping[str, str] | None, limit: int | None) -> None:
+    """Raise `UserError` unless ``data`` is the set that was pinned: by one fingerprint, or by one for each split."""
+    wanted = expected if expected is None or isinstance(expected, str) else expected.get(data.split)
+    if wanted is None or wanted == data.fingerprint:
+        return
+    if limit is not None:
+        log.warning("dataset.fingerprint is not checked: dataset.limit=%d makes it another set", limit)
+        return
+    raise UserError(
+        f"dataset.fingerprint is {wanted}, but the split {data.split!r} of {data.name} has {data.fingerprint}: the"
+        " files are not those that were pinned; restore them, or set dataset.fingerprint to null or the new value."
+    )
 
 
-def _present(records: Sequence[Record], faults: Faults, origin: str | None) -> list[Record]:
+def check_positive(**sizes: int | None) -> None:
+    """Raise `UserError` for a size of the config below 1; None is no size."""
+    for key, value in sizes.items():
+        if value is not None and value < 1:
+            raise UserError(f"dataset.{key} is {value}, expected at least 1.")
+
+
+def present(records: Sequence[Record], faults: Faults, origin: str | None) -> list[Record]:
     """Missing files are looked for before the first one is decoded: that takes no time."""
     hint = f" (it comes from: {origin})" if origin else ""
     found = []
@@ -98,7 +114,8 @@ def _present(records: Sequence[Record], faults: Faults, origin: str | None) -> l
     return found
 
 
-def _checked(records: Sequence[Record], image_size: int, faults: Faults) -> tuple[list[Record], PixelStore]:
+def checked(records: Sequence[Record], image_size: int, faults: Faults) -> tuple[list[Record], PixelStore]:
+    """The records whose images can be read, and the pixels of these; the others are faults."""
     store = open_store([record.blob for record in records], image_size, stop_at_bad=faults.on_error == "raise")
     for position, problem in store.bad:
         record = records[position]

@@ -1,9 +1,13 @@
-"""Which pairs a training step sees: a function of seed and step alone, so that a resume has no state to restore.
+"""Which images or pairs a training step sees: a function of seed and step alone.
+
+So a resume has no state to restore.
 
 Shapes: B batch, N images.
 """
 
+from collections.abc import Sized
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -23,32 +27,62 @@ class PairBatch:
     matches: Tensor
 
 
-class PairSampler:
-    """Every epoch visits each image once, in an order of its own, with one of its captions drawn for that visit."""
+@dataclass(frozen=True)
+class ClassBatch:
+    """B labelled images: ``image_ids`` and ``labels``, both (B,) long."""
 
-    def __init__(self, data: ImageTextData, *, batch_size: int, seed: int) -> None:
+    image_ids: Tensor
+    labels: Tensor
+
+
+class Named(Sized, Protocol):
+    """A set of images that can be named in a message."""
+
+    name: str
+    split: str
+
+
+class Epochs:
+    """Every epoch visits each image once, in an order of its own."""
+
+    def __init__(self, data: Named, *, batch_size: int, seed: int) -> None:
         if batch_size > len(data):
             raise UserError(
                 f"trainer.batch_size is {batch_size}, but the {data.split} split of {data.name} has {len(data)} "
                 f"images: set trainer.batch_size={len(data)} or less."
             )
-        self._data = data
-        self._captions_of = data.captions_of()
-        self._batch_size = batch_size
-        self._seed = seed
+        self._count, self._batch_size, self._seed = len(data), batch_size, seed
         self._order: tuple[int, Tensor] = (-1, torch.empty(0, dtype=torch.long))
 
     @property
     def batches_per_epoch(self) -> int:
         """Whole batches of an epoch; the images that are left over come first in another one's order by chance."""
-        return len(self._data) // self._batch_size
+        return self._count // self._batch_size
+
+    def __call__(self, number: int) -> Tensor:
+        """Places (B,) long of the images of batch ``number`` of the run, counted from 0 through all epochs."""
+        epoch, position = divmod(number, self.batches_per_epoch)
+        if self._order[0] != epoch:
+            self._order = (epoch, torch.randperm(self._count, generator=generator(self._seed, "epoch", epoch)))
+        return self._order[1][position * self._batch_size : (position + 1) * self._batch_size]
+
+
+class PairSampler:
+    """The images of `Epochs`, each with one of its captions drawn for that visit."""
+
+    def __init__(self, data: ImageTextData, *, batch_size: int, seed: int) -> None:
+        self._data, self._seed = data, seed
+        self._epochs = Epochs(data, batch_size=batch_size, seed=seed)
+        self._captions_of = data.captions_of()
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """As in `Epochs`."""
+        return self._epochs.batches_per_epoch
 
     def __call__(self, number: int) -> PairBatch:
         """Batch ``number`` of the run, counted from 0 through all epochs."""
-        epoch, position = divmod(number, self.batches_per_epoch)
-        if self._order[0] != epoch:
-            self._order = (epoch, torch.randperm(len(self._data), generator=generator(self._seed, "epoch", epoch)))
-        images = self._order[1][position * self._batch_size : (position + 1) * self._batch_size]
+        images = self._epochs(number)
         draws = torch.rand(len(images), generator=generator(self._seed, "caption", number))
         owned = [self._captions_of[i] for i in images.tolist()]
         captions = torch.stack([own[int(draw * len(own))] for own, draw in zip(owned, draws, strict=True)])

@@ -1,16 +1,19 @@
-"""`robustcli attack`: attack a data set with one attack, and keep every adversarial pair."""
+"""`robustcli attack`: attack a data set with one attack, and keep every adversarial image and caption."""
+
+from functools import partial
+from urllib.parse import quote
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from safetensors.torch import save_file
 
 from robustcli import files
-from robustcli.building import build_candidates, build_data, build_model, choose_device
-from robustcli.evaluation import build_bench, judge_model, robust_recall, write_results
-from robustcli.judging import Attacked
+from robustcli.building import build_surrogate, choose_device
+from robustcli.engines.loading import load_subject
+from robustcli.evaluation import build_bench, judge_model
+from robustcli.judging import Attacked, robust_recall
+from robustcli.results import write_results
 from robustcli.run import Run
-
-_SHARD = 1024  # images a file: 600 MB at 224 pixels
 
 
 def run(config: DictConfig, run: Run) -> float:
@@ -21,28 +24,23 @@ def run(config: DictConfig, run: Run) -> float:
     """
     device = choose_device(config.device, config.threads)
     with run.phase("load"):
-        data = build_data(config.dataset, config.evaluation.split)
-        model = build_model(config.model, config.checkpoint, data, seed=config.seed).to(device)
+        data, models, candidates = load_subject(config, {"model": config.checkpoint}, device)
         name = str(HydraConfig.get().runtime.choices["attack"])
-        alone = OmegaConf.create({name: config.attack})
-        bench = build_bench(config, data, alone, build_candidates(config.candidates, data, model), name)
+        surrogate = build_surrogate(config, data, device)
+        bench = build_bench(config, data, OmegaConf.create({name: config.attack}), candidates, name, surrogate)
     run.note(device=str(device))
-    run.note_inputs(
-        data={data.split: data.provenance()},
-        weights={"model": model.fingerprint()},
-    )
+    run.note_inputs(data={data.split: data.provenance()}, weights={"model": models["model"].fingerprint()})
     with run.phase("attack"):
-        records = judge_model(
-            run, bench, model, "model", keep=lambda attack, found: _write_images(run, attack, found, name)
-        )
+        records = judge_model(run, bench, models["model"], "model", keep=partial(_write_images, run, name))
     with run.phase("report"):
-        table = write_results(run, bench, {"model": model}, records, title=f"Attack: {name}")
+        table = write_results(run, bench, models, records, title=f"Attack: {name}", diagnostics=config.diagnostics)
     return robust_recall(table, "model")
 
 
-def _write_images(run: Run, attack: str, found: Attacked, wanted: str) -> None:
+def _write_images(run: Run, wanted: str, attack: str, found: Attacked) -> None:
+    """``adversarial/[variant/]images-<first row>.safetensors`` of each chunk."""
     if attack != wanted:  # the curve's
         return
-    for start in range(0, len(found.images), _SHARD):
-        with files.atomic(run.directory / "adversarial" / f"images-{start:06d}.safetensors") as path:
-            save_file({"images": found.images[start : start + _SHARD].contiguous()}, path)
+    directory = run.directory / "adversarial" / quote(found.variant, safe=" ")
+    with files.atomic(directory / f"images-{int(found.rows[0]):06d}.safetensors") as path:
+        save_file({"images": found.images.contiguous(), "rows": found.rows.contiguous()}, path)

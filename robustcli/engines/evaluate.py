@@ -3,9 +3,12 @@
 import pandas as pd
 from omegaconf import DictConfig
 
-from robustcli.building import build_candidates, build_data, build_model, choose_device
+from robustcli.building import build_surrogate, choose_device
+from robustcli.engines.loading import load_subject
 from robustcli.errors import UserError
-from robustcli.evaluation import build_bench, judge_model, robust_recall, write_results
+from robustcli.evaluation import build_bench, judge_model
+from robustcli.judging import robust_recall
+from robustcli.results import write_results
 from robustcli.run import Run
 
 
@@ -13,14 +16,9 @@ def run(config: DictConfig, run: Run) -> float:
     """Judge the models of ``checkpoints`` (label: path), or that of ``checkpoint``; returns the last recall@1."""
     device = choose_device(config.device, config.threads)
     with run.phase("load"):
-        data = build_data(config.dataset, config.evaluation.split)
-        checkpoints = _checkpoints(config)
-        models = {
-            str(label): build_model(config.model, path, data, seed=config.seed).to(device)
-            for label, path in checkpoints.items()
-        }
-        candidates = build_candidates(config.candidates, data, next(iter(models.values())))
-        bench = build_bench(config, data, config.judges, candidates, config.evaluation.curve_attack)
+        data, models, candidates = load_subject(config, _checkpoints(config), device)
+        surrogate = build_surrogate(config, data, device)
+        bench = build_bench(config, data, config.judges, candidates, config.evaluation.curve_attack, surrogate)
     run.note(device=str(device))
     run.note_inputs(
         data={data.split: data.provenance()},
@@ -29,7 +27,15 @@ def run(config: DictConfig, run: Run) -> float:
     with run.phase("judge"):
         records = [judge_model(run, bench, model, label) for label, model in models.items()]
     with run.phase("report"):
-        table = write_results(run, bench, models, pd.concat(records, ignore_index=True), title="Evaluation")
+        table = write_results(
+            run,
+            bench,
+            models,
+            pd.concat(records, ignore_index=True),
+            title="Evaluation",
+            diagnostics=config.diagnostics,
+            transfer=config.transfer,
+        )
     return robust_recall(table, list(models)[-1])
 
 

@@ -1,7 +1,7 @@
 """Figures and their intervals: retrieval, attack success, bootstrap, the per-query table."""
 
 from robustcli.metrics.intervals import Interval, bootstrap, bootstrap_difference, bootstrap_ratio
-from robustcli.metrics.records import per_query, success_rates
+from robustcli.metrics.records import Direction, per_query, success_rates
 from robustcli.metrics.retrieval import (
     Ranks,
     Recall,
@@ -16,6 +16,7 @@ from robustcli.metrics.retrieval import (
 )
 
 __all__ = [
+    "Direction",
     "Interval",
     "Ranks",
     "Recall",

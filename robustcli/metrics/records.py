@@ -12,7 +12,7 @@ from torch import Tensor
 
 from robustcli.metrics.retrieval import attack_success_drop, attack_success_flip
 
-Direction = Literal["image_to_text", "text_to_image"]
+Direction = Literal["image_to_text", "text_to_image", "image_to_class"]
 
 STATUSES = ("survived", "fooled", "already_wrong", "not_attacked")
 
@@ -29,7 +29,7 @@ def per_query(
     """One row a query: direction, query_id, image_id, clean and adversarial rank, whether each is within ``k``, status.
 
     Args:
-        direction: ``image_to_text`` or ``text_to_image``.
+        direction: ``image_to_text``, ``text_to_image``, or ``image_to_class`` for a classifier.
         query_ids: Q names of the queries.
         image_ids: Q names of the image each query belongs to, the cluster of its interval.
         clean_rank: (Q,) long, rank of the best true match.

@@ -79,10 +79,20 @@ def ranks(image_features: Tensor, text_features: Tensor, relevance: Relevance, *
     )
 
 
-def first_true_rank(queries: Tensor, gallery: Tensor, relevance: Relevance, *, chunk: int | None = None) -> Tensor:
+def first_true_rank(
+    queries: Tensor,
+    gallery: Tensor,
+    relevance: Relevance,
+    *,
+    replaced: tuple[Tensor, Tensor, Tensor] | None = None,
+    chunk: int | None = None,
+) -> Tensor:
     """(Q,) long: rank of the best true item of the gallery (G,D) for each query (Q,D).
 
     One direction of :func:`ranks`, with the same limits and errors; ``relevance`` is (Q,G) or its block function.
+
+    Args:
+        replaced: (P,) query rows, (P,) gallery rows and (P,) scores (dot products) that stand in for the computed ones.
     """
     query_rows, gallery_rows = _checked(queries, "query"), _checked(gallery, "gallery")
     if query_rows.shape[1] != gallery_rows.shape[1]:
@@ -95,6 +105,8 @@ def first_true_rank(queries: Tensor, gallery: Tensor, relevance: Relevance, *, c
     for start in range(0, len(query_rows), step):
         rows = slice(start, min(start + step, len(query_rows)))
         scores = query_rows[rows] @ gallery_rows.T / scale
+        if replaced is not None:
+            _replace(scores, rows, replaced, scale)
         keys = _strict_keys(scores, order, shifts[rows])
         found.append(_rank_of_best(keys, block(rows, everything).to(keys.device)))
     return torch.cat(found).cpu()
@@ -168,6 +180,14 @@ def _checked(features: Tensor, what: str) -> Tensor:
         raise ValueError(f"{bad} of {len(features)} {what} embeddings hold NaN or infinite values: they have no rank")
     device = "cpu" if features.device.type == "mps" else features.device  # no float64 on mps
     return features.detach().to(device=device, dtype=torch.float64)
+
+
+def _replace(scores: Tensor, rows: slice, replaced: tuple[Tensor, Tensor, Tensor], scale: float) -> None:
+    queries, items, values = (each.to(scores.device) for each in replaced)
+    if not bool(values.isfinite().all()):
+        raise ValueError("scores hold NaN or infinite values: they have no rank")
+    here = (queries >= rows.start) & (queries < rows.stop)
+    scores[queries[here] - rows.start, items[here]] = values[here].to(scores.dtype) / scale
 
 
 def _tie_order(queries: int, gallery: int) -> tuple[Tensor, Tensor]:

@@ -1,20 +1,34 @@
-"""Dual encoders: images and captions in one space."""
+"""Dual encoders (images and captions in one space) and classifiers, each in a wrapper that takes pixels in [0,1]."""
 
+from robustcli.models.classifier import Classifier
 from robustcli.models.clip import open_clip
 from robustcli.models.dual_encoder import DualEncoder
-from robustcli.models.factory import load, restore
+from robustcli.models.factory import load, load_classifier, load_dual, restore
+from robustcli.models.lenet import lenet
+from robustcli.models.resnet_cifar import resnet_cifar
+from robustcli.models.small_cnn import small_cnn
 from robustcli.models.tiny import tiny
-from robustcli.models.weights import load_weights, save_weights
+from robustcli.models.weights import Model, load_weights, save_weights
 from robustcli.models.words import WordTokenizer, build_vocabulary
+from robustcli.models.zoo import timm, torchvision
 
 __all__ = [
+    "Classifier",
     "DualEncoder",
+    "Model",
     "WordTokenizer",
     "build_vocabulary",
+    "lenet",
     "load",
+    "load_classifier",
+    "load_dual",
     "load_weights",
     "open_clip",
+    "resnet_cifar",
     "restore",
     "save_weights",
+    "small_cnn",
+    "timm",
     "tiny",
+    "torchvision",
 ]

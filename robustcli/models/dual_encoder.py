@@ -5,7 +5,6 @@ Mean/std and resize stand here and nowhere else, so an attack or a purifier neve
 Shapes: B batch, C channels, D embedding, T tokens, W width of the text tower.
 """
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from robustcli.models.network import PixelCheck, fingerprint
 from robustcli.models.text import crops, read_text, token_table
 
 _CACHED_CAPTIONS = 1 << 17  # about 80 MB of 77 tokens each
@@ -80,13 +80,15 @@ class DualEncoder(nn.Module):
         Raises:
             ValueError: a value is out of [0,1] or NaN, or the shape is not (B,C,H,W).
         """
-        _check_pixels(images)
+        check = PixelCheck(images)
         images = images.to(self.device)
         if images.shape[-2:] != (self.image_size, self.image_size):
             size = (self.image_size, self.image_size)
             images = F.interpolate(images, size, mode="bicubic", antialias=True).clamp(0.0, 1.0)  # bicubic overshoots
         network: Any = self.network
-        return _unit(network.encode_image((images - self.mean) / self.std))
+        features = _unit(network.encode_image((images - self.mean) / self.std))
+        check.settle()
+        return features
 
     def tokenize(self, captions: Sequence[str]) -> Tensor:
         """Captions -> (B,T) long, on the CPU; the ids of a caption are remembered."""
@@ -135,11 +137,7 @@ class DualEncoder(nn.Module):
 
     def fingerprint(self) -> str:
         """sha256 (hex) over the names, types, shapes and bytes of the weights."""
-        digest = hashlib.sha256()
-        for name, weight in sorted(self.network.state_dict().items()):
-            digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}\n".encode())
-            digest.update(weight.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-        return digest.hexdigest()
+        return fingerprint(self.network)
 
     def extra_repr(self) -> str:
         return f"image_size={self.image_size}, max_logit_scale={self.max_logit_scale}"
@@ -162,20 +160,6 @@ class _Ceiling(torch.autograd.Function):
         (scale,) = ctx.saved_tensors
         (gradient,) = gradients
         return torch.where(scale > ctx.maximum, gradient.clamp(min=0.0), gradient), None
-
-
-def _check_pixels(images: Tensor) -> None:
-    if images.ndim != 4 or not images.is_floating_point():
-        raise ValueError(
-            f"images are {images.dtype} of shape {tuple(images.shape)}: expected floats (B,C,H,W) in [0, 1]"
-        )
-    if not images.numel():
-        return
-    low, high = torch.aminmax(images.detach())
-    if not bool((low >= 0.0) & (high <= 1.0)):  # NaN compares as false
-        raise ValueError(
-            f"images range from {float(low):g} to {float(high):g}: expected [0, 1], not normalised, without NaN"
-        )
 
 
 def _unit(features: Tensor) -> Tensor:

@@ -16,11 +16,15 @@ from torch import Tensor
 from robustcli import __version__
 from robustcli.errors import UserError
 from robustcli.files import atomic
+from robustcli.models.classifier import Classifier
 from robustcli.models.dual_encoder import DualEncoder
 
+Model = DualEncoder | Classifier
 SHIPPED = Path(__file__).parents[1] / "assets" / "tiny_scenes.safetensors"
+SUFFIXES = (".safetensors", ".pt", ".pth", ".th", ".bin")
 _KEY = "robustcli"  # one entry only: the format writes several in an order that changes from run to run
 _OPENAI = ("input_resolution", "context_length", "vocab_size")  # numbers that OpenAI's files carry among the weights
+_COUNTER = "num_batches_tracked"
 _TEXT_PARTS = ("text_projection", "positional_embedding", "token_embedding.", "transformer.", "ln_final.")
 
 
@@ -34,7 +38,7 @@ class Weights:
     openai: bool = False
 
 
-def save_weights(model: DualEncoder, path: str | Path, metadata: Mapping[str, str] | None = None) -> None:
+def save_weights(model: Model, path: str | Path, metadata: Mapping[str, str] | None = None) -> None:
     """Write the weights as safetensors, whole or not at all, equal bytes for equal weights.
 
     The names are the network's own, so that open_clip can read the file too. The metadata hold the architecture, the
@@ -46,12 +50,12 @@ def save_weights(model: DualEncoder, path: str | Path, metadata: Mapping[str, st
         save_file(state, temporary, metadata={_KEY: json.dumps(stored, sort_keys=True)})
 
 
-def load_weights(model: DualEncoder, path: str | Path) -> None:
+def load_weights(model: Model, path: str | Path) -> None:
     """Put all weights of a checkpoint into ``model``; a ``UserError``, and nothing changed, where one does not fit."""
     assign(model, read_weights(path))
 
 
-def assign(model: DualEncoder, weights: Weights) -> None:
+def assign(model: Model, weights: Weights) -> None:
     """As ``load_weights``, for a checkpoint that has been read."""
     known, stored = model.description.get("vocabulary"), weights.description.get("vocabulary")
     if known is not None and stored is not None and known != stored:
@@ -65,18 +69,21 @@ def assign(model: DualEncoder, weights: Weights) -> None:
     model.network.load_state_dict(state)
 
 
-def read_weights(path: str | Path) -> Weights:
-    """Read safetensors, or a ``torch.save`` file of tensors (open_clip's, OpenAI's); ``shipped`` is the package's own.
+def read_weights(path: str | Path, *, shipped: str | None = None) -> Weights:
+    """Read safetensors, or a ``torch.save`` file of tensors (open_clip's, OpenAI's).
+
+    Args:
+        path: of the file; ``shipped`` is the package's own.
+        shipped: name of the package's own file, if not the dual encoder's for `scenes`.
 
     Raises:
         UserError: no such file, damaged, or holds objects other than tensors, which could run code when read.
     """
-    path = _found(path)
+    path = _found(path, SHIPPED.with_stem(shipped) if shipped else SHIPPED)
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
     content = _read_torch(path)
-    nested = content.get("state_dict") if isinstance(content, Mapping) else None
-    state = nested if nested is not None else content
+    state = content.get("state_dict", content) if isinstance(content, Mapping) else content
     if not isinstance(state, Mapping) or not all(
         isinstance(value, Tensor) for name, value in state.items() if name not in _OPENAI
     ):
@@ -88,16 +95,16 @@ def read_weights(path: str | Path) -> Weights:
     return Weights(path, {name: value for name, value in plain.items() if name not in _OPENAI}, {}, openai)
 
 
-def _found(path: str | Path) -> Path:
+def _found(path: str | Path, shipped: Path) -> Path:
     if str(path) == "shipped":
-        if not SHIPPED.is_file():
+        if not shipped.is_file():
             raise UserError(
-                f"checkpoint is shipped, but {SHIPPED} is not there: make it with `make assets`, or set checkpoint=null"
+                f"checkpoint is shipped, but {shipped} is not there: make it with `make assets`, or set checkpoint=null"
             )
-        return SHIPPED
+        return shipped
     path = Path(path).expanduser()
     if not path.is_file():
-        beside = sorted(p.name for p in path.parent.glob("*") if p.suffix in (".safetensors", ".pt", ".bin", ".pth"))
+        beside = sorted(p.name for p in path.parent.glob("*") if p.suffix in SUFFIXES)
         hint = f"the folder has {', '.join(beside[:5])}" if beside else "expected a .safetensors, .pt or .bin file"
         raise UserError(f"checkpoint is {path}, but there is no such file: {hint}")
     return path
@@ -146,6 +153,8 @@ def _renamed(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str
     elif not nested:
         state = {name.removeprefix("text."): value for name, value in state.items()}
     state = {name: value for name, value in state.items() if name in own or not name.endswith("position_ids")}
+    # Counters of batch norms, which files of old versions lack and no output depends on.
+    state |= {name: value for name, value in own.items() if name.endswith(_COUNTER) and name not in state}
     return {
         name: value.reshape(own[name].shape) if name in own and value.numel() == own[name].numel() == 1 else value
         for name, value in state.items()

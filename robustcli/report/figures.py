@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.offsetbox import AnchoredOffsetbox, HPacker, TextArea, VPacker
 
 from robustcli import files
+from robustcli.report.tables import DIRECTIONS, directions_of, title_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,7 +28,6 @@ DASHES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))
 INK, FADED, FAINT, EDITED = "#222222", "#666666", "#D9D9D9", "#D55E00"
 LINE = 54
 DPI = 160
-DIRECTION_TITLES = {"image_to_text": "image to text", "text_to_image": "text to image"}
 
 
 @dataclass(frozen=True)
@@ -60,8 +60,8 @@ def recall_over_eps(frame: "pd.DataFrame", path: Path, *, measure: str = "recall
         budget: what else the attack may do, for example ``PGD, one word``; stands in the title.
     """
     points = frame.assign(eps=frame["eps"] * 255)
-    name = f"Recall@{measure.rpartition('_')[2]} (%)" if measure.startswith("recall_at_") else measure
-    title = "Recall under attack" + (f" ({budget})" if budget else "")
+    name = f"{title_of(measure, directions_of(frame))} (%)"
+    title = "Under attack" + (f" ({budget})" if budget else "")
     lines(points, path, x="eps", y=measure, x_label="eps of the image attack (1/255)", y_label=name, title=title)
 
 
@@ -102,7 +102,7 @@ def lines(
         shown = frame if value is None else frame[frame[panel] == value]
         for index, name in enumerate(names):
             _line(axes, shown[shown[by] == name].sort_values(x), x, y, str(name), index, 100.0 if percent else 1.0)
-        _dress(axes, x_label, "" if value is None else DIRECTION_TITLES.get(str(value), str(value)))
+        _dress(axes, x_label, "" if value is None else DIRECTIONS.get(str(value), str(value)))
         _ticks(axes, sorted(set(frame[x])), log_x)
         if percent:
             axes.set_ylim(-2, 102)

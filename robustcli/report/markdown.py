@@ -59,7 +59,13 @@ def command_line(manifest: Mapping[str, Any]) -> str:
 
 
 def threat_model(
-    *, norm: str | None = None, eps: str | float | None = None, max_words: int | None = None, knows: str = "all weights"
+    *,
+    norm: str | None = None,
+    eps: str | float | None = None,
+    max_words: int | None = None,
+    max_characters: int | None = None,
+    captions: bool = True,
+    knows: str = "all weights",
 ) -> list[str]:
     """The budget in words: what may change in an image and in a caption (None: nothing), and what the attacker knows.
 
@@ -67,6 +73,8 @@ def threat_model(
         norm: ``linf`` or ``l2``, on pixels in [0, 1].
         eps: as written in the config, for example ``4/255``.
         max_words: words of a caption that may be replaced.
+        max_characters: characters of a caption that may be replaced, put in or left out.
+        captions: the data set has captions.
         knows: what of the model the attacker sees.
     """
     if norm is not None and norm not in ("linf", "l2"):
@@ -75,10 +83,15 @@ def threat_model(
         "linf": f"Each pixel value of an image, in [0, 1], may change by at most {eps} (L-inf).",
         "l2": f"An image, with pixel values in [0, 1], may change by at most {eps} in all (L2 norm).",
     }
-    words = f"At most {max_words} word{'s' if max_words != 1 else ''} of a caption may be replaced."
+    edits = "Captions are not changed."
+    if max_words:
+        edits = f"At most {max_words} word{'s' if max_words != 1 else ''} of a caption may be replaced."
+    if max_characters:
+        plural = "s" if max_characters != 1 else ""
+        edits = f"At most {max_characters} character{plural} of a caption may be replaced, put in or left out."
     return [
         "Images are not changed." if norm is None else image[norm],
-        words if max_words else "Captions are not changed.",
+        *([edits] if captions else []),
         f"The attacker knows {knows}, and every result is judged again on what the attack put out.",
     ]
 

@@ -15,19 +15,38 @@ ATTACKS = {
     "clean": "no attack",
     "pgd": "PGD",
     "words": "words",
+    "bert": "BERT-Attack",
+    "hotflip": "HotFlip",
+    "characters": "characters",
+    "typos": "typos",
     "sep": "Sep-Attack",
     "coattack": "Co-Attack",
     "sga": "SGA",
     "sequential": "sequential",
+    "fgsm": "FGSM",
+    "apgd": "APGD",
+    "square": "Square",
+    "deepfool": "DeepFool",
+    "cw": "C&W",
+    "fab": "FAB",
+    "autoattack": "AutoAttack",
+    "retrieval_autoattack": "retrieval AutoAttack",
     "worst": "worst",
 }
-DIRECTIONS = ("image_to_text", "text_to_image")
+DIRECTIONS = {"image_to_text": "image to text", "text_to_image": "text to image", "image_to_class": "image to class"}
 TITLES = {
     "recall_at_1": "Recall@1",
     "recall_at_5": "Recall@5",
     "recall_at_10": "Recall@10",
     "success_flip": "Attack success, correct that became wrong",
     "success_drop": "Attack success, drop of recall",
+}
+CLASS_TITLES = {
+    **TITLES,
+    "recall_at_1": "Accuracy",
+    "recall_at_5": "Top-5 accuracy",
+    "recall_at_10": "Top-10 accuracy",
+    "success_drop": "Attack success, drop of accuracy",
 }
 MISSING = "-"
 NUMBER_STARTS = ("", *"0123456789-±.")
@@ -44,11 +63,12 @@ class Grid:
 
 
 def attack_grid(frame: "pd.DataFrame", measure: str = "recall_at_1") -> Grid:
-    """Models as rows, attacks as columns; a cell is ``image-to-text / text-to-image`` with the intervals below it.
+    """Models as rows, attacks as columns; a cell is ``image-to-text / text-to-image``, or the one figure of a
+    classifier, with the intervals below it.
 
     Args:
         frame: one row for each model, attack and direction: ``model``, ``attack`` (``clean`` is no attack),
-            ``direction`` (``image_to_text`` or ``text_to_image``), the measure as a share in [0, 1] and, where known,
+            ``direction`` (see `DIRECTIONS`), the measure as a share in [0, 1] and, where known,
             ``<measure>_low``, ``<measure>_high`` and ``<measure>_denominator``.
         measure: ``recall_at_1``, ``recall_at_5``, ``recall_at_10``, ``success_flip`` or ``success_drop``.
 
@@ -61,8 +81,9 @@ def attack_grid(frame: "pd.DataFrame", measure: str = "recall_at_1") -> Grid:
     known = list(dict.fromkeys(attack for _, attack, _ in cells))
     attacks = [name for name in ATTACKS if name in known] + [name for name in known if name not in ATTACKS]
     models = list(dict.fromkeys(model for model, _, _ in cells))
-    rows = [[model, *(_cell(cells, model, attack, measure) for attack in attacks)] for model in models]
-    title = f"{TITLES.get(measure, measure)} in percent, image to text / text to image"
+    directions = directions_of(frame)
+    rows = [[model, *(_cell(cells, model, attack, measure, directions) for attack in attacks)] for model in models]
+    title = f"{title_of(measure, directions)} in percent, {' / '.join(DIRECTIONS[name] for name in directions)}"
     return Grid(title, ["model", *(ATTACKS.get(name, name) for name in attacks)], rows, _note(shown, measure))
 
 
@@ -129,8 +150,23 @@ def _check(frame: "pd.DataFrame", measure: str) -> None:
         raise ValueError(f"the table holds {', '.join(str(twice[key]) for key in keys)} twice")
 
 
-def _cell(cells: Mapping[tuple[str, str, str], Any], model: str, attack: str, measure: str) -> str:
-    found = [cells.get((model, attack, direction)) for direction in DIRECTIONS]
+def directions_of(frame: "pd.DataFrame") -> list[str]:
+    """The directions that stand in ``frame``; both of retrieval where it has either."""
+    known = set(frame["direction"])
+    return ["image_to_class"] if known == {"image_to_class"} else ["image_to_text", "text_to_image"]
+
+
+def title_of(measure: str, directions: Sequence[str]) -> str:
+    """``measure`` in words; recall of the label among the classes is accuracy."""
+    if "image_to_class" in directions:
+        return CLASS_TITLES.get(measure, measure)
+    return TITLES.get(measure, measure)
+
+
+def _cell(
+    cells: Mapping[tuple[str, str, str], Any], model: str, attack: str, measure: str, directions: Sequence[str]
+) -> str:
+    found = [cells.get((model, attack, direction)) for direction in directions]
     if all(row is None for row in found):
         return MISSING
     values = " / ".join(MISSING if row is None else f"{100 * row[measure]:.1f}" for row in found)
@@ -163,7 +199,7 @@ def _denominators(frame: "pd.DataFrame", measure: str) -> list[str]:
     whole = "queries that the same model answers rightly without attack" if measure == "success_flip" else "queries"
     counts = []
     for model, rows in frame.groupby("model", sort=False):
-        numbers = [_range(rows.loc[rows["direction"] == direction, column]) for direction in DIRECTIONS]
+        numbers = [_range(rows.loc[rows["direction"] == direction, column]) for direction in directions_of(frame)]
         counts.append(f"{model} {' / '.join(numbers)}")
     return [f"Of the {whole}: {'; '.join(counts)}."]
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from robustcli.attacks import Pairs, SynonymTable, WordSubstitution
+from robustcli.attacks import TEXT_ATTACKS, Pairs, SynonymTable, TextAttack, WordSubstitution
 from robustcli.seeding import generator
 
 PIXELS = (3, 8, 8)
@@ -31,6 +31,7 @@ SYNONYMS = {
 }
 WORDS = ["[PAD]", "a", "the", "with", "[UNK]", *SYNONYMS, *(word for others in SYNONYMS.values() for word in others)]
 VOCABULARY = {word: number for number, word in enumerate(dict.fromkeys(WORDS))}
+LETTERS = " abcdefghijklmnopqrstuvwxyz"
 START, END = len(VOCABULARY), len(VOCABULARY) + 1
 
 
@@ -116,6 +117,44 @@ def pairs(model: ToyDual) -> Pairs:
 
 def words(**settings: object) -> WordSubstitution:
     return WordSubstitution(candidates=SynonymTable(SYNONYMS), **settings)  # type: ignore[arg-type]
+
+
+def text_attack(name: str, budget: int | None = None, **settings: object) -> TextAttack:
+    """An attack of `TEXT_ATTACKS` with the toy's candidates, and ``budget`` edits of its own kind (None: the
+    default).
+    """
+    key = TEXT_ATTACKS[name]().budget.key
+    small = {"positions": 5, "alphabet": "ekx "}  # the default tries forty characters at each place
+    given = {"candidates": SynonymTable(SYNONYMS)} if key == "max_words" else small
+    return TEXT_ATTACKS[name](**{**given, **({} if budget is None else {key: budget}), **settings})
+
+
+class LetterDual(ToyDual):
+    """The toy with a text tower that reads letters; "<end>" is its end of text, as it is to CLIP's tokenizer."""
+
+    context = 40
+
+    def __init__(self, width: int = 12, dimensions: int = 24) -> None:
+        super().__init__(width, dimensions)
+        draw = generator(0, "letters")
+        self.table = nn.Embedding(len(LETTERS) + 4, width)
+        self.table.weight.data = torch.randn(self.table.weight.shape, generator=draw)
+        self.places = nn.Parameter(torch.randn(self.context, width, generator=draw))
+
+    def tokenize(self, captions: Sequence[str]) -> Tensor:
+        known = {letter: number for number, letter in enumerate(LETTERS + "\n", start=2)}
+        rows = []
+        for caption in captions:
+            text = " ".join(caption.lower().split()).replace("<end>", "\n")
+            read = [known.get(letter, len(known) + 2) for letter in text[: self.context - 2]]
+            row = [1, *read, known["\n"]]
+            rows.append(row + [0] * (self.context - len(row)))
+        return torch.tensor(rows, dtype=torch.long).view(-1, self.context)
+
+
+@pytest.fixture(scope="module")
+def letters() -> LetterDual:
+    return LetterDual().eval()
 
 
 class LinearClassifier(nn.Module):

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from robustcli.attacks import Gallery, Pairs
+from robustcli.attacks.gallery_losses import DIRECTIONS, image_over_gallery, query_loss
 from robustcli.attacks.losses import IMAGE_LOSSES, TEXT_LOSSES, OwnCaptions, Target, image_objective, text_objective
 from robustcli.attacks.oracle import ImageOracle, Meter
 from robustcli.errors import UserError
@@ -70,7 +71,7 @@ def test_the_gallery_loss_reads_a_gallery_that_is_larger_than_the_chunk(model: T
         caption_rows=own,
     )
     moved = (whole.images * 0.98).clamp(0, 1)
-    for loss in ("gallery", "own_pair", "drift"):
+    for loss in ("gallery", "margin", "dlr", "own_pair", "drift"):
         of_whole = image_objective(loss, Target(model, whole, gallery))(moved[rows], rows)
         of_chunk = image_objective(loss, Target(model, chunk, part))(moved[rows], torch.arange(2))
         assert of_chunk.tolist() == pytest.approx(of_whole.tolist(), abs=1e-5)
@@ -131,6 +132,64 @@ def test_the_text_losses_are_what_they_say(model: ToyDual) -> None:
             assert losses[k] == pytest.approx(float(-shares[target.pairs.matches()[:, j]].sum().log()), abs=1e-5)
 
 
+def _margin(similarities: Tensor, true: Tensor, loss: str) -> float:
+    best_true = float(similarities[true].max())
+    false = sorted(similarities[~true].tolist(), reverse=True)
+    if loss == "margin":
+        return false[0] - best_true
+    ordered = sorted([best_true, *false[:3]], reverse=True)
+    return (false[0] - best_true) / (ordered[0] - ordered[2])
+
+
+@pytest.mark.parametrize("loss", ["margin", "dlr"])
+@pytest.mark.parametrize("wordings", [0, 1, 3])
+def test_margins_over_the_gallery_know_all_that_is_true(model: ToyDual, loss: str, wordings: int) -> None:
+    target = _target(model, (1, 3, 2, 1, 2))
+    pairs, matches = target.pairs, target.pairs.matches()
+    clean = target.text_features[:, None]
+    texts = torch.stack([_features(9, target.text_features, k) for k in range(wordings)], dim=1) if wordings else clean
+    moved = (pairs.images + 0.02).clamp(0, 1)
+    images = model.encode_image(moved).detach()
+    both = image_over_gallery(loss, target, texts if wordings else None)(moved, torch.arange(5))
+    parts = [image_over_gallery(loss, target, texts, (name,))(moved, torch.arange(5)).detach() for name in DIRECTIONS]
+    assert both.tolist() == pytest.approx((parts[0] + parts[1]).tolist(), abs=1e-4)
+    for i in range(5):
+        own = torch.nonzero(pairs.owner == i).flatten().tolist()
+        similarities = clean[:, 0] @ images[i]
+        for j in own:
+            similarities[j] = (texts[j] @ images[i]).min()
+        assert float(parts[0][i]) == pytest.approx(_margin(similarities, matches[i], loss), rel=1e-4, abs=1e-5)
+        worst = []
+        for j in own:
+            gallery = target.image_features.clone()
+            gallery[i] = images[i]
+            worst.append(max(_margin(gallery @ text, matches[:, j], loss) for text in texts[j]))
+        assert float(parts[1][i]) == pytest.approx(sum(worst) / len(own), rel=1e-4, abs=1e-5)
+
+
+def test_a_tie_is_a_margin_of_nothing_and_the_ratio_does_not_change_with_the_scale() -> None:
+    similarities = torch.tensor([[0.5, 0.5, 0.1, 0.2], [0.3, 0.6, 0.4, 0.1]])
+    true, scale = torch.tensor([[True, False, True, False], [True, False, False, True]]), torch.tensor(10.0)
+    assert query_loss("margin", similarities, true, scale).tolist() == pytest.approx([0.0, 0.3])
+    assert query_loss("dlr", similarities, true, scale).tolist() == pytest.approx([0.0, 1.0])
+    assert query_loss("dlr", similarities / 7, true, scale).tolist() == pytest.approx([0.0, 1.0])
+
+
+def test_the_text_margin_counts_every_true_image(model: ToyDual) -> None:
+    target = _target(model)
+    rows, features = torch.tensor([3, 0, 3]), _features(3, target.text_features, 3)
+    attacked = _features(4, target.image_features, 4)
+    for images in (None, attacked):
+        losses = text_objective("margin", target, images)(features, rows)
+        for k, j in enumerate(rows.tolist()):
+            gallery = target.image_features.clone()
+            if images is not None:
+                gallery[target.owner[j]] = images[target.owner[j]]
+            assert float(losses[k]) == pytest.approx(
+                _margin(gallery @ features[k], target.pairs.matches()[:, j], "margin"), abs=1e-5
+            )
+
+
 def test_own_captions_are_found_in_any_order() -> None:
     own = OwnCaptions.of(torch.tensor([2, 0, 2, 0, 2]), 4)
     assert own.table.tolist() == [[1, 3, 0], [0, 0, 0], [0, 2, 4], [0, 0, 0]]
@@ -141,5 +200,5 @@ def test_own_captions_are_found_in_any_order() -> None:
 
 
 def test_an_unknown_loss_names_the_known_ones(model: ToyDual) -> None:
-    with pytest.raises(UserError, match=r"attack\.image\.loss.*gallery, own_pair"):
+    with pytest.raises(UserError, match=r"attack\.image\.loss.*gallery, margin, dlr, own_pair"):
         image_objective("own", _target(model))

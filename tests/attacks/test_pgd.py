@@ -59,18 +59,39 @@ def test_the_strength_check_notices_a_broken_attack(fault: str) -> None:
     assert (_reached(_Mutant(fault), weight) < 0.5).all()
 
 
-@pytest.mark.parametrize("norm", ["linf", "l2"])
-def test_the_same_as_torchattacks_from_the_same_start(norm: str) -> None:
+@pytest.mark.parametrize(("norm", "momentum"), [("linf", 0.0), ("l2", 0.0), ("linf", 1.0), ("linf", 0.5)])
+def test_the_same_as_torchattacks_from_the_same_start(norm: str, momentum: float) -> None:
     torchattacks = pytest.importorskip("torchattacks")
     net, images = SmallNet().eval(), torch.rand(8, 3, 8, 8, generator=generator(5))
     labels = net(images).argmax(1)
     eps, alpha = (4 / 255, 1 / 255) if norm == "linf" else (0.5, 0.1)
-    other = torchattacks.PGD if norm == "linf" else torchattacks.PGDL2
+    settings = {"eps": eps, "alpha": alpha, "steps": 7}
     with torch.random.fork_rng():
-        theirs = other(net, eps=eps, alpha=alpha, steps=7, random_start=False)(images, labels)
-    ours = PGD(norm=norm, eps=eps, alpha=alpha, steps=7, random_start=False, keep="last")(net, images, labels)
-    assert (ours.images - theirs).abs().max() < 1e-6
-    assert torch.equal(ours.success, net(theirs).argmax(1) != labels)
+        if momentum:
+            other = torchattacks.MIFGSM(net, decay=momentum, **settings)
+        else:
+            other = (torchattacks.PGD if norm == "linf" else torchattacks.PGDL2)(net, random_start=False, **settings)
+        theirs = other(images, labels)
+    ours = PGD(norm=norm, random_start=False, keep="last", momentum=momentum, early_stop=False, **settings)
+    found = ours(net, images, labels)
+    assert (found.images - theirs).abs().max() < 1e-6
+    assert torch.equal(found.success, net(theirs).argmax(1) != labels)
+
+
+@pytest.mark.parametrize(
+    "changed", [{}, {"keep": "last"}, {"restarts": 3}, {"momentum": 0.9}, {"norm": "l2", "eps": 0.4}]
+)
+def test_a_fooled_sample_leaves_and_nothing_changes_for_the_others(changed: dict[str, object]) -> None:
+    net, images = SmallNet().eval(), torch.rand(40, 3, 8, 8, generator=generator(12))
+    labels = net(images).argmax(1)
+    attack = PGD(**{"eps": "3/255", "steps": 6, **changed})  # type: ignore[arg-type]
+    left, stayed = attack(net, images, labels), attack.replace(early_stop=False)(net, images, labels)
+    assert left.success.any()
+    assert not left.success.all()
+    assert (left.success >= stayed.success).all()
+    assert (left.images - stayed.images)[~left.success].abs().max() < 1e-6
+    assert (left.gradients[left.success] < stayed.gradients[left.success]).any()
+    assert torch.equal(left.gradients[~left.success], stayed.gradients[~left.success])
 
 
 @settings(max_examples=25, deadline=None)
@@ -108,7 +129,7 @@ def test_a_planted_point_is_found() -> None:
 def _losses(net: nn.Module, images: Tensor, **changed: object) -> Tensor:
     hyper = {"eps": "4/255", "alpha": "1/255", "steps": 4, **changed}
     labels = net(images).argmax(1)
-    found = PGD(**hyper)(net, images, labels).images  # type: ignore[arg-type]
+    found = PGD(**hyper, early_stop=False)(net, images, labels).images  # type: ignore[arg-type]
     return nn.functional.cross_entropy(net(found), labels, reduction="none").detach()
 
 
@@ -206,10 +227,14 @@ def test_a_gradient_without_a_number_is_dropped_and_counted() -> None:
 
 def test_what_is_spent_is_counted() -> None:
     net, images = SmallNet().eval(), torch.rand(2, 3, 8, 8, generator=generator(0))
-    result = PGD(steps=4, restarts=3)(net, images, torch.tensor([0, 1]))
+    labels = net(images).argmax(1)
+    result = PGD(steps=4, restarts=3, early_stop=False)(net, images, labels)
     assert result.gradients.tolist() == [12, 12]
     assert result.queries.tolist() == [15, 15]
-    assert PGD(steps=4, keep="last")(net, images, torch.tensor([0, 1])).queries.tolist() == [4, 4]
+    assert PGD(steps=4, keep="last", early_stop=False)(net, images, labels).queries.tolist() == [4, 4]
+    wrong = PGD(steps=4, early_stop=False)(net, images, (labels + torch.tensor([1, 0])) % 4)
+    assert wrong.gradients.tolist() == [0, 4]
+    assert torch.equal(wrong.images[0], images[0])
 
 
 BAD = [
@@ -237,10 +262,11 @@ def test_a_search_that_cheats_is_caught() -> None:
             return images.add_(0.01)
 
     net, images = SmallNet().eval(), torch.rand(2, 3, 8, 8, generator=generator(0)) / 2
-    assert Far(eps=0.1)(net, images, torch.tensor([0, 1])).norm.max() <= 0.1  # the base projects
+    labels = net(images).argmax(1)
+    assert Far(eps=0.1)(net, images, labels).norm.max() <= 0.1  # the base projects
     before = images.clone()
     with pytest.raises(RuntimeError, match="wrote into its input"):
-        Scribbler()(net, images, torch.tensor([0, 1]))
+        Scribbler()(net, images, labels)
     assert torch.equal(images, before)
 
 
@@ -256,10 +282,18 @@ def test_success_is_judged_on_the_output_and_nan_logits_are_an_error() -> None:
 def test_hyper_parameters_show_and_are_checked() -> None:
     assert repr(PGD(eps="4/255", steps=1, seed=3)) == (
         f"PGD(norm='linf', eps={4 / 255}, steps=1, alpha={5 / 255}, loss='gallery', random_start=True, restarts=1, "
-        "keep='best', seed=3)"
+        "keep='best', momentum=0.0, early_stop=True, seed=3)"
     )
     assert PGD(eps=0.1, steps=10).alpha == pytest.approx(0.025)
-    alone = [{"norm": "l1"}, {"steps": -1}, {"steps": 1.5}, {"alpha": "x"}, {"loss": "galery"}, {"keep": "first"}]
+    alone = [
+        {"norm": "l1"},
+        {"steps": -1},
+        {"steps": 1.5},
+        {"alpha": "x"},
+        {"loss": "galery"},
+        {"keep": "first"},
+        {"momentum": -1},
+    ]
     clashes = [{"restarts": 2, "random_start": False}, {"restarts": 2, "loss": "infonce"}]
     for bad in [*alone, *clashes, {"loss": "infonce", "keep": "best"}]:
         with pytest.raises(UserError, match=r"attack\.image\."):

@@ -15,6 +15,7 @@ from robustcli.attacks import (
     ATTACKS,
     PGD,
     SGA,
+    TEXT_ATTACKS,
     Adversarial,
     CoAttack,
     Gallery,
@@ -30,14 +31,15 @@ from robustcli.attacks.oracle import Meter
 from robustcli.errors import UserError
 from robustcli.seeding import generator
 
-from .conftest import ToyDual, make_pairs, words
+from .conftest import ToyDual, make_pairs, text_attack, words
 
 NAMES = sorted(ATTACKS)
 
 
 def build(name: str, image: PGD | None = None, text: object = None, **settings: object) -> RetrievalAttack:
     kind, parts = ATTACKS[name]
-    given = {"image": image or PGD(steps=3), "text": text or words()}
+    own = text_attack(name) if name in TEXT_ATTACKS else words()
+    given = {"image": image or PGD(steps=3), "text": text or own}
     return kind(**{part: given[part] for part in parts}, **settings)  # type: ignore[arg-type]
 
 
@@ -71,12 +73,13 @@ def test_every_attack_keeps_its_budget_and_what_it_does_not_attack(model: ToyDua
     result = build(name, image)(model, pairs)
     assert torch.equal(pairs.images, before)
     assert image.budget.audit(result.images, pairs.images).tolist() == result.norm.tolist()
-    assert Words(1).audit(result.captions, pairs.captions).tolist() == result.edits.tolist()
+    edits = text_attack(name).budget if name in TEXT_ATTACKS else Words(1)
+    assert edits.audit(result.captions, pairs.captions).tolist() == result.edits.tolist()
     attacked = ATTACKS[name][1]
     assert torch.equal(result.images, before) == ("image" not in attacked)
     assert (result.captions == pairs.captions) == ("text" not in attacked)
     assert (result.queries[[0, 1, 3, 4]] > 0).all()
-    assert (result.gradients > 0).any() == ("image" in attacked)
+    assert (result.gradients > 0).any() == ("image" in attacked or name == "hotflip")
     images, captions = build(name, image).perturb(model, pairs)
     assert torch.equal(images, result.images)
     assert captions == result.captions
@@ -156,7 +159,7 @@ def test_more_budget_is_never_weaker(model: ToyDual, pairs: Pairs, name: str) ->
     if "image" in ATTACKS[name][1]:
         assert all(more <= less + 0.05 for less, more in pairwise(by_eps))  # the start differs from eps to eps
         assert by_eps[-1] < by_eps[0] - 0.3
-    by_words = [_recall(build(name, text=words(max_words=n))(model, pairs)) for n in (0, 1, 2)]
+    by_words = [_recall(build(name, PGD(eps="2/255"), words(max_words=n))(model, pairs)) for n in (0, 1, 2)]
     if "text" in ATTACKS[name][1]:
         assert by_words[2] < by_words[0]
 

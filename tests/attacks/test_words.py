@@ -206,6 +206,21 @@ def test_a_phrase_in_place_of_a_word_counts_in_full(model: ToyDual) -> None:
         assert found == (expected,)
 
 
+@pytest.mark.parametrize("search", SEARCHES)
+def test_a_word_after_a_phrase_counts_with_it(model: ToyDual, search: str) -> None:
+    """Two words in place of the first one found use the budget up, though one position alone is edited."""
+    source = SynonymTable({"red": ["big crimson"], "ball": ["sphere"]})
+    attack = WordSubstitution(max_words=2, search=search, candidates=source)
+    steps = count()
+
+    def objective(features: Tensor, rows: Tensor) -> Tensor:
+        return features.sum(1) + 1e3 * next(steps) + 10.0 * torch.arange(len(rows)).flip(0)
+
+    (found,) = attack.maximise(model, objective, ["a red ball"], torch.tensor([0]))
+    assert found in ("a big crimson ball", "a red sphere")
+    assert Words(2).count(found, "a red ball") <= 2
+
+
 def test_a_search_beyond_the_budget_is_a_fault(model: ToyDual) -> None:
     class Greedy(WordSubstitution):
         def find(

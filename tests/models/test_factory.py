@@ -48,7 +48,7 @@ def test_the_checkpoint_given_replaces_the_configs_own(path: Path) -> None:
         ({"_target_": "robustcli.models.tinny"}, "cannot be imported"),
         ({"_target_": "nothing"}, "cannot be imported"),
         ({"name": "open_clip"}, r"model\.architecture is missing"),
-        ("tinny", "open_clip does not know"),
+        ("tinny", "did you mean 'tiny'"),
     ],
 )
 def test_mistakes(config: dict[str, object] | str, message: str) -> None:

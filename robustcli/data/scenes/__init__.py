@@ -6,26 +6,22 @@ every pair of caption and picture it is known whether the caption is true of it.
 """
 
 import hashlib
-import os
-from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from robustcli.cache import cache_directory
 from robustcli.data.base import ImageTextData
 from robustcli.data.scenes.captions import PER_IMAGE, synonym_table, truth, vocabulary, write_captions
-from robustcli.data.scenes.render import render
-from robustcli.data.scenes.world import SPLITS, draw_world
+from robustcli.data.scenes.pictures import RECIPE, check_pictures, rendered, split_count
+from robustcli.data.scenes.world import draw_world
 from robustcli.errors import UserError
 from robustcli.seeding import derive_seed
 
 __all__ = ["Scenes", "synonym_table", "vocabulary"]
 
 _ROWS_AT_ONCE = 256  # of the relation of truth, which takes nine times its size while it is made
-_RECIPE = "scenes-1"  # raise it when a recipe would give other bytes
 
 
 class Scenes(ImageTextData):
@@ -57,29 +53,20 @@ class Scenes(ImageTextData):
         noise: int = 4,
         seed: int = 0,
     ) -> None:
-        count = {"train": train, "val": val, "test": test}.get(split)
-        if count is None:
-            raise UserError(f"dataset scenes has no split {split!r}: choose one of {', '.join(SPLITS)}.")
-        _check(size=size, synonym_frequency=synonym_frequency, contrast=contrast, count=count, split=split)
+        count = split_count(self.name, split, train=train, val=val, test=test)
+        check_pictures(split, size=size, contrast=contrast, count=count)
+        if not 0 <= synonym_frequency <= 1:
+            raise UserError(f"dataset.synonym_frequency is {synonym_frequency}: it is a chance, between 0 and 1.")
         self.split = split
-        stream = derive_seed(_RECIPE, seed, split)
+        stream = derive_seed(RECIPE, seed, split)
         self._world = draw_world(split, count, stream)
         texts, self._predicates = write_captions(self._world, synonym_frequency, stream)
         self.captions = texts
         self.image_ids = [f"scene-{seed}-{split}-{i:05d}" for i in range(count)]
         self.owner = torch.arange(count).repeat_interleave(PER_IMAGE)
         self.synonyms = synonym_table()
-        self._pixels = torch.from_numpy(self._rendered(size, stream, noise, contrast))
+        self._pixels = torch.from_numpy(rendered(self._world, size, stream, noise=noise, contrast=contrast))
         self.fingerprint = _fingerprint(self._pixels.numpy(), texts)
-
-    def _rendered(self, size: int, stream: int, noise: int, contrast: float) -> NDArray[np.uint8]:
-        key = hashlib.sha256(repr((_RECIPE, stream, len(self._world), size, noise, contrast)).encode()).hexdigest()[:24]
-        path = cache_directory("scenes") / f"{key}.npy"
-        if not path.exists():
-            pixels = render(self._world, size, stream, noise=noise, contrast=contrast)
-            _save(path, pixels)
-            return pixels
-        return np.load(path, allow_pickle=False)  # type: ignore[no-any-return]
 
     def images(self, indices: Tensor) -> Tensor:
         return self._pixels[indices].float() / 255
@@ -90,25 +77,8 @@ class Scenes(ImageTextData):
         return torch.from_numpy(np.concatenate(parts)) if parts else torch.zeros(0, len(captions), dtype=torch.bool)
 
 
-def _check(*, size: int, synonym_frequency: float, contrast: float, count: int, split: str) -> None:
-    if size not in (32, 64):
-        raise UserError(f"dataset.size is {size}: scenes are rendered at 32 or 64 pixels.")
-    if not 0 <= synonym_frequency <= 1:
-        raise UserError(f"dataset.synonym_frequency is {synonym_frequency}: it is a chance, between 0 and 1.")
-    if not 0 < contrast <= 1:
-        raise UserError(f"dataset.contrast is {contrast}: it is a share of the full contrast, above 0 and at most 1.")
-    if not 1 <= count <= 100_000:
-        raise UserError(f"dataset.{split} is {count}: scenes has between 1 and 100000 images a split.")
-
-
 def _fingerprint(pixels: NDArray[np.uint8], texts: list[str]) -> str:
     digest = hashlib.sha256(repr(pixels.shape).encode())
     digest.update(pixels.tobytes())
     digest.update("\n".join(texts).encode())
     return digest.hexdigest()
-
-
-def _save(path: Path, pixels: NDArray[np.uint8]) -> None:
-    temporary = path.with_name(f"{path.stem}.{os.getpid()}.tmp.npy")
-    np.save(temporary, pixels, allow_pickle=False)
-    temporary.replace(path)  # two processes that render the same recipe write the same bytes

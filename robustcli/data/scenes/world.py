@@ -51,16 +51,31 @@ def draw_world(split: str, n: int, seed: int) -> World:
     drawn = 4 * n * 10 // (high - low) + 1000
     world = _draw(drawn, seed)
     keys = scene_keys(world)
-    tenth = (mix(keys) >> np.uint64(11)) % np.uint64(10)
     _, first = np.unique(keys, return_index=True)
     fresh = np.zeros(drawn, dtype=bool)
     fresh[first] = True
-    chosen = np.flatnonzero(fresh & (tenth >= low) & (tenth < high))[:n]
+    chosen = np.flatnonzero(fresh & _belongs(keys, split))[:n]
     if len(chosen) < n:
         raise ValueError(
             f"the space of scenes gave only {len(chosen)} different ones of split {split}, {n} were asked for"
         )
     return world[chosen]
+
+
+def single_objects(split: str) -> World:
+    """All scenes of a split that have one object, in a fixed order."""
+    grid = np.meshgrid(*(np.arange(len(names)) for names in (*ATTRIBUTES, TEXTURES)), indexing="ij")
+    *attributes, textures = (axis.ravel() for axis in grid)
+    objects = np.full((len(textures), OBJECTS, len(ATTRIBUTES)), NONE, dtype=np.int64)
+    objects[:, 0] = np.stack(attributes, axis=1)
+    world = World(objects, textures.astype(np.int64))
+    return world[np.flatnonzero(_belongs(scene_keys(world), split))]
+
+
+def _belongs(keys: NDArray[np.uint64], split: str) -> NDArray[np.bool_]:
+    low, high = SPLITS[split]
+    tenth = (mix(keys) >> np.uint64(11)) % np.uint64(10)
+    return np.asarray((tenth >= low) & (tenth < high))
 
 
 def scene_keys(world: World) -> NDArray[np.uint64]:

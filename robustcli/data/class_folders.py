@@ -1,0 +1,149 @@
+"""Images in one folder a class, ``root/split/class/image.jpg``, under a class list that the config fixes.
+
+Shapes: B batch, S image size, N images.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from robustcli.data.classes import ImageClassData, class_list, held_out
+from robustcli.data.faults import Faults, OnError
+from robustcli.data.files import check_fingerprint, check_positive, checked
+from robustcli.data.sources import SPLITS, Blob, Record
+from robustcli.errors import UserError
+from robustcli.seeding import derive_seed
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".tif", ".tiff")
+
+
+class ClassFolders(ImageClassData):
+    """Images (B,3,S,S) by folders; every file is decoded and checked when the set is made.
+
+    The images stand in a fixed shuffled order, so that the first so many of them are of all classes.
+
+    Args:
+        root: folder with a folder for each split; or a path with ``{split}`` in it.
+        classes: the names of the folders in the order of the labels: a list, or a file with a JSON list or with a name
+            a line. It is never read off the disk: a folder more or less would silently shift every label behind it.
+        split: ``train``, ``val`` or ``test``.
+        image_size: S; the short side is resized to it (bicubic, antialiased), then the centre is cut out.
+        val_share: share of the training images that is ``val``, by a hash of their names; 0 where the set has a folder
+            ``val``.
+        on_error: ``raise``, or ``skip``, which leaves bad images out and counts them.
+        fingerprint: that the set must have, or one for each split; None: any.
+        limit: the first so many images; None: all.
+
+    Raises:
+        UserError: no class list, a listed class without a folder or images, a folder that is not listed, a bad image.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        *,
+        split: str,
+        classes: Sequence[str] | str | Path | None = None,
+        image_size: int = 224,
+        val_share: float = 0.0,
+        on_error: OnError = "raise",
+        fingerprint: str | Mapping[str, str] | None = None,
+        limit: int | None = None,
+    ) -> None:
+        check_positive(image_size=image_size, limit=limit)
+        folder = _split_folder(str(root), "train" if split == "val" and val_share else split)
+        self.classes = _checked_classes(classes, folder)
+        self.name, self.split, self.image_size = _name(str(root)), split, image_size
+        faults = Faults(on_error)
+        found = _records(folder, self.classes, faults)
+        if val_share and split in ("train", "val"):
+            chosen = held_out([record.image_id for record in found], val_share).tolist()
+            found = [record for record, held in zip(found, chosen, strict=True) if held == (split == "val")]
+        records, store = checked(found[:limit], image_size, faults)
+        if not records:
+            raise UserError(f"the split {split!r} of {self.name} has no usable image left: see the log for why.")
+        self.skipped = faults.count
+        self.image_ids = [record.image_id for record in records]
+        places = {name: place for place, name in enumerate(self.classes)}
+        self.labels = torch.tensor([places[name.split("/")[0]] for name in self.image_ids])
+        self.fingerprint = _fingerprint(self.classes, self.image_ids, store.hashes)
+        self._pixels = store.pixels
+        check_fingerprint(self, fingerprint, limit)
+
+    def images(self, indices: Tensor) -> Tensor:
+        return torch.from_numpy(np.asarray(self._pixels[indices.cpu().numpy()])).float().div_(255)
+
+
+def _split_folder(root: str, split: str) -> Path:
+    if split not in SPLITS:
+        raise UserError(f"dataset has no split {split!r}: choose one of {', '.join(SPLITS)}.")
+    folder = Path(root.replace("{split}", split) if "{split}" in root else f"{root}/{split}").expanduser()
+    if folder.is_dir():
+        return folder
+    share = " or set dataset.val_share, which takes the images from train," if split == "val" else ""
+    raise UserError(
+        f"dataset.root is {root}, but there is no folder {folder}: put a folder for each class there,{share} or write "
+        "{split} where the name of the split belongs."
+    )
+
+
+def _name(root: str) -> str:
+    parts = [part for part in Path(root).expanduser().resolve().parts if "{split}" not in part]
+    return parts[-1].strip("/") or "folders"
+
+
+def _checked_classes(classes: Sequence[str] | str | Path | None, folder: Path) -> tuple[str, ...]:
+    """The class list of the config, which must name exactly the folders that are there."""
+    present = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    found = ", ".join(present[:12]) + (f" and {len(present) - 12} more" if len(present) > 12 else "")
+    where = f"{folder} has the folders {found}" if present else f"{folder} has no folders"
+    listed = class_list(
+        classes,
+        "dataset.classes",
+        f"{where}; write dataset.classes=[{','.join(present[:3])}{',...' if len(present) > 3 else ''}] in the order of "
+        "the labels, or the path of a file with a name a line.",
+    )
+    missing = [name for name in listed if name not in present]
+    if missing:
+        raise UserError(
+            f"dataset.classes lists {missing[0]!r}{_more(missing)}, but {where}: make the folder, or mend the list."
+        )
+    unlisted = [name for name in present if name not in listed]
+    if unlisted:
+        raise UserError(
+            f"{folder} has the folder {unlisted[0]!r}{_more(unlisted)}, which dataset.classes does not list: list it, "
+            "or move it away."
+        )
+    return listed
+
+
+def _more(names: Sequence[str]) -> str:
+    return f" and {len(names) - 1} more" if len(names) > 1 else ""
+
+
+def _records(folder: Path, classes: Sequence[str], faults: Faults) -> list[Record]:
+    records = []
+    for name in classes:
+        files = [path for path in sorted((folder / name).rglob("*")) if path.is_file() and path.name[0] != "."]
+        if not files:
+            raise UserError(f"the class {name!r} has no image in {folder / name}: put some there, or mend the list.")
+        for path in files:
+            if path.suffix.lower() in SUFFIXES:
+                relative = path.relative_to(folder).as_posix()
+                records.append(Record(relative, Blob(path), (), str(folder)))
+            else:
+                faults.report(str(path), f"is not an image file ({', '.join(SUFFIXES)})")
+    return sorted(records, key=lambda record: derive_seed("order", record.image_id))
+
+
+def _fingerprint(classes: Sequence[str], image_ids: Sequence[str], hashes: Sequence[str]) -> str:
+    """Of the class list, names and contents in their order; of neither the folder nor the cache."""
+    digest = hashlib.sha256(json.dumps(list(classes)).encode())
+    for name, content in zip(image_ids, hashes, strict=True):
+        digest.update(json.dumps([name, content]).encode() + b"\n")
+    return digest.hexdigest()

@@ -1,0 +1,60 @@
+"""Training objectives of classifiers.
+
+Shapes: B batch, C channels, H height, W width, Y classes.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from robustcli.attacks import ClassifierAttack
+from robustcli.data.sampling import ClassBatch
+from robustcli.errors import UserError
+from robustcli.models import Classifier
+
+
+class ClassObjective(ABC):
+    """What a classifier is trained on.
+
+    Attributes:
+        name: what tables call it.
+    """
+
+    name: str
+
+    @abstractmethod
+    def loss(
+        self, model: Classifier, attack: ClassifierAttack, images: Tensor, batch: ClassBatch, *, seed: int
+    ) -> Tensor:
+        """Loss of one batch, a scalar with gradients to the weights of ``model``.
+
+        Args:
+            attack: within the budget of the run; not every objective asks for it.
+            images: (B,C,H,W) in [0,1], those of ``batch``.
+            seed: names the draws of this step; an attack takes it by ``attack.replace(seed=seed)``.
+        """
+
+
+@dataclass(frozen=True, kw_only=True)
+class Standard(ClassObjective):
+    """Cross-entropy on the clean images: what every defence is compared with.
+
+    Args:
+        name: what tables call it.
+        label_smoothing: share of the target in [0,1) that is spread over all classes.
+    """
+
+    name: str = "standard"
+    label_smoothing: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.label_smoothing < 1:
+            raise UserError(f"objective.label_smoothing is {self.label_smoothing}: it is a share, from 0 to below 1.")
+
+    def loss(
+        self, model: Classifier, attack: ClassifierAttack, images: Tensor, batch: ClassBatch, *, seed: int
+    ) -> Tensor:
+        labels = batch.labels.to(images.device)
+        return F.cross_entropy(model(images), labels, label_smoothing=self.label_smoothing)

@@ -1,0 +1,37 @@
+"""Diagnostics of robust numbers: is the model robust, or the attack on it weak?
+
+``diagnose(ClassifierSubject(model, images, labels), attack)`` says, check by check, *ok*, *suspect* or *not run*.
+"""
+
+from robustcli.diagnostics.battery import CHECKS, SAMPLES, diagnose
+from robustcli.diagnostics.finding import (
+    NOT_RUN,
+    OK,
+    SUSPECT,
+    Finding,
+    Judgement,
+    Status,
+    refuse_suspects,
+    verdict,
+    verdicts,
+)
+from robustcli.diagnostics.subjects import ClassifierSubject, Outcome, RetrievalSubject, Subject
+
+__all__ = [
+    "CHECKS",
+    "NOT_RUN",
+    "OK",
+    "SAMPLES",
+    "SUSPECT",
+    "ClassifierSubject",
+    "Finding",
+    "Judgement",
+    "Outcome",
+    "RetrievalSubject",
+    "Status",
+    "Subject",
+    "diagnose",
+    "refuse_suspects",
+    "verdict",
+    "verdicts",
+]

@@ -1,0 +1,92 @@
+"""From the arguments of a factory to a classifier: its own checkpoints first, then new or foreign weights.
+
+A factory writes down what it was called with; a checkpoint of ours holds that, and rebuilds the model by itself.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from inspect import Parameter, signature
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+
+from robustcli.errors import UserError
+from robustcli.models.weights import Weights, read_weights
+
+Classes = Sequence[str] | int
+Network = TypeVar("Network", bound=nn.Module)
+
+
+def opened(
+    factory: Callable[..., Any],
+    settings: Mapping[str, Any],
+    checkpoint: str | Path | None,
+    *,
+    shipped: str | None = None,
+) -> tuple[dict[str, Any], Weights | None]:
+    """The settings that rule, and the weights of the checkpoint, if one is given.
+
+    What a checkpoint of ours says of itself rules where the caller left the default.
+
+    Args:
+        settings: arguments of ``factory``, plain JSON data.
+        shipped: name of the package's own file that ``checkpoint="shipped"`` stands for.
+
+    Raises:
+        UserError: the checkpoint is of another factory, or was made with another value than the one asked for.
+    """
+    asked = {key: list(value) if isinstance(value, tuple) else value for key, value in settings.items()}
+    if checkpoint is None:
+        return asked, None
+    weights = read_weights(checkpoint, shipped=shipped)
+    stored = weights.description
+    if not stored:
+        return asked, weights
+    made, name = stored.get("factory"), factory.__name__
+    if made != name:
+        raise UserError(f"checkpoint {weights.path} is of another model: it was saved from {made}, not from {name}")
+    parameters = signature(factory).parameters
+    for key, value in asked.items():
+        free = parameters[key].default
+        if key in stored and value != stored[key] and (free is Parameter.empty or value != _plain(free)):
+            raise UserError(
+                f"model.{key} is {value}, but the checkpoint {weights.path} has {stored[key]}: leave model.{key} out, "
+                "or train from new weights with model.checkpoint=null"
+            )
+    return {key: stored.get(key, value) for key, value in asked.items()}, weights
+
+
+def count(classes: Classes) -> int:
+    """How many classes a number or a list of names means; `UserError` for fewer than two."""
+    number = classes if isinstance(classes, int) else len(classes)
+    if number < 2:
+        raise UserError(f"model.classes is {classes!r}: expected at least two names, or their number")
+    return number
+
+
+def drawn(build: Callable[[], Network], seed: int) -> Network:
+    """A network whose convolutions and linear layers are drawn from ``seed`` (He et al. 2015), its norms neutral."""
+    with torch.random.fork_rng(devices=[]):  # the constructors draw weights that are replaced at once
+        network = build()
+    generator = torch.Generator().manual_seed(seed)
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            fan = module.weight[0].numel()
+            nn.init.normal_(module.weight, std=(2 / fan) ** 0.5, generator=generator)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    return network
+
+
+@contextmanager
+def own_randomness(seed: int) -> Iterator[None]:
+    """Draws of a library's constructors are seeded, and the global generator is left alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)  # not torch.manual_seed, which would seed the accelerators too
+        yield
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value

@@ -1,0 +1,104 @@
+"""One wrapper around every classifier: pixels in [0,1] in, logits out.
+
+Mean/std and resize stand here and nowhere else, so an attack or a purifier never sees a normalised image.
+
+Shapes: B batch, C channels, H height, W width, Y classes.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from robustcli.models.network import PixelCheck, fingerprint
+
+_LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow turns RGB into grey
+
+
+class Classifier(nn.Module):
+    """A classifier of images; in eval mode until it is trained.
+
+    Args:
+        network: (B,C,S,S) normalised -> logits (B,Y); of a tuple the first is taken.
+        classes: Y names, or Y alone where the names are not known.
+        mean, std: one number for each channel of the network, in units of [0,1] pixels.
+        image_size: side S in pixels that images are resized to (bilinear, antialiased where they shrink); None: as is.
+        description: what rebuilds the network (plain JSON data); stored with its weights.
+
+    Attributes:
+        classes: the names, or None.
+        class_count: Y.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        classes: Sequence[str] | int,
+        mean: Sequence[float],
+        std: Sequence[float],
+        image_size: int | None = None,
+        description: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        if len(mean) != len(std) or len(mean) not in (1, 3) or not all(value > 0 for value in std):
+            raise ValueError(f"mean {tuple(mean)} and std {tuple(std)}: expected one or three of each, std above 0")
+        self.network = network
+        self.classes = None if isinstance(classes, int) else tuple(classes)
+        self.class_count = classes if isinstance(classes, int) else len(classes)
+        self.image_size = image_size
+        self.description = dict(description or {})
+        self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(-1, 1, 1), persistent=False)
+        self.eval()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return self.mean.device
+
+    @property
+    def channels(self) -> int:
+        """C of the network: images of one channel are repeated for 3, those of three are weighed by luma for 1."""
+        return len(self.mean)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B,C,H,W) in [0,1], C 1 or 3 -> logits (B,Y) float32, differentiable in the images.
+
+        Raises:
+            ValueError: a value is out of [0,1] or NaN, or the shape is not (B,C,H,W) with C 1 or 3.
+        """
+        check = PixelCheck(images)
+        images = self._sized(self._coloured(images.to(self.device)))
+        found = self.network((images - self.mean) / self.std)
+        logits: Tensor = found if isinstance(found, Tensor) else found[0]  # some have auxiliary heads while they train
+        check.settle()
+        return logits.float()
+
+    def _coloured(self, images: Tensor) -> Tensor:
+        if images.shape[1] == self.channels:
+            return images
+        if images.shape[1] == 1:
+            return images.expand(-1, self.channels, -1, -1)
+        if images.shape[1] == 3:
+            return (images * images.new_tensor(_LUMA).view(-1, 1, 1)).sum(1, keepdim=True)
+        raise ValueError(f"images have {images.shape[1]} channels: expected 1 or 3")
+
+    def _sized(self, images: Tensor) -> Tensor:
+        size = self.image_size
+        if size is None or images.shape[-2:] == (size, size):
+            return images
+        shrinks = max(images.shape[-2:]) > size
+        return F.interpolate(images, (size, size), mode="bilinear", antialias=shrinks)
+
+    def fingerprint(self) -> str:
+        """sha256 (hex) over the names, types, shapes and bytes of the weights."""
+        return fingerprint(self.network)
+
+    def extra_repr(self) -> str:
+        return f"classes={self.class_count}, channels={self.channels}, image_size={self.image_size}"

@@ -1,0 +1,50 @@
+"""What every wrapper does with the network inside: check the pixels that go in, and name its weights.
+
+Shapes: B batch, C channels, H height, W width.
+"""
+
+import hashlib
+
+import torch
+from torch import Tensor, nn
+
+
+class PixelCheck:
+    """Whether images are floats in [0,1]: asked for before the network runs, answered after it.
+
+    On an accelerator the answer is awaited only once the network's own work is queued, so that the device never idles
+    for the check; on the CPU it is there at once.
+
+    Raises:
+        ValueError: not (B,C,H,W) floats.
+    """
+
+    def __init__(self, images: Tensor) -> None:
+        if images.ndim != 4 or not images.is_floating_point():
+            raise ValueError(
+                f"images are {images.dtype} of shape {tuple(images.shape)}: expected floats (B,C,H,W) in [0, 1]"
+            )
+        self._ready: torch.cuda.Event | None = None
+        self._range = torch.zeros(2)
+        if images.numel():
+            self._range = torch.stack(torch.aminmax(images.detach())).to("cpu", non_blocking=True)
+            if images.is_cuda:
+                self._ready = torch.cuda.Event()  # type: ignore[no-untyped-call]
+                self._ready.record(torch.cuda.current_stream(images.device))
+
+    def settle(self) -> None:
+        """Raise `ValueError` for a value out of [0,1] or NaN."""
+        if self._ready is not None:
+            self._ready.synchronize()
+        low, high = self._range.tolist()
+        if not (low >= 0.0 and high <= 1.0):  # NaN compares as false
+            raise ValueError(f"images range from {low:g} to {high:g}: expected [0, 1], not normalised, without NaN")
+
+
+def fingerprint(network: nn.Module) -> str:
+    """sha256 (hex) over the names, types, shapes and bytes of the weights."""
+    digest = hashlib.sha256()
+    for name, weight in sorted(network.state_dict().items()):
+        digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}\n".encode())
+        digest.update(weight.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

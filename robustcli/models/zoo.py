@@ -1,0 +1,194 @@
+"""``torchvision`` and ``timm``: the classifiers of both libraries, with their weights or a local checkpoint.
+
+Shapes: Y classes.
+"""
+
+import importlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from torch import nn
+
+from robustcli.errors import UserError
+from robustcli.models.assembly import Classes, count, opened, own_randomness
+from robustcli.models.classifier import Classifier
+from robustcli.models.clip import nearest
+from robustcli.models.weights import Weights, assign
+
+_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's
+_SIZE = 224
+
+
+def torchvision(
+    architecture: str,
+    *,
+    pretrained: str | None = None,
+    checkpoint: str | Path | None = None,
+    classes: Classes = 1000,
+    image_size: int | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    seed: int = 0,
+) -> Classifier:
+    """A classifier of torchvision.
+
+    Args:
+        architecture: a name such as ``resnet50``.
+        pretrained: a tag such as ``IMAGENET1K_V2`` or ``DEFAULT`` (its weights are downloaded), or the path of a
+            checkpoint.
+        checkpoint: a local file: safetensors, or a state dict. With a tag beside it, the tag says only what size, mean
+            and std the weights were trained with, and nothing is downloaded.
+        classes: their names in the order of the logits, or their number.
+        image_size, mean, std: if not those of the tag, or of the architecture's default weights.
+        seed: of random weights, where none are loaded; the global generator is left alone.
+
+    Raises:
+        UserError: an unknown name or tag, no network where one is needed, or a checkpoint of another model.
+    """
+    library = importlib.import_module("torchvision.models")
+    pretrained, checkpoint = _split(pretrained, checkpoint)
+    settings: dict[str, Any] = {
+        "architecture": architecture,
+        "classes": classes,
+        "image_size": image_size,
+        "mean": mean,
+        "std": std,
+    }
+    settings, weights = opened(torchvision, settings, checkpoint)
+    known = library.list_models(module=library)
+    if architecture not in known:
+        raise UserError(
+            f"model.architecture is {architecture!r}, which torchvision does not know" + nearest(architecture, known)
+        )
+    tag = _tag(library, architecture, pretrained)
+    preset = (tag or library.get_model_weights(architecture).DEFAULT).transforms()
+    downloaded = tag if weights is None else None
+    _settle(settings, _side(preset.crop_size), preset.mean, preset.std)
+    if downloaded is not None:
+        settings["classes"] = _own_names(downloaded.meta["categories"], classes)
+    number = None if downloaded is not None else count(settings["classes"])
+    with _explained(architecture), own_randomness(seed):
+        network = library.get_model(
+            architecture, weights=downloaded, **({} if number is None else {"num_classes": number})
+        )
+    return _wrapped(network, {"factory": "torchvision", **settings}, weights)
+
+
+def timm(
+    architecture: str,
+    *,
+    pretrained: bool = False,
+    checkpoint: str | Path | None = None,
+    classes: Classes = 1000,
+    image_size: int | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    seed: int = 0,
+) -> Classifier:
+    """A classifier of timm.
+
+    Args:
+        architecture: a name such as ``resnet50``, or with its tag ``resnet50.a1_in1k``; or ``local-dir:FOLDER``, or
+            ``hf-hub:NAME``.
+        pretrained: download the weights of the tag.
+        checkpoint: a local file: safetensors, or a state dict; nothing is downloaded then.
+        classes: their names in the order of the logits, or their number.
+        image_size, mean, std: if not those of timm's data configuration.
+        seed: of random weights, where none are loaded; the global generator is left alone.
+
+    Raises:
+        UserError: an unknown name, no network where one is needed, or a checkpoint of another model.
+    """
+    library = importlib.import_module("timm")
+    settings: dict[str, Any] = {
+        "architecture": architecture,
+        "classes": classes,
+        "image_size": image_size,
+        "mean": mean,
+        "std": std,
+    }
+    settings, weights = opened(timm, settings, checkpoint)
+    if ":" not in architecture and not library.is_model(architecture):
+        raise UserError(
+            f"model.architecture is {architecture!r}, which timm does not know"
+            + nearest(architecture, library.list_models())
+        )
+    with _explained(architecture), own_randomness(seed):
+        network = library.create_model(
+            architecture, pretrained=pretrained and weights is None, num_classes=count(settings["classes"])
+        )
+    found = importlib.import_module("timm.data").resolve_model_data_config(network)
+    _settle(settings, _side(found["input_size"][-2:]), found["mean"], found["std"])
+    return _wrapped(network, {"factory": "timm", **settings}, weights)
+
+
+def _split(pretrained: str | None, checkpoint: str | Path | None) -> tuple[str | None, str | Path | None]:
+    if pretrained is not None and (Path(pretrained).is_file() or "/" in pretrained):
+        return None, checkpoint or pretrained
+    return pretrained, checkpoint
+
+
+def _tag(library: ModuleType, architecture: str, pretrained: str | None) -> Any:
+    if pretrained is None:
+        return None
+    tags = library.get_model_weights(architecture)
+    if pretrained not in tags.__members__:
+        names = list(tags.__members__)
+        raise UserError(
+            f"model.pretrained is {pretrained!r}, neither a file nor a tag of {architecture} ({', '.join(names)})"
+            + nearest(pretrained, names)
+        )
+    return tags[pretrained]
+
+
+def _side(size: int | Sequence[int]) -> int:
+    sides = [size] if isinstance(size, int) else list(size)
+    return int(sides[0]) if len(set(sides)) == 1 else _SIZE
+
+
+def _settle(settings: dict[str, Any], size: int, mean: Sequence[float], std: Sequence[float]) -> None:
+    """Fill in what neither the caller nor a checkpoint said."""
+    for key, value in (("image_size", size), ("mean", list(mean or _MEAN)), ("std", list(std or _STD))):
+        if settings[key] is None:
+            settings[key] = value
+
+
+def _own_names(names: Sequence[str], asked: Classes) -> list[str]:
+    """The names that come with downloaded weights; another number of classes would need another last layer."""
+    number = asked if isinstance(asked, int) else len(asked)
+    if number != len(names):
+        raise UserError(
+            f"model.classes asks for {number}, but the weights of model.pretrained know {len(names)}: leave "
+            "model.classes out, or train from new weights with model.pretrained=null"
+        )
+    return list(names) if isinstance(asked, int) else list(asked)
+
+
+def _wrapped(network: nn.Module, description: Mapping[str, Any], weights: Weights | None) -> Classifier:
+    model = Classifier(
+        network,
+        classes=description["classes"],
+        mean=description["mean"],
+        std=description["std"],
+        image_size=description["image_size"],
+        description=description,
+    )
+    if weights is not None:
+        assign(model, weights)
+    return model
+
+
+@contextmanager
+def _explained(architecture: str) -> Iterator[None]:
+    """Errors of a download, of a folder or of an architecture as one sentence with the remedy."""
+    try:
+        yield
+    except (OSError, RuntimeError, ValueError, ImportError, TypeError) as error:
+        line = next(iter(str(error).splitlines()), type(error).__name__)
+        raise UserError(
+            f"model {architecture} cannot be built ({line}): where there is no network, copy the checkpoint to this "
+            "machine and give model.checkpoint=PATH"
+        ) from error

@@ -1,0 +1,93 @@
+"""Whether the robust numbers of a table are to be believed: one word under each, and what stands behind it."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from robustcli.diagnostics.finding import NOT_RUN, OK, SUSPECT, Finding, verdict, verdicts
+from robustcli.report.tables import ATTACKS, Grid, as_markdown
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_STYLES = {OK: "green", SUSPECT: "bold red", NOT_RUN: "yellow"}
+_TITLE = "Diagnostics: are the numbers to be believed?"
+
+
+def diagnostics_grid(findings: Sequence[Finding]) -> Grid:
+    """One row for each model and attack: the verdict, each check that is suspect with what to do, and which did not
+    run.
+    """
+    rows = []
+    for model, attack in verdicts(findings):
+        own = [each for each in findings if (each.model, each.attack) == (model, attack)]
+        rows.append([model, ATTACKS.get(attack, attack), verdict(own), _measured(own), _remedies(own)])
+    return Grid(_TITLE, ["model", "attack", "verdict", "measured", "what to do"], rows, _note(findings))
+
+
+def checks_grid(findings: Sequence[Finding]) -> Grid:
+    """One row for each check, of all that was measured."""
+    rows = [
+        [each.model, ATTACKS.get(each.attack, each.attack), each.check, each.status, each.measured, each.advice]
+        for each in findings
+    ]
+    return Grid("Diagnostics, check by check", ["model", "attack", "check", "status", "measured", "what to do"], rows)
+
+
+def with_verdicts(grid: Grid, findings: Sequence[Finding]) -> Grid:
+    """The table of `attack_grid` with the verdict on the last line of each number that was diagnosed."""
+    words = {(model, ATTACKS.get(attack, attack)): word for (model, attack), word in verdicts(findings).items()}
+    rows = [
+        [
+            row[0],
+            *(
+                f"{cell}\n{words[row[0], name]}" if (row[0], name) in words else cell
+                for name, cell in zip(grid.columns[1:], row[1:], strict=True)
+            ),
+        ]
+        for row in grid.rows
+    ]
+    return replace(grid, rows=rows)
+
+
+def diagnostics_markdown(findings: Sequence[Finding]) -> str:
+    """The verdicts, then check by check, as Markdown."""
+    return as_markdown(diagnostics_grid(findings)) + "\n" + as_markdown(checks_grid(findings))
+
+
+def print_findings(findings: Sequence[Finding], console: "Console | None" = None) -> None:
+    """A line for each model and attack; below it, what is suspect and what to do about it."""
+    from rich.console import Console
+    from rich.text import Text
+
+    shown = console or Console()
+    if not shown.is_terminal:
+        shown = Console(file=shown.file, width=max(shown.width, 120))
+    shown.print(Text(_TITLE, "bold"))
+    for (model, attack), word in verdicts(findings).items():
+        own = [each for each in findings if (each.model, each.attack) == (model, attack)]
+        shown.print(Text.assemble(f"  {model}, {ATTACKS.get(attack, attack)}: ", (word, _STYLES[word]), _counted(own)))
+        for each in own:
+            if each.status == SUSPECT:
+                shown.print(Text(f"    {each.check}: {each.measured}. {each.advice}"))
+
+
+def _measured(findings: Sequence[Finding]) -> str:
+    suspects = [f"{each.check}: {each.measured}" for each in findings if each.status == SUSPECT]
+    return "\n".join([*suspects, _counted(findings).lstrip(", ")])
+
+
+def _remedies(findings: Sequence[Finding]) -> str:
+    return "\n".join(dict.fromkeys(each.advice for each in findings if each.status == SUSPECT))
+
+
+def _counted(findings: Sequence[Finding]) -> str:
+    """``, 6 of 9 checks ok, not run: transfer``."""
+    fine = sum(each.status == OK for each in findings)
+    idle = [each.check for each in findings if each.status == NOT_RUN]
+    return f", {fine} of {len(findings)} checks ok" + (f", not run: {', '.join(idle)}" if idle else "")
+
+
+def _note(findings: Sequence[Finding]) -> str:
+    reasons = dict.fromkeys(f"{each.check}: {each.measured}" for each in findings if each.status == NOT_RUN)
+    return f"Not run: {'; '.join(reasons)}." if reasons else ""

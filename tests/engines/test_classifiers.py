@@ -1,0 +1,129 @@
+"""`attack` and `evaluate` on classifiers, as a user runs them, on the embedded digits with the shipped weights."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from safetensors.torch import load_file
+
+from robustcli.launch import launch
+
+DIGITS = ["dataset=digits", "model=digits", "evaluation.resamples=20", "evaluation.limit=48"]
+WHOLE = "attack.image.eps=0.25"
+
+
+def metrics(directory: Path) -> dict[str, float]:
+    found: dict[str, float] = json.loads((directory / "metrics.json").read_text())
+    return found
+
+
+def test_a_minimum_norm_attack_gives_table_and_curve_in_one_run(tmp_path: Path) -> None:
+    steps = ["attack=deepfool", "attack.image.eps=1.0", "evaluation.eps_curve=[0, 0.5, 1, 20]", "diagnostics=off"]
+    assert launch("attack", [*DIGITS, *steps, f"hydra.run.dir={tmp_path / 'a'}"]) == 0
+    found, records = metrics(tmp_path / "a"), pd.read_parquet(tmp_path / "a" / "records.parquet")
+    curve = [found[f"model/curve-{eps:.6f}/image_to_class/recall_at_1"] for eps in (0, 0.5, 1, 20)]
+    assert curve[0] == found["model/clean/image_to_class/recall_at_1"]
+    assert curve == sorted(curve, reverse=True) and curve[-1] == 0 < curve[2]
+    assert curve[2] == found["model/deepfool/image_to_class/recall_at_1"]
+    kept = load_file(tmp_path / "a" / "adversarial" / "images-000000.safetensors")
+    assert kept["images"].shape == (48, 1, 8, 8) and kept["rows"].tolist() == list(range(48))
+    row = records[(records["attack"] == "deepfool") & (records["status"] == "fooled")].iloc[0]
+    assert 0 < row["norm"] <= 1 and row["gradients"] > 0 and row["label"] != row["adversarial_class"]
+
+
+def test_evaluate_judges_several_models_and_what_transfers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shipped = Path("robustcli/assets/tiny_digits.safetensors").absolute()
+    models = f"checkpoints={{one: {shipped}, two: {shipped}}}"
+    judges = ["judges=classes", "~judges.apgd", "attack=pgd", WHOLE, "evaluation.eps_curve=[]", "transfer=true"]
+    assert launch("evaluate", [*DIGITS, models, *judges, f"hydra.run.dir={tmp_path / 'e'}"]) == 0
+    found = metrics(tmp_path / "e")
+    assert found["one/pgd/image_to_class/recall_at_1"] <= found["one/fgsm/image_to_class/recall_at_1"]
+    assert found["one/pgd/image_to_class/recall_at_1"] == found["two/pgd/image_to_class/recall_at_1"]
+    table = pd.read_csv(tmp_path / "e" / "transfer.csv").set_index(["source", "target"])
+    assert table.loc[("one", "two"), "success_rate"] == table.loc[("one", "one"), "success_rate"]
+    findings = pd.read_csv(tmp_path / "e" / "diagnostics.csv")
+    assert set(findings["model"]) == {"one", "two"} and set(findings["status"]) <= {"ok", "suspect", "not run"}
+    assert "Accuracy in percent" in capsys.readouterr().out
+    assert "Diagnostics" in (tmp_path / "e" / "report.md").read_text()
+
+
+def test_strict_ends_with_1_where_a_claim_is_suspect(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A single step, of which twice as many mislead more."""
+    weak = [
+        "attack=pgd",
+        "attack.image.eps=0.2",
+        "attack.image.steps=1",
+        "attack.image.alpha=0.2",
+        "evaluation.limit=200",
+        "attack.image.random_start=false",
+    ]
+    place = f"hydra.run.dir={tmp_path / 's'}"
+    assert launch("attack", [*DIGITS, *weak, "diagnostics=strict", place]) == 1
+    said = capsys.readouterr().err
+    assert "not to be believed" in said and "more steps" in said and "Traceback" not in said
+    assert (tmp_path / "s" / "metrics.csv").exists() and (tmp_path / "s" / "FAILED").exists()
+    assert launch("attack", [*DIGITS, *weak, "diagnostics=auto", f"hydra.run.dir={tmp_path / 'auto'}"]) == 0
+
+
+def test_an_attack_on_a_surrogate_is_weaker_and_says_so(tmp_path: Path) -> None:
+    assert launch("train-classifier", ["experiment=tiny_digits", "trainer.max_steps=60", "diagnostics=off",
+                                       f"hydra.run.dir={tmp_path / 't'}"]) == 0  # fmt: skip
+    other = tmp_path / "t" / "checkpoints" / "last.safetensors"
+    common = ["attack=pgd", WHOLE, "diagnostics=off"]
+    assert launch("attack", [*DIGITS, *common, f"hydra.run.dir={tmp_path / 'white'}"]) == 0
+    assert launch("attack", [*DIGITS, *common, f"attack.surrogate={other}", f"hydra.run.dir={tmp_path / 'black'}"]) == 0
+    white, black = (metrics(tmp_path / n)["model/pgd/image_to_class/recall_at_1"] for n in ("white", "black"))
+    assert white < black < 1
+    assert "a surrogate" in (tmp_path / "black" / "report.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["dataset=digits", "model=digits", "attack=sga"], "edits captions"),
+        (["dataset=digits", "attack=pgd"], "needs a classifier"),
+        (["model=digits", "attack=pgd"], "captions need a dual encoder"),
+        (["attack=autoattack"], "needs a classifier"),
+        (["attack=torchattacks"], "attacks classifiers"),
+        (["dataset=digits", "model=resnet20_cifar", "attack=pgd"], "random weights"),
+        (["dataset=digits", "model=scene_classes", "attack=pgd"], "belongs to the other"),
+        ([*DIGITS, "attack=torchattacks", "attack.name=PGDL3"], "PGDL2"),
+        ([*DIGITS, "attack=pgd", "attack.image.eps=4"], "4/255"),
+        ([*DIGITS, "attack=cw", "attack.image.norm=linf"], "norm"),
+    ],
+)
+def test_mistakes_are_told_before_any_work(
+    overrides: list[str], said: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert launch("attack", [*overrides, f"hydra.run.dir={tmp_path / 'm'}"]) == 2
+    error = capsys.readouterr().err
+    assert said in error and "Traceback" not in error
+
+
+def test_a_killed_attack_goes_on_and_ends_in_the_same_records(tmp_path: Path) -> None:
+    words = [*DIGITS, "attack=pgd", WHOLE, "attack.image.steps=200", "attack.image.early_stop=false",
+             "evaluation.batch_size=8", "diagnostics=off"]  # fmt: skip
+    assert launch("attack", [*words, f"hydra.run.dir={tmp_path / 'whole'}"]) == 0
+    place, command = tmp_path / "cut", [sys.executable, "-m", "robustcli", "attack", *words]
+    process = subprocess.Popen(
+        [*command, f"hydra.run.dir={place}"], stderr=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+    parts = place / "parts"
+    while not (parts.is_dir() and len(list(parts.glob("model-pgd-*.parquet"))) >= 2):
+        assert process.poll() is None, "it ended before it could be killed"
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    done = {path.name: path.stat().st_mtime_ns for path in parts.glob("model-pgd-*.parquet")}
+    assert 2 <= len(done) < 6 and not (place / "DONE").exists()
+    assert launch("attack", [f"resume={place}"]) == 0
+    pd.testing.assert_frame_equal(
+        pd.read_parquet(place / "records.parquet"), pd.read_parquet(tmp_path / "whole" / "records.parquet")
+    )
+    assert (place / "log.txt").read_text().count("was computed before, kept") == len(done)

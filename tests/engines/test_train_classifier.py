@@ -1,0 +1,111 @@
+"""`train-classifier` as a user runs it, and the weights that were made by it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+from robustcli.data import Digits, ImageClassData, SceneClasses
+from robustcli.launch import launch
+from robustcli.models import Classifier, load, restore
+
+SMALL = [
+    "dataset=digits",
+    "model=digits",
+    "model.checkpoint=null",
+    "model.widths=[8,16]",
+    "augmentation.shift=1",
+    "trainer.batch_size=32",
+    "trainer.lr=0.01",
+    "trainer.save_minutes=0",
+    "trainer.eval_every=40",
+    "evaluation.resamples=20",
+    "evaluation.limit=100",
+]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An uninterrupted run."""
+    directory = tmp_path_factory.mktemp("runs") / "whole"
+    assert launch("train-classifier", [*SMALL, "trainer.max_steps=80", f"hydra.run.dir={directory}"]) == 0
+    return directory
+
+
+def test_it_learns_and_the_directory_proves_it(finished: Path) -> None:
+    metrics = json.loads((finished / "metrics.json").read_text())
+    accuracy = metrics["after/clean/image_to_class/recall_at_1"]
+    assert accuracy > 0.5 and metrics["objective"] == accuracy and metrics["train/steps"] == 80
+    course = pd.read_csv(finished / "training.csv")
+    assert course["accuracy"].notna().sum() == 2 and course["loss"].iloc[-1] < course["loss"].iloc[0]
+    manifest = json.loads((finished / "manifest.json").read_text())
+    assert manifest["weights"]["before"] != manifest["weights"]["after"] and manifest["data"]["test"]["classes"] == 10
+
+
+def test_the_weights_rebuild_the_model_and_its_accuracy(finished: Path) -> None:
+    model = restore(finished / "checkpoints" / "last.safetensors")
+    assert isinstance(model, Classifier) and model.classes == tuple("0123456789")
+    metrics = json.loads((finished / "metrics.json").read_text())
+    assert accuracy(model, Digits(split="test"), 100) == metrics["after/clean/image_to_class/recall_at_1"]
+    assert model.fingerprint() == json.loads((finished / "manifest.json").read_text())["weights"]["after"]
+
+
+def test_killed_and_resumed_ends_in_the_same_bits(finished: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    words = [*SMALL, "trainer.max_steps=80", f"hydra.run.dir={run}"]
+    started = subprocess.Popen([sys.executable, "-m", "robustcli", "train-classifier", *words], env={**os.environ})
+    deadline = time.monotonic() + 120
+    while not (run / "parts" / "state.pt").exists():
+        assert started.poll() is None and time.monotonic() < deadline, "it ended before its first state"
+        time.sleep(0.01)
+    started.send_signal(signal.SIGKILL)
+    started.wait()
+    assert not (run / "DONE").exists(), "it was through before it could be killed"
+    assert launch("train-classifier", [f"resume={run}"]) == 0
+    name = "checkpoints/last.safetensors"
+    assert (run / name).read_bytes() == (finished / name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["dataset=scenes"], "has captions and no classes"),
+        (["model=tiny", "dataset=digits"], "needs a classifier"),
+        (["model=resnet20_cifar", "dataset=digits"], "the model knows the classes airplane"),
+        (["trainer.batch_size=2000", "dataset=digits"], "trainer.batch_size is 2000"),
+        (["objective.label_smoothing=1", "dataset=digits"], "objective.label_smoothing is 1"),
+        (["attack=mat", "dataset=digits"], "edits captions"),
+    ],
+)
+def test_mistakes_come_before_the_first_step(
+    words: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert launch("train-classifier", ["trainer=smoke", *words, f"hydra.run.dir={tmp_path / 'run'}"]) == 2
+    assert message in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "least"),
+    [("digits", Digits(split="test"), 0.97), ("scene_classes", None, 0.98)],
+)
+def test_the_shipped_weights_score_what_they_should(name: str, data: ImageClassData | None, least: float) -> None:
+    model = load(name)
+    assert isinstance(model, Classifier)
+    found = data or SceneClasses(split="test", test=300)
+    assert model.classes == found.classes
+    assert accuracy(model, found, len(found)) >= least
+    shipped = Path(sys.modules["robustcli"].__file__ or "").parent / "assets" / f"tiny_{name}.safetensors"
+    assert shipped.stat().st_size < 400_000
+
+
+@torch.no_grad()
+def accuracy(model: Classifier, data: ImageClassData, limit: int) -> float:
+    rows = torch.arange(limit)
+    return int((model(data.images(rows)).argmax(1) == data.labels[rows]).sum()) / limit

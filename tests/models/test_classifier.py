@@ -1,0 +1,218 @@
+"""The classifiers: what the wrapper does to pixels, exactly once; and the contract that every factory fulfils."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from robustcli.errors import UserError
+from robustcli.models import (
+    Classifier,
+    lenet,
+    load,
+    load_classifier,
+    load_dual,
+    resnet_cifar,
+    restore,
+    save_weights,
+    small_cnn,
+    timm,
+    torchvision,
+)
+from robustcli.models.assembly import opened
+
+BUILD: dict[str, Callable[..., Classifier]] = {
+    "lenet": lenet,
+    "resnet_cifar": lambda **settings: resnet_cifar(8, **settings),
+    "small_cnn": lambda **settings: small_cnn(("a", "b", "c"), channels=3, widths=[4, 8], **settings),
+    "torchvision": lambda **settings: torchvision("squeezenet1_1", classes=4, image_size=32, **settings),
+    "timm": lambda **settings: timm("test_resnet.r160_in1k", classes=("x", "y"), image_size=32, **settings),
+}
+
+
+@pytest.fixture(params=BUILD)
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def images() -> Tensor:
+    return drawn(3, 3, 32)
+
+
+def drawn(batch: int, channels: int, side: int) -> Tensor:
+    return torch.rand(batch, channels, side, side, generator=torch.Generator().manual_seed(0))
+
+
+class Seen(nn.Module):
+    """A network whose logits are the first pixels that it is given."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.flatten(1)[:, :12]
+
+
+def seen(**settings: object) -> Classifier:
+    return Classifier(Seen(), **{"classes": 12, "mean": [0.0], "std": [1.0], **settings})  # type: ignore[arg-type]
+
+
+def test_mean_and_std_are_taken_once_for_each_channel() -> None:
+    model = seen(mean=[0.1, 0.2, 0.3], std=[0.5, 0.25, 0.125])
+    logits = model(torch.full((1, 3, 2, 2), 0.6))
+    assert logits[0].tolist() == pytest.approx([1.0] * 4 + [1.6] * 4 + [2.4] * 4)
+
+
+def test_colours_and_grey() -> None:
+    red, green, blue = (torch.eye(3)[i].view(1, 3, 1, 1) for i in range(3))
+    shades = [float(seen()(image)) for image in (red, green, blue, red + green + blue)]
+    assert shades == pytest.approx([0.299, 0.587, 0.114, 1.0])
+    grey = drawn(2, 1, 2)
+    model = seen(mean=[0.0] * 3, std=[1.0] * 3)
+    assert torch.equal(model(grey), model(grey.repeat(1, 3, 1, 1)))
+    with pytest.raises(ValueError, match="2 channels"):
+        model(drawn(1, 2, 2))
+
+
+def test_resizing_is_bilinear_and_only_where_the_size_differs() -> None:
+    small, large = drawn(1, 1, 4), drawn(1, 1, 12)
+    model = seen(image_size=8)
+    assert torch.equal(model(small), F.interpolate(small, (8, 8), mode="bilinear").flatten(1)[:, :12])
+    assert torch.equal(model(large), F.interpolate(large, (8, 8), mode="bilinear", antialias=True).flatten(1)[:, :12])
+    assert torch.equal(seen()(small), small.flatten(1)[:, :12])
+
+
+@pytest.mark.parametrize("value", [-0.01, 1.01, float("nan"), float("inf")])
+def test_pixels_out_of_range_are_an_error(value: float) -> None:
+    bad = torch.full((2, 1, 4, 4), 0.5)
+    bad[1, 0, 3, 3] = value
+    with pytest.raises(ValueError, match=r"expected \[0, 1\]"):
+        seen()(bad)
+
+
+@pytest.mark.parametrize("bad", [torch.zeros(1, 4, 4), torch.zeros(1, 1, 4, 4, dtype=torch.uint8)])
+def test_what_is_no_batch_of_float_images_is_an_error(bad: Tensor) -> None:
+    with pytest.raises(ValueError, match="expected floats"):
+        seen()(bad)
+
+
+def test_every_factory_gives_finite_logits_and_gradients(kind: str, images: Tensor) -> None:
+    model = BUILD[kind]()
+    assert not model.training, "batch norms would read the batch, and an attack would move them"
+    moved = images.clone().requires_grad_()
+    logits = model(moved)
+    assert logits.shape == (3, model.class_count) and logits.dtype == torch.float32
+    F.cross_entropy(logits, torch.tensor([0, 1, 1])).backward()
+    assert moved.grad is not None and bool(moved.grad.isfinite().all()) and bool(moved.grad.any())
+    assert all(weight.grad is not None for weight in model.parameters())
+    torch.testing.assert_close(model(images)[1:2], model(images[1:2]), atol=1e-5, rtol=0)
+
+
+def test_seeds_name_the_weights_and_the_global_generator_is_left_alone(kind: str) -> None:
+    state = torch.get_rng_state()
+    first = BUILD[kind](seed=1).fingerprint()
+    assert BUILD[kind](seed=1).fingerprint() == first != BUILD[kind](seed=2).fingerprint()
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_saved_model_comes_back_from_the_file_alone(kind: str, images: Tensor, tmp_path: Path) -> None:
+    model = BUILD[kind](seed=5)
+    save_weights(model, tmp_path / "model.safetensors")
+    again = restore(tmp_path / "model.safetensors")
+    assert isinstance(again, Classifier)
+    assert again.fingerprint() == model.fingerprint() and again.classes == model.classes
+    assert again.class_count == model.class_count and again.image_size == model.image_size
+    assert torch.equal(again(images), model(images))
+    assert load(str(tmp_path / "model.safetensors")).fingerprint() == model.fingerprint()
+
+
+def test_a_checkpoint_says_what_it_was_made_with(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    save_weights(resnet_cifar(14, classes=3), path)
+    model = resnet_cifar(checkpoint=path)  # the default depth is not asked for
+    assert model.class_count == 3 and model.description["depth"] == 14
+    with pytest.raises(UserError, match=r"model\.depth is 8, but the checkpoint .* has 14"):
+        resnet_cifar(8, checkpoint=path)
+    with pytest.raises(UserError, match="saved from resnet_cifar, not from lenet"):
+        lenet(checkpoint=path)
+
+
+def test_common_state_dicts_load_and_others_are_one_error(tmp_path: Path) -> None:
+    model = resnet_cifar(8, seed=3)
+    state = {f"module.{name}": value for name, value in model.network.state_dict().items() if "tracked" not in name}
+    torch.save({"state_dict": state, "best_prec1": 91.8}, tmp_path / "foreign.th")
+    assert resnet_cifar(8, checkpoint=tmp_path / "foreign.th").fingerprint() == model.fingerprint()
+    with pytest.raises(UserError, match="is of another model: it lacks layer1"):
+        resnet_cifar(14, checkpoint=tmp_path / "foreign.th")
+    with pytest.raises(UserError, match=r"linear\.weight \(10, 64\) in place of \(3, 64\)"):
+        resnet_cifar(8, classes=3, checkpoint=tmp_path / "foreign.th")
+    del state["module.bn1.running_mean"]
+    torch.save(state, tmp_path / "less.th")
+    with pytest.raises(UserError, match=r"it lacks bn1\.running_mean"):
+        resnet_cifar(8, checkpoint=tmp_path / "less.th")
+
+
+def test_library_presets_say_size_mean_and_std() -> None:
+    model = torchvision("inception_v3", classes=5)
+    assert model.image_size == 299 and model.mean.flatten().tolist() == pytest.approx([0.485, 0.456, 0.406])
+    model = timm("test_vit.r160_in1k", classes=5)
+    assert model.image_size == 160 and model.mean.flatten().tolist() == pytest.approx([0.5, 0.5, 0.5])
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("resnet20_cifar", "resnet_cifar"),
+        ("lenet_mnist", "lenet"),
+        ("shufflenet_v2_x0_5", "torchvision"),
+        ("test_resnet", "timm"),
+    ],
+)
+def test_names(name: str, found: str) -> None:
+    assert load(name).description["factory"] == found
+
+
+def test_a_config_node_and_its_checkpoint(tmp_path: Path) -> None:
+    node = {"_target_": "robustcli.models.small_cnn", "classes": ["a", "b"], "widths": [4], "checkpoint": "shipped"}
+    model = small_cnn(("a", "b"), widths=[4], seed=9)
+    save_weights(model, tmp_path / "model.safetensors")
+    assert load(node, tmp_path / "model.safetensors").fingerprint() == model.fingerprint()
+
+
+def test_what_needs_the_other_kind_says_so() -> None:
+    with pytest.raises(UserError, match="captions need a dual encoder"):
+        load_dual({"name": "lenet"})
+    with pytest.raises(UserError, match="needs a classifier"):
+        load_classifier({"name": "tiny", "checkpoint": "shipped"})
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"name": "resnet_cifar", "depth": 19}, "model.depth is 19: expected 6n"),
+        ({"name": "lenet", "classes": 1}, "model.classes is 1"),
+        ({"name": "small_cnn"}, "model.classes is null"),
+        ({"name": "small_cnn", "classes": 3, "channels": 2}, "model.channels is 2"),
+        ({"name": "small_cnn", "classes": 3, "widths": []}, r"model.widths is \[\]"),
+        ({"name": "torchvision"}, "model.architecture is missing"),
+        ({"name": "torchvision", "architecture": "resnet19"}, "did you mean 'resnet1"),
+        (
+            {"name": "torchvision", "architecture": "resnet18", "pretrained": "IMAGENET1K_V9"},
+            "did you mean 'IMAGENET1K",
+        ),
+        ({"name": "timm", "architecture": "resnet19"}, "which timm does not know: did you mean"),
+    ],
+)
+def test_mistakes(config: dict[str, object], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        load(config)
+
+
+def test_downloaded_weights_bring_their_classes() -> None:
+    with pytest.raises(UserError, match=r"asks for 7, but the weights of model\.pretrained know 1000"):
+        torchvision("resnet18", pretrained="DEFAULT", classes=7)
+
+
+def test_a_factory_without_stored_description_keeps_what_was_asked() -> None:
+    assert opened(resnet_cifar, {"depth": 20, "mean": (0.5,)}, None) == ({"depth": 20, "mean": [0.5]}, None)
