@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from robustcli import files
-from robustcli.evaluation import with_worst
+from robustcli.judging import with_worst
 from robustcli.metrics import bootstrap_difference
 
 ATTACKS = ("clean", "sep", "sga", "sequential", "worst")

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from robustcli.arming import build_attack
 from robustcli.attacks import RetrievalAttack
-from robustcli.building import build_attack, build_candidates, build_data, build_model, build_objective
+from robustcli.building import build_candidates, build_captioned, build_dual_encoder, build_objective
 from robustcli.data.sampling import PairBatch, PairSampler
 from robustcli.mistakes import compose
 from robustcli.models import DualEncoder
@@ -36,8 +37,8 @@ class Setting:
         """Composed and built as a run does it, from random weights: they cost what trained ones cost."""
         sizes = [f"dataset.train={batches * batch_size}", "model.checkpoint=null", "judges=none", *overrides]
         config: Any = compose("train-mat", sizes)
-        data = build_data(config.dataset, "train")
-        model = build_model(config.model, None, data, seed=0).train()
+        data = build_captioned(config.dataset, "train")
+        model = build_dual_encoder(config.model, None, data, seed=0).train()
         attack = build_attack(config.attack, build_candidates(config.candidates, data, model), seed=0)
         sampler = PairSampler(data, batch_size=batch_size, seed=0)
         loaded = [(batch, data.images(batch.image_ids)) for batch in map(sampler, range(batches))]
