@@ -23,6 +23,7 @@ PARTS = {
         "small network, DeepFool, top 10",
         "small network, C&W, 10 steps",
     },
+    "bounded": {"digits, AutoAttack, eps 0.11", "digits, PGD, 5 steps, eps 0.11", "digits, PGD, 5 steps, eps 0.002"},
     "towers": {"clean step", "gradient to the pixels"},
 }
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from robustcli.attacks.base import ImageAttack
 from robustcli.attacks.class_losses import dlr_targeted, margin
-from robustcli.attacks.oracle import Evaluated, ImageObjective, ImageOracle, LogitOracle
+from robustcli.attacks.oracle import Evaluated, ImageObjective, ImageOracle, LogitOracle, Meter, folds
 from robustcli.attacks.restarts import best_of, better, lowest
 from robustcli.attacks.threat import Eps, at_least, parse_number
 from robustcli.errors import UserError
@@ -75,19 +75,43 @@ class APGD(ImageAttack):
             return super().mislead(oracle, images, labels, sample_ids)
         rows, tell = torch.arange(len(images), device=images.device), self.early_stop and not oracle.randomised
         ranked = _wrong_classes(oracle.logits(images, rows), labels)[:, : self.targets]
-        best, best_margin = images.clone(), lowest(images)
-        for number, targets in enumerate(ranked.unbind(1)):
-            single = self.replace(targets=0, seed=derive_seed(self.seed, "apgd", "target", number))
-            ids = sample_ids[rows.to(sample_ids.device)]
-            with oracle.part(rows) as part:
-                objective = _towards(targets[rows], labels[rows], part, tell=tell)
-                found = single.maximise(objective, images[rows], ids, meter=part.meter)
-            heights = margin(oracle.logits(found, rows), labels[rows])
-            best[rows], best_margin[rows] = better(found, heights, best[rows], best_margin[rows])
+        best, best_margin, done = images.clone(), lowest(images), 0
+        while len(rows) and done < ranked.shape[1]:
+            clean = images[rows]
+            numbers = range(done, min(done + folds(clean), ranked.shape[1]))
+            wide, meter = rows.repeat(len(numbers)), Meter.of(len(numbers) * len(rows))
+            own, ids = labels[wide], sample_ids[rows.to(sample_ids.device)]
+            towards = torch.cat([ranked[rows, number] for number in numbers])
+            found = self._aim(LogitOracle(oracle.model, meter), clean, own, ids, towards, numbers, tell=tell)
+            heights = margin(LogitOracle(oracle.model, meter).logits(found, torch.arange(len(wide))), own)
+            # One target after the other, as if none had been tried before the last had failed.
+            for places in torch.arange(len(wide), device=rows.device).view(len(numbers), -1):
+                standing = best_margin[rows] <= 0 if tell else torch.ones_like(rows, dtype=torch.bool)
+                places, left = places[standing], rows[standing]
+                best[left], best_margin[left] = better(found[places], heights[places], best[left], best_margin[left])
+                oracle.meter.add(meter.part(places), left)
             rows = rows[best_margin[rows] <= 0] if tell else rows
-            if not len(rows):
-                break
+            done = numbers.stop
         return best
+
+    def _aim(
+        self,
+        oracle: LogitOracle,
+        images: Tensor,
+        labels: Tensor,
+        sample_ids: Tensor,
+        towards: Tensor,
+        numbers: Sequence[int],
+        *,
+        tell: bool,
+    ) -> Tensor:
+        """(KB,C,H,W): the images (B,C,H,W) moved ``towards`` (KB,) classes, K ``numbers`` of targets in one pass."""
+        ids, many = sample_ids.tolist(), len(numbers)
+        seeds = [derive_seed(self.seed, "apgd", "target", number) for number in numbers]
+        start = torch.cat([self.budget.random_start(images, ids, seed, "apgd", 0) for seed in seeds])
+        objective, clean = _towards(towards, labels, oracle, tell=tell), images.repeat(many, 1, 1, 1)
+        single = self.replace(targets=0)
+        return single.maximise(objective, clean, sample_ids.repeat(many), start=start, meter=oracle.meter)
 
     def _climb(self, oracle: ImageOracle, clean: Tensor, first: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         """One restart: images (B,C,H,W) and their losses (B,)."""

@@ -3,14 +3,12 @@
 Shapes: N samples, B of them, C channels, H height, W width, K rival classes.
 """
 
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor
 
 from robustcli.attacks.classifier import MinimumNormAttack
 from robustcli.attacks.hyperplane import Plane, nearest_plane, rivals_of
-from robustcli.attacks.oracle import LogitOracle
+from robustcli.attacks.oracle import LogitOracle, Meter, folds
 from robustcli.attacks.smallest import Smallest
 from robustcli.attacks.threat import Eps, at_least, ball, parse_number
 from robustcli.errors import UserError
@@ -71,19 +69,30 @@ class FAB(MinimumNormAttack):
         rows = torch.arange(len(images), device=images.device)
         logits = oracle.logits(images, rows)
         best.offer(images, rows, logits)
-        for number, rivals in self._passes(logits, labels):
-            left = rows[best.open(rows)]
-            start = best.start(left, sample_ids, self._reach, self.seed, "fab", number)
-            self._search(oracle, best, left, start, rivals)
+        rivals = rivals_of(logits, labels, self.targets or None)
+        for restart in range(self.restarts):
+            rows = rows[best.open(rows)]
+            start = best.start(rows, sample_ids, self._reach, self.seed, "fab", restart)
+            self._restart(oracle, best, rows, start, rivals)
         return best.images
 
-    def _passes(self, logits: Tensor, labels: Tensor) -> Iterator[tuple[int, Tensor]]:
-        """The number of each restart with the classes (N,K) that are linearised; with targets one after the other."""
-        rivals = rivals_of(logits, labels, self.targets or None)
-        width = 1 if self.targets else max(rivals.shape[1], 1)
-        for restart in range(self.restarts):
-            for at in range(0, rivals.shape[1], width):
-                yield restart, rivals[:, at : at + width]
+    def _restart(self, oracle: LogitOracle, best: Smallest, rows: Tensor, start: Tensor, rivals: Tensor) -> None:
+        """All targets from the same start, as many at a time as fill a pass; without targets all classes at once."""
+        passes = rivals.split(1, dim=1) if self.targets else (rivals,)
+        while len(rows) and passes:
+            many = min(folds(start), len(passes))
+            wide, meter = rows.repeat(many), Meter.of(many * len(rows))
+            tried = Smallest(best.clean[wide], best.labels[wide], self.norm, enough=self.eps)
+            classes = torch.cat([columns[rows] for columns in passes[:many]])
+            found = start.repeat(many, 1, 1, 1)
+            self._search(LogitOracle(oracle.model, meter), tried, torch.arange(len(wide)).to(rows), found, classes)
+            # One target after the other, as if none had been tried before the last had failed.
+            for places in torch.arange(len(wide), device=rows.device).view(many, -1):
+                going = best.open(rows)
+                best.join(tried, places[going], rows[going])
+                oracle.meter.add(meter.part(places[going]), rows[going])
+            going, passes = best.open(rows), passes[many:]
+            rows, start = rows[going], start[going]
 
     def _search(self, oracle: LogitOracle, best: Smallest, rows: Tensor, found: Tensor, rivals: Tensor) -> None:
         for _ in range(self.steps):

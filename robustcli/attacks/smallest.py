@@ -44,6 +44,12 @@ class Smallest:
             self.images[rows[nearer]], self.norm[rows[nearer]] = images[nearer], distance[nearer]
         return fooled
 
+    def join(self, other: "Smallest", places: Tensor, rows: Tensor) -> None:
+        """Keep what another search found nearer: its ``places`` (B,) hold the images of ``rows`` (B,)."""
+        nearer = other.norm[places] < self.norm[rows]
+        rows, places = rows[nearer], places[nearer]
+        self.images[rows], self.norm[rows] = other.images[places], other.norm[places]
+
     def open(self, rows: Tensor) -> Tensor:
         """(B,) bool, whether it is worth to go on with each of ``rows``."""
         return self.norm[rows] > self._enough

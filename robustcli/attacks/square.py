@@ -1,7 +1,8 @@
 """Square Attack (Andriushchenko et al. 2020, "Square Attack: a query-efficient black-box adversarial attack via random
 search"), L-inf and L2: it reads losses alone, no gradient.
 
-Shapes: N samples, B samples that still stand, C channels, H height, W width, S side of a window, U draws of a proposal.
+Shapes: N samples, B samples that still stand, C channels, H height, W width, S side of a window,
+U proposals at once, D draws of a proposal.
 """
 
 import math
@@ -12,13 +13,13 @@ import torch
 from torch import Tensor
 
 from robustcli.attacks.base import ImageAttack
-from robustcli.attacks.oracle import ImageOracle
+from robustcli.attacks.oracle import ImageOracle, Meter, folds
 from robustcli.attacks.threat import L2, Eps, Linf, at_least, parse_number, sample_noise
 from robustcli.errors import UserError
 from robustcli.seeding import generator
 
 _HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # of 10,000 queries; section 5 of the paper
-_BLOCK = 256  # proposals that a sample's generator draws at a time
+_FEW, _MANY = 0.25, 0.5  # shares of the samples that keep a proposal: fewer, and more are tried at once, or less
 
 
 class Square(ImageAttack):
@@ -57,19 +58,34 @@ class Square(ImageAttack):
         first = kind.start(images, sample_ids, self.seed) if start is None else start
         now = self.budget.project(first, images)
         rows = torch.arange(len(images), device=images.device)
-        walk = _Walk(rows, images, now, oracle.loss(now, rows))
-        draws = _Draws(self.seed, sample_ids, kind.draws(images.shape[1]))
-        result = now.clone()
-        for query in range(1, self.queries):
-            fooled = oracle.done(walk.rows)
-            if bool(fooled.any()):
-                result[walk.rows[fooled]] = walk.now[fooled]
-                walk, draws = walk.part(~fooled), draws.part(~fooled)
-                if not len(walk.rows):
-                    return result
-            walk.accept(kind.propose(walk, draws.next().to(images), share(self.p_init, query, self.queries)), oracle)
-        result[walk.rows] = walk.now
-        return result
+        walk = _Walk(rows, images, now, oracle.loss(now, rows), torch.ones_like(rows))
+        result, ahead = now.clone(), 1
+        draws = torch.stack([
+            torch.rand(self.queries, kind.draws(images.shape[1]), generator=generator(self.seed, "square", sample_id))
+            for sample_id in sample_ids
+        ])  # fmt: skip
+        while True:
+            over = oracle.done(walk.rows) | (walk.asked >= self.queries)
+            if bool(over.any()):
+                result[walk.rows[over]] = walk.now[over]
+                walk = walk.part(~over)
+            if not len(walk.rows):
+                return result
+            ahead = min(ahead, folds(walk.now))
+            taken = walk.accept(self._propose(kind, walk, draws, ahead), oracle, self.queries)
+            ahead = 2 * ahead if taken < _FEW else max(ahead // 2, 1) if taken > _MANY else ahead
+
+    def _propose(self, kind: "_Squares | _Bumps", walk: "_Walk", draws: Tensor, ahead: int) -> Tensor:
+        """(U,B,C,H,W): the next U = ``ahead`` proposals of each, all made from the best image so far."""
+        numbers = torch.stack([walk.asked + later for later in range(ahead)]).clamp(max=self.queries - 1)
+        drawn = draws[walk.rows.cpu(), numbers.cpu()].flatten(0, 1).to(walk.now)
+        shares = torch.tensor([share(self.p_init, number, self.queries) for number in numbers.flatten().tolist()])
+        wide = walk.part(torch.arange(len(walk.rows), device=walk.rows.device).repeat(ahead))
+        proposals = torch.empty_like(wide.now)
+        for part in shares.unique().tolist():  # one or two: a share lasts for hundreds of queries
+            chosen = (shares == part).to(walk.rows.device)
+            proposals[chosen] = kind.propose(wide.part(chosen), drawn[chosen], part)
+        return proposals.unflatten(0, (ahead, -1))
 
 
 def share(p_init: float, query: int, queries: int) -> float:
@@ -80,46 +96,44 @@ def share(p_init: float, query: int, queries: int) -> float:
 
 @dataclass
 class _Walk:
-    """The samples that still stand: their rows, clean images, best images so far and the losses of these."""
+    """The samples that still stand: their rows, clean images, best images so far with their losses, and the queries
+    that each has asked.
+    """
 
     rows: Tensor
     clean: Tensor
     now: Tensor
     loss: Tensor
+    asked: Tensor
 
-    def accept(self, proposal: Tensor, oracle: ImageOracle) -> None:
-        """Keep what raises the loss, and what fools."""
-        loss = oracle.loss(proposal, self.rows)
-        taken = (loss > self.loss) | self.loss.isnan() | oracle.done(self.rows)
-        self.now[taken] = proposal[taken]  # most proposals fail: few images are copied
-        self.loss = torch.where(taken, loss, self.loss)
+    def accept(self, proposals: Tensor, oracle: ImageOracle, queries: int) -> float:
+        """Keep what raises the loss, and what fools, of proposals (U,B,C,H,W); the share of the samples that kept one.
+
+        Proposals after one that is kept were made from an image that is no longer the best: they do not count, nor do
+        those beyond the number of ``queries``.
+        """
+        ahead, count, rows = len(proposals), len(self.rows), self.rows
+        meter = Meter.of(ahead * count)
+        wide = oracle.repeated(rows, meter)
+        losses = wide.loss(proposals.flatten(0, 1), torch.arange(ahead * count, device=rows.device)).view(ahead, -1)
+        fooled = wide.fooled.view(ahead, -1).to(rows.device)
+        left = (queries - self.asked).clamp(max=ahead)
+        counts = torch.arange(ahead, device=rows.device)[:, None] < left
+        better = ((losses > self.loss) | self.loss.isnan() | fooled) & counts
+        taken, first, each = better.any(0), better.int().argmax(0), torch.arange(count, device=rows.device)
+        self.now[taken] = proposals[first, each][taken]  # most proposals fail: few images are copied
+        self.loss = torch.where(taken, losses[first, each], self.loss)
+        oracle.fooled[rows.cpu()] = (fooled[first, each] & taken).cpu()
+        used = torch.where(taken, first + 1, left)
+        for number in range(ahead):
+            asking = used > number
+            oracle.meter.add(meter.part(number * count + each[asking]), rows[asking])
+        self.asked = self.asked + used
+        return float(taken.double().mean())
 
     def part(self, kept: Tensor) -> "_Walk":
-        """The samples that are ``kept`` (B,) bool."""
+        """The samples that are ``kept``, (B,) bool, or their numbers."""
         return _Walk(**{name: values[kept] for name, values in vars(self).items()})
-
-
-class _Draws:
-    """U uniform draws a proposal for each sample, from generators of their own, many proposals at a time."""
-
-    def __init__(self, seed: int, sample_ids: Sequence[int], width: int) -> None:
-        self._generators = [generator(seed, "square", sample_id) for sample_id in sample_ids]
-        self._width, self._at, self._block = width, _BLOCK, torch.empty(0)
-
-    def next(self) -> Tensor:
-        """(B,U) in [0,1)."""
-        if self._at == _BLOCK:
-            self._block = torch.stack([torch.rand(_BLOCK, self._width, generator=draw) for draw in self._generators])
-            self._at = 0
-        self._at += 1
-        return self._block[:, self._at - 1]
-
-    def part(self, kept: Tensor) -> "_Draws":
-        """Those of the samples that are ``kept`` (B,) bool."""
-        if self._at < _BLOCK:
-            self._block = self._block[kept.cpu()]
-        self._generators = [draw for draw, stays in zip(self._generators, kept.tolist(), strict=True) if stays]
-        return self
 
 
 class _Squares:
