@@ -78,7 +78,7 @@ class FAB(MinimumNormAttack):
 
     def _restart(self, oracle: LogitOracle, best: Smallest, rows: Tensor, start: Tensor, rivals: Tensor) -> None:
         """All targets from the same start, as many at a time as fill a pass; without targets all classes at once."""
-        passes = rivals.split(1, dim=1) if self.targets else (rivals,)
+        passes = [column[:, None] for column in rivals.unbind(1)] if self.targets else [rivals]
         while len(rows) and passes:
             many = min(folds(start), len(passes))
             wide, meter = rows.repeat(many), Meter.of(many * len(rows))

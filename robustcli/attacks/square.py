@@ -82,10 +82,10 @@ class Square(ImageAttack):
         shares = torch.tensor([share(self.p_init, number, self.queries) for number in numbers.flatten().tolist()])
         wide = walk.part(torch.arange(len(walk.rows), device=walk.rows.device).repeat(ahead))
         proposals = torch.empty_like(wide.now)
-        for part in shares.unique().tolist():  # one or two: a share lasts for hundreds of queries
+        for part in sorted(set(shares.tolist())):  # one or two: a share lasts for hundreds of queries
             chosen = (shares == part).to(walk.rows.device)
             proposals[chosen] = kind.propose(wide.part(chosen), drawn[chosen], part)
-        return proposals.unflatten(0, (ahead, -1))
+        return proposals.view(ahead, *walk.now.shape)
 
 
 def share(p_init: float, query: int, queries: int) -> float:
