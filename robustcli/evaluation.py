@@ -3,7 +3,8 @@
 A model goes by its label, for example ``before`` and ``after``; an attack by its name among the judges.
 """
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -23,6 +24,7 @@ from robustcli.report.progress import Progress
 from robustcli.run import Run
 
 CURVE = "curve-"
+_POINTS = 10  # of a curve that is read off the norms that were found
 _UNBOUNDED = "unbounded"  # the one run of a minimum-norm attack that is the whole curve
 AnyAttack = RetrievalAttack | ClassifierAttack
 Keep = Callable[[str, Attacked], None]
@@ -38,6 +40,7 @@ class Bench:
         curve: for each eps of the curve of robust recall the attack that draws it, called ``curve_name``; None where
             another run holds the answer already: that of the judge itself at the budget, or that of ``unbounded``.
         unbounded: a minimum-norm attack without a radius, whose one run holds the whole curve.
+        minimum_norm: ``curve_name`` is such an attack itself: what it found is the curve, at the norms that it found.
         budget: the budget in words.
         resamples, seed: of the intervals.
     """
@@ -46,6 +49,7 @@ class Bench:
     attacks: Mapping[str, AnyAttack]
     curve: Mapping[float, AnyAttack | None]
     unbounded: AnyAttack | None
+    minimum_norm: bool
     curve_name: str
     budget: list[str]
     resamples: int
@@ -83,15 +87,17 @@ def build_bench(
     attacks: dict[str, AnyAttack] = build_judges(judges, budget, build, seed=config.seed)
     name = curve_attack or ("sep" if "sep" in attacks else next(reversed(attacks), ""))
     _check_curve(settings, judges, name)
-    drawn = name in attacks and budget.get("image") and budget.image.get("eps") is not None
+    bounded = budget.get("image") is not None and budget.image.get("eps") is not None
+    drawn = name in attacks and bounded
     curve, unbounded = _build_curve(config, judges[name], build) if drawn else ({}, None)
     return Bench(
         judge=judge,
         attacks=attacks,
         curve=curve,
         unbounded=unbounded,
+        minimum_norm=name in attacks and is_minimum_norm(attacks[name]) and not bounded,
         curve_name=name,
-        budget=_budget(budget, captions=isinstance(data, ImageTextData), surrogate=surrogate is not None),
+        budget=_budget(budget, attacks, captions=isinstance(data, ImageTextData), surrogate=surrogate is not None),
         resamples=settings.resamples,
         seed=config.seed,
     )
@@ -112,6 +118,10 @@ def judge_model(run: Run, bench: Bench, model: Any, label: str, keep: Keep | Non
         if attack is None:
             name = on_curve(eps)
             parts[name] = _read_off(parts, bench, eps).assign(attack=name)
+    if bench.minimum_norm:
+        parts |= {
+            on_curve(eps): part.assign(attack=on_curve(eps)) for eps, part in _over_norms(parts[bench.curve_name])
+        }
     return pd.concat([part for name, part in parts.items() if name != _UNBOUNDED], ignore_index=True)
 
 
@@ -123,6 +133,14 @@ def on_curve(eps: float) -> str:
 def _read_off(parts: Mapping[str, pd.DataFrame], bench: Bench, eps: float) -> pd.DataFrame:
     """The records at ``eps`` from a run that was made anyway."""
     return at_eps(parts[_UNBOUNDED], eps) if _UNBOUNDED in parts else parts[bench.curve_name]
+
+
+def _over_norms(found: pd.DataFrame) -> Iterator[tuple[float, pd.DataFrame]]:
+    """What is left at 0 and at the quantiles of the norms that were found, up to the largest."""
+    norms = found.loc[found["status"] == "fooled", "norm"]
+    quantiles = norms.quantile([point / _POINTS for point in range(_POINTS + 1)]) if len(norms) else norms
+    for eps in sorted({0.0, *(math.ceil(1e6 * norm) / 1e6 for norm in quantiles)}):  # as many digits as in its name
+        yield eps, at_eps(found, eps)
 
 
 def _judged(
@@ -178,11 +196,14 @@ def _build_curve(
     return {eps: None if eps == whole else at(eps) for eps in points}, None
 
 
-def _budget(attack: DictConfig, *, captions: bool, surrogate: bool) -> list[str]:
+def _budget(attack: DictConfig, attacks: Mapping[str, AnyAttack], *, captions: bool, surrogate: bool) -> list[str]:
     image, text = attack.get("image"), attack.get("text")
-    eps = image.get("eps") if image else None
+    norm, eps = (image.get("norm"), image.get("eps")) if image else (None, None)
+    first = next(iter(attacks.values()), None)
+    if not captions and not image and isinstance(first, ClassifierAttack):  # of an attack that has a budget of its own
+        norm, eps = first.norm, f"{first.budget.eps:.4g}" if first.budget is not None else None
     return threat_model(
-        norm=image.norm if image and eps is not None else None,
+        norm=norm,
         eps=eps,
         max_words=text.get("max_words") if text else None,
         max_characters=text.get("max_characters") if text else None,

@@ -15,6 +15,7 @@ from robustcli.flat import differences, flatten
 
 # `resume` names the directory that the comparison is about; it changes no number.
 NOT_COMPARED = ("resume",)
+_ACCOUNT = {"config.yaml", "overrides.yaml", "manifest.json", "log.txt", "FAILED", ".lock"}
 
 
 def new_directory(parent: Path) -> Path:
@@ -71,6 +72,12 @@ def begin(directory: Path, command: str, content: Any, overrides: Sequence[str])
     return manifest
 
 
+def _failed_at_once(directory: Path) -> bool:
+    """Whether the directory holds a run that failed, and nothing but the account of it."""
+    found = {path.name for path in directory.iterdir()}
+    return "FAILED" in found and found <= _ACCOUNT
+
+
 def refuse(directory: Path, overrides: Sequence[str], sentence: str) -> None:
     """Leave ``overrides.yaml`` and ``FAILED`` of a job that stopped before its run began, for the table of its sweep.
 
@@ -111,12 +118,18 @@ def _device(content: Any) -> str | None:
     return trainer.get("device") if isinstance(trainer, Mapping) else None
 
 
-def check_same(directory: Path, command: str, content: Any) -> None:
-    """Raise UserError that names what differs where the directory holds a run of another command or config."""
+def check_same(directory: Path, command: str, content: Any) -> bool:
+    """Whether the directory holds a run of this command and config; False where another failed without results.
+
+    Raises:
+        UserError: it holds results of another command or config; names what differs.
+    """
     known = files.read_json(directory / "manifest.json")["command"]
+    changed = differences(files.read_yaml(directory / "config.yaml"), content, NOT_COMPARED)
+    if (known != command or changed) and _failed_at_once(directory):
+        return False
     if known != command:
         raise UserError(f"{directory} holds a run of `{known}`, not of `{command}`: use that, or another directory")
-    changed = differences(files.read_yaml(directory / "config.yaml"), content, NOT_COMPARED)
     if changed:
         shown = [f"{key} was {old} and is {new}" for key, (old, new) in list(changed.items())[:5]]
         more = f" and {len(changed) - 5} more" if len(changed) > 5 else ""
@@ -124,6 +137,7 @@ def check_same(directory: Path, command: str, content: Any) -> None:
             f"{directory} holds a run of another config ({'; '.join(shown)}{more}): "
             "give the values it began with, or another directory"
         )
+    return True
 
 
 def release(lock: int) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from robustcli.attacks import ClassifierAttack
 from robustcli.diagnostics import refuse_suspects
 from robustcli.evaluation import CURVE, Bench
 from robustcli.examination import examine, transfers
@@ -16,7 +17,7 @@ from robustcli.judging import summarise, with_worst, worst_attack
 from robustcli.report.diagnostics import diagnostics_grid, print_findings, with_verdicts
 from robustcli.report.figures import examples, recall_over_eps
 from robustcli.report.markdown import Report, render
-from robustcli.report.tables import attack_grid, print_grid
+from robustcli.report.tables import attack_grid, cost_grid, print_grid
 from robustcli.run import Run
 
 _EXAMPLES = 4
@@ -55,17 +56,19 @@ def write_results(
     table_shown, curve_shown = (frame.assign(model=frame["model"].map(names)) for frame in (table, curve))
     findings = [replace(found, model=names[found.model]) for found in examine(run, bench, models, records, diagnostics)]
     grid = with_verdicts(attack_grid(table_shown), findings)
+    costs = cost_grid(table_shown)
     transferred = transfers(run, bench, models) if transfer and bench.attacks else []
     figures = [*_draw_curve(run, bench, curve_shown), *_draw_examples(run, bench, models, table, records)]
     grids = [
         grid,
         *([diagnostics_grid(findings)] if findings else []),
         *transferred,
+        *([costs] if costs.rows else []),
         *(attack_grid(table_shown, measure) for measure in ("success_flip", "success_drop") if measure in table),
     ]
     report = Report(title=title, threat=bench.budget, tables=grids, figures=figures, caveats=_caveats(bench, records))
     run.write_report(render(report, run.manifest, run.directory))
-    for printed in (grid, *transferred):
+    for printed in (grid, *([costs] if bench.minimum_norm else []), *transferred):
         print_grid(printed)
     if findings:
         print_findings(findings)
@@ -95,7 +98,9 @@ def _draw_curve(run: Run, bench: Bench, curve: pd.DataFrame) -> list[tuple[str, 
     if curve.empty:
         return []
     path = run.figure("recall_over_eps")
-    recall_over_eps(curve, path, budget=bench.curve_name)
+    attack = bench.attacks[bench.curve_name]
+    moved = attack if isinstance(attack, ClassifierAttack) else attack.image
+    recall_over_eps(curve, path, budget=bench.curve_name, norm="linf" if moved is None else moved.norm)
     captions = ", which edits captions at eps 0 too" if "text_to_image" in bench.judge.directions else ""
     return [(f"What is left over the eps of the image attack ({bench.curve_name}{captions}).", path)]
 

@@ -54,6 +54,8 @@ class Run:
     def open(cls, command: str, config: Mapping[Any, Any], directory: Path | str, overrides: Sequence[str]) -> Self:
         """Claim ``directory`` for a run of ``command``: a new one, or one that was killed or failed.
 
+        A run of another config that failed before it had anything to keep gives way.
+
         Raises UserError where another live process holds the directory, or where it holds a run of another config or
         command.
         """
@@ -63,10 +65,9 @@ class Run:
         try:
             files.sweep_temporaries(place)
             content = plain(config)
-            if not (place / "config.yaml").exists():
+            if not (place / "config.yaml").exists() or not opening.check_same(place, command, content):
                 manifest = opening.begin(place, command, content, overrides)
                 return cls(place, manifest, done=False, lock=lock)
-            opening.check_same(place, command, content)
             manifest = files.read_json(place / "manifest.json")
             if (place / "DONE").exists():
                 _remove_parts(place)

@@ -99,6 +99,21 @@ def test_other_config_is_refused_and_the_keys_are_named(tmp_path: Path) -> None:
     assert start(tmp_path / "a", CONFIG | {"resume": str(tmp_path / "a")}).done, "resume alone is no other config"
 
 
+def test_a_run_that_failed_before_it_had_results_gives_way(tmp_path: Path) -> None:
+    other = CONFIG | {"attack": {"seed": 4, "image": {"eps": "8/255"}}}
+    with pytest.raises(UserError), start(tmp_path / "a"):
+        raise UserError("attack.name is 'PGDD'")
+    with start(tmp_path / "a", other) as run:
+        assert run.resumed == 0 and not (tmp_path / "a" / "FAILED").exists()
+    with pytest.raises(UserError, match="holds a run of another config"):
+        start(tmp_path / "a")
+    with pytest.raises(UserError), start(tmp_path / "b") as run:
+        run.write_metrics({"a": 1.0})
+        raise UserError("too late")
+    with pytest.raises(UserError, match="holds a run of another config"):
+        start(tmp_path / "b", other)
+
+
 def test_exception_leaves_a_marker_with_traceback_until_the_resume(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError), start(tmp_path / "a") as run:
         _ = 1 / 0

@@ -13,7 +13,7 @@ from robustcli.attacks.smallest import Smallest
 from robustcli.attacks.threat import Eps, at_least, parse_number
 from robustcli.errors import UserError
 
-_INSIDE = 1 - 1e-6  # of [-1,1]; at its ends tanh has no slope
+_INSIDE = 1 - 1e-6  # of [-1,1]; at its ends the sine has no slope
 _CHECKS = 10  # looks for progress in a descent
 _PROGRESS = 0.9999  # of the lowest loss before; what is above it is none
 _PATIENCE = 1  # looks without progress that a sample may have in a row
@@ -23,7 +23,11 @@ _DECAY = (0.9, 0.999)  # of Adam's moments
 
 
 class CW(MinimumNormAttack):
-    """Descends on ``|x - clean|^2 + c max(kappa - margin, 0)`` in the space where ``x = (tanh(w) + 1) / 2``.
+    """Descends on ``|x - clean|^2 + c max(kappa - margin, 0)`` in the space where ``x = (sin(w) + 1) / 2``.
+
+    The paper has a tanh there, out of whose flat ends black and white pixels hardly come: of handwritten digits the
+    smallest change found is a third larger with it, and on some nothing is found. Both have the same slope in the
+    middle, so that ``lr`` means the same.
 
     The smallest success among all iterates is kept, whatever ``c`` it was found with, and at the end of each search
     shortened to where the model is just misled, which the paper does not do.
@@ -105,7 +109,7 @@ class CW(MinimumNormAttack):
         short = self.kappa - value
         pull = torch.where(short > 0, weight, 0.0).view(-1, 1, 1, 1)
         loss = away.square().flatten(1).sum(1) + weight * short.clamp(min=0)
-        return loss, (2 * away - pull * uphill) * 2 * images * (1 - images), now
+        return loss, (2 * away - pull * uphill) * w.cos() / 2, now
 
 
 class _Constant:
@@ -167,9 +171,9 @@ class _Adam:
 
 
 def _images(w: Tensor) -> Tensor:
-    return (w.tanh() + 1) / 2
+    return (w.sin() + 1) / 2
 
 
 def _inverse(images: Tensor) -> Tensor:
     """``w`` of images in [0,1], moved off the ends."""
-    return torch.atanh((2 * images - 1) * _INSIDE)
+    return torch.asin((2 * images - 1) * _INSIDE)

@@ -25,7 +25,7 @@ def run(config: DictConfig, run: Run) -> float:
     device = choose_device(config.device, config.threads)
     with run.phase("load"):
         data, models, candidates = load_subject(config, {"model": config.checkpoint}, device)
-        name = str(HydraConfig.get().runtime.choices["attack"])
+        name = "-".join([str(HydraConfig.get().runtime.choices["attack"]), *filter(None, [config.attack.get("name")])])
         surrogate = build_surrogate(config, data, device)
         bench = build_bench(config, data, OmegaConf.create({name: config.attack}), candidates, name, surrogate)
     run.note(device=str(device))

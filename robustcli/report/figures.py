@@ -49,7 +49,9 @@ class Example:
     note: str = ""
 
 
-def recall_over_eps(frame: "pd.DataFrame", path: Path, *, measure: str = "recall_at_1", budget: str = "") -> None:
+def recall_over_eps(
+    frame: "pd.DataFrame", path: Path, *, measure: str = "recall_at_1", budget: str = "", norm: str = "linf"
+) -> None:
     """Robust recall over eps, one panel a direction, one line a model with its 95 % interval.
 
     Args:
@@ -58,11 +60,14 @@ def recall_over_eps(frame: "pd.DataFrame", path: Path, *, measure: str = "recall
         path: the PNG to write.
         measure: which column to draw.
         budget: what else the attack may do, for example ``PGD, one word``; stands in the title.
+        norm: of eps, ``linf`` or ``l2``.
     """
-    points = frame.assign(eps=frame["eps"] * 255)
+    points, label = frame.assign(eps=frame["eps"] * 255), "eps of the image attack (1/255)"
+    if norm == "l2":
+        points, label = frame, "eps of the image attack (L2 norm, pixels in [0, 1])"
     name = f"{title_of(measure, directions_of(frame))} (%)"
     title = "Under attack" + (f" ({budget})" if budget else "")
-    lines(points, path, x="eps", y=measure, x_label="eps of the image attack (1/255)", y_label=name, title=title)
+    lines(points, path, x="eps", y=measure, x_label=label, y_label=name, title=title)
 
 
 def lines(

@@ -71,7 +71,7 @@ def threat_model(
 
     Args:
         norm: ``linf`` or ``l2``, on pixels in [0, 1].
-        eps: as written in the config, for example ``4/255``.
+        eps: as written in the config, for example ``4/255``; None: any, and how little it takes is what is measured.
         max_words: words of a caption that may be replaced.
         max_characters: characters of a caption that may be replaced, put in or left out.
         captions: the data set has captions.
@@ -83,6 +83,9 @@ def threat_model(
         "linf": f"Each pixel value of an image, in [0, 1], may change by at most {eps} (L-inf).",
         "l2": f"An image, with pixel values in [0, 1], may change by at most {eps} in all (L2 norm).",
     }
+    any_size = {"linf": "largest change of a pixel value", "l2": "L2 norm of the change"}
+    if norm is not None and eps is None:
+        image[norm] = f"An image may change by any amount: the smallest is looked for, by the {any_size[norm]}."
     edits = "Captions are not changed."
     if max_words:
         edits = f"At most {max_words} word{'s' if max_words != 1 else ''} of a caption may be replaced."

@@ -29,6 +29,7 @@ ATTACKS = {
     "deepfool": "DeepFool",
     "cw": "C&W",
     "fab": "FAB",
+    "fmn": "FMN",
     "autoattack": "AutoAttack",
     "retrieval_autoattack": "retrieval AutoAttack",
     "worst": "worst",
@@ -85,6 +86,28 @@ def attack_grid(frame: "pd.DataFrame", measure: str = "recall_at_1") -> Grid:
     rows = [[model, *(_cell(cells, model, attack, measure, directions) for attack in attacks)] for model in models]
     title = f"{title_of(measure, directions)} in percent, {' / '.join(DIRECTIONS[name] for name in directions)}"
     return Grid(title, ["model", *(ATTACKS.get(name, name) for name in attacks)], rows, _note(shown, measure))
+
+
+def cost_grid(frame: "pd.DataFrame") -> Grid:
+    """What each attack spent on an image, and how far it had to go.
+
+    Args:
+        frame: one row for each model, attack and direction, with ``queries_mean``, ``gradients_mean`` and
+            ``norm_median`` where they are known.
+    """
+    keys = [key for key in ("norm_median", "queries_mean", "gradients_mean") if key in frame]
+    shown = frame[frame[keys].notna().any(axis=1)].drop_duplicates(["model", "attack"]) if keys else frame[:0]
+    rows = [
+        [str(row["model"]), ATTACKS.get(str(row["attack"]), str(row["attack"])), *(_number(row[key]) for key in keys)]
+        for _, row in shown.iterrows()
+    ]
+    headings = {"norm_median": "median norm", "queries_mean": "forward passes", "gradients_mean": "gradients"}
+    note = (
+        "The norm is that of the changes that misled, on pixels in [0, 1]; passes and gradients are those of an image."
+    )
+    return Grid(
+        "How far the attacks went, and their cost", ["model", "attack", *(headings[k] for k in keys)], rows, note
+    )
 
 
 def as_rich(grid: Grid) -> "Group":
@@ -202,6 +225,10 @@ def _denominators(frame: "pd.DataFrame", measure: str) -> list[str]:
         numbers = [_range(rows.loc[rows["direction"] == direction, column]) for direction in directions_of(frame)]
         counts.append(f"{model} {' / '.join(numbers)}")
     return [f"Of the {whole}: {'; '.join(counts)}."]
+
+
+def _number(value: float) -> str:
+    return MISSING if value != value else f"{value:.3g}" if value < 1000 else f"{value:,.0f}"
 
 
 def _range(values: "pd.Series[Any]") -> str:

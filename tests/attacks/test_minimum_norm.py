@@ -223,7 +223,7 @@ def test_the_better_of_two_restarts_of_cw_is_kept() -> None:
 def test_cw_ends_where_the_model_is_just_misled() -> None:
     """Steps that are too large by far overshoot; what they found is shortened on the way back."""
     net, images, labels = inputs(8)
-    found = CW(c=1, steps=3, lr=0.5, search_steps=1)(net, images, labels)
+    found = CW(c=1, steps=3, lr=0.3, search_steps=1)(net, images, labels)
     nearer = images + 0.98 * (found.images - images)
     assert found.success.all()
     assert (net(nearer).argmax(1) == labels).sum() >= 6  # a way may cross the boundary more than once

@@ -37,6 +37,28 @@ def test_a_minimum_norm_attack_gives_table_and_curve_in_one_run(tmp_path: Path) 
     assert 0 < row["norm"] <= 1 and row["gradients"] > 0 and row["label"] != row["adversarial_class"]
 
 
+def test_a_minimum_norm_attack_without_a_radius_tells_how_far_it_went(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = f"hydra.run.dir={tmp_path / 'a'}"
+    assert launch("attack", [*DIGITS, "attack=deepfool", "diagnostics=off", place]) == 0
+    found, records = metrics(tmp_path / "a"), pd.read_parquet(tmp_path / "a" / "records.parquet")
+    norms = records.loc[(records["attack"] == "deepfool") & (records["status"] == "fooled"), "norm"]
+    curve = {
+        float(key.split("/")[1].removeprefix("curve-")): value
+        for key, value in found.items()
+        if "/curve-" in key and key.endswith("recall_at_1")
+    }
+    assert min(curve) == 0 and curve[0] == found["model/clean/image_to_class/recall_at_1"]
+    assert norms.max() <= max(curve) <= norms.max() + 1e-6
+    assert curve[max(curve)] == found["model/deepfool/image_to_class/recall_at_1"]
+    for eps, value in curve.items():
+        assert value == pytest.approx(found["model/clean/image_to_class/recall_at_1"] - (norms <= eps).sum() / 48)
+    assert found["model/deepfool/image_to_class/norm_median"] == pytest.approx(norms.median())
+    assert f"{norms.median():.3g}" in capsys.readouterr().out
+    assert "any amount" in (tmp_path / "a" / "report.md").read_text()
+
+
 def test_evaluate_judges_several_models_and_what_transfers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shipped = Path("robustcli/assets/tiny_digits.safetensors").absolute()
     models = f"checkpoints={{one: {shipped}, two: {shipped}}}"

@@ -52,6 +52,7 @@ def test_threat_model_says_what_is_not_attacked() -> None:
     nothing = threat_model()
     assert nothing[:2] == ["Images are not changed.", "Captions are not changed."]
     assert "at most 0.5 in all (L2 norm)" in threat_model(norm="l2", eps=0.5)[0]
+    assert "any amount: the smallest is looked for, by the L2 norm" in threat_model(norm="l2")[0]
     with pytest.raises(ValueError, match="expected linf or l2"):
         threat_model(norm="linfinity", eps=1)
 
