@@ -42,6 +42,16 @@ COMMANDS = (
         ),
     ),
     Command(
+        "purify",
+        "Clean images with a generator in front of an untouched classifier, and judge that against all attackers.",
+        (
+            "",
+            "purifier.alphas=linear purifier.attenuation=0.5 protocol.eot=4",
+            "'variants={linear: {alphas: linear}, cosine: {alphas: cosine}}' baselines={}",
+            "dataset=scene_classes model=scene_classes",
+        ),
+    ),
+    Command(
         "attack",
         "Attack a data set and write what was found.",
         ("attack=sga attack.image.eps=2/255 attack.text.max_words=1", "attack=pgd checkpoint=model.safetensors"),

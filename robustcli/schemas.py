@@ -23,6 +23,7 @@ class Trainer:
     max_steps: int | None = MISSING
     max_seconds: float | None = MISSING
     batch_size: int = MISSING
+    optimizer: str = MISSING
     lr: float = MISSING
     weight_decay: float = MISSING
     warmup: float = MISSING
@@ -108,6 +109,7 @@ class TrainClassifier:
 class Attack(Common):
     """``robustcli attack``."""
 
+    purifier: Any = None
     threads: int = MISSING
     device: str = MISSING
 
@@ -117,8 +119,28 @@ class Evaluate(Common):
     """``robustcli evaluate``."""
 
     checkpoints: Any = None
+    purifier: Any = None
     judges: Any = MISSING
     transfer: bool = MISSING
+    threads: int = MISSING
+    device: str = MISSING
+
+
+@dataclass
+class Purify:
+    """``robustcli purify``."""
+
+    seed: int = MISSING
+    checkpoint: str | None = None
+    resume: str | None = None
+    dataset: Any = MISSING
+    model: Any = MISSING
+    purifier: Any = MISSING
+    baselines: Any = MISSING
+    variants: Any = None
+    protocol: Any = MISSING
+    diagnostics: str = MISSING
+    evaluation: Evaluation = field(default_factory=Evaluation)
     threads: int = MISSING
     device: str = MISSING
 
@@ -128,8 +150,10 @@ SCHEMAS: Mapping[str, type] = {
     "train_classifier": TrainClassifier,
     "attack": Attack,
     "evaluate": Evaluate,
+    "purify": Purify,
 }
 CHOICES: Mapping[str, tuple[str, ...]] = {
+    "trainer.optimizer": ("adamw", "sgd", "adamax"),
     "trainer.schedule": ("cosine", "constant"),
     "trainer.precision": ("fp32", "bf16"),
     "diagnostics": ("auto", "full", "strict", "off"),

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from robustcli.errors import UserError
 from robustcli.files import atomic
 from robustcli.models import Model
+from robustcli.optimisers import build_optimiser
 from robustcli.seeding import derive_seed
 from robustcli.tasks import Task
 
@@ -36,8 +37,8 @@ class TrainerSettings:
             turned into a number of steps at the start, from a few timed steps, so that the run itself is bounded by
             steps and can be rebuilt.
         batch_size: pairs of a step and micro-batch; ``accumulation`` of them make an update.
-        lr, weight_decay: of AdamW; ``warmup``: share of the steps in which lr rises from 0; ``schedule``: ``cosine`` to
-            0, or ``constant``.
+        lr, weight_decay: of the ``optimizer``, see `build_optimiser`; ``warmup``: share of the steps in which lr rises
+            from 0; ``schedule``: ``cosine`` to 0, or ``constant``.
         clip: largest norm of the gradient; null for none.
         precision: ``fp32``, or ``bf16`` autocast where the device has it.
         ema: decay of an exponential moving average of the weights, which is then what is judged and saved; null for
@@ -66,6 +67,7 @@ class TrainerSettings:
     save_minutes: float
     eval_every: int | None
     log_every: int
+    optimizer: str = "adamw"
 
 
 @dataclass
@@ -100,11 +102,9 @@ class Trainer:
         self.model, self.task = model, task
         self.settings, self.seed, self.state = settings, seed, state
         self.validate = validate
-        weights = [weight for weight in model.parameters() if weight.requires_grad]
-        decayed = [weight for weight in weights if weight.ndim > 1]
-        plain = [weight for weight in weights if weight.ndim <= 1]  # norms, biases and the temperature
-        groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-        self.optimiser = torch.optim.AdamW(groups, lr=settings.lr, betas=(0.9, 0.98))
+        self.optimiser = build_optimiser(
+            settings.optimizer, model.parameters(), lr=settings.lr, weight_decay=settings.weight_decay
+        )
         self.average = _copied(model) if settings.ema else None
         self.training = Training(steps=0)
         self.step = 0

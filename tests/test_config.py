@@ -10,7 +10,13 @@ from robustcli import config, schemas
 from robustcli.errors import UserError
 from robustcli.mistakes import compose, keys
 
-COMMANDS = ("train-mat", "train-classifier", "attack", "evaluate")
+COMMANDS = ("train-mat", "train-classifier", "purify", "attack", "evaluate")
+OWNERS = {  # of a group that train-mat has not
+    "objective": "train-classifier",
+    "protocol": "purify",
+    "purifier": "purify",
+    "generator": "train-generator",
+}
 CHOICES = [(group, choice) for group, names in config.groups().items() for choice in names]
 # The files that only the user can name.
 FILES = {
@@ -31,12 +37,12 @@ def test_every_command_composes_without_arguments(command: str) -> None:
 
 @pytest.mark.parametrize(("group", "choice"), CHOICES)
 def test_every_choice_of_every_group_composes_and_says_what_it_is(group: str, choice: str) -> None:
-    rest = [] if group in ("judges", "experiment") else ["judges=none"]  # five attacks fewer to compose
     about = config.summary(config.conf_directory() / group / f"{choice}.yaml")
-    composed = compose(
-        "train-classifier" if group == "objective" or "train-classifier only" in about else "train-mat",
-        [f"{group}={choice}", *rest, *(FILES.get(choice, []) if group == "dataset" else [])],
-    )
+    every = [name.replace("_", "-") for name in schemas.SCHEMAS]
+    command = next((name for name in every if f"{name} only" in about), OWNERS.get(group, "train-mat"))
+    judged = command in ("train-mat", "train-classifier") and group not in ("judges", "experiment")
+    rest = ["judges=none"] if judged else []  # five attacks fewer to compose
+    composed = compose(command, [f"{group}={choice}", *rest, *(FILES.get(choice, []) if group == "dataset" else [])])
     schemas.check(composed)
     assert OmegaConf.to_container(composed, resolve=True)
     assert about, "its first comment line is missing"

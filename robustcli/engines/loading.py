@@ -21,7 +21,7 @@ def load_subject(
     """The split to judge on, the models by label, and the source of words (None for a set of classes)."""
     data = build_data(config.dataset, config.evaluation.split)
     if isinstance(data, ImageClassData):
-        _check_weights(config, checkpoints)
+        check_weights(config, checkpoints)
     models = {
         label: build_model(config.model, path, data, seed=config.seed).to(device) for label, path in checkpoints.items()
     }
@@ -32,7 +32,7 @@ def load_subject(
     return data, models, build_candidates(config.candidates, data, first)
 
 
-def _check_weights(config: DictConfig, checkpoints: Mapping[str, str | None]) -> None:
+def check_weights(config: DictConfig, checkpoints: Mapping[str, str | None]) -> None:
     """Refuse to judge random weights, which answer by chance."""
     known = any(config.model.get(key) for key in ("checkpoint", "pretrained"))
     if not known and None in checkpoints.values():

@@ -79,10 +79,10 @@ def read_weights(path: str | Path, *, shipped: str | None = None) -> Weights:
     Raises:
         UserError: no such file, damaged, or holds objects other than tensors, which could run code when read.
     """
-    path = _found(path, SHIPPED.with_stem(shipped) if shipped else SHIPPED)
+    path = find_weights(path, shipped)
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
-    content = _read_torch(path)
+    content = read_torch(path)
     state = content.get("state_dict", content) if isinstance(content, Mapping) else content
     if not isinstance(state, Mapping) or not all(
         isinstance(value, Tensor) for name, value in state.items() if name not in _OPENAI
@@ -95,13 +95,15 @@ def read_weights(path: str | Path, *, shipped: str | None = None) -> Weights:
     return Weights(path, {name: value for name, value in plain.items() if name not in _OPENAI}, {}, openai)
 
 
-def _found(path: str | Path, shipped: Path) -> Path:
+def find_weights(path: str | Path, shipped: str | None = None) -> Path:
+    """The file that a config means: ``shipped`` stands for the package's own; `UserError` where it is not there."""
+    own = SHIPPED.with_stem(shipped) if shipped else SHIPPED
     if str(path) == "shipped":
-        if not shipped.is_file():
+        if not own.is_file():
             raise UserError(
-                f"checkpoint is shipped, but {shipped} is not there: make it with `make assets`, or set checkpoint=null"
+                f"checkpoint is shipped, but {own} is not there: make it with `make assets`, or set checkpoint=null"
             )
-        return shipped
+        return own
     path = Path(path).expanduser()
     if not path.is_file():
         beside = sorted(p.name for p in path.parent.glob("*") if p.suffix in SUFFIXES)
@@ -120,7 +122,15 @@ def _read_safetensors(path: Path) -> Weights:
     return Weights(path, state, stored.get("model", {}))
 
 
-def _read_torch(path: Path) -> Any:
+def read_torch(path: Path, *, mmap: bool = False) -> Any:
+    """The content of a ``torch.save`` file of tensors and plain data.
+
+    Args:
+        mmap: leave the tensors on the disk until they are read; for files that are zip archives.
+
+    Raises:
+        UserError: damaged, or it holds objects that could run code when read.
+    """
     if _is_torchscript(path):
         raise UserError(
             f"checkpoint {path} is a TorchScript archive, which opens only by running the code in it: if you trust it, "
@@ -128,7 +138,7 @@ def _read_torch(path: Path) -> Any:
             "and give weights.pt"
         )
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except pickle.UnpicklingError as error:
         raise UserError(
             f"checkpoint {path} holds Python objects beside tensors, or is damaged; it is not read, for such objects "

@@ -1,0 +1,199 @@
+"""Judging defences that clean images in front of an untouched classifier: by who knows what, on draws of their own.
+
+A record is one image under one attack on one defence. ``access`` says what the attacker had: ``clean``, no attack;
+``static``, the bare classifier alone (what is found there is given to every defence); ``adaptive``, the defence itself,
+its gradients averaged over draws (EOT, Athalye et al. 2018); ``bpda``, the defence with the identity in place of the
+cleaner's gradient. Whatever an attack claims, the verdict is that of fresh draws.
+
+Shapes: B images of a chunk, R answers, C channels, H height, W width.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Final
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from robustcli.attacks import BPDA, EOT, ClassifierAttack, Preprocessed, judge_on_draws
+from robustcli.attacks.surrogate import transferable
+from robustcli.attacks.threat import ball
+from robustcli.data.classes import ImageClassData
+from robustcli.defenses.purified import PurifiedClassifier
+from robustcli.judging.base import Part, computed
+from robustcli.models import Classifier
+
+BARE: Final = "none"  # what the bare classifier is called among the defences
+ACCESS = ("clean", "static", "adaptive", "bpda")
+Keep = Callable[[str, str, str, Tensor, Tensor], None]  # defence, attack, access, rows (B,), images (B,C,H,W)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Protocol:
+    """How defences are judged.
+
+    Attributes:
+        attacks: by name; each for every bound of the change it is run at, or for None alone where one run finds the
+            smallest change.
+        bounds: of the change, in the norm of the attacks, at which robust accuracy is told.
+        fresh: answers of the defence, none of which an attack has seen, that judge an image.
+        eot: an attack averages as many answers of the defence for each gradient.
+        access: of `ACCESS`, what is run; the bare classifier and ``static`` always are.
+        seed: of the run.
+    """
+
+    attacks: Mapping[str, Mapping[float | None, ClassifierAttack]]
+    bounds: tuple[float, ...]
+    fresh: int
+    eot: int
+    access: tuple[str, ...]
+    seed: int
+
+    def runs(self) -> Iterator[tuple[str, float | None, ClassifierAttack]]:
+        """Every attack at every bound that it is run at."""
+        for name, by_bound in self.attacks.items():
+            for bound, attack in by_bound.items():
+                yield name, bound, attack
+
+
+class PurificationJudge:
+    """Judges defences of one classifier on the first ``limit`` images.
+
+    Args:
+        data: the images.
+        classifier: the bare one, which is judged as well, under the name `BARE`.
+        defences: by name.
+        protocol: see `Protocol`.
+        batch_size: images that are attacked at once.
+        limit: images; None for all.
+        on_step: called when a chunk of images has been judged by one attack with one access, for a display.
+    """
+
+    def __init__(
+        self,
+        data: ImageClassData,
+        classifier: Classifier,
+        defences: Mapping[str, PurifiedClassifier],
+        protocol: Protocol,
+        *,
+        batch_size: int,
+        limit: int | None = None,
+        on_step: Callable[[str, int], None] | None = None,
+    ) -> None:
+        self.data, self.classifier, self.defences, self.protocol = data, classifier, defences, protocol
+        self.rows = torch.arange(min(limit or len(data), len(data)))
+        self.batch_size, self.on_step = batch_size, on_step or (lambda _name, _count: None)
+
+    @property
+    def steps(self) -> int:
+        """How often ``on_step`` will be called."""
+        each = 1 + len(self.defences) * len(set(self.protocol.access) & {"adaptive", "bpda"})
+        chunks = -(-len(self.rows) // self.batch_size)
+        return chunks * (1 + each * sum(1 for _ in self.protocol.runs()))
+
+    def records(self, *, part: Part | None = None, keep: Keep | None = None) -> pd.DataFrame:
+        """One row an image, defence, attack and access.
+
+        Args:
+            part: keeps the result of a chunk, so that a killed run goes on at what is left.
+            keep: is given the images that each attack put out.
+        """
+        kept, parts = part or computed, []
+        for number, rows in enumerate(torch.split(self.rows, self.batch_size)):
+            for name, compute in self._plan(rows, keep):
+                parts.append(kept(f"{name}-{number:05d}", compute))
+                self.on_step(name, len(rows))
+        return pd.concat(parts, ignore_index=True)
+
+    def batch(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Images (B,C,H,W) and labels (B,) of ``rows``, where the classifier is."""
+        device = self.classifier.device
+        return self.data.images(rows).to(device), self.data.labels[rows].to(device)
+
+    def attacked(
+        self, defence: str, attack: ClassifierAttack, access: str, rows: Tensor
+    ) -> tuple[Tensor, Mapping[str, Tensor]]:
+        """What an attacker with ``access`` makes of ``rows``: images (B,C,H,W), and the counts (B,) of what it cost."""
+        images, labels = self.batch(rows)
+        if access == "static":
+            found, spent = transferable(attack, self.classifier, images, labels, rows)
+            return found, vars(spent)
+        model = self.defences[defence]
+        random = model.cleaner.randomised
+        if access == "bpda":
+            blind = Preprocessed(self.classifier, BPDA(model.cleaner))
+            averaged = EOT(attack, draws=self.protocol.eot * model.draws) if random else attack
+            found, spent = transferable(averaged, blind, images, labels, rows)
+            return found, vars(spent)
+        averaged = EOT(attack, draws=self.protocol.eot) if random and self.protocol.eot > 1 else attack
+        result = averaged(model, images, labels, rows)
+        costs = {name: getattr(result, name) for name in ("queries", "gradients", "zero_gradients", "nan_gradients")}
+        return result.images, {**costs, "claimed": result.success}
+
+    def _plan(self, rows: Tensor, keep: Keep | None) -> Iterator[tuple[str, Callable[[], pd.DataFrame]]]:
+        yield "clean", partial(self._clean, rows)
+        for name, bound, attack in self.protocol.runs():
+            run = name if bound is None else f"{name}-{bound:g}"
+            yield (
+                f"static-{run}",
+                partial(self._judged, rows, name, bound, attack, "static", tuple(self._models()), keep),
+            )
+            for access in ("bpda", "adaptive"):
+                for defence in self.defences if access in self.protocol.access else ():
+                    compute = partial(self._judged, rows, name, bound, attack, access, (defence,), keep)
+                    yield f"{access}-{run}-{defence}", compute
+
+    def _models(self) -> Mapping[str, Any]:
+        return {BARE: self.classifier, **self.defences}
+
+    def _clean(self, rows: Tensor) -> pd.DataFrame:
+        images, labels = self.batch(rows)
+        tables = [
+            self._verdicts(name, model, images, labels, rows).assign(attack="clean", access="clean", norm=0.0)
+            for name, model in self._models().items()
+        ]
+        return pd.concat(tables, ignore_index=True)
+
+    def _judged(
+        self,
+        rows: Tensor,
+        name: str,
+        bound: float | None,
+        attack: ClassifierAttack,
+        access: str,
+        defences: tuple[str, ...],
+        keep: Keep | None,
+    ) -> pd.DataFrame:
+        """One attack, and what it found put to each of ``defences``."""
+        images, labels = self.batch(rows)
+        found, costs = self.attacked(defences[0], attack, access, rows)
+        if keep is not None:
+            for defence in defences:
+                keep(defence, name if bound is None else f"{name}-{bound:g}", access, rows, found)
+        moved = ball(attack.norm, 0.0).distance(found, images)
+        spent = {key: value.cpu().numpy() for key, value in costs.items()}
+        known = {"attack": name, "access": access, "bound": bound, "norm": moved.double().cpu().numpy(), **spent}
+        models = self._models()
+        tables = [self._verdicts(each, models[each], found, labels, rows).assign(**known) for each in defences]
+        return pd.concat(tables, ignore_index=True)
+
+    def _verdicts(self, name: str, model: Any, images: Tensor, labels: Tensor, rows: Tensor) -> pd.DataFrame:
+        """What fresh answers say of images (B,C,H,W)."""
+        random = isinstance(model, PurifiedClassifier) and model.cleaner.randomised
+        drawn = judge_on_draws(
+            model, images, labels, draws=self.protocol.fresh if random else 1, seed=self.protocol.seed
+        )
+        names = [self.data.image_ids[i] for i in rows.tolist()]
+        return pd.DataFrame(
+            {
+                "model": name,
+                "image_id": names,
+                "label": [self.data.classes[i] for i in labels.tolist()],
+                "answer": [self.data.classes[i] for i in drawn.predictions.mode(0).values.tolist()],
+                "mean": drawn.mean().numpy(),
+                "worst": drawn.worst().numpy(),
+                "majority": drawn.majority().numpy(),
+            }
+        )

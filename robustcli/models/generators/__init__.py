@@ -1,0 +1,23 @@
+"""Generative models with several latents, behind the one interface that a purifier uses."""
+
+from robustcli.models.generators.base import Generator
+from robustcli.models.generators.evidence import Evidence, bits, bound
+from robustcli.models.generators.factory import load_generator, nvae
+from robustcli.models.generators.files import load_nvae, save_nvae
+from robustcli.models.generators.mixture import LogisticMixture
+from robustcli.models.generators.moments import moments_at
+from robustcli.models.generators.nvae import NVAE
+
+__all__ = [
+    "NVAE",
+    "Evidence",
+    "Generator",
+    "LogisticMixture",
+    "bits",
+    "bound",
+    "load_generator",
+    "load_nvae",
+    "moments_at",
+    "nvae",
+    "save_nvae",
+]

@@ -1,0 +1,157 @@
+"""Generators on disk: the published layout of NVAE is read, safetensors are read and written.
+
+A published file is a ``torch.save`` of ``configuration``, ``state_dict`` and one ``state_dict_temp=<T>`` for each
+temperature that the moments of the batch norms were estimated again for. Ours holds the weights once, and of each
+temperature only what differs, under ``state_dict_temp=<T>/<name>``; the configuration stands in its metadata.
+"""
+
+import json
+import zipfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from robustcli import __version__
+from robustcli.errors import UserError
+from robustcli.files import atomic
+from robustcli.models.generators.nvae import NVAE
+from robustcli.models.weights import find_weights, read_torch
+
+_KEY = "robustcli"
+_WEIGHTS, _AT = "state_dict", "state_dict_temp="
+_WRAPPERS = ("module.", "_orig_mod.")  # of distributed and of compiled training
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """A file that was read: the configuration, the weights, and what differs at each temperature."""
+
+    configuration: Mapping[str, Any]
+    weights: Mapping[str, Tensor]
+    at: Mapping[float, Mapping[str, Tensor]]
+
+
+def load_nvae(path: str | Path, *, temperature: float = 0.6, shipped: str | None = None) -> NVAE:
+    """A frozen NVAE in eval mode.
+
+    Its batch norms are those of the entry ``state_dict_temp=<temperature>``. A file that has no such entries at all
+    gives its ``state_dict``; one that has them for other temperatures only is refused, for the pictures would be poor.
+
+    Args:
+        path: .pt of the published layout, or .safetensors; weights of a large .pt stay on the disk until they are used.
+        temperature: of the draws from the prior.
+        shipped: name of the package's own file that ``path="shipped"`` stands for.
+
+    Raises:
+        UserError: no such file, damaged, not of this layout, of other sizes, or without the temperature.
+    """
+    found = find_weights(path, shipped)
+    stored = _read_safetensors(found) if found.suffix == ".safetensors" else _read_published(found)
+    state = {**stored.weights, **_chosen(found, stored, temperature)}
+    with torch.device("meta"):
+        model = NVAE(stored.configuration, temperature=temperature)
+    _check_match(found, state, model.state_dict())
+    model.load_state_dict(state, assign=True)
+    return model.requires_grad_(False).eval()
+
+
+def save_nvae(
+    model: NVAE,
+    path: str | Path,
+    *,
+    at: Mapping[float, Mapping[str, Tensor]] | None = None,
+    metadata: Mapping[str, str] | None = None,
+    half: bool = False,
+) -> None:
+    """Write safetensors, whole or not at all, equal bytes for equal weights.
+
+    Args:
+        at: for temperatures, the entries of the state dict that differ (moments of the batch norms).
+        half: convolutions as float16, half the size; moments, gains and biases stay float32.
+    """
+    tensors = dict(model.state_dict())
+    for temperature, changed in sorted((at or {}).items()):
+        tensors |= {f"{_AT}{float(temperature)}/{name}": value for name, value in changed.items()}
+    written = {name: _packed(value, half) for name, value in tensors.items()}
+    stored = {**(metadata or {}), "version": __version__, "generator": "nvae", "configuration": model.configuration}
+    with atomic(Path(path)) as temporary:
+        save_file(written, temporary, metadata={_KEY: json.dumps(stored, sort_keys=True)})
+
+
+def _packed(value: Tensor, half: bool) -> Tensor:
+    value = value.detach().cpu()
+    return (value.half() if half and value.ndim > 1 and value.is_floating_point() else value).contiguous()
+
+
+def _read_safetensors(path: Path) -> _Stored:
+    try:
+        with safe_open(path, framework="pt") as file:
+            stored = json.loads((file.metadata() or {}).get(_KEY, "{}"))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, json.JSONDecodeError) as error:
+        raise UserError(f"checkpoint {path} cannot be read ({error}): it is damaged or no safetensors file") from error
+    tensors = {name: value.float() if value.is_floating_point() else value for name, value in tensors.items()}
+    at: dict[float, dict[str, Tensor]] = {}
+    for name in [name for name in tensors if name.startswith(_AT)]:
+        label, _, own = name.partition("/")
+        at.setdefault(float(label.removeprefix(_AT)), {})[own] = tensors.pop(name)
+    return _Stored(_configuration(path, stored), tensors, at)
+
+
+def _read_published(path: Path) -> _Stored:
+    content = read_torch(path, mmap=zipfile.is_zipfile(path))
+    if not isinstance(content, Mapping):
+        raise UserError(f"checkpoint {path} holds {type(content).__name__}, not the table of a published NVAE.")
+    configuration = _configuration(path, content)
+    entries = {key: _plain(value) for key, value in content.items() if str(key).startswith(_WEIGHTS)}
+    at = {float(key.removeprefix(_AT)): value for key, value in entries.items() if key.startswith(_AT)}
+    if not entries:
+        raise UserError(f"checkpoint {path} has no {_WEIGHTS!r}: it holds {_listed(content)}.")
+    return _Stored(configuration, entries.get(_WEIGHTS, {}), at)
+
+
+def _plain(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    for wrapper in _WRAPPERS:
+        state = {name.removeprefix(wrapper): value for name, value in state.items()}
+    return dict(state)
+
+
+def _configuration(path: Path, content: Mapping[str, Any]) -> Mapping[str, Any]:
+    found = content.get("configuration")
+    if not isinstance(found, Mapping) or not {"autoencoder", "resolution"} <= set(found):
+        raise UserError(
+            f"checkpoint {path} has no 'configuration' of 'autoencoder' and 'resolution': it is not of an NVAE "
+            f"(it holds {_listed(content)}); a published .pt and a file of train-generator have one."
+        )
+    return found
+
+
+def _chosen(path: Path, stored: _Stored, temperature: float) -> Mapping[str, Tensor]:
+    if temperature in stored.at or not stored.at:
+        return stored.at.get(temperature, {})
+    known = ", ".join(f"{value:g}" for value in sorted(stored.at))
+    raise UserError(
+        f"temperature is {temperature:g}, but checkpoint {path} has batch-norm moments for {known} only: choose one "
+        "of these, or save its state_dict without the state_dict_temp entries to take that as it is."
+    )
+
+
+def _check_match(path: Path, state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
+    lacking, odd = [name for name in own if name not in state], [name for name in state if name not in own]
+    wrong = [name for name in own if name in state and state[name].shape != own[name].shape]
+    if lacking or odd or wrong:
+        kind, names = next((k, n) for k, n in (("lacks", lacking), ("adds", odd), ("has of another shape", wrong)) if n)
+        raise UserError(
+            f"checkpoint {path} is not of the NVAE that its configuration describes: it {kind} {_listed(names)}."
+        )
+
+
+def _listed(names: Iterable[Any]) -> str:
+    found = [str(name) for name in names]
+    return ", ".join(found[:4]) + (f" and {len(found) - 4} more" if len(found) > 4 else "")

@@ -1,0 +1,93 @@
+"""The discretised mixture of logistics that NVAE's decoder puts out (Salimans et al., PixelCNN++, arXiv 1701.05517).
+
+Shapes: B batch, C channels (1 or 3), H height, W width, M mixtures.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+_LEAST_LOG_SCALE = -7.0
+_LEAST_MASS = 1e-12
+_BITS_8 = 256
+
+
+def parameter_count(channels: int, mixtures: int) -> int:
+    """Channels that `LogisticMixture` reads: weights, and of each mixture means, log scales and coefficients."""
+    return mixtures * (1 + 2 * channels + channels * (channels - 1) // 2)
+
+
+class LogisticMixture:
+    """A distribution over images in [-1,1], independent over the places; green leans on red, blue on both.
+
+    Args:
+        parameters: (B, M (1 + 2C + coefficients), H, W); the first M channels are the weights' logits, the others
+            stand mixture by mixture: C means, C log scales, coefficients.
+        channels: C.
+        levels: how many grey levels a channel has; 256 for pictures of 8 bits.
+    """
+
+    def __init__(self, parameters: Tensor, *, channels: int = 3, levels: int = _BITS_8) -> None:
+        each = 2 * channels + channels * (channels - 1) // 2
+        mixtures = parameters.shape[1] // (1 + each)
+        self.channels, self.levels = channels, levels
+        self.logits = parameters[:, :mixtures]
+        rest = parameters[:, mixtures:].reshape(len(parameters), mixtures, each, *parameters.shape[2:])
+        self.means = rest[:, :, :channels]
+        self.log_scales = rest[:, :, channels : 2 * channels].clamp(min=_LEAST_LOG_SCALE)
+        self.coefficients = torch.tanh(rest[:, :, 2 * channels :])
+
+    def mean(self) -> Tensor:
+        """(B,C,H,W) in [-1,1]: channel by channel, each from the means and coefficients averaged over mixtures."""
+        share = torch.softmax(self.logits, dim=1).unsqueeze(2)
+        means, k = (self.means * share).sum(1), (self.coefficients * share).sum(1)
+        return self._chained(means, k)
+
+    def sample(self, pick: Tensor, place: Tensor) -> Tensor:
+        """A draw (B,C,H,W) in [-1,1], from uniform draws.
+
+        Args:
+            pick: (B,M,H,W) in (0,1), of the mixture (by Gumbel's trick).
+            place: (B,C,H,W) in (0,1), of the logistic.
+        """
+        chosen = (self.logits - torch.log(-torch.log(pick))).argmax(1)
+        mask = F.one_hot(chosen, pick.shape[1]).movedim(-1, 1).unsqueeze(2)
+        means, log_scales, k = ((value * mask).sum(1) for value in (self.means, self.log_scales, self.coefficients))
+        return self._chained(means + log_scales.exp() * (torch.log(place) - torch.log1p(-place)), k)
+
+    def log_prob(self, images: Tensor) -> Tensor:
+        """(B,C,H,W) in [-1,1] -> (B,H,W), the log probability (nats) of the level that each pixel has."""
+        centred = images.unsqueeze(1) - self._means_given(images)
+        half = 1.0 / (self.levels - 1)
+        rate = torch.exp(-self.log_scales)
+        above, below, middle = rate * (centred + half), rate * (centred - half), rate * centred
+        mass = torch.sigmoid(above) - torch.sigmoid(below)
+        # Where the mass of a level is lost in rounding, the density at its middle times its width stands for it.
+        density = middle - self.log_scales - 2.0 * F.softplus(middle) + math.log(2.0 * half)
+        inner = torch.where(mass > 1e-5, mass.clamp(min=_LEAST_MASS).log(), density)
+        pixels = images.unsqueeze(1)
+        darkest, lightest = above - F.softplus(above), -F.softplus(below)
+        log_prob = torch.where(pixels < -0.999, darkest, torch.where(pixels > 0.99, lightest, inner))
+        found: Tensor = torch.logsumexp(log_prob.sum(2) + torch.log_softmax(self.logits, dim=1), dim=1)
+        return found
+
+    def _chained(self, values: Tensor, k: Tensor) -> Tensor:
+        """(B,C,H,W) within [-1,1]: green moved by the red that came out, blue by both."""
+        first = values[:, 0].clamp(-1, 1)
+        if self.channels == 1:
+            return first.unsqueeze(1)
+        second = (values[:, 1] + k[:, 0] * first).clamp(-1, 1)
+        third = (values[:, 2] + k[:, 1] * first + k[:, 2] * second).clamp(-1, 1)
+        return torch.stack([first, second, third], dim=1)
+
+    def _means_given(self, images: Tensor) -> Tensor:
+        """(B,M,C,H,W): the means of green and blue moved by the channels before them."""
+        if self.channels == 1:
+            return self.means
+        red, green = images[:, None, 0], images[:, None, 1]
+        k = self.coefficients
+        second = self.means[:, :, 1] + k[:, :, 0] * red
+        third = self.means[:, :, 2] + k[:, :, 1] * red + k[:, :, 2] * green
+        return torch.stack([self.means[:, :, 0], second, third], dim=2)

@@ -1,0 +1,42 @@
+"""Moments of the batch norms for a temperature: what draws of a cool prior look like inside differs from training."""
+
+import torch
+from torch import Tensor
+
+from robustcli.errors import UserError
+from robustcli.models.generators.evidence import norms
+from robustcli.models.generators.nvae import NVAE
+from robustcli.seeding import generator
+
+
+@torch.no_grad()
+def moments_at(
+    model: NVAE, temperature: float, *, batches: int = 500, batch_size: int = 100, seed: int = 0
+) -> dict[str, Tensor]:
+    """The entries of the state dict that change where the moments are taken from draws of the prior at ``temperature``.
+
+    They are means over ``batches`` batches (Vahdat and Kautz, arXiv 2007.03898, section 4); the model is left as it
+    was.
+    """
+    if batches < 1 or batch_size < 2:
+        raise UserError(f"moments of {batches} batches of {batch_size}: expected at least 1 of 2.")
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    usual, model.temperature = model.temperature, temperature
+    momenta = [norm.momentum for norm in norms(model)]
+    for norm in norms(model):
+        norm.momentum = None  # the plain mean of what follows
+        norm.num_batches_tracked.zero_()  # type: ignore[union-attr]
+    model.train()
+    try:
+        for number in range(batches):
+            source = generator(seed, "moments", temperature, number)
+            noise = [torch.randn((batch_size, *shape), generator=source) for shape in model.latent_shapes]
+            model.sample([each.to(model.device) for each in noise])
+        found = {name: value.clone() for name, value in model.state_dict().items() if name.endswith(("mean", "var"))}
+        return {name: value for name, value in found.items() if not torch.equal(value, before[name])}
+    finally:
+        model.eval()
+        model.temperature = usual
+        model.load_state_dict(before)
+        for norm, momentum in zip(norms(model), momenta, strict=True):
+            norm.momentum = momentum

@@ -1,0 +1,139 @@
+"""From a composed config to what cleans images in front of a model, and to the protocol by which it is judged."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from robustcli.attacks import ClassifierAttack, MinimumNormAttack
+from robustcli.attacks.threat import parse_number
+from robustcli.data import ImageClassData, ImageTextData
+from robustcli.defenses import Cleaner, PurifiedClassifier, PurifiedEncoder, preprocessing
+from robustcli.errors import UserError
+from robustcli.judging.purification import ACCESS, BARE, Protocol
+from robustcli.models import Classifier, DualEncoder
+from robustcli.models.generators import load_nvae
+
+Data = ImageTextData | ImageClassData
+_NAMES = ("none", "clean", "worst")
+
+
+def build_purified(config: DictConfig | None, data: Data, device: torch.device) -> Callable[[Any], Any]:
+    """What puts the cleaner of ``purifier=...`` in front of a model; leaves it as it is where that is null.
+
+    Raises:
+        UserError: a generator of images of another size than those of ``data``, or a mistake in the settings.
+    """
+    if config is None:
+        return lambda model: model
+    settings: Any = OmegaConf.to_container(config, resolve=True)
+    draws, memory = settings.pop("draws", 1), settings.pop("memory", None)
+    cleaner = _build_cleaner(settings, data).to(device)
+    return partial(_in_front, cleaner, draws, memory)
+
+
+def build_defences(config: DictConfig, data: Data, device: torch.device) -> dict[str, Callable[[Any], Any]]:
+    """The defences of ``robustcli purify`` by name: ``purifier`` in each of its ``variants``, then ``baselines``."""
+    variants = config.variants or {"purifier": {}}
+    nodes: dict[str, DictConfig] = {}
+    for name, changed in variants.items():
+        for key in changed or {}:
+            if key not in config.purifier:
+                raise UserError(
+                    f"variants.{name}.{key}: the purifier has no such key, but {', '.join(config.purifier)}."
+                )
+        nodes[str(name)] = OmegaConf.merge(config.purifier, changed or {})  # type: ignore[assignment]
+    for name, node in (config.baselines or {}).items():
+        if str(name) in nodes:
+            raise UserError(f"baselines.{name} has the name of one of the variants: call it otherwise.")
+        nodes[str(name)] = node
+    if taken := [name for name in nodes if name in _NAMES]:
+        raise UserError(f"a defence is called {taken[0]}, which stands for {BARE!r} or a column: call it otherwise.")
+    return {name: build_purified(node, data, device) for name, node in nodes.items()}
+
+
+def build_protocol(config: DictConfig, *, seed: int) -> Protocol:
+    """The protocol of ``protocol=...``; an attack that keeps within a ball is made for each bound.
+
+    Raises:
+        UserError: no attack or bound, or one that makes no sense.
+    """
+    bounds = tuple(sorted(_bound(value) for value in config.bounds))
+    if not bounds or not config.attacks:
+        raise UserError("protocol.bounds and protocol.attacks need one entry each, or nothing would be judged.")
+    if _bound(config.bound) not in bounds:
+        raise UserError(
+            f"protocol.bound is {config.bound}, but protocol.bounds are {list(bounds)}: choose one of them."
+        )
+    if unknown := [str(access) for access in config.access if access not in ACCESS[1:]]:
+        raise UserError(f"protocol.access has {unknown[0]!r}: choose of {', '.join(ACCESS[1:])}.")
+    for key, least in (("fresh", 1), ("eot", 1)):
+        if config[key] < least:
+            raise UserError(f"protocol.{key} is {config[key]}: give {least} or more.")
+    attacks = {str(name): _at_bounds(str(name), node, bounds, seed) for name, node in config.attacks.items()}
+    norms = {attack.norm for by_bound in attacks.values() for attack in by_bound.values()}
+    if len(norms) > 1:
+        raise UserError("protocol.attacks measure in linf and in l2: give all of them one norm, or run it twice.")
+    return Protocol(
+        attacks=attacks,
+        bounds=bounds,
+        fresh=config.fresh,
+        eot=config.eot,
+        access=tuple(str(access) for access in config.access),
+        seed=seed,
+    )
+
+
+def _bound(value: Any) -> float:
+    bound = parse_number("bounds", value, node="protocol")
+    if bound == 0:
+        raise UserError("protocol.bounds has 0, which is no attack: that column is there anyway.")
+    return bound
+
+
+def _at_bounds(
+    name: str, node: DictConfig, bounds: tuple[float, ...], seed: int
+) -> Mapping[float | None, ClassifierAttack]:
+    settings: Any = OmegaConf.to_container(node, resolve=True)
+    try:
+        attack = instantiate(settings, seed=seed)
+        if isinstance(attack, MinimumNormAttack):
+            return {None: attack}
+        return {bound: instantiate(settings, seed=seed, eps=bound) for bound in bounds}
+    except Exception as error:
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, UserError):
+            cause = cause.__cause__
+        raise UserError(f"protocol.attacks.{name}: {cause or error}") from error
+
+
+def _build_cleaner(settings: dict[str, Any], data: Data) -> Cleaner:
+    if "generator" not in settings:
+        cleaner: Cleaner = instantiate(settings)
+        return cleaner
+    generator = load_nvae(
+        settings.pop("generator"), temperature=settings.pop("temperature"), shipped=f"nvae_{data.name}"
+    )
+    shape = tuple(data.images(torch.tensor([0])).shape[1:])
+    if shape != tuple(generator.resolution):
+        raise UserError(
+            f"the generator makes images of {_sizes(generator.resolution)}, but those of {data.name} are "
+            f"{_sizes(shape)}: choose purifier.generator, or the size of the data set, to fit."
+        )
+    before = preprocessing(settings.pop("preprocess"))
+    purifier: Cleaner = instantiate(settings, generator=generator, preprocess=before)
+    return purifier
+
+
+def _sizes(shape: tuple[int, ...]) -> str:
+    return f"{shape[0]} x {shape[1]} x {shape[2]}"
+
+
+def _in_front(cleaner: Cleaner, draws: int, memory: float | None, model: Any) -> Any:
+    if isinstance(model, Classifier):
+        return PurifiedClassifier(model, cleaner, draws=draws, memory=memory)
+    assert isinstance(model, DualEncoder)
+    return PurifiedEncoder(model, cleaner, draws=draws, memory=memory)
