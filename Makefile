@@ -39,11 +39,13 @@ lint: setup ## ruff (rules and format) and the strict type checker
 bench: setup ## time the parts against their floors and against other libraries
 	$(VENV)/bin/python -m benchmarks
 
-assets: setup ## make the shipped weights again, 15 minutes (robustcli/assets; the recipes are conf/experiment/tiny_*.yaml)
+assets: setup ## make the shipped weights again, 40 minutes (robustcli/assets; the recipes are conf/experiment/{tiny,nvae}_*.yaml)
 	$(RUN) train-mat experiment=tiny_clean hydra.run.dir=outputs/assets/tiny_scenes
 	$(RUN) train-classifier experiment=tiny_digits hydra.run.dir=outputs/assets/tiny_digits
 	$(RUN) train-classifier experiment=tiny_scene_classes hydra.run.dir=outputs/assets/tiny_scene_classes
-	for name in tiny_scenes tiny_digits tiny_scene_classes; do
+	$(RUN) train-generator experiment=nvae_digits hydra.run.dir=outputs/assets/nvae_digits
+	$(RUN) train-generator experiment=nvae_scene_classes hydra.run.dir=outputs/assets/nvae_scene_classes
+	for name in tiny_scenes tiny_digits tiny_scene_classes nvae_digits nvae_scene_classes; do
 	  install -m 644 outputs/assets/$$name/checkpoints/last.safetensors robustcli/assets/$$name.safetensors
 	done
 
@@ -53,6 +55,8 @@ smoke: setup ## every command once, for seconds, in a directory of its own
 	$(RUN) list
 	$(RUN) train-mat trainer=smoke evaluation=smoke judges=quick hydra.run.dir=$$out/train
 	$(RUN) train-classifier trainer=smoke evaluation=smoke dataset=digits model=digits hydra.run.dir=$$out/classifier
+	$(RUN) train-generator trainer=smoke evaluation=smoke hydra.run.dir=$$out/generator
+	$(RUN) learn-alphas evaluation=smoke adversarial.images=4 trials=7 hydra.run.dir=$$out/alphas
 	$(RUN) attack evaluation=smoke hydra.run.dir=$$out/attack
 	$(RUN) evaluate evaluation=smoke judges=quick hydra.run.dir=$$out/evaluate
 	cd $$out && $(CURDIR)/$(RUN) rerun evaluate

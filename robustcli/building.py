@@ -12,6 +12,7 @@ from robustcli.data import ImageClassData, ImageTextData
 from robustcli.defenses import ClassObjective, Objective
 from robustcli.errors import UserError
 from robustcli.models import Classifier, DualEncoder, WordTokenizer, build_vocabulary, load_classifier, load_dual
+from robustcli.models.generators import NVAE, Evidence
 from robustcli.models.words import split_words
 
 _MOST_UNKNOWN = 0.2  # share of words that a model may not know before its figures mean nothing
@@ -169,4 +170,26 @@ def build_class_objective(config: DictConfig) -> ClassObjective:
 def build_objective(config: DictConfig) -> Objective:
     """The training objective of ``defense=...``."""
     objective: Objective = instantiate(config)
+    return objective
+
+
+def build_generator(config: DictConfig, data: ImageClassData, *, seed: int) -> NVAE:
+    """The generator of ``generator=...`` with weights that can be trained.
+
+    Raises:
+        UserError: it makes images of another size than those of ``data``.
+    """
+    generator: NVAE = instantiate(config, seed=seed, _convert_="all")
+    shape = tuple(data.images(torch.tensor([0])).shape[1:])
+    if shape != generator.resolution:
+        raise UserError(
+            f"generator.resolution is {list(generator.resolution)}, but images of dataset {data.name} are "
+            f"{list(shape)}: set generator.resolution={str(list(shape)).replace(' ', '')}, or the size of the data set."
+        )
+    return generator.requires_grad_(True)
+
+
+def build_evidence(config: DictConfig) -> Evidence:
+    """The training objective of a generator."""
+    objective: Evidence = instantiate(config)
     return objective

@@ -42,6 +42,15 @@ COMMANDS = (
         ),
     ),
     Command(
+        "train-generator",
+        "Train a generator of images, with which purify cleans them.",
+        (
+            "",
+            "dataset=mnist generator=nvae_mnist trainer.max_steps=2000",
+            "dataset=class_folders dataset.root=faces dataset.size=64 generator=nvae_64",
+        ),
+    ),
+    Command(
         "purify",
         "Clean images with a generator in front of an untouched classifier, and judge that against all attackers.",
         (
@@ -49,6 +58,15 @@ COMMANDS = (
             "purifier.alphas=linear purifier.attenuation=0.5 protocol.eot=4",
             "'variants={linear: {alphas: linear}, cosine: {alphas: cosine}}' baselines={}",
             "dataset=scene_classes model=scene_classes",
+        ),
+    ),
+    Command(
+        "learn-alphas",
+        "Learn how much of each latent the purifier draws anew.",
+        (
+            "",
+            "'objectives=[adversarial,clean]' trials=100",
+            "dataset=scene_classes model=scene_classes adversarial.eps=2 sampler=tpe",
         ),
     ),
     Command(

@@ -1,6 +1,6 @@
 """What turns gradients into steps."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -8,7 +8,7 @@ from torch import nn
 
 from robustcli.errors import UserError
 
-_KINDS: Mapping[str, tuple[type[torch.optim.Optimizer], Mapping[str, Any]]] = {
+_KINDS: Mapping[str, tuple[Callable[..., torch.optim.Optimizer], Mapping[str, Any]]] = {
     "adamw": (torch.optim.AdamW, {"betas": (0.9, 0.98)}),
     "sgd": (torch.optim.SGD, {"momentum": 0.9}),
     "adamax": (torch.optim.Adamax, {"betas": (0.9, 0.999), "eps": 1e-3}),  # eps of NVAE (Vahdat and Kautz 2020)

@@ -85,6 +85,11 @@ class Augmentation:
 
     shift: int = MISSING
     flip: bool = MISSING
+    crop_scale: float = 1.0
+    brightness: float = 0.0
+    contrast: float = 0.0
+    equalize: float = 0.0
+    grayscale: float = 0.0
 
 
 @dataclass
@@ -100,6 +105,31 @@ class TrainClassifier:
     objective: Any = MISSING
     judges: Any = MISSING
     diagnostics: str = MISSING
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    trainer: Trainer = field(default_factory=Trainer)
+    evaluation: Evaluation = field(default_factory=Evaluation)
+
+
+@dataclass
+class Moments:
+    """For which temperatures the moments of the batch norms are estimated again."""
+
+    temperatures: list[float] = MISSING
+    batches: int = MISSING
+    batch_size: int = MISSING
+
+
+@dataclass
+class TrainGenerator:
+    """``robustcli train-generator``."""
+
+    seed: int = MISSING
+    resume: str | None = None
+    dataset: Any = MISSING
+    generator: Any = MISSING
+    objective: Any = MISSING
+    half: bool = MISSING
+    moments: Moments = field(default_factory=Moments)
     augmentation: Augmentation = field(default_factory=Augmentation)
     trainer: Trainer = field(default_factory=Trainer)
     evaluation: Evaluation = field(default_factory=Evaluation)
@@ -145,18 +175,50 @@ class Purify:
     device: str = MISSING
 
 
+@dataclass
+class FooledImages:
+    """On which images alphas are learned."""
+
+    split: str = MISSING
+    eps: Any = MISSING
+    images: int = MISSING
+
+
+@dataclass
+class LearnAlphas:
+    """``robustcli learn-alphas``."""
+
+    seed: int = MISSING
+    checkpoint: str | None = None
+    resume: str | None = None
+    dataset: Any = MISSING
+    model: Any = MISSING
+    purifier: Any = MISSING
+    adversarial: FooledImages = field(default_factory=FooledImages)
+    trials: int = MISSING
+    sampler: str = MISSING
+    objectives: list[str] = MISSING
+    evaluation: Evaluation = field(default_factory=Evaluation)
+    threads: int = MISSING
+    device: str = MISSING
+
+
 SCHEMAS: Mapping[str, type] = {
     "train_mat": TrainMat,
     "train_classifier": TrainClassifier,
+    "train_generator": TrainGenerator,
     "attack": Attack,
     "evaluate": Evaluate,
     "purify": Purify,
+    "learn_alphas": LearnAlphas,
 }
 CHOICES: Mapping[str, tuple[str, ...]] = {
     "trainer.optimizer": ("adamw", "sgd", "adamax"),
     "trainer.schedule": ("cosine", "constant"),
     "trainer.precision": ("fp32", "bf16"),
     "diagnostics": ("auto", "full", "strict", "off"),
+    "sampler": ("gp", "tpe", "random"),
+    "adversarial.split": ("train", "val", "test"),
     "evaluation.split": ("train", "val", "test"),
     "evaluation.attacker": ("query", "item", "both", "all"),
 }
@@ -176,10 +238,19 @@ BOUNDS: Mapping[str, tuple[float | None, float | None]] = {
     "trainer.eval_every": (0, None),
     "trainer.log_every": (1, None),
     "augmentation.shift": (0, None),
+    "augmentation.crop_scale": (0, 1),
+    "augmentation.brightness": (0, 1),
+    "augmentation.contrast": (0, 1),
+    "augmentation.equalize": (0, 1),
+    "augmentation.grayscale": (0, 1),
     "evaluation.limit": (1, None),
     "evaluation.batch_size": (1, None),
     "evaluation.resamples": (1, None),
     "threads": (1, None),
+    "adversarial.images": (1, None),
+    "trials": (1, None),
+    "moments.batches": (1, None),
+    "moments.batch_size": (2, None),
 }
 
 

@@ -1,4 +1,4 @@
-"""What a training step reads and minimises, for dual encoders and for classifiers; both a function of seed and number.
+"""What a training step reads and minimises, by kind of model; a function of seed and number.
 
 Shapes: B batch, C channels, H height, W width.
 """
@@ -13,6 +13,7 @@ from robustcli.data.augmentation import Augmentation
 from robustcli.data.sampling import ClassBatch, Epochs, PairBatch, PairSampler
 from robustcli.defenses import ClassObjective, Objective
 from robustcli.models import Classifier, DualEncoder
+from robustcli.models.generators import NVAE, Evidence
 from robustcli.seeding import generator
 
 
@@ -61,14 +62,41 @@ class ClassTask:
         batch_size: int,
         seed: int,
     ) -> None:
+        objective.check(attack)
         self.data, self.objective, self.attack, self.augmentation = data, objective, attack, augmentation
         self.seed = seed
         self.sampler = Epochs(data, batch_size=batch_size, seed=seed)
 
     def load(self, number: int) -> tuple[ClassBatch, Tensor]:
         rows = self.sampler(number)
-        images = self.augmentation(self.data.images(rows), generator(self.seed, "augmentation", number))
+        images = _augmented(self.augmentation, self.data.images(rows), rows, self.seed, number)
         return ClassBatch(rows, self.data.labels[rows]), images
 
     def loss(self, model: Classifier, batch: ClassBatch, images: Tensor, *, seed: int) -> Tensor:
         return self.objective.loss(model, self.attack, images, batch, seed=seed)
+
+
+class GeneratorTask:
+    """A generator on images, which are augmented first; their labels are not read.
+
+    ``load`` gives the number of the batch beside the images, by which the weight of the KL rises.
+    """
+
+    def __init__(
+        self, data: ImageClassData, objective: Evidence, augmentation: Augmentation, *, batch_size: int, seed: int
+    ) -> None:
+        self.data, self.objective, self.augmentation, self.seed = data, objective, augmentation, seed
+        self.sampler = Epochs(data, batch_size=batch_size, seed=seed)
+
+    def load(self, number: int) -> tuple[int, Tensor]:
+        rows = self.sampler(number)
+        return number, _augmented(self.augmentation, self.data.images(rows), rows, self.seed, number)
+
+    def loss(self, model: NVAE, batch: int, images: Tensor, *, seed: int) -> Tensor:
+        return self.objective.loss(model, images, number=batch, seed=seed)
+
+
+def _augmented(augmentation: Augmentation, images: Tensor, rows: Tensor, seed: int, number: int) -> Tensor:
+    """Images of batch ``number``; what an image draws for itself depends on its row in the set, not on the batch."""
+    own = [generator(seed, "augmentation", number, row) for row in rows.tolist()]
+    return augmentation(images, generator(seed, "augmentation", number), own)

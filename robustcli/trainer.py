@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from robustcli.errors import UserError
 from robustcli.files import atomic
 from robustcli.models import Model
+from robustcli.models.generators import NVAE
 from robustcli.optimisers import build_optimiser
 from robustcli.seeding import derive_seed
 from robustcli.tasks import Task
@@ -80,7 +81,8 @@ class Training:
 
 
 class Trainer:
-    """Trains a model on a task: that of `PairTask` for dual encoders, of `ClassTask` for classifiers.
+    """Trains a model on a task: that of `PairTask` for dual encoders, of `ClassTask` for classifiers, of
+    `GeneratorTask` for generators.
 
     Args:
         task: reads batches of ``batch_size`` and has the loss.
@@ -91,7 +93,7 @@ class Trainer:
 
     def __init__(
         self,
-        model: Model,
+        model: Model | NVAE,
         task: Task,
         settings: TrainerSettings,
         *,
@@ -304,11 +306,11 @@ def _deferred_stop() -> Iterator[_Stop]:
             signal.signal(number, handler)
 
 
-def _copied(model: Model) -> dict[str, Tensor]:
+def _copied(model: Model | NVAE) -> dict[str, Tensor]:
     return {key: value.detach().clone() for key, value in model.network.state_dict().items()}
 
 
-def _blend(average: dict[str, Tensor], model: Model, decay: float) -> None:
+def _blend(average: dict[str, Tensor], model: Model | NVAE, decay: float) -> None:
     with torch.no_grad():
         for key, value in model.network.state_dict().items():
             if value.is_floating_point():

@@ -10,8 +10,9 @@ from robustcli import config, schemas
 from robustcli.errors import UserError
 from robustcli.mistakes import compose, keys
 
-COMMANDS = ("train-mat", "train-classifier", "purify", "attack", "evaluate")
+COMMANDS = ("train-mat", "train-classifier", "purify", "learn-alphas", "attack", "evaluate")
 OWNERS = {  # of a group that train-mat has not
+    "augmentation": "train-classifier",
     "objective": "train-classifier",
     "protocol": "purify",
     "purifier": "purify",
@@ -24,6 +25,11 @@ FILES = {
     "table": ["dataset.table=a.csv", "dataset.root=images"],
     "shards": ["dataset.pattern='test-{0..1}.tar'"],
     "class_folders": ["dataset.root=images"],
+    **{
+        f"{kind}{name}": ["dataset.root=images"]
+        for name in ("celebahq_gender", "celeba64_identities", "stanford_cars4")
+        for kind in ("", "classifier_", "trades_")
+    },
     "npz": ["dataset.file=a.npz"],
 }
 
@@ -42,7 +48,8 @@ def test_every_choice_of_every_group_composes_and_says_what_it_is(group: str, ch
     command = next((name for name in every if f"{name} only" in about), OWNERS.get(group, "train-mat"))
     judged = command in ("train-mat", "train-classifier") and group not in ("judges", "experiment")
     rest = ["judges=none"] if judged else []  # five attacks fewer to compose
-    composed = compose(command, [f"{group}={choice}", *rest, *(FILES.get(choice, []) if group == "dataset" else [])])
+    files = FILES.get(choice, []) if group in ("dataset", "experiment") else []
+    composed = compose(command, [f"{group}={choice}", *rest, *files])
     schemas.check(composed)
     assert OmegaConf.to_container(composed, resolve=True)
     assert about, "its first comment line is missing"

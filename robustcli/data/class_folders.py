@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from robustcli.data.classes import ImageClassData, class_list, held_out
+from robustcli.data.decode import FITS, Fit
 from robustcli.data.faults import Faults, OnError
 from robustcli.data.files import check_fingerprint, check_positive, checked
 from robustcli.data.sources import SPLITS, Blob, Record
@@ -32,15 +33,21 @@ class ClassFolders(ImageClassData):
         classes: the names of the folders in the order of the labels: a list, or a file with a JSON list or with a name
             a line. It is never read off the disk: a folder more or less would silently shift every label behind it.
         split: ``train``, ``val`` or ``test``.
-        image_size: S; the short side is resized to it (bicubic, antialiased), then the centre is cut out.
+        image_size: S in pixels.
+        fit: how an image becomes square: ``crop`` (short side to S, bicubic, then the centre), ``squash`` (both sides
+            to S, bilinear) or ``letterbox`` (long side to S, bilinear, between black bars); all antialiased.
         val_share: share of the training images that is ``val``, by a hash of their names; 0 where the set has a folder
             ``val``.
         on_error: ``raise``, or ``skip``, which leaves bad images out and counts them.
         fingerprint: that the set must have, or one for each split; None: any.
         limit: the first so many images; None: all.
+        name: what the set is called; None: as its folder is.
+        class_count: how many names ``classes`` must have; None: any number.
+        counts: images that each split must have, such as ``{"test": 2000}``; None, or a split left out: any number.
 
     Raises:
-        UserError: no class list, a listed class without a folder or images, a folder that is not listed, a bad image.
+        UserError: no class list, a listed class without a folder or images, a folder that is not listed, a bad image,
+            another number of classes or images than the set has.
     """
 
     def __init__(
@@ -50,21 +57,29 @@ class ClassFolders(ImageClassData):
         split: str,
         classes: Sequence[str] | str | Path | None = None,
         image_size: int = 224,
+        fit: Fit = "crop",
         val_share: float = 0.0,
         on_error: OnError = "raise",
         fingerprint: str | Mapping[str, str] | None = None,
         limit: int | None = None,
+        name: str | None = None,
+        class_count: int | None = None,
+        counts: Mapping[str, int] | None = None,
     ) -> None:
         check_positive(image_size=image_size, limit=limit)
-        folder = _split_folder(str(root), "train" if split == "val" and val_share else split)
-        self.classes = _checked_classes(classes, folder)
-        self.name, self.split, self.image_size = _name(str(root)), split, image_size
+        if fit not in FITS:
+            raise UserError(f"dataset.fit is {fit!r}: choose one of {', '.join(FITS)}.")
+        source = "train" if split == "val" and val_share else split
+        folder = _split_folder(str(root), source)
+        self.name, self.split, self.image_size = name or _name(str(root)), split, image_size
+        self.classes = _checked_classes(classes, folder, class_count, self.name)
         faults = Faults(on_error)
         found = _records(folder, self.classes, faults)
+        _check_count(self.name, source, folder, len(found), counts)
         if val_share and split in ("train", "val"):
             chosen = held_out([record.image_id for record in found], val_share).tolist()
             found = [record for record, held in zip(found, chosen, strict=True) if held == (split == "val")]
-        records, store = checked(found[:limit], image_size, faults)
+        records, store = checked(found[:limit], image_size, faults, fit=fit)
         if not records:
             raise UserError(f"the split {split!r} of {self.name} has no usable image left: see the log for why.")
         self.skipped = faults.count
@@ -82,9 +97,17 @@ class ClassFolders(ImageClassData):
 def _split_folder(root: str, split: str) -> Path:
     if split not in SPLITS:
         raise UserError(f"dataset has no split {split!r}: choose one of {', '.join(SPLITS)}.")
-    folder = Path(root.replace("{split}", split) if "{split}" in root else f"{root}/{split}").expanduser()
-    if folder.is_dir():
-        return folder
+    names = (split, "validation") if split == "val" else (split,)
+    pattern = root if "{split}" in root else f"{root}/{{split}}"
+    folders = [Path(pattern.replace("{split}", name)).expanduser() for name in names]
+    for folder in folders:
+        if folder.is_dir():
+            return folder
+    folder = folders[0]
+    if "{split}" not in root and (inner := sorted(Path(root).expanduser().glob(f"*/{split}"))):
+        raise UserError(
+            f"dataset.root is {root}, but the folder {split!r} is one level deeper: set dataset.root={inner[0].parent}."
+        )
     share = " or set dataset.val_share, which takes the images from train," if split == "val" else ""
     raise UserError(
         f"dataset.root is {root}, but there is no folder {folder}: put a folder for each class there,{share} or write "
@@ -97,17 +120,25 @@ def _name(root: str) -> str:
     return parts[-1].strip("/") or "folders"
 
 
-def _checked_classes(classes: Sequence[str] | str | Path | None, folder: Path) -> tuple[str, ...]:
+def _checked_classes(
+    classes: Sequence[str] | str | Path | None, folder: Path, number: int | None, name: str
+) -> tuple[str, ...]:
     """The class list of the config, which must name exactly the folders that are there."""
     present = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
     found = ", ".join(present[:12]) + (f" and {len(present) - 12} more" if len(present) > 12 else "")
     where = f"{folder} has the folders {found}" if present else f"{folder} has no folders"
+    origin = "" if number is None else f"the list of the {number} classes of {name} comes with its archive; "
     listed = class_list(
         classes,
         "dataset.classes",
-        f"{where}; write dataset.classes=[{','.join(present[:3])}{',...' if len(present) > 3 else ''}] in the order of "
-        "the labels, or the path of a file with a name a line.",
+        f"{origin}{where}; write dataset.classes=[{','.join(present[:3])}{',...' if len(present) > 3 else ''}] in the "
+        "order of the labels, or the path of a file with a name a line.",
     )
+    if number is not None and len(listed) != number:
+        raise UserError(
+            f"dataset.classes has {len(listed)} names, but {name} has {number} classes: mend the list, or set "
+            "dataset.class_count=null for a set of your own."
+        )
     missing = [name for name in listed if name not in present]
     if missing:
         raise UserError(
@@ -120,6 +151,16 @@ def _checked_classes(classes: Sequence[str] | str | Path | None, folder: Path) -
             "or move it away."
         )
     return listed
+
+
+def _check_count(name: str, split: str, folder: Path, found: int, counts: Mapping[str, int] | None) -> None:
+    """Part of an archive, or another one, is met before the first image is decoded."""
+    expected = (counts or {}).get(split)
+    if expected is not None and found != expected:
+        raise UserError(
+            f"{folder} has {found} images, but the split {split!r} of {name} has {expected}: unpack the archive anew, "
+            "or set dataset.counts=null for a set of your own."
+        )
 
 
 def _more(names: Sequence[str]) -> str:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from robustcli.data.base import ImageTextData
+from robustcli.data.decode import Fit
 from robustcli.data.faults import Faults
 from robustcli.data.pixels import PixelStore, open_store
 from robustcli.data.sources import Record
@@ -114,9 +115,12 @@ def present(records: Sequence[Record], faults: Faults, origin: str | None) -> li
     return found
 
 
-def checked(records: Sequence[Record], image_size: int, faults: Faults) -> tuple[list[Record], PixelStore]:
+def checked(
+    records: Sequence[Record], image_size: int, faults: Faults, *, fit: Fit = "crop"
+) -> tuple[list[Record], PixelStore]:
     """The records whose images can be read, and the pixels of these; the others are faults."""
-    store = open_store([record.blob for record in records], image_size, stop_at_bad=faults.on_error == "raise")
+    blobs = [record.blob for record in records]
+    store = open_store(blobs, image_size, stop_at_bad=faults.on_error == "raise", fit=fit)
     for position, problem in store.bad:
         record = records[position]
         faults.report(f"{record.where}: the image {record.blob.path}", problem)

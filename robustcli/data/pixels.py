@@ -20,7 +20,7 @@ import PIL
 from numpy.typing import NDArray
 
 from robustcli.cache import cache_directory
-from robustcli.data.decode import PIPELINE, BadImage, decode
+from robustcli.data.decode import PIPELINE, BadImage, Fit, decode
 from robustcli.data.sources import Blob
 from robustcli.errors import UserError
 
@@ -54,18 +54,19 @@ class _Decoded:
     problem: str
 
 
-def open_store(blobs: Sequence[Blob], image_size: int, *, stop_at_bad: bool) -> PixelStore:
+def open_store(blobs: Sequence[Blob], image_size: int, *, stop_at_bad: bool, fit: Fit = "crop") -> PixelStore:
     """The store of ``blobs`` from the cache, or made now, which decodes and so checks every file.
 
     Args:
         blobs: existing files; the cache is keyed by their paths, sizes and times of change.
         image_size: S.
         stop_at_bad: stop at the first bad image, keep nothing and return no pixels.
+        fit: how an image becomes square, see `decode`.
     """
     directory = _directory("images")
-    place = directory / _key(blobs, image_size)
+    place = directory / _key(blobs, image_size, fit)
     if not place.is_dir():
-        problem = _build(blobs, image_size, place, stop_at_bad=stop_at_bad)
+        problem = _build(blobs, image_size, place, stop_at_bad=stop_at_bad, fit=fit)
         if problem:
             return PixelStore(np.empty((0, 3, image_size, image_size), np.uint8), [], [], [problem])
     entries = json.loads((place / "entries.json").read_text())
@@ -85,8 +86,9 @@ def _directory(name: str) -> Path:
         ) from error
 
 
-def _key(blobs: Sequence[Blob], image_size: int) -> str:
-    digest = hashlib.sha256(f"{PIPELINE} {PIL.__version__} {image_size}\n".encode())
+def _key(blobs: Sequence[Blob], image_size: int, fit: Fit) -> str:
+    way = "" if fit == "crop" else f" {fit}"
+    digest = hashlib.sha256(f"{PIPELINE} {PIL.__version__} {image_size}{way}\n".encode())
     stats = {path: path.stat() for path in {blob.path for blob in blobs}}
     for blob in blobs:
         stat = stats[blob.path]
@@ -95,12 +97,14 @@ def _key(blobs: Sequence[Blob], image_size: int) -> str:
     return digest.hexdigest()[:32]
 
 
-def _build(blobs: Sequence[Blob], image_size: int, place: Path, *, stop_at_bad: bool) -> tuple[int, str] | None:
+def _build(
+    blobs: Sequence[Blob], image_size: int, place: Path, *, stop_at_bad: bool, fit: Fit
+) -> tuple[int, str] | None:
     """Decode into a folder of another name and rename it, so that a killed run leaves no half of a store."""
     _check_space(place.parent, len(blobs) * 3 * image_size**2)
     unfinished = Path(tempfile.mkdtemp(prefix=f"{place.name}.", dir=place.parent))
     try:
-        problem = _write(blobs, image_size, unfinished, stop_at_bad=stop_at_bad)
+        problem = _write(blobs, image_size, unfinished, stop_at_bad=stop_at_bad, fit=fit)
         if problem is None:
             _rename(unfinished, place)
         return problem
@@ -110,10 +114,12 @@ def _build(blobs: Sequence[Blob], image_size: int, place: Path, *, stop_at_bad: 
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
-def _write(blobs: Sequence[Blob], image_size: int, folder: Path, *, stop_at_bad: bool) -> tuple[int, str] | None:
+def _write(
+    blobs: Sequence[Blob], image_size: int, folder: Path, *, stop_at_bad: bool, fit: Fit
+) -> tuple[int, str] | None:
     kept, hashes, bad = [], [], []
     with (folder / "pixels.u8").open("wb") as file:
-        for position, found in enumerate(_decoded(blobs, image_size)):
+        for position, found in enumerate(_decoded(blobs, image_size, fit)):
             if found.pixels is None:
                 bad.append((position, found.problem))
                 if stop_at_bad:
@@ -126,21 +132,21 @@ def _write(blobs: Sequence[Blob], image_size: int, folder: Path, *, stop_at_bad:
     return None
 
 
-def _decoded(blobs: Sequence[Blob], image_size: int) -> Iterator[_Decoded]:
+def _decoded(blobs: Sequence[Blob], image_size: int, fit: Fit) -> Iterator[_Decoded]:
     """In the order of ``blobs``; Pillow and sha256 release the interpreter's lock, so threads do."""
     said = time.monotonic()
     with ThreadPoolExecutor(max_workers=min(16, os.cpu_count() or 1)) as pool:
         for start in range(0, len(blobs), BATCH):
-            yield from pool.map(lambda blob: _load(blob, image_size), blobs[start : start + BATCH])
+            yield from pool.map(lambda blob: _load(blob, image_size, fit), blobs[start : start + BATCH])
             if time.monotonic() - said > SECONDS_BETWEEN_LINES:
                 said = time.monotonic()
                 log.info("checked and decoded %d of %d images", min(start + BATCH, len(blobs)), len(blobs))
 
 
-def _load(blob: Blob, image_size: int) -> _Decoded:
+def _load(blob: Blob, image_size: int, fit: Fit) -> _Decoded:
     try:
         data = blob.read()
-        return _Decoded(decode(data, image_size), hashlib.sha256(data).hexdigest(), "")
+        return _Decoded(decode(data, image_size, fit), hashlib.sha256(data).hexdigest(), "")
     except BadImage as problem:
         return _Decoded(None, "", str(problem))
     except OSError as problem:

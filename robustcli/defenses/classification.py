@@ -24,6 +24,13 @@ class ClassObjective(ABC):
 
     name: str
 
+    def check(self, attack: ClassifierAttack) -> None:  # noqa: B027, for a default that objects to nothing
+        """Refuse an attack that this objective cannot train against, before long work.
+
+        Raises:
+            UserError: what is wrong with it, and another one.
+        """
+
     @abstractmethod
     def loss(
         self, model: Classifier, attack: ClassifierAttack, images: Tensor, batch: ClassBatch, *, seed: int
@@ -58,3 +65,17 @@ class Standard(ClassObjective):
     ) -> Tensor:
         labels = batch.labels.to(images.device)
         return F.cross_entropy(model(images), labels, label_smoothing=self.label_smoothing)
+
+
+def needs_budget(objective: str, attack: ClassifierAttack) -> None:
+    """`UserError` unless ``attack`` stays within a ball: a robust objective needs its norm and eps."""
+    if attack.budget is None:
+        raise UserError(
+            f"objective={objective} trains within norm and eps of the attack, but {type(attack).__name__} has no such "
+            "bound: choose attack=pgd, attack=apgd or attack=fgsm."
+        )
+    if attack.budget.eps == 0:
+        raise UserError(
+            f"objective={objective} trains within eps of the attack, which is 0: give attack.image.eps, such as 4/255, "
+            "or objective=standard."
+        )

@@ -6,6 +6,7 @@ Shapes: B images, C channels, H height, W width.
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 
+import torch
 from torch import Tensor, nn
 
 
@@ -26,11 +27,15 @@ class Cleaner(nn.Module, ABC):
 
     @abstractmethod
     def finish(self, prepared: Sequence[Tensor], noise: Sequence[Tensor]) -> Tensor:
-        """What is left, for one draw an entry: (B,C,H,W)."""
+        """What is left, for one draw an entry: (B,C,H,W); nothing is drawn here."""
 
-    def sample_noise(self, count: int, like: Tensor) -> list[Tensor]:
-        """Draws for ``finish`` from torch's global generator; none where it draws by itself."""
-        return []
+    @abstractmethod
+    def sample_noise(self, count: int, like: Tensor, source: torch.Generator | None = None) -> list[Tensor]:
+        """All that ``finish`` needs of chance for ``count`` entries, of the device and type of ``like``.
+
+        Args:
+            source: None: torch's global generator.
+        """
 
     def forward(self, images: Tensor) -> Tensor:
         """(B,C,H,W) in [0,1] -> the same, cleaned."""
@@ -41,10 +46,11 @@ class Step(Cleaner):
     """A function of images as a cleaner: the paper's ablations, noise alone and blur alone, and JPEG.
 
     Args:
-        function: images (B,C,H,W) in [0,1] -> the same; one that draws says so by an attribute ``randomised``.
+        function: images (B,C,H,W) in [0,1] -> the same; one that draws says so by an attribute ``randomised``, and
+            takes standard-normal noise (B,C,H,W) as its second argument.
     """
 
-    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+    def __init__(self, function: Callable[..., Tensor]) -> None:
         super().__init__()
         self.function = function
 
@@ -56,4 +62,12 @@ class Step(Cleaner):
         return [images if self.randomised else self.function(images)]
 
     def finish(self, prepared: Sequence[Tensor], noise: Sequence[Tensor]) -> Tensor:
-        return self.function(prepared[0]) if self.randomised else prepared[0]
+        return self.function(prepared[0], noise[0]) if self.randomised else prepared[0]
+
+    def sample_noise(self, count: int, like: Tensor, source: torch.Generator | None = None) -> list[Tensor]:
+        return [standard_normal((count, *like.shape[1:]), like, source)] if self.randomised else []
+
+
+def standard_normal(shape: tuple[int, ...], like: Tensor, source: torch.Generator | None) -> Tensor:
+    """Noise of the device and type of ``like``."""
+    return torch.randn(shape, device=like.device, dtype=like.dtype, generator=source)

@@ -3,8 +3,8 @@
 Shapes: B images, R draws, C channels, H height, W width, Y classes, D embedding.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Self
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from robustcli.defenses.cleaner import Cleaner
 from robustcli.errors import UserError
 from robustcli.models import Classifier
 from robustcli.models.network import fingerprint
+from robustcli.seeding import derive_seed
 
 _GIB = 1 << 30
 
@@ -41,48 +42,45 @@ class FoldedDraws:
         """(R,B,K).
 
         Args:
-            noise: of ``Cleaner.finish``, each (R*B, ...), draw by draw; None: drawn from torch's global generator.
+            noise: of ``Cleaner.finish``, each (R*B, ...), draw by draw; None: from generators of their own, one a draw,
+                whose seed comes from torch's global one, so that the chunks change nothing.
         """
-        count = len(images)
-        prepared = self.cleaner.prepare(images)
-        rows = torch.arange(count, device=images.device).repeat(draws)
-        drawn = self.cleaner.sample_noise(len(rows), images) if noise is None else list(noise)
-        pieces = torch.split(torch.arange(len(rows), device=images.device), self._chunk(images, len(rows)))
-        again = len(pieces) > 1 and images.requires_grad and torch.is_grad_enabled()
-        answers = []
+        prepared, chance = self.cleaner.prepare(images), _Chance(self.cleaner, images, noise)
+        again = images.requires_grad and torch.is_grad_enabled()
+        answers, pieces = [], list(_pieces(len(images), draws, self.chunk(images)))
         for piece in pieces:
-            noise = [latent[piece.to(latent.device)] for latent in drawn]
-            if again:
-                answers.append(checkpoint(self._piece, rows[piece], noise, *prepared, use_reentrant=False))
+            arguments = ([part[piece.rows] for part in prepared], chance.of(piece))
+            if again and len(pieces) > 1:
+                answers.append(checkpoint(self._piece, *arguments, use_reentrant=False))
             else:
-                answers.append(self._piece(rows[piece], noise, *prepared))
+                answers.append(self._piece(*arguments))
         together = torch.cat(answers)
-        return together.reshape(draws, count, *together.shape[1:])
+        return together.reshape(draws, len(images), *together.shape[1:])
 
-    def _piece(self, rows: Tensor, noise: Sequence[Tensor], *prepared: Tensor) -> Tensor:
-        return self.function(self.cleaner.finish([part[rows] for part in prepared], noise))
-
-    def _chunk(self, images: Tensor, total: int) -> int:
-        """Draws of a pass: as many as the budget allows, by what the graph of one keeps."""
-        if self.memory is None or not total:
-            return max(total, 1)
+    def chunk(self, images: Tensor) -> int | None:
+        """Draws of a pass: as many as the budget allows, by what the graph of one keeps; None: any."""
+        if self.memory is None or not len(images):
+            return None
         shape = tuple(images.shape[1:])
         if shape not in self._needed:
             self._needed[shape] = self._measured(images[:1].detach())
         return max(1, int(self.memory * _GIB) // max(self._needed[shape], 1))
 
+    def _piece(self, prepared: Sequence[Tensor], noise: Sequence[Tensor]) -> Tensor:
+        return self.function(self.cleaner.finish(prepared, noise))
+
     def _measured(self, image: Tensor) -> int:
-        """Bytes that autograd keeps for the second half of one image's pass; the global draws are left as they were."""
+        """Bytes that autograd keeps for the second half of one image's pass."""
         kept: dict[int, int] = {}
 
         def keep(tensor: Tensor) -> Tensor:
             kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
             return tensor
 
-        devices = [image.device] if image.is_cuda else []
-        with torch.random.fork_rng(devices=devices), torch.enable_grad():
+        source = torch.Generator(image.device).manual_seed(0)
+        with torch.enable_grad():
             prepared = [part.detach().requires_grad_(True) for part in self.cleaner.prepare(image)]
-            noise = self.cleaner.sample_noise(1, image)
+            noise = self.cleaner.sample_noise(1, image, source)
             with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
                 self.function(self.cleaner.finish(prepared, noise))
         weights = {parameter.untyped_storage().data_ptr() for parameter in self._parameters()}
@@ -91,6 +89,48 @@ class FoldedDraws:
     def _parameters(self) -> list[Tensor]:
         module = self.function if isinstance(self.function, nn.Module) else getattr(self.function, "__self__", None)
         return [*self.cleaner.parameters(), *(module.parameters() if isinstance(module, nn.Module) else ())]
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """``draws`` of the images ``rows`` of one pass; whole draws of all images, or a part of one draw."""
+
+    draws: range
+    rows: Tensor
+    part: slice
+
+
+def _pieces(images: int, draws: int, chunk: int | None) -> Iterator[_Piece]:
+    """As many whole draws of all images as fit into a pass; where not even one does, each draw in parts."""
+    step, parts = draws, [slice(0, images)]
+    if chunk is not None and chunk >= images:
+        step = chunk // max(images, 1)
+    elif chunk is not None:
+        step, parts = 1, [slice(start, min(start + chunk, images)) for start in range(0, images, chunk)]
+    for first in range(0, draws, step):
+        those = range(first, min(first + step, draws))
+        for part in parts:
+            yield _Piece(those, torch.arange(images)[part].repeat(len(those)), part)
+
+
+class _Chance:
+    """What is drawn for each piece, the same whatever the pieces are."""
+
+    def __init__(self, cleaner: Cleaner, images: Tensor, given: Sequence[Tensor] | None) -> None:
+        self._cleaner, self._images, self._given = cleaner, images, given
+        self._seed = int(torch.randint(1 << 62, ())) if given is None and cleaner.randomised else 0
+
+    def of(self, piece: _Piece) -> list[Tensor]:
+        count = len(self._images)
+        if self._given is not None:
+            drawn = [[latent[draw * count : (draw + 1) * count] for latent in self._given] for draw in piece.draws]
+        else:
+            drawn = [self._drawn(draw) for draw in piece.draws]
+        return [torch.cat([latent[piece.part] for latent in latents]) for latents in zip(*drawn, strict=True)]
+
+    def _drawn(self, draw: int) -> list[Tensor]:
+        source = torch.Generator(self._images.device).manual_seed(derive_seed(self._seed, "draw", draw))
+        return self._cleaner.sample_noise(len(self._images), self._images, source)
 
 
 class PurifiedClassifier(nn.Module):
@@ -126,9 +166,13 @@ class PurifiedClassifier(nn.Module):
     def class_count(self) -> int:
         return self.classifier.class_count
 
-    def forward(self, images: Tensor) -> Tensor:
-        """(B,C,H,W) in [0,1] -> (B,Y)."""
-        return self._drawn(images, self.draws).mean(0)
+    def forward(self, images: Tensor, noise: Sequence[Tensor] | None = None) -> Tensor:
+        """(B,C,H,W) in [0,1] -> (B,Y).
+
+        Args:
+            noise: what the cleaner draws for R draws of B images, draw by draw; None: from torch's global generators.
+        """
+        return self._drawn(images, self.draws, noise).mean(0)
 
     def answers(self, images: Tensor, times: int) -> Tensor:
         """(R,B,Y): ``times`` answers, each the mean over draws of its own; the encoder runs once an image."""
@@ -137,9 +181,9 @@ class PurifiedClassifier(nn.Module):
         together = self._drawn(images, times * self.draws)
         return together.reshape(times, self.draws, *together.shape[1:]).mean(1)
 
-    def with_draws(self, draws: int) -> Self:
-        """The same defence with another number of draws."""
-        return type(self)(self.classifier, self.cleaner, draws=draws, memory=self.memory)
+    def chunk(self, images: Tensor) -> int | None:
+        """Draws of images (B,C,H,W) that a pass may hold within ``memory``; None: any number."""
+        return self._drawn.chunk(images)
 
     def fingerprint(self) -> str:
         """sha256 (hex) over the weights of the classifier and of the cleaner."""

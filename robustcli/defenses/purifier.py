@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from robustcli.defenses.alphas import schedule
-from robustcli.defenses.cleaner import Cleaner
+from robustcli.defenses.cleaner import Cleaner, standard_normal
 from robustcli.errors import UserError
 from robustcli.models.generators import Generator
 from robustcli.seeding import generator as named_generator
@@ -29,7 +29,7 @@ class Purifier(Cleaner):
         alphas: a schedule by name, L numbers in [0,1] or a file with them, see `schedule`.
         attenuation: in [0,1], multiplies the alphas; the paper: 1.0 for faces at 256 px, 0.7 for identities and cars.
         preprocess: images (B,C,H,W) -> images, before the encoder; None: none. One that draws, as `NormNoise` does,
-            says so by an attribute ``randomised``.
+            says so by an attribute ``randomised``, and takes standard-normal noise (B,C,H,W) as its second argument.
         checkpoint: keep less of the decoder for the gradient and compute it again; the gradient is the same.
 
     Raises:
@@ -44,7 +44,7 @@ class Purifier(Cleaner):
         *,
         alphas: str | Path | Sequence[float] | Tensor,
         attenuation: float = 1.0,
-        preprocess: Callable[[Tensor], Tensor] | None = None,
+        preprocess: Callable[..., Tensor] | None = None,
         checkpoint: bool = False,
     ) -> None:
         super().__init__()
@@ -70,30 +70,37 @@ class Purifier(Cleaner):
 
         Args:
             noise: L standard-normal tensors (B, *latent shape), coarse to fine; None: from torch's global generator, in
-                that order.
+                that order, after that of the pre-processing.
 
         Raises:
             ValueError: images or noise of another shape than the generator's.
         """
-        return self.finish(self.prepare(images), self.sample_noise(len(images), images) if noise is None else noise)
+        drawn = self.sample_noise(len(images), images)
+        if noise is not None:
+            drawn = [*drawn[: len(drawn) - len(self.generator.latent_shapes)], *noise]
+        return self.finish(self.prepare(images), drawn)
 
     def prepare(self, images: Tensor) -> list[Tensor]:
         if tuple(images.shape[1:]) != tuple(self.resolution):
             raise ValueError(f"images are {tuple(images.shape[1:])}, but the generator makes {tuple(self.resolution)}")
-        return [images] if self._drawn_before else self.generator.encode(self._preprocessed(images))
+        if self._drawn_before:
+            return [images]
+        return self.generator.encode(images if self.preprocess is None else self.preprocess(images))
 
     def finish(self, prepared: Sequence[Tensor], noise: Sequence[Tensor]) -> Tensor:
-        count = len(prepared[0])
-        expected = [(count, *shape) for shape in self.generator.latent_shapes]
+        features = prepared
+        if self._drawn_before:
+            assert self.preprocess is not None
+            features = self.generator.encode(self.preprocess(prepared[0], noise[0]))
+            noise = noise[1:]
+        expected = [(len(features[0]), *shape) for shape in self.generator.latent_shapes]
         if [tuple(tensor.shape) for tensor in noise] != expected:
             raise ValueError(f"noise is {[tuple(tensor.shape) for tensor in noise]}: expected {expected}")
-        features = self.generator.encode(self._preprocessed(prepared[0])) if self._drawn_before else prepared
         return self.generator.decode(features, self.alphas, noise, checkpoint=self.checkpoint)
 
-    def sample_noise(self, count: int, like: Tensor) -> list[Tensor]:
-        return [
-            torch.randn((count, *shape), device=like.device, dtype=like.dtype) for shape in self.generator.latent_shapes
-        ]
+    def sample_noise(self, count: int, like: Tensor, source: torch.Generator | None = None) -> list[Tensor]:
+        shapes = ([self.resolution] if self._drawn_before else []) + list(self.generator.latent_shapes)
+        return [standard_normal((count, *shape), like, source) for shape in shapes]
 
     def named_noise(self, sample_ids: Sequence[int], seed: int, draw: int = 0) -> list[Tensor]:
         """Noise that depends on the run's seed, the number of the draw and each sample's id alone, on the CPU."""
@@ -106,9 +113,6 @@ class Purifier(Cleaner):
     @property
     def _drawn_before(self) -> bool:
         return bool(getattr(self.preprocess, "randomised", False))
-
-    def _preprocessed(self, images: Tensor) -> Tensor:
-        return images if self.preprocess is None else self.preprocess(images)
 
     def extra_repr(self) -> str:
         return f"alphas={[round(alpha, 3) for alpha in self.alphas.tolist()]}"

@@ -12,7 +12,7 @@ SHATTERED = (
     "A step of the model has no useful gradient (rounding, JPEG, argmax): give it one with BPDA, and judge with "
     "attack=square beside it."
 )
-RANDOMISED = "Average the gradient over draws (EOT, attack.eot.draws=20), and judge on fresh draws."
+RANDOMISED = "Average the gradient over draws (EOT, attack.eot=20), and judge on fresh draws."
 NOT_MONOTONE = "The step does not fit the ball: set attack.image.alpha=null, so that it grows with eps, or attack=apgd."
 STILL_RISING = (
     "The attack ends on its way up: more attack.image.steps, a larger attack.image.alpha (null fits it to eps), or "

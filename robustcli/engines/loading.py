@@ -10,6 +10,7 @@ from robustcli.building import build_candidates, build_data, build_model
 from robustcli.data import ImageClassData, ImageTextData
 from robustcli.errors import UserError
 from robustcli.models import Classifier, DualEncoder
+from robustcli.purifying import build_purified
 
 Data = ImageTextData | ImageClassData
 Model = DualEncoder | Classifier
@@ -18,18 +19,22 @@ Model = DualEncoder | Classifier
 def load_subject(
     config: DictConfig, checkpoints: Mapping[str, str | None], device: torch.device
 ) -> tuple[Data, dict[str, Model], CandidateSource | None]:
-    """The split to judge on, the models by label, and the source of words (None for a set of classes)."""
+    """The split to judge on, the models by label, each behind ``purifier`` if there is one, and the source of words
+    (None for a set of classes).
+    """
     data = build_data(config.dataset, config.evaluation.split)
     if isinstance(data, ImageClassData):
         check_weights(config, checkpoints)
     models = {
         label: build_model(config.model, path, data, seed=config.seed).to(device) for label, path in checkpoints.items()
     }
+    put_in_front = build_purified(config.purifier, data, device)
+    guarded = {label: put_in_front(model) for label, model in models.items()}
     if not isinstance(data, ImageTextData):
-        return data, models, None
+        return data, guarded, None
     first = next(iter(models.values()))
     assert isinstance(first, DualEncoder)
-    return data, models, build_candidates(config.candidates, data, first)
+    return data, guarded, build_candidates(config.candidates, data, first)
 
 
 def check_weights(config: DictConfig, checkpoints: Mapping[str, str | None]) -> None:

@@ -27,7 +27,6 @@ from robustcli.models import Classifier
 
 BARE: Final = "none"  # what the bare classifier is called among the defences
 ACCESS = ("clean", "static", "adaptive", "bpda")
-Keep = Callable[[str, str, str, Tensor, Tensor], None]  # defence, attack, access, rows (B,), images (B,C,H,W)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,16 +92,15 @@ class PurificationJudge:
         chunks = -(-len(self.rows) // self.batch_size)
         return chunks * (1 + each * sum(1 for _ in self.protocol.runs()))
 
-    def records(self, *, part: Part | None = None, keep: Keep | None = None) -> pd.DataFrame:
+    def records(self, *, part: Part | None = None) -> pd.DataFrame:
         """One row an image, defence, attack and access.
 
         Args:
             part: keeps the result of a chunk, so that a killed run goes on at what is left.
-            keep: is given the images that each attack put out.
         """
         kept, parts = part or computed, []
         for number, rows in enumerate(torch.split(self.rows, self.batch_size)):
-            for name, compute in self._plan(rows, keep):
+            for name, compute in self._plan(rows):
                 parts.append(kept(f"{name}-{number:05d}", compute))
                 self.on_step(name, len(rows))
         return pd.concat(parts, ignore_index=True)
@@ -124,7 +122,8 @@ class PurificationJudge:
         random = model.cleaner.randomised
         if access == "bpda":
             blind = Preprocessed(self.classifier, BPDA(model.cleaner))
-            averaged = EOT(attack, draws=self.protocol.eot * model.draws) if random else attack
+            draws = self.protocol.eot * model.draws
+            averaged = EOT(attack, draws=draws, chunk=model.chunk(images)) if random else attack
             found, spent = transferable(averaged, blind, images, labels, rows)
             return found, vars(spent)
         averaged = EOT(attack, draws=self.protocol.eot) if random and self.protocol.eot > 1 else attack
@@ -132,17 +131,17 @@ class PurificationJudge:
         costs = {name: getattr(result, name) for name in ("queries", "gradients", "zero_gradients", "nan_gradients")}
         return result.images, {**costs, "claimed": result.success}
 
-    def _plan(self, rows: Tensor, keep: Keep | None) -> Iterator[tuple[str, Callable[[], pd.DataFrame]]]:
+    def _plan(self, rows: Tensor) -> Iterator[tuple[str, Callable[[], pd.DataFrame]]]:
         yield "clean", partial(self._clean, rows)
         for name, bound, attack in self.protocol.runs():
             run = name if bound is None else f"{name}-{bound:g}"
             yield (
                 f"static-{run}",
-                partial(self._judged, rows, name, bound, attack, "static", tuple(self._models()), keep),
+                partial(self._judged, rows, name, bound, attack, "static", tuple(self._models())),
             )
             for access in ("bpda", "adaptive"):
                 for defence in self.defences if access in self.protocol.access else ():
-                    compute = partial(self._judged, rows, name, bound, attack, access, (defence,), keep)
+                    compute = partial(self._judged, rows, name, bound, attack, access, (defence,))
                     yield f"{access}-{run}-{defence}", compute
 
     def _models(self) -> Mapping[str, Any]:
@@ -164,14 +163,10 @@ class PurificationJudge:
         attack: ClassifierAttack,
         access: str,
         defences: tuple[str, ...],
-        keep: Keep | None,
     ) -> pd.DataFrame:
         """One attack, and what it found put to each of ``defences``."""
         images, labels = self.batch(rows)
         found, costs = self.attacked(defences[0], attack, access, rows)
-        if keep is not None:
-            for defence in defences:
-                keep(defence, name if bound is None else f"{name}-{bound:g}", access, rows, found)
         moved = ball(attack.norm, 0.0).distance(found, images)
         spent = {key: value.cpu().numpy() for key, value in costs.items()}
         known = {"attack": name, "access": access, "bound": bound, "norm": moved.double().cpu().numpy(), **spent}

@@ -1,6 +1,6 @@
 """Figures and their intervals: retrieval, attack success, bootstrap, the per-query table."""
 
-from robustcli.metrics.intervals import Interval, bootstrap, bootstrap_difference, bootstrap_ratio
+from robustcli.metrics.intervals import Interval, bootstrap, bootstrap_difference, bootstrap_ratio, wilson
 from robustcli.metrics.records import Direction, per_query, success_rates
 from robustcli.metrics.retrieval import (
     Ranks,
@@ -33,4 +33,5 @@ __all__ = [
     "recall_at_k",
     "sliced",
     "success_rates",
+    "wilson",
 ]

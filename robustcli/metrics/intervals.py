@@ -10,6 +10,7 @@ Shapes: Q queries, I images (clusters), R resamples, C summed columns.
 """
 
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import torch
 from torch import Tensor
@@ -26,6 +27,16 @@ class Interval:
     mean: float | None
     low: float | None
     high: float | None
+
+
+def wilson(hits: int, trials: int, *, level: float = 0.95) -> Interval:
+    """Interval of the share ``hits / trials`` of independent trials (Wilson 1927), which needs no resampling."""
+    if trials < 1:
+        return Interval(None, None, None)
+    z, share = NormalDist().inv_cdf(0.5 + level / 2), hits / trials
+    centre = (share + z * z / (2 * trials)) / (1 + z * z / trials)
+    reach = z / (1 + z * z / trials) * (share * (1 - share) / trials + z * z / (4 * trials * trials)) ** 0.5
+    return Interval(share, min(share, max(0.0, centre - reach)), max(share, min(1.0, centre + reach)))
 
 
 def bootstrap(values: Tensor, groups: Tensor, *, resamples: int = 1000, level: float = 0.95, seed: int = 0) -> Interval:

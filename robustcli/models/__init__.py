@@ -5,6 +5,7 @@ from robustcli.models.clip import open_clip
 from robustcli.models.dual_encoder import DualEncoder
 from robustcli.models.factory import load, load_classifier, load_dual, restore
 from robustcli.models.lenet import lenet
+from robustcli.models.mlp_head import mlp_head, save_published
 from robustcli.models.resnet_cifar import resnet_cifar
 from robustcli.models.small_cnn import small_cnn
 from robustcli.models.tiny import tiny
@@ -23,9 +24,11 @@ __all__ = [
     "load_classifier",
     "load_dual",
     "load_weights",
+    "mlp_head",
     "open_clip",
     "resnet_cifar",
     "restore",
+    "save_published",
     "save_weights",
     "small_cnn",
     "timm",

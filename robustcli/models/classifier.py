@@ -74,10 +74,15 @@ class Classifier(nn.Module):
             ValueError: a value is out of [0,1] or NaN, or the shape is not (B,C,H,W) with C 1 or 3.
         """
         check = PixelCheck(images)
+        logits = self.unchecked(images)
+        check.settle()
+        return logits
+
+    def unchecked(self, images: Tensor) -> Tensor:
+        """`forward` for a search that starts a hair outside of [0,1]; anything else wants the check."""
         images = self._sized(self._coloured(images.to(self.device)))
         found = self.network((images - self.mean) / self.std)
         logits: Tensor = found if isinstance(found, Tensor) else found[0]  # some have auxiliary heads while they train
-        check.settle()
         return logits.float()
 
     def _coloured(self, images: Tensor) -> Tensor:

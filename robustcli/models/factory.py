@@ -11,6 +11,7 @@ from robustcli.models.classifier import Classifier
 from robustcli.models.clip import nearest, open_clip
 from robustcli.models.dual_encoder import DualEncoder
 from robustcli.models.lenet import lenet
+from robustcli.models.mlp_head import mlp_head
 from robustcli.models.resnet_cifar import resnet_cifar
 from robustcli.models.small_cnn import small_cnn
 from robustcli.models.tiny import tiny
@@ -20,6 +21,7 @@ from robustcli.models.zoo import timm, torchvision
 _Factory = Callable[..., Model]
 _FACTORIES: Mapping[str, _Factory] = {
     "lenet": lenet,
+    "mlp_head": mlp_head,
     "open_clip": open_clip,
     "resnet_cifar": resnet_cifar,
     "small_cnn": small_cnn,
@@ -30,6 +32,9 @@ _FACTORIES: Mapping[str, _Factory] = {
 _DUAL = (open_clip, tiny)  # known without building one, which may need a vocabulary or a download
 # Names of conf/model that say more than a factory.
 _PRESETS: Mapping[str, Mapping[str, Any]] = {
+    "cars_resnext50": {"name": "mlp_head", "architecture": "resnext50_32x4d", "image_size": 128},
+    "celeba64_vgg11_bn": {"name": "mlp_head", "architecture": "vgg11_bn", "image_size": 64},
+    "celebahq_gender_resnet50": {"name": "mlp_head", "architecture": "resnet50", "image_size": 256},
     "digits": {"name": "small_cnn", "shipped": "tiny_digits", "checkpoint": "shipped"},
     "lenet_mnist": {"name": "lenet"},
     "resnet20_cifar": {"name": "resnet_cifar", "depth": 20},

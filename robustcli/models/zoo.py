@@ -63,14 +63,14 @@ def torchvision(
         raise UserError(
             f"model.architecture is {architecture!r}, which torchvision does not know" + nearest(architecture, known)
         )
-    tag = _tag(library, architecture, pretrained)
+    tag = weights_tag(library, architecture, pretrained)
     preset = (tag or library.get_model_weights(architecture).DEFAULT).transforms()
     downloaded = tag if weights is None else None
     _settle(settings, _side(preset.crop_size), preset.mean, preset.std)
     if downloaded is not None:
         settings["classes"] = _own_names(downloaded.meta["categories"], classes)
     number = None if downloaded is not None else count(settings["classes"])
-    with _explained(architecture), own_randomness(seed):
+    with explained(architecture), own_randomness(seed):
         network = library.get_model(
             architecture, weights=downloaded, **({} if number is None else {"num_classes": number})
         )
@@ -116,7 +116,7 @@ def timm(
             f"model.architecture is {architecture!r}, which timm does not know"
             + nearest(architecture, library.list_models())
         )
-    with _explained(architecture), own_randomness(seed):
+    with explained(architecture), own_randomness(seed):
         network = library.create_model(
             architecture, pretrained=pretrained and weights is None, num_classes=count(settings["classes"])
         )
@@ -131,7 +131,8 @@ def _split(pretrained: str | None, checkpoint: str | Path | None) -> tuple[str |
     return pretrained, checkpoint
 
 
-def _tag(library: ModuleType, architecture: str, pretrained: str | None) -> Any:
+def weights_tag(library: ModuleType, architecture: str, pretrained: str | None) -> Any:
+    """The weights that torchvision calls ``pretrained``, for its ``architecture``; `UserError` for another name."""
     if pretrained is None:
         return None
     tags = library.get_model_weights(architecture)
@@ -182,7 +183,7 @@ def _wrapped(network: nn.Module, description: Mapping[str, Any], weights: Weight
 
 
 @contextmanager
-def _explained(architecture: str) -> Iterator[None]:
+def explained(architecture: str) -> Iterator[None]:
     """Errors of a download, of a folder or of an architecture as one sentence with the remedy."""
     try:
         yield

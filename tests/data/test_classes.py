@@ -99,6 +99,32 @@ def test_a_folder_that_is_not_listed_and_an_empty_one_are_errors(folder: Path) -
         folders(folder, classes=["dog", "cat", "cow"])
 
 
+def test_a_wrong_archive_is_met_before_its_images_are(folder: Path) -> None:
+    named = {"name": "pets", "class_count": 3, "counts": {"test": 8}}
+    with pytest.raises(
+        UserError, match=r"the list of the 3 classes of pets comes with its archive; .* has the folders"
+    ):
+        folders(folder, **named, classes=None)
+    with pytest.raises(UserError, match="has 2 names, but pets has 3 classes"):
+        folders(folder, **named)
+    with pytest.raises(UserError, match="has 6 images, but the split 'test' of pets has 8: unpack the archive anew"):
+        folders(folder, **{**named, "class_count": 2})
+    whole = folders(folder, **{**named, "class_count": 2, "counts": {"test": 6}}, limit=2)
+    assert whole.name == "pets" and len(whole) == 2, "a limit is no wrong archive"
+    assert len(folders(folder, "val", val_share=0.3, counts={"train": 20, "val": 1})) < 20, "counted before the share"
+    with pytest.raises(UserError, match=r"dataset\.fit is 'fill': choose one of crop, squash, letterbox"):
+        folders(folder, fit="fill")
+    (folder / "unpacked").mkdir()
+    (folder / "test").rename(folder / "unpacked" / "test")
+    with pytest.raises(UserError, match=rf"the folder 'test' is one level deeper: set dataset\.root={folder}/unpacked"):
+        folders(folder)
+
+
+def test_the_folder_of_val_may_be_called_validation(folder: Path) -> None:
+    (folder / "test").rename(folder / "validation")
+    assert len(folders(folder, "val")) == 6 and len(folders(Path(f"{folder}/{{split}}"), "val")) == 6
+
+
 @pytest.mark.parametrize(("name", "content"), [("classes.txt", "dog\n\ncat\n"), ("classes.json", '["dog", "cat"]')])
 def test_the_list_may_stand_in_a_file(folder: Path, name: str, content: str) -> None:
     (folder / name).write_text(content)

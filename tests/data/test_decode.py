@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from torchvision import transforms
 
-from robustcli.data.decode import BadImage, decode
+from robustcli.data.decode import FITS, BadImage, decode
 
 GOLDEN = Path(__file__).parent / "golden_12.png"
 
@@ -38,9 +38,29 @@ def test_the_same_as_the_transforms_of_clip(size: tuple[int, int]):
     assert np.array_equal(decode(encoded(coloured(*size)), 16), np.asarray(clip(coloured(*size))).transpose(2, 0, 1))
 
 
+@pytest.mark.parametrize("size", [(50, 35), (16, 30), (9, 11)])
+def test_squashing_is_torchvisions_resize_to_a_square(size: tuple[int, int]):
+    image = coloured(*size)
+    floats = transforms.Compose([transforms.ToTensor(), transforms.Resize((16, 16), antialias=True)])(image)
+    found = decode(encoded(image), 16, "squash")
+    assert np.abs(found / 255 - floats.numpy()).max() <= 1.5 / 255, "but for the rounding to 8 bits"
+
+
+@pytest.mark.parametrize(("size", "rows", "columns"), [((64, 48), 12, 16), ((20, 40), 16, 8), ((8, 6), 12, 16)])
+def test_a_letterbox_holds_the_whole_image_between_black_bars(size: tuple[int, int], rows: int, columns: int):
+    white = Image.fromarray(np.full((size[1], size[0], 3), 255, np.uint8))
+    inside = decode(encoded(white), 16, "letterbox").all(0)
+    top, left = (16 - rows) // 2, (16 - columns) // 2
+    assert inside[top : top + rows, left : left + columns].all() and inside.sum() == rows * columns
+    shown = decode(encoded(coloured(*size)), 16, "letterbox")[:, top : top + rows, left : left + columns]
+    whole = coloured(*size).resize((columns, rows), Image.Resampling.BILINEAR)
+    assert np.array_equal(shown, np.asarray(whole).transpose(2, 0, 1))
+
+
 def test_an_image_of_the_right_size_is_left_as_it_is():
     image = coloured(16, 16)
-    assert np.array_equal(decode(encoded(image), 16), np.asarray(image).transpose(2, 0, 1))
+    for fit in FITS:
+        assert np.array_equal(decode(encoded(image), 16, fit), np.asarray(image).transpose(2, 0, 1))
 
 
 @pytest.mark.parametrize("mode", ["L", "P", "RGBA", "LA", "1", "CMYK"])

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from robustcli.data import KarpathyJSON, pixels
+from robustcli.data.decode import Fit
 from robustcli.data.sources import Blob
 from robustcli.errors import UserError
 
@@ -25,9 +26,9 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     seen: list[int] = []
     real = pixels.decode
 
-    def counting(data: bytes, image_size: int) -> np.ndarray:
+    def counting(data: bytes, image_size: int, fit: Fit) -> np.ndarray:
         seen.append(len(data))
-        return real(data, image_size)
+        return real(data, image_size, fit)
 
     monkeypatch.setattr(pixels, "decode", counting)
     return seen
@@ -65,11 +66,11 @@ def test_an_interrupted_store_leaves_nothing(
 ):
     calls = []
 
-    def failing(blob: Blob, image_size: int) -> object:
+    def failing(blob: Blob, image_size: int, fit: Fit) -> object:
         calls.append(blob)
         if len(calls) > 3:
             raise failure
-        return real(blob, image_size)
+        return real(blob, image_size, fit)
 
     real = pixels._load
     monkeypatch.setattr(pixels, "_load", failing)
@@ -81,8 +82,8 @@ def test_an_interrupted_store_leaves_nothing(
 def test_two_processes_may_make_the_same_store(folder: Path, cache: Path, monkeypatch: pytest.MonkeyPatch):
     real: Callable[..., object] = pixels._write
 
-    def raced(wanted: list[Blob], size: int, unfinished: Path, *, stop_at_bad: bool) -> object:
-        result = real(wanted, size, unfinished, stop_at_bad=stop_at_bad)
+    def raced(wanted: list[Blob], size: int, unfinished: Path, **settings: object) -> object:
+        result = real(wanted, size, unfinished, **settings)
         shutil.copytree(unfinished, unfinished.with_suffix(""))  # the other process was faster
         return result
 
@@ -110,3 +111,8 @@ def test_a_batch_is_a_copy(folder: Path):
     first = data.images(torch.tensor([0])).clone()
     data.images(torch.tensor([0])).zero_()
     assert torch.equal(data.images(torch.tensor([0])), first)
+
+
+def test_another_fit_is_another_store(folder: Path, decoded: list[int]):
+    cropped, squashed = (pixels.open_store(blobs(folder), 16, stop_at_bad=True, fit=fit) for fit in ("crop", "squash"))
+    assert len(decoded) == 12 and not np.array_equal(cropped.pixels, squashed.pixels)

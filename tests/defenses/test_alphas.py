@@ -35,7 +35,7 @@ def test_the_numbers_of_the_papers_files() -> None:
     for name in (name for name in PRESETS if name.startswith("paper")):
         count = len(PRESETS[name])
         apart = schedule(name, count) - schedule(name.split("_")[1], count)
-        assert 0 < apart.abs().max() <= 0.008, name
+        assert 0 < apart.abs().max() < 0.009, name
 
 
 def test_learned_is_the_papers_vector_of_that_length() -> None:

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 import torch
 
+from robustcli.attacks import PGD
 from robustcli.data import Digits, ImageClassData, SceneClasses
 from robustcli.launch import launch
 from robustcli.models import Classifier, load, restore
@@ -82,6 +83,9 @@ def test_killed_and_resumed_ends_in_the_same_bits(finished: Path, tmp_path: Path
         (["trainer.batch_size=2000", "dataset=digits"], "trainer.batch_size is 2000"),
         (["objective.label_smoothing=1", "dataset=digits"], "objective.label_smoothing is 1"),
         (["attack=mat", "dataset=digits"], "edits captions"),
+        (["objective=trades", "attack=deepfool", "dataset=digits"], "objective=trades trains within norm and eps"),
+        (["trainer.optimizer=rmsprop", "dataset=digits"], "trainer.optimizer is 'rmsprop'"),
+        (["augmentation.contrast=2", "dataset=digits"], "augmentation.contrast is 2"),
     ],
 )
 def test_mistakes_come_before_the_first_step(
@@ -89,6 +93,28 @@ def test_mistakes_come_before_the_first_step(
 ) -> None:
     assert launch("train-classifier", ["trainer=smoke", *words, f"hydra.run.dir={tmp_path / 'run'}"]) == 2
     assert message in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize("objective", ["pgd_at", "trades"])
+def test_robust_training_costs_little_and_helps_under_attack(objective: str, finished: Path, tmp_path: Path) -> None:
+    words = [*SMALL, f"objective={objective}", "attack.image.eps=19/255", "attack.image.steps=4"]
+    assert launch("train-classifier", [*words, "trainer.max_steps=80", f"hydra.run.dir={tmp_path}"]) == 0
+    attack, data, rows = PGD(eps="19/255", steps=10), Digits(split="test"), torch.arange(100)
+    standing = {}
+    for name, directory in (("robust", tmp_path), ("standard", finished)):
+        model = restore(directory / "checkpoints" / "last.safetensors")
+        assert isinstance(model, Classifier)
+        standing[name] = int((~attack(model, data.images(rows), data.labels[rows]).success).sum())
+    assert standing["robust"] > standing["standard"] + 5, standing
+    assert json.loads((tmp_path / "metrics.json").read_text())["objective"] > 0.5
+
+
+def test_the_papers_augmentation_and_sgd_run_and_are_written_down(tmp_path: Path) -> None:
+    words = ["trainer=smoke", "trainer.optimizer=sgd", "augmentation=purification_paper", "model.widths=[8]"]
+    words += ["dataset=digits", "model=digits", "evaluation=smoke", f"hydra.run.dir={tmp_path}"]
+    assert launch("train-classifier", words) == 0
+    written = (tmp_path / "config.yaml").read_text()
+    assert "optimizer: sgd" in written and "crop_scale: 0.75" in written
 
 
 @pytest.mark.parametrize(

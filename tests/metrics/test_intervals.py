@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from robustcli.metrics import Interval, bootstrap, bootstrap_difference, bootstrap_ratio
+from robustcli.metrics import Interval, bootstrap, bootstrap_difference, bootstrap_ratio, wilson
 from robustcli.seeding import generator
 
 
@@ -113,3 +113,16 @@ def test_bad_input_is_an_error():
         bootstrap(torch.tensor([1.0, float("nan"), 0.0]), torch.arange(3))
     with pytest.raises(ValueError, match="one length"):
         bootstrap(torch.ones(3), torch.arange(4))
+
+
+@pytest.mark.parametrize(
+    ("hits", "trials", "low", "high"), [(8, 10, 0.4902, 0.9433), (0, 10, 0.0, 0.2775), (10, 10, 0.7225, 1.0)]
+)
+def test_wilson_is_that_of_the_tables(hits, trials, low, high):
+    found = wilson(hits, trials)
+    assert (found.mean, found.low, found.high) == (
+        hits / trials,
+        pytest.approx(low, abs=1e-4),
+        pytest.approx(high, abs=1e-4),
+    )
+    assert wilson(0, 0) == Interval(None, None, None)

@@ -15,6 +15,7 @@ from robustcli.models import (
     load,
     load_classifier,
     load_dual,
+    mlp_head,
     resnet_cifar,
     restore,
     save_weights,
@@ -26,6 +27,7 @@ from robustcli.models.assembly import opened
 
 BUILD: dict[str, Callable[..., Classifier]] = {
     "lenet": lenet,
+    "mlp_head": lambda **settings: mlp_head("resnet18", classes=4, image_size=32, **settings),
     "resnet_cifar": lambda **settings: resnet_cifar(8, **settings),
     "small_cnn": lambda **settings: small_cnn(("a", "b", "c"), channels=3, widths=[4, 8], **settings),
     "torchvision": lambda **settings: torchvision("squeezenet1_1", classes=4, image_size=32, **settings),

@@ -4,8 +4,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 
+from robustcli.building import build_classes
 from robustcli.data import ClassArrays, ClassFolders, ImageClassData
+from robustcli.mistakes import compose
 from robustcli.models import Classifier, load
 from robustcli.models.resnet_cifar import CIFAR10
 
@@ -47,3 +50,11 @@ def test_lenet_scores_what_it_is_known_for() -> None:
     model = load("lenet_mnist", DATA / "weights" / "mnist_csinva" / "lenet_epoch=12_test_acc=0.991.pth")
     assert data.images(torch.arange(1)).shape == (1, 1, 28, 28)
     assert accuracy(model, data) == pytest.approx(0.991, abs=0.006)
+
+
+def test_the_preset_of_celebahq_gender_reads_the_sample() -> None:
+    config = compose("evaluate", ["dataset=celebahq_gender", f"dataset.root={DATA}/classification/celebahq_gender"])
+    data = build_classes(OmegaConf.merge(config.dataset, {"limit": 24}), "test")
+    images = data.images(torch.arange(24))
+    assert data.name == "celebahq_gender" and data.classes == ("female", "male") and images.shape == (24, 3, 256, 256)
+    assert all(name.startswith(data.classes[label]) for name, label in zip(data.image_ids, data.labels, strict=True))

@@ -129,11 +129,15 @@ class NVAE(Generator):
         return self._mean(recompute(self._finish, x, use_reentrant=False) if checkpoint else self._finish(x))
 
     def sample(self, noise: Sequence[Tensor]) -> Tensor:
-        """Images (B,C,H,W) in [0,1] from the prior alone."""
+        """Images (B,C,H,W) in [0,1] from the prior alone.
+
+        The prior is that of latents behind the flow, so draws from it do not pass it. In ``decode`` all that is mixed
+        does, as in the published purification: with a flow, alphas of 1 give other images than this.
+        """
         x = self._start(len(noise[0]))
         for i, eps in enumerate(noise):
             x = self._enter(i, x)
-            x = self._leave(i, x, self._draw(*self._prior(i, x), eps.to(x)))
+            x = self._join(i, x, self._draw(*self._prior(i, x), eps.to(x)))
         return self._mean(self._finish(x))
 
     def infer(self, images: Tensor, noise: Sequence[Tensor]) -> Inference:
@@ -151,8 +155,9 @@ class NVAE(Generator):
             prior = soft_clamp(mean), soft_clamp(log_scale)
             posterior = soft_clamp(mean + shift), soft_clamp(log_scale + log_ratio)
             z = posterior[0] + posterior[1].exp() * noise[i].to(x)
-            divergences.append(self._divergence(i, posterior, prior, z))
-            x = self._leave(i, x, z)
+            flowed = z if self.nf_cells is None else self.nf_cells[f"nf_{self._name(i)}"](z)
+            divergences.append(self._divergence(posterior, prior, z, flowed))
+            x = self._join(i, x, flowed)
         return Inference(self._finish(x), torch.stack(divergences, dim=1))
 
     def mixture(self, parameters: Tensor) -> LogisticMixture:
@@ -188,23 +193,26 @@ class NVAE(Generator):
     def _draw(self, mean: Tensor, log_scale: Tensor, eps: Tensor) -> Tensor:
         return soft_clamp(mean) + self.temperature * torch.exp(soft_clamp(log_scale)) * eps
 
-    def _divergence(self, i: int, posterior: tuple[Tensor, Tensor], prior: tuple[Tensor, Tensor], z: Tensor) -> Tensor:
+    def _divergence(
+        self, posterior: tuple[Tensor, Tensor], prior: tuple[Tensor, Tensor], z: Tensor, flowed: Tensor
+    ) -> Tensor:
         """KL (B,) of the posterior to the prior; with a flow, which keeps volumes, its estimate from one draw."""
         (mean, log_scale), (prior_mean, prior_log_scale) = posterior, prior
         if self.nf_cells is None:
             near, wide = (mean - prior_mean) / prior_log_scale.exp(), (log_scale - prior_log_scale).exp()
             terms = 0.5 * (near.square() + wide.square()) - 0.5 - (log_scale - prior_log_scale)
         else:
-            flowed = self.nf_cells[f"nf_{self._name(i)}"](z)
             terms = _log_normal(z, mean, log_scale) - _log_normal(flowed, prior_mean, prior_log_scale)
         return terms.sum((1, 2, 3))
 
     def _leave(self, i: int, x: Tensor, z: Tensor) -> Tensor:
+        """`_join`, behind the flow."""
+        return self._join(i, x, z if self.nf_cells is None else self.nf_cells[f"nf_{self._name(i)}"](z))
+
+    def _join(self, i: int, x: Tensor, z: Tensor) -> Tensor:
         """The latent joins the features, which grow after the last group of a scale."""
         scale, group = self._places[i]
-        if self.nf_cells is not None:
-            z = self.nf_cells[f"nf_{self._name(i)}"](z)
-        x = self.decoder_combiners[f"combiner_{self._name(i)}"](x, z)
+        x = self.decoder_combiners[f"combiner_{self._name(i)}"](x, _laid_out(z))
         last = group == self.sizes.groups(scale) - 1
         if last and scale < self.sizes.scales - 1:
             x = _dict(self.decoder_tower[f"scale_{scale}"])["upsampling"](x)

@@ -1,0 +1,123 @@
+"""Purification with many draws an image: folded, with one encoding an image, against two plainer ways.
+
+*image by image* is how the published code does it: each image is repeated once a draw, all copies are encoded and
+decoded, and the weights ask for gradients. *draw by draw* does so for one copy at a time; it is timed once, forward.
+Both get the very noise that ours gets.
+
+Shapes: B images, R draws.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from benchmarks.report import Row, cpu_seconds, cpu_seconds_once
+from robustcli.defenses import PurifiedClassifier, Purifier
+from robustcli.models import small_cnn
+from robustcli.models.generators import NVAE
+
+FORWARD_TARGET, BACKWARD_TARGET = 3.0, 4.0
+_SIZES = {
+    "num_scales": 3,
+    "num_groups_per_scale": 4,
+    "is_adaptive": False,
+    "min_groups_per_scale": 1,
+    "num_cells_per_group": 2,
+    "num_latent_per_group": 8,
+    "num_nf_cells": None,
+    "initial_channels": 16,
+    "num_pre-post_process_blocks": 1,
+    "num_pre-post_process_cells": 2,
+    "num_logistic_mixtures": 5,
+}
+
+
+def run(*, quick: bool = False) -> list[Row]:
+    """Forward, and forward and backward to the pixels, of an NVAE of the published kind, small, at 32 and 64 px."""
+    sizes = {**_SIZES, "initial_channels": 4, "num_groups_per_scale": 1} if quick else _SIZES
+    rows = []
+    for side, images in ((32, 2),) if quick else ((32, 4), (64, 2)):
+        task = _Task(NVAE({"resolution": [3, side, side], "autoencoder": sizes}), images, 4 if quick else 32)
+        rows += task.rows(f"{images} images of {side} px, {task.draws} draws", repeats=1 if quick else 2)
+    return rows
+
+
+class _Task:
+    def __init__(self, generator: NVAE, images: int, draws: int) -> None:
+        self.draws = draws
+        self.generator, self.classifier = generator, small_cnn(classes=10, channels=3, widths=[16, 32, 64], seed=0)
+        purifier = Purifier(generator, alphas="cosine", attenuation=0.7)
+        self.model = PurifiedClassifier(self.classifier, purifier, draws=draws, memory=2.0)
+        source = torch.Generator().manual_seed(0)
+        self.images = torch.rand(images, *generator.resolution, generator=source)
+        self.alphas = purifier.alphas
+        self.found: dict[str, Tensor] = {}
+
+    def rows(self, what: str, *, repeats: int) -> list[Row]:
+        rows = []
+        for graded, target in ((False, FORWARD_TARGET), (True, BACKWARD_TARGET)):
+            sides = {"ours": self.folded, "image by image": self.by_image}
+            cpu = cpu_seconds({side: self._timed(side, call, graded) for side, call in sides.items()}, repeats=repeats)
+            if not graded:
+                cpu["draw by draw"] = cpu_seconds_once(self._timed("draw by draw", self.by_draw, graded))
+            name = f"{what}, {'forward and backward' if graded else 'forward'}"
+            rows += [
+                Row(what=name, against=side, ours=cpu["ours"], other=cpu[side], at_least=target, note=self._note(side))
+                for side in cpu
+                if side != "ours"
+            ]
+        return rows
+
+    def folded(self, images: Tensor, noise: Sequence[Tensor]) -> Tensor:
+        return self.model(images, noise)
+
+    def by_image(self, images: Tensor, noise: Sequence[Tensor]) -> Tensor:
+        return torch.cat([self._plain(image.repeat(self.draws, 1, 1, 1), noise, i) for i, image in enumerate(images)])
+
+    def by_draw(self, images: Tensor, noise: Sequence[Tensor]) -> Tensor:
+        return torch.cat(
+            [
+                torch.cat(
+                    [self._answer(image[None], noise, draw * len(images) + i) for draw in range(self.draws)]
+                ).mean(0, keepdim=True)
+                for i, image in enumerate(images)
+            ]
+        )
+
+    def _plain(self, copies: Tensor, noise: Sequence[Tensor], row: int) -> Tensor:
+        own = [latent[row :: len(self.images)] for latent in noise]
+        cleaned = self.generator.decode(self.generator.encode(copies), self.alphas, own)
+        found: Tensor = self.classifier(cleaned).mean(0, keepdim=True)
+        return found
+
+    def _answer(self, image: Tensor, noise: Sequence[Tensor], place: int) -> Tensor:
+        own = [latent[place : place + 1] for latent in noise]
+        found: Tensor = self.classifier(self.generator.decode(self.generator.encode(image), self.alphas, own))
+        return found
+
+    def _timed(self, side: str, call: Callable[[Tensor, Sequence[Tensor]], Tensor], graded: bool) -> Callable[[], None]:
+        torch.manual_seed(0)
+        noise = self.model.cleaner.sample_noise(self.draws * len(self.images), self.images)
+
+        def timed() -> None:
+            with _weights(self.model, trainable=side != "ours"), torch.set_grad_enabled(graded):
+                images = self.images.clone().requires_grad_(graded)
+                logits = call(images, noise)
+                if graded:
+                    logits[:, 0].sum().backward()  # type: ignore[no-untyped-call]
+                    self.model.zero_grad()
+                self.found[side] = logits.detach()
+
+        return timed
+
+    def _note(self, side: str) -> str:
+        return f"logits differ by at most {(self.found['ours'] - self.found[side]).abs().max():.1e}"
+
+
+@contextmanager
+def _weights(model: torch.nn.Module, *, trainable: bool) -> Iterator[None]:
+    model.requires_grad_(trainable)
+    yield
+    model.requires_grad_(False)

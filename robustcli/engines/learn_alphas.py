@@ -1,0 +1,182 @@
+"""`robustcli learn-alphas`: search for the alphas of a purifier, and judge them on images of another split."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import pandas as pd
+import torch
+from omegaconf import DictConfig
+
+from robustcli.alpha_images import FooledImages, fool_reconstruction
+from robustcli.alpha_results import Learned, write_learned
+from robustcli.alpha_search import AlphaJudge, AlphaSearch, Trial, as_row, check_objectives
+from robustcli.attacks.threat import parse_eps
+from robustcli.building import build_classes, build_classifier, choose_device
+from robustcli.data import ImageClassData
+from robustcli.defenses import PurifiedClassifier, Purifier
+from robustcli.engines.loading import check_weights
+from robustcli.errors import UserError
+from robustcli.purifying import build_purified
+from robustcli.report.progress import Progress
+from robustcli.run import Run
+from robustcli.seeding import derive_seed
+
+
+def run(config: DictConfig, run: Run) -> float:
+    """Search and judge; returns the accuracy of the learned alphas on adversarial images that the search never saw."""
+    device = choose_device(config.device, config.threads)
+    with run.phase("load"):
+        names = check_objectives(config.objectives)
+        _check(config)
+        splits = (config.adversarial.split, config.evaluation.split)
+        sets = {split: build_classes(config.dataset, split) for split in splits}
+        defence = _build_defence(config, sets[splits[0]], device)
+        search = AlphaSearch(_latents(defence), objectives=len(names), sampler=config.sampler, seed=config.seed)
+    run.note(device=str(device))
+    run.note_inputs(
+        data={split: data.provenance() for split, data in sets.items()}, weights={"defence": defence.fingerprint()}
+    )
+    with run.phase("attack"):
+        fooled = {split: _fooled(run, config, defence, data) for split, data in sets.items()}
+    with run.phase("search"):
+        judge = _judge(config, defence, "search")
+        _search(run, config.trials, search, partial(_values, judge, sets[splits[0]], fooled[splits[0]], names), names)
+    with run.phase("judge"):
+        learned = search.trials[search.best()].alphas
+        candidates: dict[str, Any] = {"reconstruction": "none", "linear": "linear", "cosine": "cosine"}
+        records = _held_out(
+            run,
+            _judge(config, defence, "held out"),
+            sets[splits[1]],
+            fooled[splits[1]],
+            candidates | {"learned": learned},
+        )
+    with run.phase("report"):
+        assert isinstance(defence.cleaner, Purifier)
+        found = Learned(search, names, fooled, records, splits, defence.cleaner.attenuation, config.adversarial.images)
+        return write_learned(run, found, resamples=config.evaluation.resamples, seed=config.seed)
+
+
+def _check(config: DictConfig) -> None:
+    if config.adversarial.split == config.evaluation.split:
+        raise UserError(
+            f"adversarial.split and evaluation.split are both {config.evaluation.split}: judge on another split than "
+            "the search, or its figures would flatter."
+        )
+    if parse_eps(config.adversarial.eps, "l2", node="adversarial") == 0:
+        raise UserError("adversarial.eps is 0, with which no image fools anything: give an L2 norm such as 1.0.")
+
+
+def _build_defence(config: DictConfig, data: ImageClassData, device: torch.device) -> PurifiedClassifier:
+    check_weights(config, {"model": config.checkpoint})
+    classifier = build_classifier(config.model, config.checkpoint, data, seed=config.seed).to(device)
+    defence = build_purified(config.purifier, data, device)(classifier)
+    if not isinstance(defence, PurifiedClassifier) or not isinstance(defence.cleaner, Purifier):
+        raise UserError("learn-alphas needs a purifier that has alphas: take purifier=mlvgm.")
+    if getattr(defence.cleaner.preprocess, "randomised", False):
+        raise UserError(
+            "purifier.preprocess draws noise, which would differ from trial to trial: learn the alphas with "
+            "purifier.preprocess=none, as the paper does, and put the noise in front of what was learned."
+        )
+    return defence
+
+
+def _latents(defence: PurifiedClassifier) -> int:
+    assert isinstance(defence.cleaner, Purifier)
+    return len(defence.cleaner.generator.latent_shapes)
+
+
+def _fooled(run: Run, config: DictConfig, defence: PurifiedClassifier, data: ImageClassData) -> FooledImages:
+    """Made once; a run that is taken up again reads them."""
+    path = run.directory / "adversarial" / f"{data.split}.safetensors"
+    if path.exists():
+        return FooledImages.load(path)
+    wanted = config.adversarial.images
+    with Progress(None, f"attack {data.split}", unit="images") as progress:
+        found = fool_reconstruction(
+            defence,
+            data,
+            eps=config.adversarial.eps,
+            count=wanted,
+            batch_size=config.evaluation.batch_size,
+            seed=config.seed,
+            limit=config.evaluation.limit if data.split == config.evaluation.split else None,
+            on_batch=lambda count: progress.advance(1, samples=config.evaluation.batch_size, fooled=count),
+        )
+    if not len(found.rows):
+        raise UserError(
+            f"of the {found.seen} images of the split {data.split}, {found.right} were right before the attack and "
+            f"none wrong after it: raise adversarial.eps, which is {config.adversarial.eps}."
+        )
+    if len(found.rows) < wanted:
+        run.log.warning("%d adversarial images in %s, %d were asked for", len(found.rows), data.split, wanted)
+    found.save(path)
+    return found
+
+
+def _judge(config: DictConfig, defence: PurifiedClassifier, purpose: str) -> AlphaJudge:
+    return AlphaJudge(
+        defence,
+        draws=config.purifier.draws,
+        memory=config.purifier.memory,
+        batch_size=config.evaluation.batch_size,
+        seed=derive_seed(config.seed, "learn alphas", purpose),
+    )
+
+
+def _right(
+    judge: AlphaJudge, data: ImageClassData, fooled: FooledImages, kind: str, alphas: Sequence[float] | str
+) -> torch.Tensor:
+    """(N,) bool: which of the ``adversarial`` or ``clean`` images are classified right."""
+    rows = fooled.rows if kind == "adversarial" else fooled.clean
+    images = fooled.images if kind == "adversarial" else data.images(rows)
+    return judge.right(alphas, images, data.labels[rows], rows)
+
+
+def _values(
+    judge: AlphaJudge, data: ImageClassData, fooled: FooledImages, names: Sequence[str], alphas: Sequence[float]
+) -> tuple[float, ...]:
+    return tuple(float(_right(judge, data, fooled, name, alphas).double().mean()) for name in names)
+
+
+def _search(run: Run, trials: int, search: AlphaSearch, values: Any, names: Sequence[str]) -> None:
+    """Ask and tell; a trial that was told before a kill is read from its file."""
+    with Progress(trials, "search", unit="trials") as progress:
+        for number in range(trials):
+
+            def compute() -> pd.DataFrame:
+                origin, alphas = search.propose()
+                return pd.DataFrame([as_row(Trial(origin, alphas, values(alphas)), names)])
+
+            row = run.records_part(f"trial-{number:05d}", compute).iloc[0]
+            alphas = tuple(float(row[f"alpha_{i}"]) for i in range(search.count))
+            search.tell(Trial(str(row["origin"]), alphas, tuple(float(row[name]) for name in names)))
+            progress.advance(1, samples=1, **{name: float(row[name]) for name in names})
+
+
+def _held_out(
+    run: Run, judge: AlphaJudge, data: ImageClassData, fooled: FooledImages, candidates: dict[str, Any]
+) -> pd.DataFrame:
+    """One row an image, kind of image and schedule."""
+    parts = [
+        run.records_part(f"held-out-{name}-{kind}", partial(_rows, judge, data, fooled, kind, name, alphas))
+        for name, alphas in candidates.items()
+        for kind in ("adversarial", "clean")
+    ]
+    return pd.concat(parts, ignore_index=True)
+
+
+def _rows(
+    judge: AlphaJudge, data: ImageClassData, fooled: FooledImages, kind: str, name: str, alphas: Any
+) -> pd.DataFrame:
+    rows = fooled.rows if kind == "adversarial" else fooled.clean
+    return pd.DataFrame(
+        {
+            "alphas": name,
+            "kind": kind,
+            "image_id": [data.image_ids[i] for i in rows.tolist()],
+            "label": [data.classes[i] for i in data.labels[rows].tolist()],
+            "right": _right(judge, data, fooled, kind, alphas).numpy(),
+        }
+    )

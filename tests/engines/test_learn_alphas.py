@@ -1,0 +1,110 @@
+"""`learn-alphas` as a user runs it; the generator needs no training, the digits and their classifier are shipped."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from torch import Tensor
+
+from robustcli import purifying
+from robustcli.alpha_search import AlphaJudge
+from robustcli.defenses.alphas import schedule
+from robustcli.launch import launch
+from robustcli.models.generators import Generator
+
+from ..two_latents import TwoLatents
+
+WORDS = [
+    "purifier.draws=2",
+    "purifier.attenuation=1",
+    "adversarial.images=12",
+    "trials=7",
+    "objectives=[adversarial,clean]",
+    "evaluation.resamples=20",
+]
+
+
+@pytest.fixture(autouse=True)
+def no_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("load_nvae", "load_generator"):
+        monkeypatch.setattr(purifying, name, _two_latents, raising=False)
+
+
+def _two_latents(*_: Any, **__: Any) -> Generator:
+    return TwoLatents()
+
+
+def learn(directory: Path, *words: str) -> int:
+    return launch("learn-alphas", [*WORDS, *words, f"hydra.run.dir={directory}"])
+
+
+def test_learned_alphas_and_the_proof_of_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = tmp_path / "run"
+    assert learn(run) == 0
+    found = json.loads((run / "alphas.json").read_text())
+    assert schedule(run, 2).tolist() == found["alphas"]
+    trials, records = pd.read_csv(run / "trials.csv"), pd.read_parquet(run / "records.parquet")
+    assert list(trials["origin"][:5]) == ["cosine", "linear", "half", "1 - linear", "1 - cosine"] and len(trials) == 7
+    chosen = trials[trials["chosen"]]
+    assert chosen[["alpha_0", "alpha_1"]].to_numpy().tolist() == [pytest.approx(found["alphas"])]
+    sums = trials["adversarial"] + trials["clean"]
+    assert float(chosen["adversarial"].iloc[0] + chosen["clean"].iloc[0]) == sums.max() and bool(chosen["front"].all())
+    assert (trials["adversarial_low"] <= trials["adversarial"]).all()
+    metrics = json.loads((run / "metrics.json").read_text())
+    own = records[(records["alphas"] == "learned") & (records["kind"] == "adversarial")]["right"]
+    assert metrics["objective"] == metrics["learned/adversarial/accuracy"] == own.mean() and len(own) == 12
+    assert metrics["reconstruction/adversarial/accuracy"] == 0.0 < metrics["linear/adversarial/accuracy"]
+    assert all((run / "figures" / f"{name}.png").exists() for name in ("pareto", "course", "schedules"))
+    report = (run / "report.md").read_text()
+    assert "NOT ADAPTIVE" in report and "flatters" in report and "12 are kept" in report
+    assert "NOT an adaptive attack" in " ".join(capsys.readouterr().out.replace("\n", " ").split())
+
+
+def test_stopped_and_resumed_ends_in_the_same_alphas(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert learn(tmp_path / "whole", "objectives=[adversarial]", "trials=8") == 0
+    right, asked = AlphaJudge.right, []
+
+    def stopping(self: AlphaJudge, alphas: Sequence[float] | str, *rest: Tensor) -> Tensor:
+        asked.append(alphas)
+        if len(asked) == 7:
+            raise KeyboardInterrupt
+        return right(self, alphas, *rest)
+
+    monkeypatch.setattr(AlphaJudge, "right", stopping)
+    assert learn(tmp_path / "cut", "objectives=[adversarial]", "trials=8") == 130
+    before = (tmp_path / "cut" / "adversarial" / "train.safetensors").stat().st_mtime_ns
+    assert launch("learn-alphas", [f"resume={tmp_path / 'cut'}"]) == 0
+    assert asked[7] == asked[6] and len(asked) == 7 + 2 + 8, "the first six trials were asked again"
+    assert (tmp_path / "cut" / "adversarial" / "train.safetensors").stat().st_mtime_ns == before
+    for name in ("alphas.json", "trials.csv", "metrics.json"):
+        assert (tmp_path / "cut" / name).read_text() == (tmp_path / "whole" / name).read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["adversarial.split=test"], "adversarial.split and evaluation.split are both test"),
+        (["adversarial.eps=0"], "adversarial.eps is 0"),
+        (["adversarial.eps=x"], "adversarial.eps is 'x'"),
+        (["adversarial.eps=1e-6", "adversarial.images=1"], "raise adversarial.eps"),
+        (["objectives=[robust]"], "objectives is ['robust']"),
+        (["sampler=grid"], "sampler is 'grid'"),
+        (["trials=0"], "trials is 0"),
+        (["purifier.preprocess=noise"], "purifier.preprocess draws noise"),
+        (["purifier=blur", "~purifier.alphas"], "purifier"),
+        (["model.checkpoint=null"], "random weights"),
+    ],
+)
+def test_mistakes(words: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert learn(tmp_path / "run", *words) == 2
+    assert message in " ".join(capsys.readouterr().err.split())
+
+
+def test_two_latents_keep_what_they_get() -> None:
+    images, generator = torch.rand(2, 1, 8, 8), TwoLatents()
+    noise = [torch.randn(2, *shape) for shape in generator.latent_shapes]
+    assert torch.allclose(generator.decode(generator.encode(images), torch.zeros(2), noise), images, atol=1e-6)

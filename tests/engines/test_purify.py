@@ -1,0 +1,126 @@
+"""`purify` as a user runs it, on the digits and the weights that come with the package."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from robustcli.engines.rerun import rerun
+from robustcli.launch import launch
+
+SMALL = [
+    "protocol=smoke",
+    "evaluation.limit=8",
+    "evaluation.resamples=20",
+    "purifier.draws=2",
+    "~baselines.noise",
+    "~baselines.blur",
+    "diagnostics=off",
+]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An uninterrupted run."""
+    directory = tmp_path_factory.mktemp("runs") / "whole"
+    assert launch("purify", [*SMALL, f"hydra.run.dir={directory}"]) == 0
+    return directory
+
+
+def test_the_directory_holds_every_access_of_every_defence(finished: Path) -> None:
+    records = pd.read_parquet(finished / "records.parquet")
+    assert set(records["model"]) == {"none", "purifier", "jpeg"}
+    assert set(records[records["model"] == "purifier"]["access"]) == {"clean", "static", "bpda", "adaptive"}
+    metrics = json.loads((finished / "metrics.json").read_text())
+    assert metrics["objective"] == metrics["purifier/worst/worst/1/mean/accuracy"]
+    assert metrics["none/clean/clean/any/mean/accuracy"] > 0.8
+    assert metrics["purifier/worst/worst/1/worst/accuracy"] <= metrics["purifier/worst/worst/1/mean/accuracy"]
+    for name in ("accuracy_over_bound", "strips_purifier", "strips_jpeg", "latents_purifier"):
+        assert (finished / "figures" / f"{name}.png").stat().st_size > 1000
+    report = (finished / "report.md").read_text()
+    assert "paper's protocol" in report and "fresh" in report and "ADAPTIVE COLUMN IS MISSING" not in report
+
+
+def test_the_manifest_names_the_weights_of_classifier_and_generator(finished: Path) -> None:
+    weights = json.loads((finished / "manifest.json").read_text())["weights"]
+    assert len({weights["classifier"], weights["purifier"], weights["jpeg"]}) == 3
+
+
+def test_a_rerun_gives_the_same_numbers(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert rerun(finished) == 0
+
+
+def test_killed_and_resumed_ends_in_the_same_records(finished: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    words = [*SMALL, f"hydra.run.dir={run}"]
+    started = subprocess.Popen([sys.executable, "-m", "robustcli", "purify", *words], env={**os.environ})
+    deadline = time.monotonic() + 120
+    while len(list(run.glob("parts/*.parquet"))) < 3:
+        assert started.poll() is None and time.monotonic() < deadline, "it ended before its third part"
+        time.sleep(0.01)
+    started.send_signal(signal.SIGKILL)
+    started.wait()
+    assert not (run / "DONE").exists(), "it was through before it could be killed"
+    assert launch("purify", [f"resume={run}"]) == 0
+    pd.testing.assert_frame_equal(
+        pd.read_parquet(run / "records.parquet"), pd.read_parquet(finished / "records.parquet")
+    )
+
+
+def test_a_table_without_adaptive_attacks_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = tmp_path / "run"
+    assert launch("purify", [*SMALL, "protocol.access=[static]", f"hydra.run.dir={run}"]) == 0
+    assert "THE ADAPTIVE COLUMN IS MISSING" in capsys.readouterr().out
+    assert "THE ADAPTIVE COLUMN IS MISSING" in (run / "report.md").read_text()
+
+
+def test_variants_stand_side_by_side(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    words = [*SMALL, "protocol.access=[static]", "~baselines.jpeg", f"hydra.run.dir={run}"]
+    variants = "variants={all: {alphas: none}, half: {alphas: linear, attenuation: 0.5}}"
+    assert launch("purify", [*words, variants]) == 0
+    assert list(dict.fromkeys(pd.read_parquet(run / "records.parquet")["model"])) == ["none", "all", "half"]
+
+
+def test_a_purifier_stands_in_front_of_what_other_commands_judge(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    words = [
+        "dataset=digits",
+        "model=digits",
+        "attack=pgd",
+        "attack.image.eps=16/255",
+        "purifier=mlvgm",
+        "attack.eot=2",
+    ]
+    small = ["evaluation.limit=8", "evaluation.resamples=20", "diagnostics=off", "purifier.draws=2"]
+    assert launch("attack", [*words, *small, f"hydra.run.dir={run}"]) == 0
+    assert json.loads((run / "metrics.json").read_text())["model/clean/image_to_class/recall_at_1"] > 0.8
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["purifier.generator=nowhere.pt"], "there is no such file"),
+        (["dataset=scene_classes", "model=scene_classes", "dataset.size=64"], "3 x 64 x 64"),
+        (["dataset=scenes"], "has captions and no classes"),
+        (["purifier.alphas=linaer"], "did you mean 'linear'"),
+        (["purifier.alphas=[0,1]"], "2 values, but the generator has 6 latents"),
+        (["purifier.attenuation=2"], "is a share, from 0 to 1"),
+        (["protocol.bound=0.3"], "choose one of them"),
+        (["protocol.access=[static,grey]"], "'grey'"),
+        (["protocol.attacks.cw.norm=linf"], "protocol.attacks.cw"),
+        (["protocol.bounds=[0]"], "no attack"),
+        (["variants={purifier: {alpha: linear}}"], "no such key"),
+        (["variants={noise: {}}"], "call it otherwise"),
+        (["model.checkpoint=null"], "random weights"),
+    ],
+)
+def test_mistakes(words: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert launch("purify", [*words, f"hydra.run.dir={tmp_path / 'run'}"]) == 2
+    assert message in capsys.readouterr().err

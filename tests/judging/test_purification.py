@@ -1,0 +1,116 @@
+"""Judging defences on real digits, with noise in place of a generator: who knows what, fresh draws, resume."""
+
+from collections.abc import Callable
+
+import pandas as pd
+import pytest
+
+from robustcli.attacks import PGD, DeepFool
+from robustcli.data import Digits
+from robustcli.defenses import JPEG, NormNoise, PurifiedClassifier, Step
+from robustcli.judging.purification import BARE, Protocol, PurificationJudge
+from robustcli.models import Classifier, load
+
+IMAGES = 12
+
+
+@pytest.fixture(scope="module")
+def classifier() -> Classifier:
+    found = load("digits", checkpoint="shipped")
+    assert isinstance(found, Classifier)
+    return found
+
+
+def judge_of(
+    classifier: Classifier, *, batch_size: int = IMAGES, access: tuple[str, ...] = ("static", "bpda", "adaptive")
+) -> PurificationJudge:
+    attacks = {
+        "deepfool": {None: DeepFool(norm="l2", steps=10)},
+        "pgd": {bound: PGD(norm="l2", eps=bound, steps=10, early_stop=False) for bound in (0.5, 1.0)},
+    }
+    defences = {
+        "noise": PurifiedClassifier(classifier, Step(NormNoise(1.0)), draws=4),
+        "jpeg": PurifiedClassifier(classifier, Step(JPEG(quality=50))),
+    }
+    protocol = Protocol(attacks=attacks, bounds=(0.5, 1.0), fresh=6, eot=2, access=access, seed=0)
+    return PurificationJudge(Digits(split="test"), classifier, defences, protocol, batch_size=batch_size, limit=IMAGES)
+
+
+@pytest.fixture(scope="module")
+def records(classifier: Classifier) -> pd.DataFrame:
+    return judge_of(classifier).records()
+
+
+def test_there_is_a_record_for_each_image_defence_attack_and_access(records: pd.DataFrame) -> None:
+    counts = records.groupby(["model", "attack", "access"], sort=False).size()
+    assert counts[BARE, "clean", "clean"] == counts["noise", "clean", "clean"] == IMAGES
+    assert counts["noise", "deepfool", "adaptive"] == counts[BARE, "deepfool", "static"] == IMAGES
+    assert counts["jpeg", "pgd", "bpda"] == 2 * IMAGES
+    assert (BARE, "pgd", "adaptive") not in counts
+
+
+def test_a_bounded_attack_stays_within_its_bound(records: pd.DataFrame) -> None:
+    pgd = records[records["attack"] == "pgd"]
+    assert (pgd["norm"] <= pgd["bound"] + 1e-5).all()
+    assert (pgd["norm"] > 0.5 * pgd["bound"]).all()
+
+
+def test_the_static_images_are_those_of_the_bare_classifier(records: pd.DataFrame) -> None:
+    static = records[(records["attack"] == "deepfool") & (records["access"] == "static")]
+    norms = static.pivot(index="image_id", columns="model", values="norm")
+    assert norms.nunique(axis=1).eq(1).all()
+    assert static[static["model"] == BARE]["mean"].mean() < 0.3
+    assert static[static["model"] == "noise"]["mean"].mean() > 0.6
+
+
+def test_fresh_answers_are_counted_three_ways(records: pd.DataFrame) -> None:
+    assert ((records["worst"].astype(float) <= records["mean"]) & (records["mean"] <= 1)).all()
+    assert records[records["mean"] > 0.5]["majority"].mean() > 0.9
+    drawn = records[(records["model"] == "noise") & (records["access"] == "adaptive")]
+    assert drawn["mean"].mul(6).sub(drawn["mean"].mul(6).round()).abs().max() < 1e-9
+    assert set(records[records["model"] == BARE]["mean"]) <= {0.0, 1.0}
+
+
+def test_an_attack_that_knows_the_defence_hurts_more(records: pd.DataFrame) -> None:
+    at_one = records[(records["attack"] == "pgd") & (records["bound"] == 1.0)]
+    left = at_one.groupby(["model", "access"])["mean"].mean()
+    assert left["noise", "adaptive"] <= left["noise", "static"] + 0.1
+    assert left["jpeg", "adaptive"] <= left["jpeg", "static"] + 0.1
+
+
+def test_a_killed_judge_goes_on_where_it_stopped(classifier: Classifier, records: pd.DataFrame) -> None:
+    store: dict[str, pd.DataFrame] = {}
+    computed: list[str] = []
+
+    class Killed(Exception):
+        pass
+
+    def part(name: str, compute: Callable[[], pd.DataFrame]) -> pd.DataFrame:
+        if name not in store:
+            if len(computed) == 5:
+                raise Killed
+            computed.append(name)
+            store[name] = compute()
+        return store[name]
+
+    with pytest.raises(Killed):
+        judge_of(classifier).records(part=part)
+    before, computed = list(computed), []
+
+    def second(name: str, compute: Callable[[], pd.DataFrame]) -> pd.DataFrame:
+        if name not in store:
+            computed.append(name)
+            store[name] = compute()
+        return store[name]
+
+    again = judge_of(classifier).records(part=second)
+    assert not set(before) & set(computed)
+    pd.testing.assert_frame_equal(again, records)
+
+
+def test_steps_are_counted_for_the_display(classifier: Classifier) -> None:
+    judge, seen = judge_of(classifier, batch_size=8, access=("static",)), []
+    judge.on_step = lambda name, count: seen.append((name, count))
+    judge.records()
+    assert len(seen) == judge.steps
+    assert sum(count for name, count in seen if name == "clean") == IMAGES
