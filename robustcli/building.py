@@ -173,13 +173,14 @@ def build_objective(config: DictConfig) -> Objective:
     return objective
 
 
-def build_generator(config: DictConfig, data: ImageClassData, *, seed: int) -> NVAE:
-    """The generator of ``generator=...`` with weights that can be trained.
+def build_generator(config: DictConfig, checkpoint: str | None, data: ImageClassData, *, seed: int) -> NVAE:
+    """The generator of ``generator=...`` with weights that can be trained, those of ``checkpoint`` if one is given.
 
     Raises:
         UserError: it makes images of another size than those of ``data``.
     """
-    generator: NVAE = instantiate(config, seed=seed, _convert_="all")
+    chosen = {} if checkpoint is None else {"checkpoint": checkpoint}
+    generator: NVAE = instantiate(config, **chosen, seed=seed, _convert_="all")
     shape = tuple(data.images(torch.tensor([0])).shape[1:])
     if shape != generator.resolution:
         raise UserError(

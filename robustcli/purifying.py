@@ -15,10 +15,9 @@ from robustcli.defenses import Cleaner, PurifiedClassifier, PurifiedEncoder, pre
 from robustcli.errors import UserError
 from robustcli.judging.purification import ACCESS, BARE, Protocol
 from robustcli.models import Classifier, DualEncoder
-from robustcli.models.generators import NVAE, load_nvae
+from robustcli.models.generators import load_generator
 
 Data = ImageTextData | ImageClassData
-_SHIPPED = {"digits": "nvae_digits", "scene_classes": "nvae_scene_classes", "scenes": "nvae_scene_classes"}
 _NAMES = ("none", "clean", "worst")
 
 
@@ -115,7 +114,9 @@ def _build_cleaner(settings: dict[str, Any], data: Data) -> Cleaner:
     if "generator" not in settings:
         cleaner: Cleaner = instantiate(settings)
         return cleaner
-    generator = _load_generator(str(settings.pop("generator")), data, settings.pop("temperature"))
+    generator = load_generator(
+        settings.pop("generator"), temperature=settings.pop("temperature"), shipped_for=data.name
+    )
     shape = tuple(data.images(torch.tensor([0])).shape[1:])
     if shape != tuple(generator.resolution):
         raise UserError(
@@ -125,15 +126,6 @@ def _build_cleaner(settings: dict[str, Any], data: Data) -> Cleaner:
     before = preprocessing(settings.pop("preprocess"))
     purifier: Cleaner = instantiate(settings, generator=generator, preprocess=before)
     return purifier
-
-
-def _load_generator(path: str, data: Data, temperature: float) -> NVAE:
-    if path == "shipped" and data.name not in _SHIPPED:
-        raise UserError(
-            f"no generator comes for {data.name}, only for {', '.join(_SHIPPED)}: make one with `robustcli "
-            "train-generator dataset=...`, or take a published one, and give it as purifier.generator=FILE."
-        )
-    return load_nvae(path, temperature=temperature, shipped=_SHIPPED.get(data.name))
 
 
 def _sizes(shape: tuple[int, ...]) -> str:

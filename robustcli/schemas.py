@@ -124,6 +124,7 @@ class TrainGenerator:
     """``robustcli train-generator``."""
 
     seed: int = MISSING
+    checkpoint: str | None = None
     resume: str | None = None
     dataset: Any = MISSING
     generator: Any = MISSING

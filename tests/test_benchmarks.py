@@ -24,6 +24,7 @@ PARTS = {
         "small network, C&W, 10 steps",
     },
     "bounded": {"digits, AutoAttack, eps 0.11", "digits, PGD, 5 steps, eps 0.11", "digits, PGD, 5 steps, eps 0.002"},
+    "purification": {f"2 images of 32 px, 4 draws, {part}" for part in ("forward", "forward and backward")},
     "towers": {"clean step", "gradient to the pixels"},
 }
 
@@ -36,6 +37,8 @@ def test_each_measures_its_parts(name: str) -> None:
     assert any(row.met is not None for row in rows), "no row has a target"
     if name == "text_attack":
         _check_edits(rows)
+    if name == "purification":
+        assert all(float(row.note.split()[-1]) < 1e-4 for row in rows), "the plain ways give other logits"
 
 
 def _check_edits(rows: list[Row]) -> None:

@@ -10,7 +10,7 @@ from robustcli import config, schemas
 from robustcli.errors import UserError
 from robustcli.mistakes import compose, keys
 
-COMMANDS = ("train-mat", "train-classifier", "purify", "learn-alphas", "attack", "evaluate")
+COMMANDS = ("train-mat", "train-classifier", "train-generator", "purify", "learn-alphas", "attack", "evaluate")
 OWNERS = {  # of a group that train-mat has not
     "augmentation": "train-classifier",
     "objective": "train-classifier",
@@ -31,6 +31,7 @@ FILES = {
         for kind in ("", "classifier_", "trades_")
     },
     "npz": ["dataset.file=a.npz"],
+    "purify_celeba64_identities": ["dataset.root=images", "purifier.generator=a.pt"],
 }
 
 

@@ -27,6 +27,7 @@ from robustcli.attacks.multimodal import SGA, CoAttack, SepAttack, SequentialAtt
 from robustcli.attacks.oracle import ImageOracle, LogitOracle
 from robustcli.attacks.pairs import Adversarial, DualEncoderLike, Gallery, ImageAdversarial, Pairs
 from robustcli.attacks.pgd import PGD
+from robustcli.attacks.reduced_autoattack import ReducedAutoAttack
 from robustcli.attacks.retrieval_autoattack import RetrievalAutoAttack
 from robustcli.attacks.square import Square
 from robustcli.attacks.surrogate import RetrievalSurrogate, Surrogate
@@ -43,6 +44,7 @@ CLASSIFIER_ATTACKS: Mapping[str, Callable[..., ClassifierAttack]] = {
     "deepfool": DeepFool,
     "cw": CW,
     "fmn": FMN,
+    "reduced_autoattack": ReducedAutoAttack,
 }
 TEXT_ATTACKS: Mapping[str, Callable[..., TextAttack]] = {
     "words": WordSubstitution,
@@ -107,6 +109,7 @@ __all__ = [
     "Pairs",
     "Preprocessed",
     "PreprocessedEncoder",
+    "ReducedAutoAttack",
     "RetrievalAttack",
     "RetrievalAutoAttack",
     "RetrievalEOT",

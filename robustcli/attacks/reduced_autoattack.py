@@ -14,6 +14,7 @@ from robustcli.attacks.fab import FAB
 from robustcli.attacks.oracle import LogitOracle
 from robustcli.attacks.smallest import Smallest
 from robustcli.attacks.threat import Eps, at_least, parse_eps
+from robustcli.errors import UserError
 
 _DLR_CLASSES = 4  # the DLR loss compares with the third-highest logit of another class
 
@@ -25,7 +26,8 @@ class ReducedAutoAttack(MinimumNormAttack):
     misled within one is not put to a larger one.
 
     Args:
-        norm, eps, seed: see `MinimumNormAttack`.
+        norm: ``l2``, which the radii are of.
+        eps, seed: see `MinimumNormAttack`.
         cross_entropy, dlr: radii of the two APGD; the paper's are .5, 1, 4 and .5, 2, 4.
         steps: of APGD. fab_steps: of FAB.
 
@@ -45,6 +47,10 @@ class ReducedAutoAttack(MinimumNormAttack):
         seed: int = 0,
     ) -> None:
         super().__init__(norm=norm, eps=eps, seed=seed)
+        if self.norm != "l2":
+            raise UserError(
+                f"attack.image.norm is {self.norm!r}: the reduced AutoAttack is for l2, AutoAttack for both."
+            )
         self.cross_entropy = tuple(sorted(parse_eps(radius, norm) for radius in cross_entropy))
         self.dlr = tuple(sorted(parse_eps(radius, norm) for radius in dlr))
         self.steps, self.fab_steps = at_least("steps", steps, 0), at_least("fab_steps", fab_steps, 0)

@@ -23,7 +23,7 @@ def run(config: DictConfig, run: Run) -> float:
     with run.phase("load"):
         temperatures = _temperatures(config)
         sets = {split: build_classes(config.dataset, split) for split in ("train", "val", config.evaluation.split)}
-        model = build_generator(config.generator, sets["train"], seed=config.seed).to(device)
+        model = build_generator(config.generator, config.checkpoint, sets["train"], seed=config.seed).to(device)
         trainer = _build_trainer(config, run, model, sets["train"], sets["val"])
     run.note(device=str(device))
     run.note_inputs(

@@ -29,7 +29,8 @@ class GenerationJudge:
     @torch.no_grad()
     def records(self, model: NVAE) -> pd.DataFrame:
         """One row an image: bits a dimension of the bound, of its likelihood and of each latent, and squared error."""
-        frames = [self._chunk(model, rows) for rows in torch.arange(self.count).split(self.batch_size)]
+        starts = range(0, self.count, self.batch_size)
+        frames = [self._chunk(model, torch.arange(i, min(i + self.batch_size, self.count))) for i in starts]
         return pd.concat(frames, ignore_index=True)
 
     def figures(self, records: pd.DataFrame) -> dict[str, float]:

@@ -60,7 +60,7 @@ def _pictures(run: Run, judge: GenerationJudge, model: NVAE) -> list[tuple[str, 
     rows = [(f"{keep} kept", pictures) for keep, pictures in zip(kept, judge.swept(model, _COLUMNS, kept), strict=True)]
     strips([("image", images), *rows], paths["swept"])
     drawn = judge.samples(model, 4 * _COLUMNS)
-    strips([("", row) for row in drawn.split(_COLUMNS)], paths["samples"])
+    strips([("", drawn[i : i + _COLUMNS]) for i in range(0, len(drawn), _COLUMNS)], paths["samples"])
     return [
         ("Images, and what is left of them when no latent is drawn anew.", paths["reconstructions"]),
         (f"From all {number} latents of the image to none: the finest are drawn anew first.", paths["swept"]),
@@ -70,12 +70,11 @@ def _pictures(run: Run, judge: GenerationJudge, model: NVAE) -> list[tuple[str, 
 
 def strips(rows: Sequence[tuple[str, Tensor]], path: Path) -> None:
     """Rows of images, each (n,C,H,W) in [0,1] with its name to the left, as one PNG."""
-    columns = max(len(images) for _, images in rows)
-    figure = Figure(figsize=(0.95 + 0.85 * columns, 0.85 * len(rows) + 0.1))
+    columns, margin = max(len(images) for _, images in rows), 0.85 if any(name for name, _ in rows) else 0.03
+    width, height = margin + 0.85 * columns, 0.85 * len(rows)
+    figure = Figure(figsize=(width, height))
     grid = figure.subplots(len(rows), columns, squeeze=False)
-    figure.subplots_adjust(
-        left=0.85 / (0.95 + 0.85 * columns), right=0.995, top=0.98, bottom=0.02, wspace=0.05, hspace=0.05
-    )
+    figure.subplots_adjust(left=margin / width, right=0.995, top=0.99, bottom=0.01, wspace=0.05, hspace=0.05)
     for axes, (name, images) in zip(grid, rows, strict=True):
         for place in axes:
             place.set_axis_off()

@@ -31,6 +31,7 @@ ATTACKS = {
     "fab": "FAB",
     "fmn": "FMN",
     "autoattack": "AutoAttack",
+    "reduced_autoattack": "reduced AutoAttack",
     "retrieval_autoattack": "retrieval AutoAttack",
     "worst": "worst",
 }

@@ -28,6 +28,7 @@ CHEAP: Mapping[str, dict[str, Any]] = {
     "fab": {"steps": 10},
     "cw": {"steps": 50},
     "fmn": {"steps": 50},
+    "reduced_autoattack": {"steps": 10, "fab_steps": 10},
 }
 # How far beyond the true distance an attack may need to go on a linear model, if not 1.05 times.
 SLACK: Mapping[tuple[str, str], float] = {("square", "linf"): 1.2, ("square", "l2"): 2.0}

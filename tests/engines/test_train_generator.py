@@ -19,7 +19,6 @@ from robustcli.models import Classifier, load
 from robustcli.models.generators import NVAE, load_generator
 
 SMALL = [
-    "generator.checkpoint=null",
     "generator.autoencoder.initial_channels=4",
     "generator.autoencoder.num_groups_per_scale=1",
     "moments.temperatures=[0.6]",
@@ -61,9 +60,18 @@ def test_it_learns_and_the_directory_proves_it(finished: Path) -> None:
 
 
 def test_the_checkpoint_rebuilds_the_generator_at_its_temperature(finished: Path) -> None:
-    model = NVAE.load(finished / "checkpoints" / "last.safetensors")
+    saved = finished / "checkpoints" / "last.safetensors"
+    model = NVAE.load(saved)
     assert model.levels == 17 and model.resolution == (1, 8, 8) and len(model.latent_shapes) == 2
     assert model.fingerprint() == json.loads((finished / "manifest.json").read_text())["weights"]["after"]
+
+
+def test_a_training_goes_on_from_a_checkpoint(finished: Path, tmp_path: Path) -> None:
+    saved = finished / "checkpoints" / "last.safetensors"
+    words = [*SMALL, f"checkpoint={saved}", "trainer.max_steps=0", "moments.temperatures=[]", "augmentation.shift=0"]
+    assert launch("train-generator", [*words, f"hydra.run.dir={tmp_path / 'run'}"]) == 0
+    again = NVAE.load(tmp_path / "run" / "checkpoints" / "last.safetensors")
+    assert again.fingerprint() == NVAE.load(saved).fingerprint()
 
 
 def test_killed_and_resumed_ends_in_the_same_bits(finished: Path, tmp_path: Path) -> None:
@@ -87,13 +95,13 @@ def test_killed_and_resumed_ends_in_the_same_bits(finished: Path, tmp_path: Path
     [
         (["dataset=scenes"], "has captions and no classes"),
         (
-            ["dataset=scene_classes", "dataset.train=20", "generator.checkpoint=null"],
+            ["dataset=scene_classes", "dataset.train=20"],
             "set generator.resolution=[3,32,32]",
         ),
-        (["generator.autoencoder.num_scales=5", "generator.checkpoint=null"], "is not divisible by"),
-        (["objective.beta=-1", "generator.checkpoint=null"], "objective.beta is -1"),
+        (["generator.autoencoder.num_scales=5"], "is not divisible by"),
+        (["objective.beta=-1"], "objective.beta is -1"),
         (["moments.temperatures=[0.8]"], "which moments.temperatures [0.8] lacks"),
-        (["trainer.batch_size=2000", "generator.checkpoint=null"], "trainer.batch_size is 2000"),
+        (["trainer.batch_size=2000"], "trainer.batch_size is 2000"),
     ],
 )
 def test_mistakes_come_before_the_first_step(

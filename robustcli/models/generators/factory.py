@@ -9,7 +9,11 @@ from robustcli.models.generators.base import Generator
 from robustcli.models.generators.files import load_nvae
 from robustcli.models.generators.nvae import NVAE
 
-SHIPPED = ("digits", "scene_classes")  # data sets that a generator comes for
+SHIPPED = {
+    "digits": "nvae_digits",
+    "scene_classes": "nvae_scene_classes",
+    "scenes": "nvae_scene_classes",
+}  # by data set
 
 
 def nvae(
@@ -66,7 +70,7 @@ def load_generator(path: str | Path, *, temperature: float = 0.6, shipped_for: s
             f"generator is shipped, but none is shipped for {shipped_for}, only for {', '.join(SHIPPED)}: train one "
             "with `robustcli train-generator`, or give the path of a published checkpoint."
         )
-    return load_nvae(path, temperature=temperature, shipped=f"nvae_{shipped_for}")
+    return load_nvae(path, temperature=temperature, shipped=SHIPPED.get(shipped_for or ""))
 
 
 def _check_same(key: str, asked: Any, stored: Any, checkpoint: str | Path) -> None:
