@@ -12,7 +12,7 @@ RUN := $(VENV)/bin/robustcli
 # Threads that spin against each other cost more than they give on a small machine: one a process, unless the caller says otherwise.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help setup demo test lint bench assets smoke sweep clean
+.PHONY: help setup demo purify test lint bench assets smoke sweep clean
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
@@ -27,6 +27,9 @@ $(STAMP): pyproject.toml constraints.txt
 
 demo: setup ## a model before and after multimodal adversarial training, as a table and pictures (minutes)
 	$(RUN) train-mat
+
+purify: setup ## handwritten digits purified in front of a classifier, and what each kind of attacker can still do (minutes)
+	$(RUN) purify
 
 test: setup ## every test
 	$(VENV)/bin/python -m pytest
@@ -57,6 +60,7 @@ smoke: setup ## every command once, for seconds, in a directory of its own
 	$(RUN) train-classifier trainer=smoke evaluation=smoke dataset=digits model=digits hydra.run.dir=$$out/classifier
 	$(RUN) train-generator trainer=smoke evaluation=smoke hydra.run.dir=$$out/generator
 	$(RUN) learn-alphas evaluation=smoke adversarial.images=4 trials=7 hydra.run.dir=$$out/alphas
+	$(RUN) purify protocol=smoke evaluation=smoke hydra.run.dir=$$out/purify
 	$(RUN) attack evaluation=smoke hydra.run.dir=$$out/attack
 	$(RUN) evaluate evaluation=smoke judges=quick hydra.run.dir=$$out/evaluate
 	cd $$out && $(CURDIR)/$(RUN) rerun evaluate

@@ -56,7 +56,7 @@ COMMANDS = (
         (
             "",
             "purifier.alphas=linear purifier.attenuation=0.5 protocol.eot=4",
-            "'variants={linear: {alphas: linear}, cosine: {alphas: cosine}}' baselines={}",
+            "'variants={linear: {alphas: linear}, cosine: {alphas: cosine}}' baselines=null",
             "dataset=scene_classes model=scene_classes",
         ),
     ),

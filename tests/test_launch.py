@@ -91,7 +91,7 @@ def test_two_runs_in_the_same_second_have_directories_of_their_own(engine: Any) 
         (["attack.image.epss=1"], "train-mat has no key 'attack.image.epss': did you mean 'attack.image.eps'?"),
         (["attack.eps=1"], "did you mean 'attack.image.eps'?"),
         (["datset=scenes"], "train-mat has no key 'datset': did you mean 'dataset'?"),
-        (["dataset=scene"], "dataset has no choice 'scene': did you mean 'scenes'? (choices: cifar10, "),
+        (["dataset=scene"], "dataset has no choice 'scene': did you mean 'scenes'? (choices: celeba64_identities, "),
         (["dataset=table", "dataset.caption_colum=a"], "did you mean 'dataset.caption_column'?"),
         (["trainer.max_steps=abc"], "trainer.max_steps=abc does not fit: Value 'abc' of type 'str' could not be"),
         (["trainer.batch_size=0"], "trainer.batch_size is 0, but must be at least 1"),

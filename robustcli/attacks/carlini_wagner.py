@@ -70,7 +70,7 @@ class CW(MinimumNormAttack):
             raise UserError("attack.image.c is 0: nothing would be attacked, give more, such as 0.01.")
 
     def mislead(self, oracle: LogitOracle, images: Tensor, labels: Tensor, sample_ids: Tensor) -> Tensor:
-        best = Smallest(images, labels, self.norm)
+        best = Smallest(images, labels, self.norm, oracle)
         rows = torch.arange(len(images), device=images.device)
         for restart in range(self.restarts):
             start = _inverse(best.start(rows, sample_ids, _REACH, self.seed, "cw", restart))

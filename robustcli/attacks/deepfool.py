@@ -44,7 +44,7 @@ class DeepFool(MinimumNormAttack):
         self.overshoot, self.steps = parse_number("overshoot", overshoot), at_least("steps", steps, 0)
 
     def mislead(self, oracle: LogitOracle, images: Tensor, labels: Tensor, sample_ids: Tensor) -> Tensor:
-        best, found = Smallest(images, labels, self.norm), images
+        best, found = Smallest(images, labels, self.norm, oracle), images
         rows, rivals = torch.arange(len(images), device=images.device), torch.empty(0)
         for step in range(self.steps):
             logits, slopes = oracle.slopes(found, rows)

@@ -65,7 +65,7 @@ class FAB(MinimumNormAttack):
             raise UserError(f"attack.image.beta is {self.beta}: give a share between 0 and 1, such as 0.9.")
 
     def mislead(self, oracle: LogitOracle, images: Tensor, labels: Tensor, sample_ids: Tensor) -> Tensor:
-        best = Smallest(images, labels, self.norm, enough=self.eps)
+        best = Smallest(images, labels, self.norm, oracle, enough=self.eps)
         rows = torch.arange(len(images), device=images.device)
         logits = oracle.logits(images, rows)
         best.offer(images, rows, logits)
@@ -82,10 +82,11 @@ class FAB(MinimumNormAttack):
         while len(rows) and passes:
             many = min(folds(start), len(passes))
             wide, meter = rows.repeat(many), Meter.of(many * len(rows))
-            tried = Smallest(best.clean[wide], best.labels[wide], self.norm, enough=self.eps)
+            asked = LogitOracle(oracle.model, meter, randomised=oracle.randomised)
+            tried = Smallest(best.clean[wide], best.labels[wide], self.norm, asked, enough=self.eps)
             classes = torch.cat([columns[rows] for columns in passes[:many]])
             found = start.repeat(many, 1, 1, 1)
-            self._search(LogitOracle(oracle.model, meter), tried, torch.arange(len(wide)).to(rows), found, classes)
+            self._search(asked, tried, torch.arange(len(wide)).to(rows), found, classes)
             # One target after the other, as if none had been tried before the last had failed.
             for places in torch.arange(len(wide), device=rows.device).view(many, -1):
                 going = best.open(rows)

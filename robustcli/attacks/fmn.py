@@ -49,7 +49,7 @@ class FMN(MinimumNormAttack):
         self.alpha = _ALPHA[self.norm] if alpha is None else parse_number("alpha", alpha)
 
     def mislead(self, oracle: LogitOracle, images: Tensor, labels: Tensor, sample_ids: Tensor) -> Tensor:
-        best, found = Smallest(images, labels, self.norm), images
+        best, found = Smallest(images, labels, self.norm, oracle), images
         rows, way = torch.arange(len(images), device=images.device), L2(0.0)
         radius = torch.full_like(best.norm, torch.inf)
         for step in range(self.steps):

@@ -56,7 +56,7 @@ class ReducedAutoAttack(MinimumNormAttack):
         self.steps, self.fab_steps = at_least("steps", steps, 0), at_least("fab_steps", fab_steps, 0)
 
     def mislead(self, oracle: LogitOracle, images: Tensor, labels: Tensor, sample_ids: Tensor) -> Tensor:
-        best = Smallest(images, labels, self.norm, enough=self.eps)
+        best = Smallest(images, labels, self.norm, oracle, enough=self.eps)
         every = torch.arange(len(images), device=images.device)
         logits = oracle.logits(images, every)
         best.offer(images, every, logits)

@@ -10,6 +10,8 @@ from robustcli.attacks.hyperplane import misled
 from robustcli.attacks.oracle import LogitOracle
 from robustcli.attacks.threat import ball, sample_noise
 
+_AGAIN = 2  # more answers that a success against a model that draws must mislead
+
 
 class Smallest:
     """Of each sample the nearest image that was seen to mislead.
@@ -22,16 +24,20 @@ class Smallest:
         clean: (N,C,H,W) in [0,1].
         labels: (N,) long.
         norm: ``linf`` or ``l2``.
+        oracle: of the same samples. Where its answers are drawn, one that misleads proves little: a search that kept
+            the smallest change over hundreds of draws would keep the luckiest. There a success has to mislead again.
         enough: a distance that need not be improved; None: the search never ends early.
     """
 
-    def __init__(self, clean: Tensor, labels: Tensor, norm: str, *, enough: float | None = None) -> None:
+    def __init__(
+        self, clean: Tensor, labels: Tensor, norm: str, oracle: LogitOracle, *, enough: float | None = None
+    ) -> None:
         self.clean, self.labels, self.images = clean, labels, clean.clone()
-        self._ball, self._enough = ball(norm, 0.0), 0.0 if enough is None else enough
+        self._ball, self._oracle, self._enough = ball(norm, 0.0), oracle, 0.0 if enough is None else enough
         self.norm = clean.new_full((len(clean),), torch.inf, dtype=torch.float64)
 
     def offer(self, images: Tensor, rows: Tensor, logits: Tensor) -> Tensor:
-        """(B,) bool, whether each image misleads; those that are nearer than what was known are kept.
+        """(B,) bool, whether each image misleads, and not by luck; those that are nearer than what was known are kept.
 
         Args:
             images: (B,C,H,W) in [0,1], the very ones that gave ``logits`` (B,Y).
@@ -41,8 +47,21 @@ class Smallest:
         if bool(fooled.any()):
             distance = self._ball.distance(images, self.clean[rows])
             nearer = fooled & (distance < self.norm[rows])
+            lucky = nearer & ~self._misleads_again(images, rows, nearer)
+            fooled, nearer = fooled & ~lucky, nearer & ~lucky
             self.images[rows[nearer]], self.norm[rows[nearer]] = images[nearer], distance[nearer]
         return fooled
+
+    def _misleads_again(self, images: Tensor, rows: Tensor, asked: Tensor) -> Tensor:
+        """(B,) bool: whether each image that is ``asked`` (B,) misleads in every further answer."""
+        standing = asked.clone()
+        for _ in range(_AGAIN if self._oracle.randomised else 0):
+            chosen = torch.nonzero(standing).flatten()
+            if not len(chosen):
+                break
+            logits = self._oracle.logits(images[chosen], rows[chosen])
+            standing[chosen] = misled(logits, self.labels[rows[chosen]])
+        return standing
 
     def join(self, other: "Smallest", places: Tensor, rows: Tensor) -> None:
         """Keep what another search found nearer: its ``places`` (B,) hold the images of ``rows`` (B,)."""

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from robustcli.attacks import CW, FAB, FMN, DeepFool, MinimumNormAttack
 from robustcli.attacks.hyperplane import Plane
+from robustcli.attacks.oracle import LogitOracle, Meter
 from robustcli.attacks.smallest import Smallest
 from robustcli.attacks.threat import ball
 from robustcli.errors import UserError
@@ -169,10 +170,33 @@ def test_fab_lets_go_of_what_is_near_enough() -> None:
     assert (near.norm >= free.norm).all()
 
 
+class Lucky(nn.Module):
+    """A classifier of which one answer in ten is turned round."""
+
+    def __init__(self, bare: nn.Module) -> None:
+        super().__init__()
+        self.bare = bare
+
+    def forward(self, images: Tensor) -> Tensor:
+        turned = torch.rand(len(images)) < 0.1
+        logits: Tensor = self.bare(images)
+        return torch.where(turned[:, None], -logits, logits)
+
+
+@pytest.mark.parametrize("attack", [CW(steps=40, search_steps=3), DeepFool(norm="l2"), FMN(norm="l2", steps=40)])
+def test_a_lucky_draw_is_no_success(attack: MinimumNormAttack) -> None:
+    net, images = SmallNet().eval(), torch.rand(16, 3, 8, 8, generator=generator(40))
+    labels = net(images).argmax(1)
+    true, drawn = attack(net, images, labels), attack(Lucky(net), images, labels)
+    moved = (drawn.images - images).flatten(1).norm(dim=1).double()
+    assert float((moved / true.norm).median()) > 0.8
+    assert int((moved < 0.5 * true.norm).sum()) <= 4  # in the two hundred answers of a search one in a thousand is left
+
+
 @pytest.mark.parametrize("norm", ["l2", "linf"])
 def test_a_restart_begins_half_as_far_as_what_is_known_by_a_draw_of_its_own(norm: str) -> None:
     clean, ids, rows = torch.full((4, 3, 8, 8), 0.5), torch.arange(4) + 7, torch.arange(4)
-    best = Smallest(clean, torch.zeros(4, dtype=torch.long), norm)
+    best = Smallest(clean, torch.zeros(4, dtype=torch.long), norm, LogitOracle(nn.Identity(), Meter.of(4)))
     best.norm[1] = 0.02
     assert torch.equal(best.start(rows, ids, 0.3, 0, "fab", 0), clean)
     first, second = best.start(rows, ids, 0.3, 0, "fab", 1), best.start(rows, ids, 0.3, 0, "fab", 2)
