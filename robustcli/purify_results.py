@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from robustcli import files
-from robustcli.attacks import EOT, ClassifierAttack
+from robustcli.attacks import ClassifierAttack
 from robustcli.defenses import PurifiedClassifier, Purifier
 from robustcli.diagnostics import ClassifierSubject, Finding, diagnose, refuse_suspects
 from robustcli.judging.bounds import WORST, paper_table, robust_table
@@ -46,7 +46,7 @@ def write_purification(run: Run, judge: PurificationJudge, records: pd.DataFrame
     claimed = paper_table(records, protocol.bounds, resamples=resamples, seed=protocol.seed)
     run.write_records(records)
     run.write_metrics(_flat(table), table)
-    bound, norm = float(config.protocol.bound), _NORMS[_any_attack(judge).norm]
+    bound, norm = protocol.bound, _NORMS[_any_attack(judge).norm]
     grids = [access_grid(table, bound, norm=norm), strict_grid(table, protocol.bounds)]
     grids += [paper_grid(claimed, protocol.bounds)] if len(claimed) else []
     findings = _findings(run, judge, bound, config.diagnostics)
@@ -99,7 +99,7 @@ def _findings(run: Run, judge: PurificationJudge, bound: float, extent: str) -> 
     with Progress(len(labels), "diagnostics", unit="numbers") as progress:
         for label in labels:
             defence = judge.defences[label]
-            adaptive = EOT(attack, draws=judge.protocol.eot) if defence.cleaner.randomised else attack
+            adaptive = judge.averaged(attack, defence)
             subject = ClassifierSubject(defence, images, classes, rows)
             sources = {BARE: judge.classifier}
             findings += diagnose(subject, adaptive, model=label, name=f"adaptive {name}", sources=sources)
@@ -197,8 +197,7 @@ def _caveats(judge: PurificationJudge, records: pd.DataFrame) -> list[str]:
     notes = [
         f"{len(judge.rows)} images of {judge.data.name}; one that is wrong without attack is wrong under it.",
         "A robust figure is an upper bound: a stronger attack can only lower it.",
-        "Smallest changes end on the boundary, where a fresh draw is as likely right as wrong: the attacks within a "
-        "bound are the ones to read strictly.",
+        "The smallest changes to a defence that draws are also followed on to the bound, and count by what hurts more.",
         *_expensive(judge.defences),
     ]
     if {"zero_gradients", "nan_gradients"} <= set(records):

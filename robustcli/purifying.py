@@ -9,7 +9,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from robustcli.attacks import ClassifierAttack, MinimumNormAttack
-from robustcli.attacks.threat import parse_number
+from robustcli.attacks.threat import at_least, parse_number
 from robustcli.data import ImageClassData, ImageTextData
 from robustcli.defenses import Cleaner, PurifiedClassifier, PurifiedEncoder, preprocessing
 from robustcli.errors import UserError
@@ -52,6 +52,11 @@ def build_defences(config: DictConfig, data: Data, device: torch.device) -> dict
         nodes[str(name)] = node
     if taken := [name for name in nodes if name in _NAMES]:
         raise UserError(f"a defence is called {taken[0]}, which stands for {BARE!r} or a column: call it otherwise.")
+    wanted = config.protocol.draws
+    for name, node in nodes.items():
+        if wanted is not None and node.get("draws", 1) not in (1, wanted):
+            key = "purifier.draws" if name in variants else f"baselines.{name}.draws"
+            raise UserError(f"this protocol takes {wanted} draws, but {name} has {node.draws}: set {key}={wanted}.")
     return {name: build_purified(node, data, device) for name, node in nodes.items()}
 
 
@@ -61,7 +66,7 @@ def build_protocol(config: DictConfig, *, seed: int) -> Protocol:
     Raises:
         UserError: no attack or bound, or one that makes no sense.
     """
-    bounds = tuple(sorted(_bound(value) for value in config.bounds))
+    bounds = tuple(sorted({_bound(value) for value in config.bounds}))
     if not bounds or not config.attacks:
         raise UserError("protocol.bounds and protocol.attacks need one entry each, or nothing would be judged.")
     if _bound(config.bound) not in bounds:
@@ -70,9 +75,10 @@ def build_protocol(config: DictConfig, *, seed: int) -> Protocol:
         )
     if unknown := [str(access) for access in config.access if access not in ACCESS[1:]]:
         raise UserError(f"protocol.access has {unknown[0]!r}: choose of {', '.join(ACCESS[1:])}.")
-    for key, least in (("fresh", 1), ("eot", 1)):
-        if config[key] < least:
-            raise UserError(f"protocol.{key} is {config[key]}: give {least} or more.")
+    for key in ("fresh", "eot"):
+        at_least(key, config[key], 1, node="protocol")
+    if taken := [str(name) for name in config.attacks if name in _NAMES]:
+        raise UserError(f"protocol.attacks has {taken[0]}, which stands for a column of the table: call it otherwise.")
     attacks = {str(name): _at_bounds(str(name), node, bounds, seed) for name, node in config.attacks.items()}
     norms = {attack.norm for by_bound in attacks.values() for attack in by_bound.values()}
     if len(norms) > 1:
@@ -80,6 +86,7 @@ def build_protocol(config: DictConfig, *, seed: int) -> Protocol:
     return Protocol(
         attacks=attacks,
         bounds=bounds,
+        bound=_bound(config.bound),
         fresh=config.fresh,
         eot=config.eot,
         access=tuple(str(access) for access in config.access),

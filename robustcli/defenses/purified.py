@@ -13,6 +13,8 @@ from torch.utils.checkpoint import checkpoint
 
 from robustcli.attacks.averaging import EncoderWrapper
 from robustcli.attacks.pairs import DualEncoderLike
+from robustcli.attacks.state import frozen
+from robustcli.attacks.threat import at_least
 from robustcli.defenses.cleaner import Cleaner
 from robustcli.errors import UserError
 from robustcli.models import Classifier
@@ -78,17 +80,19 @@ class FoldedDraws:
             return tensor
 
         source = torch.Generator(image.device).manual_seed(0)
-        with torch.enable_grad():
+        with frozen(self.cleaner, *self._modules()), torch.enable_grad():
             prepared = [part.detach().requires_grad_(True) for part in self.cleaner.prepare(image)]
             noise = self.cleaner.sample_noise(1, image, source)
             with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
                 self.function(self.cleaner.finish(prepared, noise))
-        weights = {parameter.untyped_storage().data_ptr() for parameter in self._parameters()}
+        modules = [self.cleaner, *self._modules()]
+        weights = {part.untyped_storage().data_ptr() for module in modules for part in module.parameters()}
         return sum(size for place, size in kept.items() if place not in weights)
 
-    def _parameters(self) -> list[Tensor]:
+    def _modules(self) -> list[nn.Module]:
+        """That of ``function``, be it a module or a method of one."""
         module = self.function if isinstance(self.function, nn.Module) else getattr(self.function, "__self__", None)
-        return [*self.cleaner.parameters(), *(module.parameters() if isinstance(module, nn.Module) else ())]
+        return [module] if isinstance(module, nn.Module) else []
 
 
 @dataclass(frozen=True)
@@ -215,8 +219,6 @@ class PurifiedEncoder(EncoderWrapper):
 
 
 def _checked(draws: int, memory: float | None) -> int:
-    if draws < 1:
-        raise UserError(f"purifier.draws is {draws}: at least 1 is needed.")
-    if memory is not None and not memory > 0:
+    if memory is not None and not (isinstance(memory, int | float) and memory > 0):
         raise UserError(f"purifier.memory is {memory} GiB: give a number above 0, or null for no bound.")
-    return draws
+    return at_least("draws", draws, 1, node="purifier")

@@ -5,6 +5,7 @@ Shapes: B chunk of images, C channels, H height, W width.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from robustcli.diagnostics import Subject
 from robustcli.report.figures import Example
+from robustcli.seeding import derive_seed
 
 CLEAN = "clean"
 COSTS = ("norm", "queries", "gradients", "zero_gradients", "nan_gradients")  # of an image and its captions
@@ -108,6 +110,16 @@ class Judge(ABC):
     def spread(self, count: int) -> Tensor:
         """Rows of ``count`` images, evenly over the set."""
         return torch.linspace(0, len(self) - 1, min(count, len(self))).long()
+
+
+@contextmanager
+def drawn_alike() -> Iterator[None]:
+    """Within it a model that draws gives every chunk the same draws, none of which an attack has seen; the global
+    generators are left as they were.
+    """
+    with torch.random.fork_rng():
+        torch.manual_seed(derive_seed("judge"))
+        yield
 
 
 def computed(_name: str, compute: Callable[[], pd.DataFrame]) -> pd.DataFrame:

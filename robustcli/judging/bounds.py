@@ -44,27 +44,28 @@ def at_bound(records: pd.DataFrame, bound: float) -> pd.DataFrame:
     The worst attack of an image is the one that leaves the fewest fresh answers right. It is chosen after the fact, so
     its figure is a little low where answers are drawn; a robust figure may err on that side.
     """
-    attacked = records[(records["access"] != "clean") & (records["bound"].isna() | (records["bound"] == bound))]
+    attacked = records[(records["access"] != "clean") & (records["bound"].isna() | (records["bound"] <= bound))]
     attacked = _with_bare(attacked)
     beyond = (attacked["norm"] > bound * (1 + _SLACK)).to_numpy()
     left = _clean_of(records, attacked)
     for verdict in VERDICTS:
         attacked[verdict] = attacked[verdict].where(~beyond, left[verdict].to_numpy())
+    # What misleads within a smaller bound does so within a larger one.
+    attacked = attacked.groupby([*_KEYS, "image_id"], sort=False)[list(VERDICTS)].min().reset_index()
     by_access = _worst(attacked, ["model", "access", "image_id"])
     of_all = _worst(attacked, ["model", "image_id"]).assign(access=WORST)
     return pd.concat([attacked, by_access, of_all], ignore_index=True)
 
 
 def claimed_norms(records: pd.DataFrame) -> pd.DataFrame:
-    """As the paper counts: for each defence, minimum-norm attack and image the ``norm`` at which the adaptive attack
-    itself saw a success; 0 where the clean image is wrong already, infinite where it saw none.
+    """As the paper counts: for each defence, minimum-norm attack and image the ``norm`` of what the adaptive attack
+    itself took for a success; 0 where the clean image is wrong already, infinite where it found none.
     """
     found = _with_bare(records[records["bound"].isna() & (records["access"] != "clean")])
     found = found[found["access"] == "adaptive"]
     right = _clean_of(records, found)["majority"].to_numpy(dtype=bool)
-    # What the bare classifier says is no draw: there the verdict is the claim.
-    claimed = found["claimed"].astype("boolean").fillna(found["mean"] < 1) if "claimed" in found else found["mean"] < 1
-    norms = found["norm"].where(claimed.to_numpy(dtype=bool), float("inf")).where(right, 0.0)
+    # An attack that finds nothing gives the image back as it was.
+    norms = found["norm"].where(found["norm"] > 0, float("inf")).where(right, 0.0)
     return found[[*_KEYS, "image_id"]].assign(norm=norms)
 
 

@@ -16,7 +16,7 @@ from robustcli.attacks import ClassifierAttack, MinimumNormAttack
 from robustcli.attacks.wrapped import WrappedAttack
 from robustcli.data.classes import ImageClassData
 from robustcli.diagnostics import ClassifierSubject
-from robustcli.judging.base import COSTS, Attacked, Judge, Keep, Part, computed
+from robustcli.judging.base import COSTS, Attacked, Judge, Keep, Part, computed, drawn_alike
 from robustcli.report.figures import Example
 
 DIRECTION: Final = "image_to_class"
@@ -164,7 +164,8 @@ def _bare(attack: Any) -> Any:
 
 @torch.no_grad()
 def _logits(model: Any, images: Tensor) -> Tensor:
-    logits: Tensor = model(images)
+    with drawn_alike():
+        logits: Tensor = model(images)
     if not bool(logits.isfinite().all()):
         raise ValueError("the model gave NaN or infinite logits: they have no rank")
     return logits

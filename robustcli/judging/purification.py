@@ -26,6 +26,7 @@ from robustcli.judging.base import Part, computed
 from robustcli.models import Classifier
 
 BARE: Final = "none"  # what the bare classifier is called among the defences
+_COSTS = ("queries", "gradients", "zero_gradients", "nan_gradients")
 ACCESS = ("clean", "static", "adaptive", "bpda")
 
 
@@ -37,6 +38,7 @@ class Protocol:
         attacks: by name; each for every bound of the change it is run at, or for None alone where one run finds the
             smallest change.
         bounds: of the change, in the norm of the attacks, at which robust accuracy is told.
+        bound: the one of the table.
         fresh: answers of the defence, none of which an attack has seen, that judge an image.
         eot: an attack averages as many answers of the defence for each gradient.
         access: of `ACCESS`, what is run; the bare classifier and ``static`` always are.
@@ -45,6 +47,7 @@ class Protocol:
 
     attacks: Mapping[str, Mapping[float | None, ClassifierAttack]]
     bounds: tuple[float, ...]
+    bound: float
     fresh: int
     eot: int
     access: tuple[str, ...]
@@ -126,10 +129,12 @@ class PurificationJudge:
             averaged = EOT(attack, draws=draws, chunk=model.chunk(images)) if random else attack
             found, spent = transferable(averaged, blind, images, labels, rows)
             return found, vars(spent)
-        averaged = EOT(attack, draws=self.protocol.eot) if random and self.protocol.eot > 1 else attack
-        result = averaged(model, images, labels, rows)
-        costs = {name: getattr(result, name) for name in ("queries", "gradients", "zero_gradients", "nan_gradients")}
-        return result.images, {**costs, "claimed": result.success}
+        result = self.averaged(attack, model)(model, images, labels, rows)
+        return result.images, {name: getattr(result, name) for name in _COSTS}
+
+    def averaged(self, attack: ClassifierAttack, defence: PurifiedClassifier) -> ClassifierAttack:
+        """The adaptive attack: over several answers for a gradient, where the defence draws."""
+        return EOT(attack, draws=self.protocol.eot) if defence.cleaner.randomised else attack
 
     def _plan(self, rows: Tensor) -> Iterator[tuple[str, Callable[[], pd.DataFrame]]]:
         yield "clean", partial(self._clean, rows)
@@ -172,14 +177,37 @@ class PurificationJudge:
         known = {"attack": name, "access": access, "bound": bound, "norm": moved.double().cpu().numpy(), **spent}
         models = self._models()
         tables = [self._verdicts(each, models[each], found, labels, rows).assign(**known) for each in defences]
+        if bound is None and access != "static":
+            for each in defences:
+                for wider in self.protocol.bounds if self._draws(models[each]) else ():
+                    tables.append(self._widened(each, attack, found, rows, wider).assign(attack=name, access=access))
         return pd.concat(tables, ignore_index=True)
+
+    def _widened(
+        self, defence: str, attack: ClassifierAttack, found: Tensor, rows: Tensor, bound: float
+    ) -> pd.DataFrame:
+        """The smallest changes that were found, followed on to the bound.
+
+        They end on the boundary, where the next answer of a defence that draws may be right again; an attacker who
+        may go as far as the bound does.
+        """
+        images, labels = self.batch(rows)
+        length = ball(attack.norm, 0.0).distance(found, images)
+        short = torch.nonzero((length > 0) & (length < bound)).flatten()
+        way = (bound / length[short]).to(found).view(-1, 1, 1, 1)
+        wider = ball(attack.norm, bound).project(images[short] + way * (found[short] - images[short]), images[short])
+        table = self._verdicts(defence, self._models()[defence], wider, labels[short], rows[short.cpu()])
+        moved = ball(attack.norm, 0.0).distance(wider, images[short])
+        return table.assign(bound=bound, norm=moved.double().cpu().numpy())
+
+    @staticmethod
+    def _draws(model: Any) -> bool:
+        return isinstance(model, PurifiedClassifier) and model.cleaner.randomised
 
     def _verdicts(self, name: str, model: Any, images: Tensor, labels: Tensor, rows: Tensor) -> pd.DataFrame:
         """What fresh answers say of images (B,C,H,W)."""
-        random = isinstance(model, PurifiedClassifier) and model.cleaner.randomised
-        drawn = judge_on_draws(
-            model, images, labels, draws=self.protocol.fresh if random else 1, seed=self.protocol.seed
-        )
+        draws = self.protocol.fresh if self._draws(model) else 1
+        drawn = judge_on_draws(model, images, labels, draws=draws, seed=self.protocol.seed)
         names = [self.data.image_ids[i] for i in rows.tolist()]
         return pd.DataFrame(
             {

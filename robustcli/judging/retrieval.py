@@ -15,7 +15,7 @@ from robustcli import metrics
 from robustcli.attacks import Adversarial, Gallery, Pairs, RetrievalAttack
 from robustcli.data.base import ImageTextData
 from robustcli.diagnostics import RetrievalSubject
-from robustcli.judging.base import COSTS, Attacked, Judge, Keep, Part, computed
+from robustcli.judging.base import COSTS, Attacked, Judge, Keep, Part, computed, drawn_alike
 from robustcli.models import DualEncoder
 from robustcli.report.figures import Example
 
@@ -231,7 +231,8 @@ class RetrievalJudge(Judge):
 
     @torch.no_grad()
     def _encode_images(self, model: DualEncoder, images: Tensor) -> Tensor:
-        return model.encode_image(images.to(model.device))
+        with drawn_alike():
+            return model.encode_image(images.to(model.device))
 
     @torch.no_grad()
     def _encode_captions(self, model: DualEncoder, captions: tuple[str, ...]) -> Tensor:

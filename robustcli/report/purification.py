@@ -83,7 +83,7 @@ def paper_grid(table: "pd.DataFrame", bounds: Sequence[float]) -> Grid:
     title = (
         "By the paper's protocol: share of images in percent that the adaptive attack did not claim within the bound"
     )
-    note = "A claim rests on the one answer that the attack saw; the tables above judge it on fresh ones."
+    note = "It rests on the few answers that the attack itself saw; the tables above judge on fresh ones."
     return Grid(title, ["defence", "attack", "median norm", *(f"{bound:g}" for bound in bounds)], rows, note)
 
 

@@ -16,6 +16,7 @@ from robustcli.launch import launch
 
 SMALL = [
     "protocol=smoke",
+    "protocol.bounds=[1/1]",
     "evaluation.limit=8",
     "evaluation.resamples=20",
     "purifier.draws=2",
@@ -116,6 +117,10 @@ def test_a_purifier_stands_in_front_of_what_other_commands_judge(tmp_path: Path)
         (["protocol.access=[static,grey]"], "'grey'"),
         (["protocol.attacks.cw.norm=linf"], "protocol.attacks.cw"),
         (["protocol.bounds=[0]"], "no attack"),
+        (["protocol.eot=abc"], "protocol.eot is 'abc'"),
+        (["purifier.draws=abc"], "purifier.draws is 'abc'"),
+        (["protocol=paper_ids"], "set purifier.draws=32"),
+        (["+protocol.attacks.worst={_target_: robustcli.attacks.PGD}"], "stands for a column"),
         (["variants={purifier: {alpha: linear}}"], "no such key"),
         (["variants={noise: {}}"], "call it otherwise"),
         (["model.checkpoint=null"], "random weights"),

@@ -18,8 +18,8 @@ def records() -> pd.DataFrame:
     rows = [record(model, "clean", "clean", image, 1.0) for model in ("none", "mine") for image in "ab"]
     rows += [record("none", "cw", "static", "a", 0.0, norm=0.4), record("none", "cw", "static", "b", 0.0, norm=3.0)]
     rows += [record("mine", "cw", "static", "a", 1.0, norm=0.4), record("mine", "cw", "static", "b", 1.0, norm=3.0)]
-    rows += [record("mine", "cw", "adaptive", "a", 0.5, norm=0.6, claimed=True)]
-    rows += [record("mine", "cw", "adaptive", "b", 0.25, norm=2.5, claimed=True)]
+    rows += [record("mine", "cw", "adaptive", "a", 0.5, norm=0.6)]
+    rows += [record("mine", "cw", "adaptive", "b", 0.25, norm=2.5)]
     for model, access in (("none", "static"), ("mine", "static"), ("mine", "adaptive"), ("mine", "bpda")):
         left = {"static": 0.75, "adaptive": 0.25, "bpda": 0.5}[access]
         rows += [
@@ -60,9 +60,18 @@ def test_the_worst_is_that_of_each_image_and_of_all_access(records: pd.DataFrame
     assert (worst == members).all()
 
 
-def test_a_bounded_attack_counts_at_its_own_bound_alone(records: pd.DataFrame) -> None:
+def test_an_attack_has_one_row_an_image_at_each_bound(records: pd.DataFrame) -> None:
     within = at_bound(records, 2)
-    assert set(within[within["attack"] == "pgd"]["bound"]) == {2}
+    assert (
+        len(within[within["attack"] == "pgd"]) == 2 * 4 + 2
+    )  # an image, and the bare classifier's once more as adaptive
+
+
+def test_what_falls_within_a_bound_falls_within_a_larger_one(records: pd.DataFrame) -> None:
+    at_two = (records["attack"] == "pgd") & (records["bound"] == 2)
+    records.loc[at_two, ["mean", "worst", "majority"]] = [1.0, True, True]
+    table = robust_table(records, (1, 2), resamples=10, seed=0)
+    assert accuracy(table, "mine", "adaptive", "pgd", 2) == accuracy(table, "mine", "adaptive", "pgd", 1) == 0.25
 
 
 def test_the_paper_counts_what_the_attack_claimed(records: pd.DataFrame) -> None:
@@ -79,6 +88,7 @@ def test_an_image_that_is_wrong_already_has_norm_zero_and_one_never_fooled_infin
         0.0,
         False,
     ]
-    records.loc[mine & (records["access"] == "adaptive") & (records["image_id"] == "b"), "claimed"] = False
+    smallest = mine & (records["access"] == "adaptive") & (records["image_id"] == "b") & (records["attack"] == "cw")
+    records.loc[smallest, "norm"] = 0.0
     norms = claimed_norms(records).set_index(["model", "image_id"])["norm"]
     assert norms["mine", "a"] == 0.0 and math.isinf(norms["mine", "b"])

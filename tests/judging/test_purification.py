@@ -32,7 +32,7 @@ def judge_of(
         "noise": PurifiedClassifier(classifier, Step(NormNoise(1.0)), draws=4),
         "jpeg": PurifiedClassifier(classifier, Step(JPEG(quality=50))),
     }
-    protocol = Protocol(attacks=attacks, bounds=(0.5, 1.0), fresh=6, eot=2, access=access, seed=0)
+    protocol = Protocol(attacks=attacks, bounds=(0.5, 1.0), bound=1.0, fresh=6, eot=2, access=access, seed=0)
     return PurificationJudge(Digits(split="test"), classifier, defences, protocol, batch_size=batch_size, limit=IMAGES)
 
 
@@ -44,9 +44,19 @@ def records(classifier: Classifier) -> pd.DataFrame:
 def test_there_is_a_record_for_each_image_defence_attack_and_access(records: pd.DataFrame) -> None:
     counts = records.groupby(["model", "attack", "access"], sort=False).size()
     assert counts[BARE, "clean", "clean"] == counts["noise", "clean", "clean"] == IMAGES
-    assert counts["noise", "deepfool", "adaptive"] == counts[BARE, "deepfool", "static"] == IMAGES
+    assert counts["jpeg", "deepfool", "adaptive"] == counts[BARE, "deepfool", "static"] == IMAGES
     assert counts["jpeg", "pgd", "bpda"] == 2 * IMAGES
     assert (BARE, "pgd", "adaptive") not in counts
+
+
+def test_smallest_changes_to_a_defence_that_draws_are_followed_to_the_bound(records: pd.DataFrame) -> None:
+    found = records[
+        (records["model"] == "noise") & (records["attack"] == "deepfool") & (records["access"] == "adaptive")
+    ]
+    smallest, wider = found[found["bound"].isna()], found[found["bound"] == 1.0]
+    assert len(smallest) == IMAGES and set(wider["image_id"]) <= set(smallest[smallest["norm"] < 1]["image_id"])
+    assert wider["norm"].between(0.5, 1 + 1e-5).all() and (wider["norm"] > 0.8).mean() > 0.5
+    assert wider["mean"].mean() <= smallest[smallest["image_id"].isin(wider["image_id"])]["mean"].mean()
 
 
 def test_a_bounded_attack_stays_within_its_bound(records: pd.DataFrame) -> None:
@@ -57,7 +67,7 @@ def test_a_bounded_attack_stays_within_its_bound(records: pd.DataFrame) -> None:
 
 def test_the_static_images_are_those_of_the_bare_classifier(records: pd.DataFrame) -> None:
     static = records[(records["attack"] == "deepfool") & (records["access"] == "static")]
-    norms = static.pivot(index="image_id", columns="model", values="norm")
+    norms = static[static["bound"].isna()].pivot(index="image_id", columns="model", values="norm")
     assert norms.nunique(axis=1).eq(1).all()
     assert static[static["model"] == BARE]["mean"].mean() < 0.3
     assert static[static["model"] == "noise"]["mean"].mean() > 0.6
