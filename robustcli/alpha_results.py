@@ -74,7 +74,8 @@ def write_learned(run: Run, found: Learned, *, resamples: int, seed: int) -> flo
     )
     run.write_report(render(report, run.manifest, run.directory))
     print_grid(grid)
-    print(f"to use them: purifier.alphas={run.directory}", flush=True)
+    use = f"purifier.alphas={run.directory} purifier.attenuation={found.attenuation:g}"
+    print(f"to use them: {use}", flush=True)
     return float(accuracies["learned"][ADVERSARIAL].mean or 0.0)
 
 

@@ -24,8 +24,6 @@ from robustcli.seeding import derive_seed
 
 SAMPLERS = ("gp", "tpe", "random")
 OBJECTIVES = ("adversarial", "clean")
-_GIB = 1 << 30
-_FLOAT = 4
 
 
 @dataclass(frozen=True)
@@ -153,7 +151,7 @@ class AlphaJudge:
         assert isinstance(defence.cleaner, Purifier)
         self.classifier, self.cleaner = defence.classifier, defence.cleaner
         self.draws, self.memory, self.seed = draws, memory, seed
-        self.batch_size = min(batch_size, self._fitting())
+        self.batch_size = batch_size
 
     @torch.no_grad()
     def right(self, alphas: Sequence[float] | str, images: Tensor, labels: Tensor, rows: Tensor) -> Tensor:
@@ -169,8 +167,9 @@ class AlphaJudge:
         verdicts = []
         with frozen(self.classifier, purifier):
             for part in torch.split(torch.arange(len(images)), self.batch_size):
-                noise = self._noise(purifier, rows[part].tolist(), draws)
-                logits = answer(images[part].to(self.classifier.device), draws, noise).mean(0)
+                torch.manual_seed(self.seed)
+                pixels = images[part].to(self.classifier.device)
+                logits = answer(pixels, draws, names=rows[part].tolist()).mean(0)
                 verdicts.append(logits.argmax(1).cpu() == labels[part])
         return torch.cat(verdicts)
 
@@ -179,19 +178,6 @@ class AlphaJudge:
         return Purifier(known.generator, alphas=alphas, attenuation=known.attenuation, preprocess=known.preprocess).to(
             self.classifier.device
         )
-
-    def _noise(self, purifier: Purifier, rows: list[int], draws: int) -> list[Tensor]:
-        """L tensors (R*N, ...), draw by draw."""
-        by_draw = [purifier.named_noise(rows, self.seed, draw) for draw in range(draws)]
-        return [torch.cat(latent).to(self.classifier.device) for latent in zip(*by_draw, strict=True)]
-
-    def _fitting(self) -> int:
-        """Images whose noise the memory holds."""
-        if self.memory is None:
-            return 1 << 30
-        shapes = self.cleaner.generator.latent_shapes
-        each = self.draws * _FLOAT * sum(int(torch.tensor(shape).prod()) for shape in shapes)
-        return max(1, int(self.memory * _GIB) // each)
 
 
 def check_objectives(names: Sequence[str]) -> tuple[str, ...]:

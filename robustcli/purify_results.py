@@ -165,8 +165,8 @@ def _sweep(judge: PurificationJudge, purifier: Purifier, rows: Tensor) -> list[S
     """Each image with only its k coarsest latents kept, for k from all to none, under the same noise."""
     images, _ = judge.batch(rows)
     features = purifier.generator.encode(images)
-    noise = [latent.to(images) for latent in purifier.named_noise(rows.tolist(), judge.protocol.seed)]
-    count = len(noise)
+    count = len(purifier.generator.latent_shapes)
+    noise = purifier.named_noise(rows.tolist(), images, seed=judge.protocol.seed)[-count:]
     kept = sorted({round(count * share / 6) for share in range(7)}, reverse=True)
     stages = {"clean": images}
     for number in kept:

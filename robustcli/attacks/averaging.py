@@ -24,8 +24,8 @@ REDUCTIONS = ("logits", "probabilities")
 class Draws(Protocol):
     """A model that draws and has a shorter way to several answers than as many passes; its memory is its own care."""
 
-    def answers(self, images: Tensor, times: int) -> Tensor:
-        """Images (B,C,H,W) -> (R,B,K), R of them."""
+    def answers(self, images: Tensor, times: int, names: Sequence[int] | None = None) -> Tensor:
+        """Images (B,C,H,W) -> (R,B,K), R of them; with B names each image has the same draws in any batch."""
 
 
 def every_draw(

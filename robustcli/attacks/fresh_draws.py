@@ -3,13 +3,14 @@
 Shapes: R draws, B images, Y classes.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from robustcli.attacks.averaging import draws_by_pass, every_draw
+from robustcli.attacks.averaging import Draws, draws_by_pass, every_draw
 from robustcli.attacks.classifier import Classifier
 from robustcli.attacks.pairs import check_images
 from robustcli.attacks.state import frozen
@@ -58,7 +59,14 @@ class DrawnPredictions:
 
 
 def judge_on_draws(
-    model: Classifier, images: Tensor, labels: Tensor, *, draws: int = 20, seed: int = 0, chunk: int | None = None
+    model: Classifier,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    draws: int = 20,
+    seed: int = 0,
+    chunk: int | None = None,
+    names: Sequence[int] | None = None,
 ) -> DrawnPredictions:
     """Classify each image ``draws`` times.
 
@@ -67,6 +75,7 @@ def judge_on_draws(
         labels: (B,) long.
         seed: names the draws, which are none of an attack's; the same draws for the same shape of ``images``.
         chunk: images of a forward pass at most; None: all draws of all images in one.
+        names: B of them: a model with `Draws` then gives an image the same draws in any batch.
 
     Raises:
         ValueError: images out of range, or NaN logits.
@@ -75,8 +84,10 @@ def judge_on_draws(
     count = at_least("draws", draws, 1, node="attack.eot")
     with frozen(model), torch.no_grad():
         torch.manual_seed(derive_seed(seed, "fresh draws"))
-        apart = draws_by_pass(model, images)
-        logits = every_draw(model, images, count, chunk=chunk, apart=apart)
+        if names is not None and isinstance(model, Draws):
+            logits = model.answers(images, count, names)
+        else:
+            logits = every_draw(model, images, count, chunk=chunk, apart=draws_by_pass(model, images))
     if bool(logits.isnan().any()):
         raise ValueError("the model gave NaN logits: it cannot be judged")
     return DrawnPredictions(predictions=logits.argmax(-1).cpu(), labels=labels.cpu(), classes=logits.shape[-1])

@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from robustcli.seeding import generator as named_generator
+
 
 class Cleaner(nn.Module, ABC):
     """A cleaner in two halves: what is done once an image, and what is done for each draw.
@@ -36,6 +38,11 @@ class Cleaner(nn.Module, ABC):
         Args:
             source: None: torch's global generator.
         """
+
+    def named_noise(self, names: Sequence[int], like: Tensor, *, seed: int, draw: int = 0) -> list[Tensor]:
+        """Noise for one entry a name; it depends on ``seed``, on the number of the draw and on the name alone."""
+        rows = [self.sample_noise(1, like, named_generator(seed, "clean", draw, name)) for name in names]
+        return [torch.cat(parts) for parts in zip(*rows, strict=True)]
 
     def forward(self, images: Tensor) -> Tensor:
         """(B,C,H,W) in [0,1] -> the same, cleaned."""
@@ -69,5 +76,6 @@ class Step(Cleaner):
 
 
 def standard_normal(shape: tuple[int, ...], like: Tensor, source: torch.Generator | None) -> Tensor:
-    """Noise of the device and type of ``like``."""
-    return torch.randn(shape, device=like.device, dtype=like.dtype, generator=source)
+    """Noise of the device and type of ``like``, from a source on any device."""
+    device = like.device if source is None else source.device
+    return torch.randn(shape, device=device, dtype=like.dtype, generator=source).to(like.device)

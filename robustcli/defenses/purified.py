@@ -40,14 +40,22 @@ class FoldedDraws:
         self.cleaner, self.function, self.memory = cleaner, function, memory
         self._needed: dict[tuple[int, ...], int] = {}
 
-    def __call__(self, images: Tensor, draws: int, noise: Sequence[Tensor] | None = None) -> Tensor:
+    def __call__(
+        self,
+        images: Tensor,
+        draws: int,
+        noise: Sequence[Tensor] | None = None,
+        *,
+        names: Sequence[int] | None = None,
+    ) -> Tensor:
         """(R,B,K).
 
         Args:
             noise: of ``Cleaner.finish``, each (R*B, ...), draw by draw; None: from generators of their own, one a draw,
                 whose seed comes from torch's global one, so that the chunks change nothing.
+            names: B of them: each image has generators of its own, and its draws are the same in any batch.
         """
-        prepared, chance = self.cleaner.prepare(images), _Chance(self.cleaner, images, noise)
+        prepared, chance = self.cleaner.prepare(images), _Chance(self.cleaner, images, noise, names)
         again = images.requires_grad and torch.is_grad_enabled()
         answers, pieces = [], list(_pieces(len(images), draws, self.chunk(images)))
         for piece in pieces:
@@ -120,21 +128,24 @@ def _pieces(images: int, draws: int, chunk: int | None) -> Iterator[_Piece]:
 class _Chance:
     """What is drawn for each piece, the same whatever the pieces are."""
 
-    def __init__(self, cleaner: Cleaner, images: Tensor, given: Sequence[Tensor] | None) -> None:
-        self._cleaner, self._images, self._given = cleaner, images, given
+    def __init__(
+        self, cleaner: Cleaner, images: Tensor, given: Sequence[Tensor] | None, names: Sequence[int] | None
+    ) -> None:
+        self._cleaner, self._images, self._given, self._names = cleaner, images, given, names
         self._seed = int(torch.randint(1 << 62, ())) if given is None and cleaner.randomised else 0
 
     def of(self, piece: _Piece) -> list[Tensor]:
+        drawn = [self._drawn(draw, piece.part) for draw in piece.draws]
+        return [torch.cat(latents) for latents in zip(*drawn, strict=True)]
+
+    def _drawn(self, draw: int, part: slice) -> list[Tensor]:
         count = len(self._images)
         if self._given is not None:
-            drawn = [[latent[draw * count : (draw + 1) * count] for latent in self._given] for draw in piece.draws]
-        else:
-            drawn = [self._drawn(draw) for draw in piece.draws]
-        return [torch.cat([latent[piece.part] for latent in latents]) for latents in zip(*drawn, strict=True)]
-
-    def _drawn(self, draw: int) -> list[Tensor]:
+            return [latent[draw * count : (draw + 1) * count][part] for latent in self._given]
+        if self._names is not None:
+            return self._cleaner.named_noise(self._names[part], self._images, seed=self._seed, draw=draw)
         source = torch.Generator(self._images.device).manual_seed(derive_seed(self._seed, "draw", draw))
-        return self._cleaner.sample_noise(len(self._images), self._images, source)
+        return [latent[part] for latent in self._cleaner.sample_noise(count, self._images, source)]
 
 
 class PurifiedClassifier(nn.Module):
@@ -178,11 +189,15 @@ class PurifiedClassifier(nn.Module):
         """
         return self._drawn(images, self.draws, noise).mean(0)
 
-    def answers(self, images: Tensor, times: int) -> Tensor:
-        """(R,B,Y): ``times`` answers, each the mean over draws of its own; the encoder runs once an image."""
+    def answers(self, images: Tensor, times: int, names: Sequence[int] | None = None) -> Tensor:
+        """(R,B,Y): ``times`` answers, each the mean over draws of its own; the encoder runs once an image.
+
+        Args:
+            names: of the images; with them the draws of an image are the same in any batch.
+        """
         if not self.cleaner.randomised:
             return self._drawn(images, 1).expand(times, -1, -1)
-        together = self._drawn(images, times * self.draws)
+        together = self._drawn(images, times * self.draws, names=names)
         return together.reshape(times, self.draws, *together.shape[1:]).mean(1)
 
     def chunk(self, images: Tensor) -> int | None:

@@ -15,7 +15,6 @@ from robustcli.defenses.alphas import schedule
 from robustcli.defenses.cleaner import Cleaner, standard_normal
 from robustcli.errors import UserError
 from robustcli.models.generators import Generator
-from robustcli.seeding import generator as named_generator
 
 
 class Purifier(Cleaner):
@@ -101,14 +100,6 @@ class Purifier(Cleaner):
     def sample_noise(self, count: int, like: Tensor, source: torch.Generator | None = None) -> list[Tensor]:
         shapes = ([self.resolution] if self._drawn_before else []) + list(self.generator.latent_shapes)
         return [standard_normal((count, *shape), like, source) for shape in shapes]
-
-    def named_noise(self, sample_ids: Sequence[int], seed: int, draw: int = 0) -> list[Tensor]:
-        """Noise that depends on the run's seed, the number of the draw and each sample's id alone, on the CPU."""
-        rows = []
-        for sample in sample_ids:
-            source = named_generator(seed, "purify", draw, sample)
-            rows.append([torch.randn(shape, generator=source) for shape in self.generator.latent_shapes])
-        return [torch.stack(latent) for latent in zip(*rows, strict=True)]
 
     @property
     def _drawn_before(self) -> bool:

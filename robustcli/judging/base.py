@@ -54,7 +54,8 @@ class Judge(ABC):
 
     Args:
         data: the set.
-        batch_size: images that are attacked at once; no figure depends on it but through rounding.
+        batch_size: images that are attacked at once; no figure depends on it but through rounding, and through the
+            draws of a model that draws.
         limit: images; None for all.
         on_chunk: called with the number of images done, for a display.
     """

@@ -205,9 +205,9 @@ class PurificationJudge:
         return isinstance(model, PurifiedClassifier) and model.cleaner.randomised
 
     def _verdicts(self, name: str, model: Any, images: Tensor, labels: Tensor, rows: Tensor) -> pd.DataFrame:
-        """What fresh answers say of images (B,C,H,W)."""
+        """What fresh answers say of images (B,C,H,W); the draws of an image are the same in any batch."""
         draws = self.protocol.fresh if self._draws(model) else 1
-        drawn = judge_on_draws(model, images, labels, draws=draws, seed=self.protocol.seed)
+        drawn = judge_on_draws(model, images, labels, draws=draws, seed=self.protocol.seed, names=rows.tolist())
         names = [self.data.image_ids[i] for i in rows.tolist()]
         return pd.DataFrame(
             {

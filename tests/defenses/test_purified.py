@@ -137,3 +137,17 @@ def test_mistakes(purifier: Purifier, classifier: Classifier) -> None:
         PurifiedClassifier(classifier, purifier, draws=0)
     with pytest.raises(UserError, match=r"purifier\.memory is 0"):
         PurifiedClassifier(classifier, purifier, draws=2, memory=0)
+
+
+def test_named_images_have_the_same_draws_in_any_batch_and_memory(
+    purifier: Purifier, classifier: Classifier, images: torch.Tensor
+) -> None:
+    found = []
+    for memory, rows in ((None, [0, 1, 2]), (1e-4, [0, 1, 2]), (None, [2, 1])):
+        model = PurifiedClassifier(classifier, purifier, draws=DRAWS, memory=memory)
+        torch.manual_seed(5)
+        found.append(model.answers(images[rows], 2, [10 + row for row in rows]))
+    whole, bounded, part = found
+    assert torch.allclose(whole, bounded, atol=1e-5)
+    assert torch.allclose(whole[:, [2, 1]], part, atol=1e-5)
+    assert not torch.allclose(whole[0], whole[1], atol=1e-4)

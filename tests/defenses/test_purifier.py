@@ -50,12 +50,12 @@ def test_global_draws_come_in_the_order_of_the_latents(generator: NVAE, images: 
     assert torch.equal(purifier(images), purifier(images, noise))
 
 
-def test_named_noise_depends_on_the_sample_and_not_on_its_batch(generator: NVAE) -> None:
+def test_named_noise_depends_on_the_sample_and_not_on_its_batch(generator: NVAE, images: torch.Tensor) -> None:
     purifier = Purifier(generator, alphas="linear")
-    together, alone = purifier.named_noise([7, 3], seed=0), purifier.named_noise([3], seed=0)
+    together, alone = purifier.named_noise([7, 3], images, seed=0), purifier.named_noise([3], images, seed=0)
     assert all(torch.equal(a[1:], b) for a, b in zip(together, alone, strict=True))
-    assert not torch.equal(alone[0], purifier.named_noise([3], seed=0, draw=1)[0])
-    assert not torch.equal(alone[0], purifier.named_noise([3], seed=1)[0])
+    assert not torch.equal(alone[0], purifier.named_noise([3], images, seed=0, draw=1)[0])
+    assert not torch.equal(alone[0], purifier.named_noise([3], images, seed=1)[0])
 
 
 def test_checkpointing_changes_no_gradient(generator: NVAE, images: torch.Tensor) -> None:
@@ -72,7 +72,7 @@ def test_checkpointing_changes_no_gradient(generator: NVAE, images: torch.Tensor
 def test_gradient_by_finite_differences(generator: NVAE, images: torch.Tensor) -> None:
     purifier = Purifier(generator.double(), alphas="linear").double()
     pixels = (0.25 + 0.5 * images[:1]).double().requires_grad_(True)
-    noise = [latent.double() for latent in purifier.named_noise([0], seed=0)]
+    noise = purifier.named_noise([0], pixels.detach(), seed=0)
     weights = torch.rand(1, 1, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
 
     def value(x: torch.Tensor) -> torch.Tensor:
