@@ -41,6 +41,8 @@ class Cleaner(nn.Module, ABC):
 
     def named_noise(self, names: Sequence[int], like: Tensor, *, seed: int, draw: int = 0) -> list[Tensor]:
         """Noise for one entry a name; it depends on ``seed``, on the number of the draw and on the name alone."""
+        if not names:
+            return self.sample_noise(0, like)
         rows = [self.sample_noise(1, like, named_generator(seed, "clean", draw, name)) for name in names]
         return [torch.cat(parts) for parts in zip(*rows, strict=True)]
 

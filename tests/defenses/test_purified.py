@@ -151,3 +151,8 @@ def test_named_images_have_the_same_draws_in_any_batch_and_memory(
     assert torch.allclose(whole, bounded, atol=1e-5)
     assert torch.allclose(whole[:, [2, 1]], part, atol=1e-5)
     assert not torch.allclose(whole[0], whole[1], atol=1e-4)
+
+
+def test_no_images_get_no_answers(purifier: Purifier, classifier: Classifier, images: torch.Tensor) -> None:
+    model = PurifiedClassifier(classifier, purifier, draws=DRAWS)
+    assert model.answers(images[:0], 3, []).shape == model.answers(images[:0], 3).shape == (3, 0, 10)

@@ -88,6 +88,16 @@ def test_an_attack_that_knows_the_defence_hurts_more(records: pd.DataFrame) -> N
     assert left["jpeg", "adaptive"] <= left["jpeg", "static"] + 0.1
 
 
+def test_what_is_said_of_an_image_does_not_depend_on_its_batch(classifier: Classifier) -> None:
+    keys = ["image_id", "model", "attack", "bound"]
+    whole, parts = (
+        judge_of(classifier, batch_size=size, access=("static",)).records().sort_values(keys, ignore_index=True)
+        for size in (IMAGES, 5)
+    )
+    assert whole["mean"].between(0.01, 0.99).any(), "the draws decide nothing"
+    pd.testing.assert_frame_equal(whole, parts, rtol=1e-5)
+
+
 def test_a_killed_judge_goes_on_where_it_stopped(classifier: Classifier, records: pd.DataFrame) -> None:
     store: dict[str, pd.DataFrame] = {}
     computed: list[str] = []
