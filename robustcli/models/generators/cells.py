@@ -71,24 +71,25 @@ class DecoderCell(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B,C,H,W) -> the same shape, or (B,out,2H,2W)."""
-        found: Tensor = self.skip_connection(x) + _SHARE * self._residual(x)
+        if self._folded.possible:
+            return self._at_rest(x)
+        found: Tensor = self.skip_connection(x) + _SHARE * self.residual(x)
         return found
 
-    def _residual(self, x: Tensor) -> Tensor:
-        """The layers; of frozen weights with the batch norms inside the convolutions, three passes over memory less.
+    def _at_rest(self, x: Tensor) -> Tensor:
+        """With frozen weights: the batch norms within the convolutions, and as few passes over memory as there can be.
 
         Widening and activating neighbours that are copies gives copies, so a grid is doubled after both.
         """
-        if not self._folded.possible:
-            plain: Tensor = self.residual(x)
-            return plain
-        (widen, deep, narrow), gate = self._folded.convolutions, self.residual[-1]
-        inner = F.silu(F.conv2d(x, *widen))
+        (widen, deep, narrow), excite = self._folded.convolutions, self.residual[-1]
+        assert isinstance(excite, SqueezeExcite)
+        spare = not torch.is_grad_enabled()  # what is activated may be overwritten
+        inner = F.silu(F.conv2d(x, *widen), inplace=spare)
         if self._doubled:
             inner = F.interpolate(inner, scale_factor=2.0, mode="nearest")
-        inner = F.silu(F.conv2d(inner, *deep, padding=2, groups=inner.shape[1]))
-        found: Tensor = gate(F.conv2d(inner, *narrow))
-        return found
+        inner = F.silu(F.conv2d(inner, *deep, padding=2, groups=inner.shape[1]), inplace=spare)
+        inner = F.conv2d(inner, *narrow)
+        return torch.addcmul(self.skip_connection(x), inner, excite.gate(inner), value=_SHARE)
 
 
 class _Halve(nn.Module):

@@ -78,8 +78,11 @@ class SqueezeExcite(nn.Module):
         self.linear_1, self.linear_2 = nn.Linear(channels, hidden), nn.Linear(hidden, channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        gate = torch.sigmoid(self.linear_2(F.relu(self.linear_1(x.mean((2, 3))))))
-        return x * gate[:, :, None, None]
+        return x * self.gate(x)
+
+    def gate(self, x: Tensor) -> Tensor:
+        """(B,C,H,W) -> (B,C,1,1) in (0,1)."""
+        return torch.sigmoid(self.linear_2(F.relu(self.linear_1(x.mean((2, 3))))))[:, :, None, None]
 
 
 def batch_norm(channels: int) -> nn.BatchNorm2d:

@@ -33,11 +33,17 @@ class LogisticMixture:
         each = 2 * channels + channels * (channels - 1) // 2
         mixtures = parameters.shape[1] // (1 + each)
         self.channels, self.levels = channels, levels
+        parameters = parameters.contiguous()  # channel by channel they are read, each a block of memory then
         self.logits = parameters[:, :mixtures]
         rest = parameters[:, mixtures:].reshape(len(parameters), mixtures, each, *parameters.shape[2:])
         self.means = rest[:, :, :channels]
-        self.log_scales = rest[:, :, channels : 2 * channels].clamp(min=_LEAST_LOG_SCALE)
+        self._log_scales = rest[:, :, channels : 2 * channels]
         self.coefficients = torch.tanh(rest[:, :, 2 * channels :])
+
+    @property
+    def log_scales(self) -> Tensor:
+        """(B,M,C,H,W), -7 at least."""
+        return self._log_scales.clamp(min=_LEAST_LOG_SCALE)
 
     def mean(self) -> Tensor:
         """(B,C,H,W) in [-1,1]: channel by channel, each from the means and coefficients averaged over mixtures."""
@@ -59,13 +65,13 @@ class LogisticMixture:
 
     def log_prob(self, images: Tensor) -> Tensor:
         """(B,C,H,W) in [-1,1] -> (B,H,W), the log probability (nats) of the level that each pixel has."""
-        centred = images.unsqueeze(1) - self._means_given(images)
+        centred, log_scales = images.unsqueeze(1) - self._means_given(images), self.log_scales
         half = 1.0 / (self.levels - 1)
-        rate = torch.exp(-self.log_scales)
+        rate = torch.exp(-log_scales)
         above, below, middle = rate * (centred + half), rate * (centred - half), rate * centred
         mass = torch.sigmoid(above) - torch.sigmoid(below)
         # Where the mass of a level is lost in rounding, the density at its middle times its width stands for it.
-        density = middle - self.log_scales - 2.0 * F.softplus(middle) + math.log(2.0 * half)
+        density = middle - log_scales - 2.0 * F.softplus(middle) + math.log(2.0 * half)
         inner = torch.where(mass > 1e-5, mass.clamp(min=_LEAST_MASS).log(), density)
         pixels = images.unsqueeze(1)
         darkest, lightest = above - F.softplus(above), -F.softplus(below)
