@@ -148,7 +148,9 @@ def classify(model: Classifier, images: Tensor, labels: Tensor) -> Tensor:
 
 
 def is_randomised(model: Classifier, images: Tensor) -> bool:
-    """Whether two passes over the same images differ by more than rounding does."""
+    """Whether two passes over the same images differ: as the model says of itself, or by more than rounding does."""
+    if isinstance(said := getattr(model, "randomised", None), bool):
+        return said
     probe = images[:_PROBE]
     with torch.no_grad():
         return bool(len(probe)) and not torch.allclose(model(probe), model(probe), rtol=1e-3, atol=1e-4, equal_nan=True)

@@ -25,7 +25,8 @@ class Smallest:
         labels: (N,) long.
         norm: ``linf`` or ``l2``.
         oracle: of the same samples. Where its answers are drawn, one that misleads proves little: a search that kept
-            the smallest change over hundreds of draws would keep the luckiest. There a success has to mislead again.
+            the smallest change over hundreds of draws would keep the luckiest. There a success has to mislead again,
+            and no change at all is none: what chance alone gets wrong is told without an attack.
         enough: a distance that need not be improved; None: the search never ends early.
     """
 
@@ -46,6 +47,8 @@ class Smallest:
         fooled = misled(logits, self.labels[rows])
         if bool(fooled.any()):
             distance = self._ball.distance(images, self.clean[rows])
+            if self._oracle.randomised:
+                fooled = fooled & (distance > 0)
             nearer = fooled & (distance < self.norm[rows])
             lucky = nearer & ~self._misleads_again(images, rows, nearer)
             fooled, nearer = fooled & ~lucky, nearer & ~lucky

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from robustcli.attacks.bpda import BPDA
 from robustcli.seeding import generator as named_generator
 
 
@@ -75,6 +76,33 @@ class Step(Cleaner):
 
     def sample_noise(self, count: int, like: Tensor, source: torch.Generator | None = None) -> list[Tensor]:
         return [standard_normal((count, *like.shape[1:]), like, source)] if self.randomised else []
+
+
+class StraightThrough(Cleaner):
+    """A cleaner as it is, but its gradient is that of the identity: what a BPDA attacker differentiates.
+
+    Args:
+        cleaner: see `BPDA`.
+    """
+
+    def __init__(self, cleaner: Cleaner) -> None:
+        super().__init__()
+        self.cleaner = cleaner
+
+    @property
+    def randomised(self) -> bool:
+        return self.cleaner.randomised
+
+    def prepare(self, images: Tensor) -> list[Tensor]:
+        with torch.no_grad():
+            return [images, *self.cleaner.prepare(images)]
+
+    def finish(self, prepared: Sequence[Tensor], noise: Sequence[Tensor]) -> Tensor:
+        images, *rest = prepared
+        return BPDA(lambda _: self.cleaner.finish(rest, noise))(images)
+
+    def sample_noise(self, count: int, like: Tensor, source: torch.Generator | None = None) -> list[Tensor]:
+        return self.cleaner.sample_noise(count, like, source)
 
 
 def standard_normal(shape: tuple[int, ...], like: Tensor, source: torch.Generator | None) -> Tensor:

@@ -166,8 +166,13 @@ class PurifiedClassifier(nn.Module):
     ) -> None:
         super().__init__()
         self.classifier, self.cleaner = classifier, cleaner
-        self.draws, self.memory = _checked(draws, memory) if cleaner.randomised else 1, memory
+        self.draws, self.memory = _checked(cleaner, draws, memory), memory
         self._drawn = FoldedDraws(cleaner, classifier, memory)
+
+    @property
+    def randomised(self) -> bool:
+        """Whether two answers for the same image differ."""
+        return self.cleaner.randomised
 
     @property
     def device(self) -> torch.device:
@@ -195,14 +200,10 @@ class PurifiedClassifier(nn.Module):
         Args:
             names: of the images; with them the draws of an image are the same in any batch.
         """
-        if not self.cleaner.randomised:
+        if not self.randomised:
             return self._drawn(images, 1).expand(times, -1, -1)
         together = self._drawn(images, times * self.draws, names=names)
         return together.reshape(times, self.draws, *together.shape[1:]).mean(1)
-
-    def chunk(self, images: Tensor) -> int | None:
-        """Draws of images (B,C,H,W) that a pass may hold within ``memory``; None: any number."""
-        return self._drawn.chunk(images)
 
     def fingerprint(self) -> str:
         """sha256 (hex) over the weights of the classifier and of the cleaner."""
@@ -221,7 +222,7 @@ class PurifiedEncoder(EncoderWrapper):
     ) -> None:
         super().__init__(model)
         self.cleaner = cleaner
-        self.draws = _checked(draws, memory) if cleaner.randomised else 1
+        self.draws = _checked(cleaner, draws, memory)
         self._drawn = FoldedDraws(cleaner, model.encode_image, memory)
 
     def encode_image(self, images: Tensor) -> Tensor:
@@ -233,7 +234,8 @@ class PurifiedEncoder(EncoderWrapper):
         return fingerprint(self)
 
 
-def _checked(draws: int, memory: float | None) -> int:
+def _checked(cleaner: Cleaner, draws: int, memory: float | None) -> int:
     if memory is not None and not (isinstance(memory, int | float) and memory > 0):
         raise UserError(f"purifier.memory is {memory} GiB: give a number above 0, or null for no bound.")
-    return at_least("draws", draws, 1, node="purifier")
+    count = at_least("draws", draws, 1, node="purifier")
+    return count if cleaner.randomised else 1

@@ -24,7 +24,8 @@ def robust_table(
 
     ``mean`` is the chance that a fresh answer is right, ``worst`` that all are, ``majority`` that most are; each has a
     row for every attack, for the attack ``worst`` of each access, and for the access ``worst`` over all of them. An
-    image whose change is beyond the bound counts as it does without attack.
+    image whose change is beyond the bound counts as it does without attack. The row of an attack is what it found; the
+    worst also counts smallest changes that were followed on to the bound.
     """
     clean = records[records["access"] == "clean"]
     rows = [
@@ -51,10 +52,10 @@ def at_bound(records: pd.DataFrame, bound: float) -> pd.DataFrame:
     for verdict in VERDICTS:
         attacked[verdict] = attacked[verdict].where(~beyond, left[verdict].to_numpy())
     # What misleads within a smaller bound does so within a larger one.
-    attacked = attacked.groupby([*_KEYS, "image_id"], sort=False)[list(VERDICTS)].min().reset_index()
-    by_access = _worst(attacked, ["model", "access", "image_id"])
-    of_all = _worst(attacked, ["model", "image_id"]).assign(access=WORST)
-    return pd.concat([attacked, by_access, of_all], ignore_index=True)
+    found = _least(attacked[~attacked["followed"].astype(bool)], [*_KEYS, "image_id"])
+    by_access = _least(attacked, ["model", "access", "image_id"]).assign(attack=WORST)
+    of_all = _least(attacked, ["model", "image_id"]).assign(attack=WORST, access=WORST)
+    return pd.concat([found, by_access, of_all], ignore_index=True)
 
 
 def claimed_norms(records: pd.DataFrame) -> pd.DataFrame:
@@ -64,7 +65,7 @@ def claimed_norms(records: pd.DataFrame) -> pd.DataFrame:
     found = _with_bare(records[records["bound"].isna() & (records["access"] != "clean")])
     found = found[found["access"] == "adaptive"]
     right = _clean_of(records, found)["majority"].to_numpy(dtype=bool)
-    # An attack that finds nothing gives the image back as it was.
+    # An attack that finds nothing gives the image back as it was, and on a model that draws that is no success.
     norms = found["norm"].where(found["norm"] > 0, float("inf")).where(right, 0.0)
     return found[[*_KEYS, "image_id"]].assign(norm=norms)
 
@@ -95,9 +96,9 @@ def _with_bare(attacked: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([attacked, bare.assign(access="adaptive")], ignore_index=True)
 
 
-def _worst(attacked: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
-    """For each image what the attack that hurts it most leaves."""
-    return attacked.groupby(keys, sort=False)[list(VERDICTS)].min().reset_index().assign(attack=WORST)
+def _least(attacked: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
+    """What is left where it hurts most, in each group of ``keys``."""
+    return attacked.groupby(keys, sort=False)[list(VERDICTS)].min().reset_index()
 
 
 def _models(clean: pd.DataFrame) -> list[str]:

@@ -3,7 +3,8 @@
 A record is one image under one attack on one defence. ``access`` says what the attacker had: ``clean``, no attack;
 ``static``, the bare classifier alone (what is found there is given to every defence); ``adaptive``, the defence itself,
 its gradients averaged over draws (EOT, Athalye et al. 2018); ``bpda``, the defence with the identity in place of the
-cleaner's gradient. Whatever an attack claims, the verdict is that of fresh draws.
+cleaner's gradient. Whatever an attack claims, the verdict is that of fresh draws. ``followed`` are the smallest changes
+that an attack found, gone on with in their direction to a bound.
 
 Shapes: B images of a chunk, R answers, C channels, H height, W width.
 """
@@ -17,10 +18,11 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from robustcli.attacks import BPDA, EOT, ClassifierAttack, Preprocessed, judge_on_draws
+from robustcli.attacks import EOT, ClassifierAttack, judge_on_draws
 from robustcli.attacks.surrogate import transferable
 from robustcli.attacks.threat import ball
 from robustcli.data.classes import ImageClassData
+from robustcli.defenses.cleaner import StraightThrough
 from robustcli.defenses.purified import PurifiedClassifier
 from robustcli.judging.base import Part, computed
 from robustcli.models import Classifier
@@ -103,8 +105,9 @@ class PurificationJudge:
         """
         kept, parts = part or computed, []
         for number, rows in enumerate(torch.split(self.rows, self.batch_size)):
-            for name, compute in self._plan(rows):
-                parts.append(kept(f"{name}-{number:05d}", compute))
+            # Numbered, since names of attacks and defences may be such that two of them together read alike.
+            for step, (name, compute) in enumerate(self._plan(rows)):
+                parts.append(kept(f"{number:05d}-{step:03d}-{name}", compute))
                 self.on_step(name, len(rows))
         return pd.concat(parts, ignore_index=True)
 
@@ -122,19 +125,15 @@ class PurificationJudge:
             found, spent = transferable(attack, self.classifier, images, labels, rows)
             return found, vars(spent)
         model = self.defences[defence]
-        random = model.cleaner.randomised
         if access == "bpda":
-            blind = Preprocessed(self.classifier, BPDA(model.cleaner))
-            draws = self.protocol.eot * model.draws
-            averaged = EOT(attack, draws=draws, chunk=model.chunk(images)) if random else attack
-            found, spent = transferable(averaged, blind, images, labels, rows)
-            return found, vars(spent)
+            blind = StraightThrough(model.cleaner)
+            model = PurifiedClassifier(self.classifier, blind, draws=model.draws, memory=model.memory)
         result = self.averaged(attack, model)(model, images, labels, rows)
         return result.images, {name: getattr(result, name) for name in _COSTS}
 
     def averaged(self, attack: ClassifierAttack, defence: PurifiedClassifier) -> ClassifierAttack:
         """The adaptive attack: over several answers for a gradient, where the defence draws."""
-        return EOT(attack, draws=self.protocol.eot) if defence.cleaner.randomised else attack
+        return EOT(attack, draws=self.protocol.eot) if defence.randomised else attack
 
     def _plan(self, rows: Tensor) -> Iterator[tuple[str, Callable[[], pd.DataFrame]]]:
         yield "clean", partial(self._clean, rows)
@@ -155,7 +154,9 @@ class PurificationJudge:
     def _clean(self, rows: Tensor) -> pd.DataFrame:
         images, labels = self.batch(rows)
         tables = [
-            self._verdicts(name, model, images, labels, rows).assign(attack="clean", access="clean", norm=0.0)
+            self._verdicts(name, model, images, labels, rows).assign(
+                attack="clean", access="clean", norm=0.0, followed=False
+            )
             for name, model in self._models().items()
         ]
         return pd.concat(tables, ignore_index=True)
@@ -174,22 +175,23 @@ class PurificationJudge:
         found, costs = self.attacked(defences[0], attack, access, rows)
         moved = ball(attack.norm, 0.0).distance(found, images)
         spent = {key: value.cpu().numpy() for key, value in costs.items()}
-        known = {"attack": name, "access": access, "bound": bound, "norm": moved.double().cpu().numpy(), **spent}
+        known = {"attack": name, "access": access, "bound": bound, "followed": False}
+        known |= {"norm": moved.double().cpu().numpy(), **spent}
         models = self._models()
         tables = [self._verdicts(each, models[each], found, labels, rows).assign(**known) for each in defences]
-        if bound is None and access != "static":
+        for wider in self.protocol.bounds if bound is None else ():
             for each in defences:
-                for wider in self.protocol.bounds if self._draws(models[each]) else ():
-                    tables.append(self._widened(each, attack, found, rows, wider).assign(attack=name, access=access))
+                if each != BARE and (access == "static" or self._draws(models[each])):
+                    tables.append(self._followed(each, attack, found, rows, wider).assign(attack=name, access=access))
         return pd.concat(tables, ignore_index=True)
 
-    def _widened(
+    def _followed(
         self, defence: str, attack: ClassifierAttack, found: Tensor, rows: Tensor, bound: float
     ) -> pd.DataFrame:
-        """The smallest changes that were found, followed on to the bound.
+        """The smallest changes that were found, followed on in their direction to the bound.
 
-        They end on the boundary, where the next answer of a defence that draws may be right again; an attacker who
-        may go as far as the bound does.
+        They end on the boundary of the model that they were found on. Another one may well be right there, and so may
+        the next answer of one that draws; an attacker who may go as far as the bound does.
         """
         images, labels = self.batch(rows)
         length = ball(attack.norm, 0.0).distance(found, images)
@@ -198,11 +200,11 @@ class PurificationJudge:
         wider = ball(attack.norm, bound).project(images[short] + way * (found[short] - images[short]), images[short])
         table = self._verdicts(defence, self._models()[defence], wider, labels[short], rows[short.cpu()])
         moved = ball(attack.norm, 0.0).distance(wider, images[short])
-        return table.assign(bound=bound, norm=moved.double().cpu().numpy())
+        return table.assign(bound=bound, norm=moved.double().cpu().numpy(), followed=True)
 
     @staticmethod
     def _draws(model: Any) -> bool:
-        return isinstance(model, PurifiedClassifier) and model.cleaner.randomised
+        return isinstance(model, PurifiedClassifier) and model.randomised
 
     def _verdicts(self, name: str, model: Any, images: Tensor, labels: Tensor, rows: Tensor) -> pd.DataFrame:
         """What fresh answers say of images (B,C,H,W); the draws of an image are the same in any batch."""

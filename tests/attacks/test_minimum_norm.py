@@ -193,6 +193,16 @@ def test_a_lucky_draw_is_no_success(attack: MinimumNormAttack) -> None:
     assert int((moved < 0.5 * true.norm).sum()) <= 4  # in the two hundred answers of a search one in a thousand is left
 
 
+@pytest.mark.parametrize("randomised", [False, True])
+def test_no_change_at_all_is_no_success_against_a_model_that_draws(randomised: bool) -> None:
+    clean, rows, wrong = torch.full((2, 3, 8, 8), 0.5), torch.arange(2), torch.tensor([[0.0, 1.0]]).expand(2, -1)
+    oracle = LogitOracle(lambda images: wrong[: len(images)], Meter.of(2), randomised=randomised)
+    best = Smallest(clean, torch.zeros(2, dtype=torch.long), "l2", oracle)
+    assert best.offer(clean, rows, wrong).tolist() == [not randomised] * 2
+    assert best.offer(clean + 0.01, rows, wrong).all()
+    assert bool((best.norm > 0).all()) == randomised
+
+
 @pytest.mark.parametrize("norm", ["l2", "linf"])
 def test_a_restart_begins_half_as_far_as_what_is_known_by_a_draw_of_its_own(norm: str) -> None:
     clean, ids, rows = torch.full((4, 3, 8, 8), 0.5), torch.arange(4) + 7, torch.arange(4)

@@ -10,7 +10,7 @@ from robustcli.judging.bounds import WORST, at_bound, claimed_norms, paper_table
 
 def record(model: str, attack: str, access: str, image: str, mean: float, **more: object) -> dict[str, object]:
     known = {"model": model, "attack": attack, "access": access, "image_id": image, "mean": mean}
-    return {**known, "worst": mean == 1, "majority": mean > 0.5, "bound": None, "norm": 0.0, **more}
+    return {**known, "worst": mean == 1, "majority": mean > 0.5, "bound": None, "norm": 0.0, "followed": False, **more}
 
 
 @pytest.fixture
@@ -65,6 +65,15 @@ def test_an_attack_has_one_row_an_image_at_each_bound(records: pd.DataFrame) -> 
     assert (
         len(within[within["attack"] == "pgd"]) == 2 * 4 + 2
     )  # an image, and the bare classifier's once more as adaptive
+
+
+def test_a_followed_change_counts_among_the_worst_alone(records: pd.DataFrame) -> None:
+    more = [record("mine", "cw", "static", "a", 0.125, norm=1.0, bound=1.0, followed=True)]
+    table = robust_table(pd.concat([records, pd.DataFrame(more)]), (1, 2), resamples=10, seed=0)
+    assert accuracy(table, "mine", "static", "cw", 1) == 1.0
+    assert accuracy(table, "mine", "static", WORST, 1) == accuracy(table, "mine", "static", WORST, 2)
+    assert accuracy(table, "mine", "static", WORST, 1) == (0.125 + 0.75) / 2
+    assert accuracy(table, "mine", WORST, WORST, 1) == (0.125 + 0.25) / 2
 
 
 def test_what_falls_within_a_bound_falls_within_a_larger_one(records: pd.DataFrame) -> None:

@@ -4,8 +4,11 @@ from collections.abc import Callable
 
 import pandas as pd
 import pytest
+import torch
+from torch import Tensor
 
-from robustcli.attacks import PGD, DeepFool
+from robustcli.attacks import PGD, ClassifierAttack, DeepFool
+from robustcli.attacks.oracle import LogitOracle
 from robustcli.data import Digits
 from robustcli.defenses import JPEG, NormNoise, PurifiedClassifier, Step
 from robustcli.judging.purification import BARE, Protocol, PurificationJudge
@@ -49,14 +52,19 @@ def test_there_is_a_record_for_each_image_defence_attack_and_access(records: pd.
     assert (BARE, "pgd", "adaptive") not in counts
 
 
-def test_smallest_changes_to_a_defence_that_draws_are_followed_to_the_bound(records: pd.DataFrame) -> None:
-    found = records[
-        (records["model"] == "noise") & (records["attack"] == "deepfool") & (records["access"] == "adaptive")
-    ]
-    smallest, wider = found[found["bound"].isna()], found[found["bound"] == 1.0]
+@pytest.mark.parametrize(("model", "access"), [("noise", "adaptive"), ("noise", "static"), ("jpeg", "static")])
+def test_smallest_changes_are_followed_to_the_bound(records: pd.DataFrame, model: str, access: str) -> None:
+    found = records[(records["model"] == model) & (records["attack"] == "deepfool") & (records["access"] == access)]
+    smallest, wider = found[~found["followed"]], found[found["followed"] & (found["bound"] == 1.0)]
     assert len(smallest) == IMAGES and set(wider["image_id"]) <= set(smallest[smallest["norm"] < 1]["image_id"])
     assert wider["norm"].between(0.5, 1 + 1e-5).all() and (wider["norm"] > 0.8).mean() > 0.5
     assert wider["mean"].mean() <= smallest[smallest["image_id"].isin(wider["image_id"])]["mean"].mean()
+
+
+def test_what_the_attack_found_on_the_very_model_is_not_followed(records: pd.DataFrame) -> None:
+    followed = records[records["followed"]]
+    assert BARE not in set(followed["model"])
+    assert set(followed[followed["access"] != "static"]["model"]) == {"noise"}
 
 
 def test_a_bounded_attack_stays_within_its_bound(records: pd.DataFrame) -> None:
@@ -67,7 +75,8 @@ def test_a_bounded_attack_stays_within_its_bound(records: pd.DataFrame) -> None:
 
 def test_the_static_images_are_those_of_the_bare_classifier(records: pd.DataFrame) -> None:
     static = records[(records["attack"] == "deepfool") & (records["access"] == "static")]
-    norms = static[static["bound"].isna()].pivot(index="image_id", columns="model", values="norm")
+    static = static[~static["followed"]]
+    norms = static.pivot(index="image_id", columns="model", values="norm")
     assert norms.nunique(axis=1).eq(1).all()
     assert static[static["model"] == BARE]["mean"].mean() < 0.3
     assert static[static["model"] == "noise"]["mean"].mean() > 0.6
@@ -86,6 +95,78 @@ def test_an_attack_that_knows_the_defence_hurts_more(records: pd.DataFrame) -> N
     left = at_one.groupby(["model", "access"])["mean"].mean()
     assert left["noise", "adaptive"] <= left["noise", "static"] + 0.1
     assert left["jpeg", "adaptive"] <= left["jpeg", "static"] + 0.1
+
+
+class Probe(ClassifierAttack):
+    """Keeps the gradient of the first logit that it can see, and gives the images back."""
+
+    norm, budget, seed = "l2", None, 0
+
+    def __init__(self) -> None:
+        self.seen = torch.empty(0)
+
+    def mislead(self, oracle: LogitOracle, images: Tensor, labels: Tensor, sample_ids: Tensor) -> Tensor:
+        pixels = images.clone().requires_grad_(True)
+        with torch.enable_grad():
+            (self.seen,) = torch.autograd.grad(oracle.model(pixels)[:, 0].sum(), pixels)
+        return images
+
+
+def dimmed(images: Tensor) -> Tensor:
+    return 0.9 * images
+
+
+def test_who_knows_what_sees_which_gradient(classifier: Classifier) -> None:
+    judge = judge_of(classifier)
+    judge.defences = {"dim": PurifiedClassifier(classifier, Step(dimmed))}
+    images, _ = judge.batch(torch.arange(4))
+
+    def slope(images: Tensor) -> Tensor:
+        pixels = images.clone().requires_grad_(True)
+        return torch.autograd.grad(classifier(pixels)[:, 0].sum(), pixels)[0]
+
+    seen = {}
+    for access in ("static", "bpda", "adaptive"):
+        probe = Probe()
+        judge.attacked("dim", probe, access, torch.arange(4))
+        seen[access] = probe.seen
+    for shown in (images, 0.9 * images):
+        assert torch.equal(classifier(shown).argmax(1), judge.data.labels[:4]), "what is wrong is not attacked"
+    assert torch.allclose(seen["static"], slope(images), atol=1e-6)
+    assert torch.allclose(seen["bpda"], slope(0.9 * images), atol=1e-6)
+    assert torch.allclose(seen["adaptive"], 0.9 * slope(0.9 * images), atol=1e-6)
+    assert not torch.allclose(seen["static"], seen["bpda"], atol=1e-3)
+
+
+@pytest.mark.parametrize("access", ["bpda", "adaptive"])
+def test_a_gradient_is_averaged_over_the_draws_of_all_answers(classifier: Classifier, access: str) -> None:
+    asked: list[int] = []
+
+    class Counted(NormNoise):
+        def forward(self, images: Tensor, noise: Tensor | None = None) -> Tensor:
+            asked.append(len(images))
+            return super().forward(images, noise)
+
+    judge = judge_of(classifier)
+    judge.defences = {"noise": PurifiedClassifier(classifier, Step(Counted(1.0)), draws=4)}
+
+    class Counting(Probe):
+        def mislead(self, oracle: LogitOracle, images: Tensor, labels: Tensor, sample_ids: Tensor) -> Tensor:
+            asked.clear()
+            return super().mislead(oracle, images, labels, sample_ids)
+
+    counting = Counting()
+    judge.attacked("noise", counting, access, torch.arange(3))
+    assert sum(asked[:-1]) == 3 * 4 * judge.protocol.eot  # the last pass is the verdict of the attack itself
+    assert counting.seen.abs().sum() > 0
+
+
+def test_attacks_and_defences_whose_names_read_alike_keep_parts_of_their_own(classifier: Classifier) -> None:
+    judge = judge_of(classifier, access=("static", "adaptive"))
+    judge.defences = {"b": judge.defences["jpeg"], "a-b": judge.defences["jpeg"]}
+    names: list[str] = []
+    judge.records(part=lambda name, compute: (names.append(name), compute())[1])
+    assert len(names) == len(set(names)) == judge.steps
 
 
 def test_what_is_said_of_an_image_does_not_depend_on_its_batch(classifier: Classifier) -> None:
