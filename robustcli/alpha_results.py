@@ -70,7 +70,7 @@ def write_learned(run: Run, found: Learned, *, resamples: int, seed: int) -> flo
         threat=_threat(run),
         tables=[grid, _search_grid(found)],
         figures=_figures(run, found, trials),
-        caveats=_caveats(found),
+        caveats=_caveats(found, run),
     )
     run.write_report(render(report, run.manifest, run.directory))
     print_grid(grid)
@@ -205,15 +205,16 @@ def _threat(run: Run) -> list[str]:
     ]
 
 
-def _caveats(found: Learned) -> list[str]:
+def _caveats(found: Learned, run: Run) -> list[str]:
     notes = [
         "The objective is not adaptive: an attacker who knows the alphas makes other images. What they withstand then "
-        "is told by `robustcli purify purifier.alphas=DIRECTORY`.",
+        f"is told by `robustcli purify purifier.alphas=DIRECTORY purifier.attenuation={found.attenuation:g}`.",
         f"The winner is the highest of {len(found.search.trials)} figures that each have an interval, so its figure in "
-        "the search flatters; linear and cosine were not chosen by it.",
-        "The reconstruction scores 0 on the adversarial images by their choice.",
+        "the search flatters; linear and cosine stand beside it as they are.",
         "Every trial has the same draws; the held-out table has others.",
     ]
+    if files.read_yaml(run.directory / "config.yaml")["purifier"]["alphas"] == "none":
+        notes.append("The reconstruction scores 0 on the adversarial images by their choice.")
     for split, fooled in found.fooled.items():
         notes.append(
             f"{split}: {fooled.seen} images attacked, {fooled.right} were right before, {len(fooled.rows)} are kept."

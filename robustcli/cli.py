@@ -47,7 +47,7 @@ COMMANDS = (
         (
             "",
             "dataset=mnist generator=nvae_mnist trainer.max_steps=2000",
-            "dataset=class_folders dataset.root=faces dataset.size=64 generator=nvae_64",
+            "dataset=class_folders dataset.root=faces 'dataset.classes=[a,b]' dataset.image_size=64 generator=nvae_64",
         ),
     ),
     Command(

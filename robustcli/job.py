@@ -5,12 +5,14 @@ Whatever goes wrong in it becomes one line on the terminal; the traceback stands
 
 import importlib
 import math
+import re
 import sys
 from pathlib import Path
 from secrets import token_hex
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import InstantiationException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
@@ -91,12 +93,21 @@ class FailedJobs(Callback):
 
 
 def user_error(error: BaseException) -> UserError | None:
-    """The user's mistake behind ``error``: itself, or what it was raised from (Hydra wraps errors of constructors)."""
-    seen: BaseException | None = error
-    while seen is not None:
+    """The user's mistake behind ``error``: itself, or what it was raised from (Hydra wraps errors of constructors).
+
+    A constructor that is given a value of the wrong type fails somewhere within; that is the user's mistake too.
+    """
+    chain: list[BaseException] = [error]
+    while chain[-1].__cause__ is not None:
+        chain.append(chain[-1].__cause__)
+    for seen in chain:
         if isinstance(seen, UserError):
             return seen
-        seen = seen.__cause__
+    for seen in chain:
+        if isinstance(seen, InstantiationException) and isinstance(seen.__cause__, TypeError | ValueError):
+            target = re.search(r"target '(?:[\w.]*\.)?(\w+)'", str(seen))
+            name = target[1] if target else "an object"
+            return UserError(f"{name} cannot be made of its settings; is one of the wrong type? ({seen.__cause__})")
     return None
 
 

@@ -57,6 +57,7 @@ def _launch(command: str, argv: list[str]) -> int:
     from robustcli.job import Job
 
     schemas.register()
+    mistakes.refuse_null_choices(argv)
     task = hydra.main(version_base="1.3", config_path=str(conf_directory()), config_name=command.replace("-", "_"))
     debug = os.environ.get("HYDRA_FULL_ERROR") == "1"
     try:

@@ -13,6 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from robustcli import config, schemas
 from robustcli.config import did_you_mean
+from robustcli.errors import UserError
 from robustcli.resume import key, value
 
 
@@ -51,6 +52,16 @@ def sentence(command: str, argv: Sequence[str], error: HydraException | OmegaCon
         return f"{found[1].strip()} does not fit: {_first_line(error.__cause__ or error)}"
     cause = _first_line(error.__cause__) if error.__cause__ is not None else ""
     return _first_line(error) + (f" ({cause})" if cause not in text else "")
+
+
+def refuse_null_choices(argv: Sequence[str]) -> None:
+    """A `UserError` for ``GROUP=null``, on which Hydra has no sentence."""
+    groups = config.groups(argv)
+    for word in argv:
+        group = key(word).partition("@")[0]
+        if group in groups and "=" in word and value(word) in ("null", ""):
+            choices = ", ".join(groups[group])
+            raise UserError(f"{word}: a group takes the name of a choice ({choices}); leave it out for its default.")
 
 
 def _first_line(error: BaseException) -> str:

@@ -22,6 +22,7 @@ from robustcli.report.purification import (
     Strip,
     access_grid,
     accuracy_over_bound,
+    masked,
     paper_grid,
     strict_grid,
     strips,
@@ -51,17 +52,17 @@ def write_purification(run: Run, judge: PurificationJudge, records: pd.DataFrame
     grids += [paper_grid(claimed, protocol.bounds)] if len(claimed) else []
     findings = _findings(run, judge, bound, config.diagnostics)
     figures = _figures(run, judge, table, bound, norm)
-    missing = [] if "adaptive" in protocol.access else [NO_ADAPTIVE]
+    warnings = ([] if "adaptive" in protocol.access else [NO_ADAPTIVE]) + masked(table, protocol.bounds, norm=norm)
     report = Report(
         title="Purification",
-        summary="".join(f"**{sentence}**" for sentence in missing),
+        summary="\n\n".join(f"**{sentence}**" for sentence in warnings),
         threat=_threat(judge, bound, norm),
         tables=[*grids, *([diagnostics_grid(findings)] if findings else [])],
         figures=figures,
         caveats=_caveats(judge, records),
     )
     run.write_report(render(report, run.manifest, run.directory))
-    _print(grids, missing, findings)
+    _print(grids, warnings, findings)
     if config.diagnostics == "strict":
         refuse_suspects(findings)
     return _accuracy(table, next(iter(judge.defences), BARE), bound)
@@ -140,7 +141,7 @@ def _strips(
     name, attack = _bounded(judge, bound) or next((name, attack) for name, _, attack in judge.protocol.runs())
     torch.manual_seed(judge.protocol.seed)
     stages = {"clean": images, "clean, cleaned": defence.cleaner(images)}
-    for access in [each for each in ("static", "adaptive") if each in judge.protocol.access]:
+    for access in ("static", *({"adaptive"} & set(judge.protocol.access))):
         found = judge.attacked(label, attack, access, rows)[0]
         cleaned = defence.cleaner(found)
         stages |= {f"{access} {name}": found, f"{access},\ncleaned": cleaned}
@@ -197,11 +198,13 @@ def _caveats(judge: PurificationJudge, records: pd.DataFrame) -> list[str]:
     notes = [
         f"{len(judge.rows)} images of {judge.data.name}; one that is wrong without attack is wrong under it.",
         "A robust figure is an upper bound: a stronger attack can only lower it.",
-        "The smallest changes to a defence that draws are also followed on to the bound, and count by what hurts more.",
-        *_expensive(judge.defences),
+        "DeepFool, C&W and their like stand with the smallest changes that they found; the worst also counts those "
+        "followed on in their direction to the bound.",
+        *_draws(judge.defences),
     ]
     if {"zero_gradients", "nan_gradients"} <= set(records):
-        broken = records[["zero_gradients", "nan_gradients"]].fillna(0).sum()
+        own = records[(records["access"] != "static") | (records["model"] == BARE)]  # of static, each model has a copy
+        broken = own[["zero_gradients", "nan_gradients"]].fillna(0).sum()
         if broken.sum() > 0:
             notes.append(
                 f"SUSPECT: {int(broken['zero_gradients'])} gradients were all zero and {int(broken['nan_gradients'])} "
@@ -210,16 +213,17 @@ def _caveats(judge: PurificationJudge, records: pd.DataFrame) -> list[str]:
     return notes
 
 
-def _expensive(defences: Mapping[str, PurifiedClassifier]) -> list[str]:
-    return [f"{name}: an answer is the mean of {defence.draws} draws." for name, defence in defences.items()]
+def _draws(defences: Mapping[str, PurifiedClassifier]) -> list[str]:
+    random = {name: defence for name, defence in defences.items() if defence.randomised}
+    return [f"{name}: an answer is the mean of {defence.draws} draws." for name, defence in random.items()]
 
 
-def _print(grids: list[Grid], missing: list[str], findings: list[Finding]) -> None:
+def _print(grids: list[Grid], warnings: list[str], findings: list[Finding]) -> None:
     from rich.console import Console
 
     for grid in grids[:1]:
         print_grid(grid)
-    for sentence in missing:
+    for sentence in warnings:
         Console().print(sentence, style="bold red", markup=False)
     if findings:
         print_findings(findings)

@@ -1,21 +1,25 @@
 """From a composed config to what cleans images in front of a model, and to the protocol by which it is judged."""
 
+import logging
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
 import torch
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from robustcli.attacks import ClassifierAttack, MinimumNormAttack
 from robustcli.attacks.threat import at_least, parse_number
 from robustcli.data import ImageClassData, ImageTextData
 from robustcli.defenses import Cleaner, PurifiedClassifier, PurifiedEncoder, preprocessing
+from robustcli.defenses.alphas import learned_attenuation
 from robustcli.errors import UserError
 from robustcli.judging.purification import ACCESS, BARE, Protocol
 from robustcli.models import Classifier, DualEncoder
 from robustcli.models.generators import load_generator
+
+log = logging.getLogger(__name__)
 
 Data = ImageTextData | ImageClassData
 _NAMES = ("none", "clean", "worst")
@@ -37,27 +41,34 @@ def build_purified(config: DictConfig | None, data: Data, device: torch.device) 
 
 def build_defences(config: DictConfig, data: Data, device: torch.device) -> dict[str, Callable[[Any], Any]]:
     """The defences of ``robustcli purify`` by name: ``purifier`` in each of its ``variants``, then ``baselines``."""
-    variants = config.variants or {"purifier": {}}
+    variants = {"purifier": {}} if config.variants is None else config.variants
+    if not isinstance(variants, DictConfig | dict) or not all(_is_settings(changed) for changed in variants.values()):
+        raise UserError("variants names settings: write it as variants='{linear: {alphas: linear}, plain: {}}'.")
     nodes: dict[str, DictConfig] = {}
-    for name, changed in variants.items():
-        for key in changed or {}:
+    for name, changed in ((str(name), changed) for name, changed in variants.items()):
+        for key in changed:
             if key not in config.purifier:
                 raise UserError(
                     f"variants.{name}.{key}: the purifier has no such key, but {', '.join(config.purifier)}."
                 )
-        nodes[str(name)] = OmegaConf.merge(config.purifier, changed or {})  # type: ignore[assignment]
+        nodes[name] = OmegaConf.merge(config.purifier, changed)  # type: ignore[assignment]
     for name, node in (config.baselines or {}).items():
         if str(name) in nodes:
             raise UserError(f"baselines.{name} has the name of one of the variants: call it otherwise.")
-        nodes[str(name)] = node
+        if node is not None:
+            nodes[str(name)] = node
     if taken := [name for name in nodes if name in _NAMES]:
         raise UserError(f"a defence is called {taken[0]}, which stands for {BARE!r} or a column: call it otherwise.")
-    wanted = config.protocol.draws
-    for name, node in nodes.items():
-        if wanted is not None and node.get("draws", 1) not in (1, wanted):
-            key = "purifier.draws" if name in variants else f"baselines.{name}.draws"
-            raise UserError(f"this protocol takes {wanted} draws, but {name} has {node.draws}: set {key}={wanted}.")
     return {name: build_purified(node, data, device) for name, node in nodes.items()}
+
+
+def check_draws(defences: Mapping[str, PurifiedClassifier], config: DictConfig) -> None:
+    """A `UserError` where a defence that draws has not as many draws as ``protocol.draws`` asks for."""
+    wanted = config.protocol.draws
+    for name, defence in defences.items():
+        if wanted is not None and defence.randomised and defence.draws != wanted:
+            key = f"baselines.{name}.draws" if name in (config.baselines or {}) else "purifier.draws"
+            raise UserError(f"this protocol takes {wanted} draws, but {name} has {defence.draws}: set {key}={wanted}.")
 
 
 def build_protocol(config: DictConfig, *, seed: int) -> Protocol:
@@ -66,6 +77,9 @@ def build_protocol(config: DictConfig, *, seed: int) -> Protocol:
     Raises:
         UserError: no attack or bound, or one that makes no sense.
     """
+    for key, example in (("bounds", "[0.5,1.0]"), ("access", "[static,bpda,adaptive]")):
+        if not isinstance(config[key], ListConfig):
+            raise UserError(f"protocol.{key} is {config[key]!r}: give a list, such as protocol.{key}={example}.")
     bounds = tuple(sorted({_bound(value) for value in config.bounds}))
     if not bounds or not config.attacks:
         raise UserError("protocol.bounds and protocol.attacks need one entry each, or nothing would be judged.")
@@ -107,8 +121,12 @@ def _at_bounds(
     settings: Any = OmegaConf.to_container(node, resolve=True)
     try:
         attack = instantiate(settings, seed=seed)
+        if not isinstance(attack, ClassifierAttack):
+            raise UserError("it is no attack on classifiers.")
         if isinstance(attack, MinimumNormAttack):
             return {None: attack}
+        if "eps" in settings:
+            raise UserError("its eps is that of protocol.bounds: leave it out here.")
         return {bound: instantiate(settings, seed=seed, eps=bound) for bound in bounds}
     except Exception as error:
         cause: BaseException | None = error
@@ -121,9 +139,8 @@ def _build_cleaner(settings: dict[str, Any], data: Data) -> Cleaner:
     if "generator" not in settings:
         cleaner: Cleaner = instantiate(settings)
         return cleaner
-    generator = load_generator(
-        settings.pop("generator"), temperature=settings.pop("temperature"), shipped_for=data.name
-    )
+    temperature = parse_number("temperature", settings.pop("temperature"), node="purifier")
+    generator = load_generator(settings.pop("generator"), temperature=temperature, shipped_for=data.name)
     shape = tuple(data.images(torch.tensor([0])).shape[1:])
     if shape != tuple(generator.resolution):
         raise UserError(
@@ -131,8 +148,25 @@ def _build_cleaner(settings: dict[str, Any], data: Data) -> Cleaner:
             f"{_sizes(shape)}: choose purifier.generator, or the size of the data set, to fit."
         )
     before = preprocessing(settings.pop("preprocess"))
+    _check_learned(settings)
     purifier: Cleaner = instantiate(settings, generator=generator, preprocess=before)
     return purifier
+
+
+def _check_learned(settings: Mapping[str, Any]) -> None:
+    """Alphas that were learned under another attenuation are not what was found."""
+    learned = learned_attenuation(settings["alphas"])
+    if learned is not None and learned != settings["attenuation"]:
+        log.warning(
+            "purifier.attenuation is %s, but the alphas of %s were learned with %g: set it to that for what was found",
+            settings["attenuation"],
+            settings["alphas"],
+            learned,
+        )
+
+
+def _is_settings(node: Any) -> bool:
+    return isinstance(node, DictConfig | dict)
 
 
 def _sizes(shape: tuple[int, ...]) -> str:

@@ -89,6 +89,17 @@ def schedule(alphas: str | Path | Sequence[float] | Tensor, count: int) -> Tenso
     return _checked(found, count, str(alphas) if isinstance(alphas, str | Path) else None)
 
 
+def learned_attenuation(alphas: Any) -> float | None:
+    """The attenuation under which ``learn-alphas`` found what ``alphas`` names; None where it names no such thing."""
+    path = Path(alphas).expanduser() if isinstance(alphas, str | Path) and alphas not in NAMES else None
+    path = path / "alphas.json" if path is not None and path.is_dir() else path
+    if path is None or path.suffix.lower() != ".json" or not path.is_file():
+        return None
+    content = json.loads(path.read_text(encoding="utf-8"))
+    found = content.get("attenuation") if isinstance(content, dict) else None
+    return float(found) if isinstance(found, int | float) else None
+
+
 def _named(name: str, count: int) -> Sequence[float]:
     if name in _FORMULAS:
         return _FORMULAS[name](count)

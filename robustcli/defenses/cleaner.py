@@ -99,7 +99,8 @@ class StraightThrough(Cleaner):
 
     def finish(self, prepared: Sequence[Tensor], noise: Sequence[Tensor]) -> Tensor:
         images, *rest = prepared
-        return BPDA(lambda _: self.cleaner.finish(rest, noise))(images)
+        cleaned: Tensor = BPDA(lambda _: self.cleaner.finish(rest, noise))(images)
+        return cleaned
 
     def sample_noise(self, count: int, like: Tensor, source: torch.Generator | None = None) -> list[Tensor]:
         return self.cleaner.sample_noise(count, like, source)

@@ -69,11 +69,12 @@ def _check(config: DictConfig) -> None:
 
 
 def _build_defence(config: DictConfig, data: ImageClassData, device: torch.device) -> PurifiedClassifier:
+    if "generator" not in config.purifier:
+        raise UserError("learn-alphas needs a purifier that has alphas: take purifier=mlvgm.")
     check_weights(config, {"model": config.checkpoint})
     classifier = build_classifier(config.model, config.checkpoint, data, seed=config.seed).to(device)
     defence = build_purified(config.purifier, data, device)(classifier)
-    if not isinstance(defence, PurifiedClassifier) or not isinstance(defence.cleaner, Purifier):
-        raise UserError("learn-alphas needs a purifier that has alphas: take purifier=mlvgm.")
+    assert isinstance(defence, PurifiedClassifier) and isinstance(defence.cleaner, Purifier)
     if getattr(defence.cleaner.preprocess, "randomised", False):
         raise UserError(
             "purifier.preprocess draws noise, which would differ from trial to trial: learn the alphas with "

@@ -8,7 +8,7 @@ from robustcli.defenses import PurifiedClassifier
 from robustcli.engines.loading import check_weights
 from robustcli.judging.purification import PurificationJudge
 from robustcli.purify_results import write_purification
-from robustcli.purifying import build_defences, build_protocol
+from robustcli.purifying import build_defences, build_protocol, check_draws
 from robustcli.report.progress import Progress
 from robustcli.run import Run
 
@@ -23,6 +23,7 @@ def run(config: DictConfig, run: Run) -> float:
         classifier = build_classifier(config.model, config.checkpoint, data, seed=config.seed).to(device)
         in_front = build_defences(config, data, device)
         defences: dict[str, PurifiedClassifier] = {name: put(classifier) for name, put in in_front.items()}
+        check_draws(defences, config)
     run.note(device=str(device))
     run.note_inputs(
         data={data.split: data.provenance()},

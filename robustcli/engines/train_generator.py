@@ -4,6 +4,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from robustcli.attacks.threat import parse_number
 from robustcli.building import build_classes, build_evidence, build_generator, choose_device
 from robustcli.data import ImageClassData
 from robustcli.data.augmentation import Augmentation
@@ -46,7 +47,7 @@ def run(config: DictConfig, run: Run) -> float:
 
 def _temperatures(config: DictConfig) -> list[float]:
     """Those that moments are estimated again for; where there are any, the generator's own must be among them."""
-    values = [float(value) for value in config.moments.temperatures]
+    values = [parse_number("temperatures", value, node="moments") for value in config.moments.temperatures]
     if values and float(config.generator.temperature) not in values:
         raise UserError(
             f"generator.temperature is {config.generator.temperature}, which moments.temperatures {values} lacks: add "

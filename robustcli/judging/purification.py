@@ -43,7 +43,7 @@ class Protocol:
         bound: the one of the table.
         fresh: answers of the defence, none of which an attack has seen, that judge an image.
         eot: an attack averages as many answers of the defence for each gradient.
-        access: of `ACCESS`, what is run; the bare classifier and ``static`` always are.
+        access: of `ACCESS`, what is run; ``static`` always is, and the bare classifier judged.
         seed: of the run.
     """
 
@@ -175,7 +175,7 @@ class PurificationJudge:
         found, costs = self.attacked(defences[0], attack, access, rows)
         moved = ball(attack.norm, 0.0).distance(found, images)
         spent = {key: value.cpu().numpy() for key, value in costs.items()}
-        known = {"attack": name, "access": access, "bound": bound, "followed": False}
+        known: dict[str, Any] = {"attack": name, "access": access, "bound": bound, "followed": False}
         known |= {"norm": moved.double().cpu().numpy(), **spent}
         models = self._models()
         tables = [self._verdicts(each, models[each], found, labels, rows).assign(**known) for each in defences]

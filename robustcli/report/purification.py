@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 SHOWN = {"static": "static", "bpda": "BPDA", "adaptive": "adaptive", WORST: "worst"}
 _VERDICTS = {"mean": "one fresh answer", "majority": "most of them", "worst": "all of them"}
+_NOTICED = 0.01  # of accuracy; chance among fresh answers makes less
 NO_ADAPTIVE = (
     "THE ADAPTIVE COLUMN IS MISSING: nothing here says what an attacker can do who knows of the defence. Run with "
     "'protocol.access=[static,bpda,adaptive]' before any of it is called robust."
@@ -53,7 +54,8 @@ def access_grid(table: "pd.DataFrame", bound: float, *, norm: str) -> Grid:
     title = f"Accuracy in percent, changes up to {norm} {bound:g}, judged on fresh draws"
     note = (
         "static: found on the bare classifier; BPDA: the cleaner's gradient taken for the identity; adaptive: through "
-        "the defence, averaged over draws; worst: for each image the attack that hurts most. "
+        "the defence, averaged over draws; worst: for each image what hurts most, smallest changes followed on to the "
+        "bound among it. "
         "± reaches to the farther end of the 95 % interval."
     )
     return Grid(title, headings, rows, note)
@@ -87,9 +89,34 @@ def paper_grid(table: "pd.DataFrame", bounds: Sequence[float]) -> Grid:
     return Grid(title, ["defence", "attack", "median norm", *(f"{bound:g}" for bound in bounds)], rows, note)
 
 
+def masked(table: "pd.DataFrame", bounds: Sequence[float], *, norm: str) -> list[str]:
+    """A sentence for each defence that attackers who know less hurt more than the adaptive ones do: its gradients
+    mislead, or its adaptive attacks are too weak.
+    """
+    worst = table[(table["verdict"] == "mean") & (table["attack"] == WORST)]
+    left = worst.set_index(["model", "access", "bound"])["accuracy"]
+    sentences = []
+    for model in dict.fromkeys(worst["model"]):
+        for bound in bounds:
+            by_access = {access: left.get((model, access, bound)) for access in ("static", "bpda", "adaptive")}
+            adaptive = by_access.pop("adaptive")
+            known = {access: value for access, value in by_access.items() if value is not None}
+            if adaptive is None or not known or model == BARE:
+                continue
+            access = min(known, key=lambda name: known[name])
+            if known[access] < adaptive - _NOTICED:
+                sentences.append(
+                    f"SUSPECT: {SHOWN[access]} attacks within {norm} {bound:g} leave {100 * known[access]:.1f} % to "
+                    f"{model}, adaptive ones {100 * adaptive:.1f} %: these are too weak, or its gradients mislead. Go "
+                    "by the worst of all, and attack it with more steps and answers (protocol.eot)."
+                )
+                break
+    return sentences
+
+
 def accuracy_over_bound(table: "pd.DataFrame", path: Path, *, norm: str) -> None:
-    """Accuracy over the bound for every defence in one picture: solid under the worst adaptive or BPDA attack, dashed
-    under the worst static one.
+    """Accuracy over the bound for every defence in one picture: solid under the worst of all attacks that were run,
+    dashed under the worst static one.
     """
     shown = table[(table["verdict"] == "mean") & (table["attack"] == WORST)]
     clean = table[(table["verdict"] == "mean") & (table["access"] == "clean")].set_index("model")["accuracy"]

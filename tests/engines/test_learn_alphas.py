@@ -95,7 +95,8 @@ def test_stopped_and_resumed_ends_in_the_same_alphas(tmp_path: Path, monkeypatch
         (["sampler=grid"], "sampler is 'grid'"),
         (["trials=0"], "trials is 0"),
         (["purifier.preprocess=noise"], "purifier.preprocess draws noise"),
-        (["purifier=blur", "~purifier.alphas"], "purifier"),
+        (["purifier=blur"], "needs a purifier that has alphas"),
+        (["purifier.draws=0"], "purifier.draws is 0"),
         (["model.checkpoint=null"], "random weights"),
     ],
 )

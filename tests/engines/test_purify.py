@@ -104,6 +104,13 @@ def test_a_purifier_stands_in_front_of_what_other_commands_judge(tmp_path: Path)
     assert json.loads((run / "metrics.json").read_text())["model/clean/image_to_class/recall_at_1"] > 0.8
 
 
+def test_a_baseline_may_be_left_out(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    small = ["protocol=smoke", "evaluation.limit=4", "diagnostics=off", "purifier.draws=1", "protocol.access=[static]"]
+    assert launch("purify", [*small, "baselines.jpeg=null", f"hydra.run.dir={run}"]) == 0
+    assert set(pd.read_parquet(run / "records.parquet")["model"]) == {"none", "purifier", "noise", "blur"}
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -124,6 +131,18 @@ def test_a_purifier_stands_in_front_of_what_other_commands_judge(tmp_path: Path)
         (["variants={purifier: {alpha: linear}}"], "no such key"),
         (["variants={noise: {}}"], "call it otherwise"),
         (["model.checkpoint=null"], "random weights"),
+        (["purifier=null"], "a group takes the name of a choice (blur, jpeg, mlvgm, noise)"),
+        (["purifier.draws=0"], "purifier.draws is 0"),
+        (["purifier.memory=-1", "purifier.alphas=none"], "purifier.memory is -1"),
+        (["purifier.attenuation=high"], "Purifier cannot be made of its settings"),
+        (["purifier.temperature=warm"], "purifier.temperature is 'warm'"),
+        (["protocol.bounds=1.0"], "give a list, such as protocol.bounds=[0.5,1.0]"),
+        (["protocol.access=static"], "give a list"),
+        (["+protocol.attacks.pgd.eps=0.1"], "its eps is that of protocol.bounds"),
+        (["+protocol.attacks.words={_target_: robustcli.attacks.SynonymTable}"], "protocol.attacks.words"),
+        (["protocol=paper_ids", "purifier.draws=1"], "set purifier.draws=32"),
+        (["variants=[a,b]"], "variants names settings"),
+        (["variants={a: null}"], "variants names settings"),
     ],
 )
 def test_mistakes(words: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -54,8 +54,11 @@ def load_nvae(path: str | Path, *, temperature: float = 0.6, shipped: str | None
     found = find_weights(path, shipped)
     stored = _read_safetensors(found) if found.suffix == ".safetensors" else _read_published(found)
     state = {**stored.weights, **_chosen(found, stored, temperature)}
-    with torch.device("meta"):
-        model = NVAE(stored.configuration, temperature=temperature)
+    try:
+        with torch.device("meta"):
+            model = NVAE(stored.configuration, temperature=temperature)
+    except (TypeError, ValueError, AttributeError, KeyError) as error:
+        raise UserError(f"the configuration in checkpoint {found} describes no NVAE ({error}).") from error
     _check_match(found, state, model.state_dict())
     model.load_state_dict(state, assign=True)
     return model.requires_grad_(False).eval()
@@ -100,7 +103,7 @@ def _read_safetensors(path: Path) -> _Stored:
     at: dict[float, dict[str, Tensor]] = {}
     for name in [name for name in tensors if name.startswith(_AT)]:
         label, _, own = name.partition("/")
-        at.setdefault(float(label.removeprefix(_AT)), {})[own] = tensors.pop(name)
+        at.setdefault(_temperature(path, label), {})[own] = tensors.pop(name)
     return _Stored(_configuration(path, stored), tensors, at)
 
 
@@ -109,11 +112,22 @@ def _read_published(path: Path) -> _Stored:
     if not isinstance(content, Mapping):
         raise UserError(f"checkpoint {path} holds {type(content).__name__}, not the table of a published NVAE.")
     configuration = _configuration(path, content)
-    entries = {key: _plain(value) for key, value in content.items() if str(key).startswith(_WEIGHTS)}
-    at = {float(key.removeprefix(_AT)): value for key, value in entries.items() if key.startswith(_AT)}
+    tables = {str(key): value for key, value in content.items() if str(key).startswith(_WEIGHTS)}
+    for key, table in tables.items():
+        if not isinstance(table, Mapping) or not all(isinstance(value, Tensor) for value in table.values()):
+            raise UserError(f"checkpoint {path} holds no table of weights under {key!r}: it is not of an NVAE.")
+    entries = {key: _plain(value) for key, value in tables.items()}
+    at = {_temperature(path, key): value for key, value in entries.items() if key.startswith(_AT)}
     if not entries:
         raise UserError(f"checkpoint {path} has no {_WEIGHTS!r}: it holds {_listed(content)}.")
     return _Stored(configuration, entries.get(_WEIGHTS, {}), at)
+
+
+def _temperature(path: Path, label: str) -> float:
+    try:
+        return float(label.removeprefix(_AT))
+    except ValueError:
+        raise UserError(f"checkpoint {path} has an entry {label!r}, which names no temperature.") from None
 
 
 def _plain(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
