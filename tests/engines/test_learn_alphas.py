@@ -95,7 +95,6 @@ def test_stopped_and_resumed_ends_in_the_same_alphas(tmp_path: Path, monkeypatch
         (["sampler=grid"], "sampler is 'grid'"),
         (["trials=0"], "trials is 0"),
         (["purifier.preprocess=noise"], "purifier.preprocess draws noise"),
-        (["purifier=blur"], "needs a purifier that has alphas"),
         (["purifier.draws=0"], "purifier.draws is 0"),
         (["model.checkpoint=null"], "random weights"),
     ],
@@ -109,3 +108,8 @@ def test_two_latents_keep_what_they_get() -> None:
     images, generator = torch.rand(2, 1, 8, 8), TwoLatents()
     noise = [torch.randn(2, *shape) for shape in generator.latent_shapes]
     assert torch.allclose(generator.decode(generator.encode(images), torch.zeros(2), noise), images, atol=1e-6)
+
+
+def test_a_cleaner_without_alphas_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert launch("learn-alphas", ["purifier=blur", f"hydra.run.dir={tmp_path / 'run'}"]) == 2
+    assert "needs a purifier that has alphas" in capsys.readouterr().err
