@@ -31,8 +31,8 @@ demo: setup ## a model before and after multimodal adversarial training, as a ta
 purify: setup ## handwritten digits purified in front of a classifier, and what each kind of attacker can still do (minutes)
 	$(RUN) purify
 
-test: setup ## every test
-	$(VENV)/bin/python -m pytest
+test: setup ## every test, side by side on all cores
+	$(VENV)/bin/python -m pytest -n auto --dist loadfile
 
 lint: setup ## ruff (rules and format) and the strict type checker
 	$(VENV)/bin/ruff check .

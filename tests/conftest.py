@@ -1,5 +1,8 @@
 """What several rooms' tests share: a small set of scenes, a small model, an attack."""
 
+import logging
+from collections.abc import Iterator
+
 import pytest
 
 from robustcli.attacks import PGD, SequentialAttack, SynonymTable, WordSubstitution
@@ -23,6 +26,16 @@ SMALL_MODEL = {
 def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """No test touches the cache of the person who runs it; the tests share one, so that scenes are rendered once."""
     monkeypatch.setenv("ROBUSTCLI_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+@pytest.fixture(autouse=True)
+def own_logging() -> Iterator[None]:
+    """No handler that Hydra gave the root logger outlives its test, whose captured stream is closed by then."""
+    root = logging.getLogger()
+    before = list(root.handlers)
+    yield
+    for handler in [handler for handler in root.handlers if handler not in before]:
+        root.removeHandler(handler)
 
 
 @pytest.fixture
