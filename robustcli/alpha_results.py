@@ -195,8 +195,12 @@ def _summary(found: Learned, gain: Interval) -> str:
     )
 
 
+def _settings(run: Run) -> Any:
+    return files.read_yaml(run.directory / "config.yaml")
+
+
 def _threat(run: Run) -> list[str]:
-    settings = files.read_yaml(run.directory / "config.yaml")
+    settings = _settings(run)
     made = "the reconstruction alone" if settings["purifier"]["alphas"] == "none" else "the defence as configured"
     return [
         f"One FGSM step of L2 norm {settings['adversarial']['eps']} against {made}, every pixel by the same amount, "
@@ -213,7 +217,7 @@ def _caveats(found: Learned, run: Run) -> list[str]:
         "the search flatters; linear and cosine stand beside it as they are.",
         "Every trial has the same draws; the held-out table has others.",
     ]
-    if files.read_yaml(run.directory / "config.yaml")["purifier"]["alphas"] == "none":
+    if _settings(run)["purifier"]["alphas"] == "none":
         notes.append("The reconstruction scores 0 on the adversarial images by their choice.")
     for split, fooled in found.fooled.items():
         notes.append(

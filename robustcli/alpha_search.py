@@ -18,7 +18,6 @@ from torch import Tensor
 from robustcli.attacks.state import frozen
 from robustcli.defenses import PurifiedClassifier, Purifier
 from robustcli.defenses.alphas import schedule
-from robustcli.defenses.purified import FoldedDraws
 from robustcli.errors import UserError
 from robustcli.seeding import derive_seed
 
@@ -161,15 +160,13 @@ class AlphaJudge:
             alphas: see `schedule`; before the attenuation.
             labels, rows: (N,) long; rows name the draws.
         """
-        purifier = self._with(alphas)
-        draws = self.draws if purifier.randomised else 1
-        answer = FoldedDraws(purifier, self.classifier, self.memory)
+        defence = PurifiedClassifier(self.classifier, self._with(alphas), draws=self.draws, memory=self.memory)
         verdicts = []
-        with frozen(self.classifier, purifier):
+        with frozen(defence):
             for part in torch.split(torch.arange(len(images)), self.batch_size):
                 torch.manual_seed(self.seed)
                 pixels = images[part].to(self.classifier.device)
-                logits = answer(pixels, draws, names=rows[part].tolist()).mean(0)
+                (logits,) = defence.answers(pixels, 1, names=rows[part].tolist())
                 verdicts.append(logits.argmax(1).cpu() == labels[part])
         return torch.cat(verdicts)
 

@@ -1,5 +1,7 @@
 """What ends a command with a sentence in place of a traceback."""
 
+from collections.abc import Iterator
+
 
 class UserError(Exception):
     """A mistake that the user can mend: one sentence that names the key, the value, what was expected and the remedy.
@@ -10,3 +12,16 @@ class UserError(Exception):
 
 class SuspectClaim(Exception):
     """Numbers that ``diagnostics=strict`` does not let pass: all is written, and the exit code is 1."""
+
+
+def behind(error: BaseException) -> UserError | None:
+    """The user's mistake: ``error`` itself, or what it was raised from (Hydra wraps errors of constructors)."""
+    return next((seen for seen in causes(error) if isinstance(seen, UserError)), None)
+
+
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """``error``, what it was raised from, and so on."""
+    seen: BaseException | None = error
+    while seen is not None:
+        yield seen
+        seen = seen.__cause__

@@ -18,7 +18,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from robustcli import opening, schemas
-from robustcli.errors import SuspectClaim, UserError
+from robustcli.errors import SuspectClaim, UserError, behind, causes
 
 # On import, because the workers of joblib and submitit import this module, and nothing else of ours, when they unpickle
 # a Job. The cache gives all uses within a sweep one id; the system draws it, since equal seeds may start in one second.
@@ -93,17 +93,10 @@ class FailedJobs(Callback):
 
 
 def user_error(error: BaseException) -> UserError | None:
-    """The user's mistake behind ``error``: itself, or what it was raised from (Hydra wraps errors of constructors).
-
-    A constructor that is given a value of the wrong type fails somewhere within; that is the user's mistake too.
-    """
-    chain: list[BaseException] = [error]
-    while chain[-1].__cause__ is not None:
-        chain.append(chain[-1].__cause__)
-    for seen in chain:
-        if isinstance(seen, UserError):
-            return seen
-    for seen in chain:
+    """The user's mistake `behind` ``error``; a constructor that fails over a value of the wrong type is one too."""
+    if mistake := behind(error):
+        return mistake
+    for seen in causes(error):
         if isinstance(seen, InstantiationException) and isinstance(seen.__cause__, TypeError | ValueError):
             target = re.search(r"target '(?:[\w.]*\.)?(\w+)'", str(seen))
             name = target[1] if target else "an object"

@@ -56,10 +56,11 @@ def sentence(command: str, argv: Sequence[str], error: HydraException | OmegaCon
 
 def refuse_null_choices(argv: Sequence[str]) -> None:
     """A `UserError` for ``GROUP=null``, on which Hydra has no sentence."""
-    groups = config.groups(argv)
-    for word in argv:
+    suspects = [word for word in argv if "=" in word and value(word) in ("null", "")]
+    groups = config.groups(argv) if suspects else {}
+    for word in suspects:
         group = key(word).partition("@")[0]
-        if group in groups and "=" in word and value(word) in ("null", ""):
+        if group in groups:
             choices = ", ".join(groups[group])
             raise UserError(f"{word}: a group takes the name of a choice ({choices}); leave it out for its default.")
 

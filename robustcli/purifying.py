@@ -14,7 +14,7 @@ from robustcli.attacks.threat import at_least, parse_number
 from robustcli.data import ImageClassData, ImageTextData
 from robustcli.defenses import Cleaner, PurifiedClassifier, PurifiedEncoder, preprocessing
 from robustcli.defenses.alphas import learned_attenuation
-from robustcli.errors import UserError
+from robustcli.errors import UserError, behind
 from robustcli.judging.purification import ACCESS, BARE, Protocol
 from robustcli.models import Classifier, DualEncoder
 from robustcli.models.generators import load_generator
@@ -42,16 +42,16 @@ def build_purified(config: DictConfig | None, data: Data, device: torch.device) 
 def build_defences(config: DictConfig, data: Data, device: torch.device) -> dict[str, Callable[[Any], Any]]:
     """The defences of ``robustcli purify`` by name: ``purifier`` in each of its ``variants``, then ``baselines``."""
     variants = {"purifier": {}} if config.variants is None else config.variants
-    if not isinstance(variants, DictConfig | dict) or not all(_is_settings(changed) for changed in variants.values()):
+    if not _is_settings(variants) or not all(_is_settings(changed) for changed in variants.values()):
         raise UserError("variants names settings: write it as variants='{linear: {alphas: linear}, plain: {}}'.")
     nodes: dict[str, DictConfig] = {}
-    for name, changed in ((str(name), changed) for name, changed in variants.items()):
+    for name, changed in variants.items():
         for key in changed:
             if key not in config.purifier:
                 raise UserError(
                     f"variants.{name}.{key}: the purifier has no such key, but {', '.join(config.purifier)}."
                 )
-        nodes[name] = OmegaConf.merge(config.purifier, changed)  # type: ignore[assignment]
+        nodes[str(name)] = OmegaConf.merge(config.purifier, changed)  # type: ignore[assignment]
     for name, node in (config.baselines or {}).items():
         if str(name) in nodes:
             raise UserError(f"baselines.{name} has the name of one of the variants: call it otherwise.")
@@ -129,10 +129,7 @@ def _at_bounds(
             raise UserError("its eps is that of protocol.bounds: leave it out here.")
         return {bound: instantiate(settings, seed=seed, eps=bound) for bound in bounds}
     except Exception as error:
-        cause: BaseException | None = error
-        while cause is not None and not isinstance(cause, UserError):
-            cause = cause.__cause__
-        raise UserError(f"protocol.attacks.{name}: {cause or error}") from error
+        raise UserError(f"protocol.attacks.{name}: {behind(error) or error}") from error
 
 
 def _build_cleaner(settings: dict[str, Any], data: Data) -> Cleaner:

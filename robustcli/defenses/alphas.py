@@ -83,7 +83,8 @@ def schedule(alphas: str | Path | Sequence[float] | Tensor, count: int) -> Tenso
     if isinstance(alphas, str) and alphas in NAMES:
         found: Any = _named(alphas, count)
     elif isinstance(alphas, str | Path):
-        found = _read(_existing(alphas))
+        content = _read(_existing(alphas))
+        found = content.get("alphas") if isinstance(content, dict) else content
     else:
         found = alphas.tolist() if isinstance(alphas, Tensor) else alphas
     return _checked(found, count, str(alphas) if isinstance(alphas, str | Path) else None)
@@ -91,11 +92,9 @@ def schedule(alphas: str | Path | Sequence[float] | Tensor, count: int) -> Tenso
 
 def learned_attenuation(alphas: Any) -> float | None:
     """The attenuation under which ``learn-alphas`` found what ``alphas`` names; None where it names no such thing."""
-    path = Path(alphas).expanduser() if isinstance(alphas, str | Path) and alphas not in NAMES else None
-    path = path / "alphas.json" if path is not None and path.is_dir() else path
-    if path is None or path.suffix.lower() != ".json" or not path.is_file():
+    if not isinstance(alphas, str | Path) or alphas in NAMES:
         return None
-    content = json.loads(path.read_text(encoding="utf-8"))
+    content = _read(_existing(alphas))
     found = content.get("attenuation") if isinstance(content, dict) else None
     return float(found) if isinstance(found, int | float) else None
 
@@ -129,13 +128,13 @@ def _existing(alphas: str | Path) -> Path:
 
 
 def _read(path: Path) -> Any:
+    """A list of numbers, or the table that ``learn-alphas`` writes."""
     try:
         match path.suffix.lower():
             case ".npy":
                 return np.load(path, allow_pickle=False).tolist()
             case ".json":
-                content = json.loads(path.read_text(encoding="utf-8"))
-                return content.get("alphas") if isinstance(content, dict) else content
+                return json.loads(path.read_text(encoding="utf-8"))
             case ".txt" | ".csv":
                 return [
                     line.strip().rstrip(",") for line in path.read_text(encoding="utf-8").splitlines() if line.strip()

@@ -18,7 +18,8 @@ from robustcli.report.figures import Example
 from robustcli.seeding import derive_seed
 
 CLEAN = "clean"
-COSTS = ("norm", "queries", "gradients", "zero_gradients", "nan_gradients")  # of an image and its captions
+SPENT = ("queries", "gradients", "zero_gradients", "nan_gradients")
+COSTS = ("norm", *SPENT)  # of an image and its captions
 Part = Callable[[str, Callable[[], pd.DataFrame]], pd.DataFrame]  # a name, and what computes the part of that name
 
 

@@ -24,11 +24,10 @@ from robustcli.attacks.threat import ball
 from robustcli.data.classes import ImageClassData
 from robustcli.defenses.cleaner import StraightThrough
 from robustcli.defenses.purified import PurifiedClassifier
-from robustcli.judging.base import Part, computed
+from robustcli.judging.base import SPENT, Part, computed
 from robustcli.models import Classifier
 
 BARE: Final = "none"  # what the bare classifier is called among the defences
-_COSTS = ("queries", "gradients", "zero_gradients", "nan_gradients")
 ACCESS = ("clean", "static", "adaptive", "bpda")
 
 
@@ -129,7 +128,7 @@ class PurificationJudge:
             blind = StraightThrough(model.cleaner)
             model = PurifiedClassifier(self.classifier, blind, draws=model.draws, memory=model.memory)
         result = self.averaged(attack, model)(model, images, labels, rows)
-        return result.images, {name: getattr(result, name) for name in _COSTS}
+        return result.images, {name: getattr(result, name) for name in SPENT}
 
     def averaged(self, attack: ClassifierAttack, defence: PurifiedClassifier) -> ClassifierAttack:
         """The adaptive attack: over several answers for a gradient, where the defence draws."""

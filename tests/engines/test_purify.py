@@ -148,3 +148,10 @@ def test_a_baseline_may_be_left_out(tmp_path: Path) -> None:
 def test_mistakes(words: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert launch("purify", [*words, f"hydra.run.dir={tmp_path / 'run'}"]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_damaged_file_of_alphas_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "alphas.json"
+    file.write_text('{"alphas": [')
+    assert launch("purify", [f"purifier.alphas={file}", f"hydra.run.dir={tmp_path / 'run'}"]) == 2
+    assert "cannot be read as a list of numbers" in capsys.readouterr().err
