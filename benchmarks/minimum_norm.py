@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from benchmarks.report import Row, cpu_seconds
 from robustcli.attacks import CW, DeepFool
-from robustcli.attacks.classifier import ClassifierAttack
+from robustcli.attacks.core.classifier import ClassifierAttack
 from robustcli.models.resnet_cifar import resnet_cifar
-from robustcli.seeding import generator
+from robustcli.utils.seeding import generator
 
 CLASSES, TOP = 30, 10
 _C, _LR = 10.0, 3e-3  # torchattacks has no search for c

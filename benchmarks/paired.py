@@ -12,9 +12,9 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from robustcli import files
-from robustcli.judging import with_worst
+from robustcli.evaluation import with_worst
 from robustcli.metrics import bootstrap_difference
+from robustcli.utils import files
 
 ATTACKS = ("clean", "sep", "sga", "sequential", "worst")
 

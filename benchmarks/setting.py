@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from robustcli.arming import build_attack
 from robustcli.attacks import RetrievalAttack
-from robustcli.building import build_candidates, build_captioned, build_dual_encoder, build_objective
+from robustcli.builders.attacks import build_attack
+from robustcli.builders.models import build_candidates, build_captioned, build_dual_encoder, build_objective
+from robustcli.config.errors import compose
 from robustcli.data.sampling import PairBatch, PairSampler
-from robustcli.mistakes import compose
 from robustcli.models import DualEncoder
-from robustcli.seeding import derive_seed
+from robustcli.utils.seeding import derive_seed
 
 
 @dataclass

@@ -24,9 +24,9 @@ from torch.nn import functional as F
 
 from benchmarks.report import Row, cpu_seconds
 from robustcli.attacks import BertAttack, Cached, CandidateSource, MaskedLM, SynonymTable, WordSubstitution
-from robustcli.attacks.losses import divergence
-from robustcli.attacks.state import frozen
-from robustcli.attacks.stopwords import STOP_WORDS
+from robustcli.attacks.core.frozen import frozen
+from robustcli.attacks.multimodal.losses import divergence
+from robustcli.attacks.text.stopwords import STOP_WORDS
 from robustcli.data import Scenes
 from robustcli.data.scenes import synonym_table, vocabulary
 from robustcli.models import DualEncoder, tiny

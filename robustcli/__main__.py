@@ -1,6 +1,6 @@
 """``python -m robustcli``."""
 
-from robustcli.cli import main
+from robustcli.cli.main import main
 
 if __name__ == "__main__":
     main()

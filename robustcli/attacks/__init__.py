@@ -3,37 +3,37 @@
 from collections.abc import Callable, Mapping
 from functools import partial
 
-from robustcli.attacks.adapter import TorchAttack
-from robustcli.attacks.apgd import APGD
-from robustcli.attacks.autoattack import AutoAttack
-from robustcli.attacks.averaging import AveragedClassifier, AveragedEncoder
-from robustcli.attacks.base import Attack, ClassifierAttack, ImageAttack, RetrievalAttack, TextAttack, frozen
-from robustcli.attacks.bert_attack import BertAttack
-from robustcli.attacks.bpda import BPDA, Preprocessed, PreprocessedEncoder
-from robustcli.attacks.cached import Cached
-from robustcli.attacks.candidates import CandidateSource, EmbeddingNeighbours, SynonymTable
-from robustcli.attacks.carlini_wagner import CW
-from robustcli.attacks.characters import CharacterEdits
-from robustcli.attacks.classifier import MinimumNormAttack
-from robustcli.attacks.constraints import Constraint, MaxShare, MinSimilarity, NoAntonyms
-from robustcli.attacks.deepfool import DeepFool
-from robustcli.attacks.eot import EOT, RetrievalEOT
-from robustcli.attacks.fab import FAB
-from robustcli.attacks.fgsm import FGSM
-from robustcli.attacks.fmn import FMN
-from robustcli.attacks.fresh_draws import DrawnPredictions, judge_on_draws
-from robustcli.attacks.masked_lm import MaskedLM
-from robustcli.attacks.multimodal import SGA, CoAttack, SepAttack, SequentialAttack
-from robustcli.attacks.oracle import ImageOracle, LogitOracle
-from robustcli.attacks.pairs import Adversarial, DualEncoderLike, Gallery, ImageAdversarial, Pairs
-from robustcli.attacks.pgd import PGD
-from robustcli.attacks.reduced_autoattack import ReducedAutoAttack
-from robustcli.attacks.retrieval_autoattack import RetrievalAutoAttack
-from robustcli.attacks.square import Square
-from robustcli.attacks.surrogate import RetrievalSurrogate, Surrogate
-from robustcli.attacks.threat import L2, Characters, Linf, Words, parse_eps
-from robustcli.attacks.transfer import retrieval_transfer_matrix, transfer_matrix
-from robustcli.attacks.words import WordSubstitution
+from robustcli.attacks.adaptive.averaging import AveragedClassifier, AveragedEncoder
+from robustcli.attacks.adaptive.bpda import BPDA, Preprocessed, PreprocessedEncoder
+from robustcli.attacks.adaptive.eot import EOT, RetrievalEOT
+from robustcli.attacks.adaptive.surrogate import RetrievalSurrogate, Surrogate
+from robustcli.attacks.adaptive.transfer import retrieval_transfer_matrix, transfer_matrix
+from robustcli.attacks.core.base import Attack, ClassifierAttack, ImageAttack, RetrievalAttack, TextAttack, frozen
+from robustcli.attacks.core.classifier import MinimumNormAttack
+from robustcli.attacks.core.oracle import ImageOracle, LogitOracle
+from robustcli.attacks.core.pairs import Adversarial, DualEncoderLike, Gallery, ImageAdversarial, Pairs
+from robustcli.attacks.core.randomised import DrawnPredictions, judge_on_draws
+from robustcli.attacks.core.threat import L2, Characters, Linf, Words, parse_eps
+from robustcli.attacks.image.apgd import APGD
+from robustcli.attacks.image.autoattack import AutoAttack
+from robustcli.attacks.image.cw import CW
+from robustcli.attacks.image.deepfool import DeepFool
+from robustcli.attacks.image.fab import FAB
+from robustcli.attacks.image.fgsm import FGSM
+from robustcli.attacks.image.fmn import FMN
+from robustcli.attacks.image.pgd import PGD
+from robustcli.attacks.image.reduced_autoattack import ReducedAutoAttack
+from robustcli.attacks.image.square import Square
+from robustcli.attacks.image.torchattack import TorchAttack
+from robustcli.attacks.multimodal.attacks import SGA, CoAttack, SepAttack, SequentialAttack
+from robustcli.attacks.multimodal.retrieval_autoattack import RetrievalAutoAttack
+from robustcli.attacks.text.bert_attack import BertAttack
+from robustcli.attacks.text.cached import Cached
+from robustcli.attacks.text.candidates import CandidateSource, EmbeddingNeighbours, SynonymTable
+from robustcli.attacks.text.characters import CharacterEdits
+from robustcli.attacks.text.constraints import Constraint, MaxShare, MinSimilarity, NoAntonyms
+from robustcli.attacks.text.masked_lm import MaskedLM
+from robustcli.attacks.text.words import WordSubstitution
 
 # What a contract test, a list or a default goes through; an attack is one class and one row here.
 IMAGE_ATTACKS: Mapping[str, type[ImageAttack]] = {"fgsm": FGSM, "pgd": PGD, "apgd": APGD, "square": Square}

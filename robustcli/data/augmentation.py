@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.transforms.v2 import functional as vision
 
-from robustcli.errors import UserError
+from robustcli.utils.errors import UserError
 
 _HALF = 0.5  # what the purification paper takes off the brightness, and multiplies the contrast by
 _ASPECTS = (3 / 4, 4 / 3)  # of a crop, width by height

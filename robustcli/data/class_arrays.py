@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from robustcli.data.classes import PixelClasses, class_list
 from robustcli.data.files import check_fingerprint, check_positive
 from robustcli.data.sources import SPLITS, existing
-from robustcli.errors import UserError
+from robustcli.utils.errors import UserError
 
 _LAYOUTS = ("NHW", "NHWC", "NCHW")
 _Array = NDArray[Any]

@@ -17,8 +17,8 @@ from robustcli.data.decode import FITS, Fit
 from robustcli.data.faults import Faults, OnError
 from robustcli.data.files import check_fingerprint, check_positive, checked
 from robustcli.data.sources import SPLITS, Blob, Record
-from robustcli.errors import UserError
-from robustcli.seeding import derive_seed
+from robustcli.utils.errors import UserError
+from robustcli.utils.seeding import derive_seed
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".tif", ".tiff")
 

@@ -15,7 +15,7 @@ from robustcli.data.class_arrays import fingerprint_of
 from robustcli.data.classes import PixelClasses, held_out
 from robustcli.data.files import check_fingerprint, check_positive
 from robustcli.data.sources import SPLITS
-from robustcli.errors import UserError
+from robustcli.utils.errors import UserError
 
 
 class _FromTorchvision(PixelClasses):

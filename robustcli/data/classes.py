@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from robustcli.data.sources import existing
-from robustcli.errors import UserError
-from robustcli.seeding import derive_seed
+from robustcli.utils.errors import UserError
+from robustcli.utils.seeding import derive_seed
 
 
 class ImageClassData(ABC):

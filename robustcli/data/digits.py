@@ -9,8 +9,8 @@ from torch import Tensor
 from robustcli.data.class_arrays import fingerprint_of
 from robustcli.data.classes import PixelClasses
 from robustcli.data.files import check_fingerprint
-from robustcli.errors import UserError
-from robustcli.seeding import generator
+from robustcli.utils.errors import UserError
+from robustcli.utils.seeding import generator
 
 CLASSES = tuple("0123456789")
 _SHARES = {"test": (0.0, 0.3), "val": (0.3, 0.4), "train": (0.4, 1.0)}  # of each class, in its shuffled order

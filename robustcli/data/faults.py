@@ -3,7 +3,7 @@
 import logging
 from typing import Literal, get_args
 
-from robustcli.errors import UserError
+from robustcli.utils.errors import UserError
 
 OnError = Literal["raise", "skip"]
 

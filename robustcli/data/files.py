@@ -19,7 +19,7 @@ from robustcli.data.decode import Fit
 from robustcli.data.faults import Faults
 from robustcli.data.pixels import PixelStore, open_store
 from robustcli.data.sources import Record
-from robustcli.errors import UserError
+from robustcli.utils.errors import UserError
 
 log = logging.getLogger(__name__)
 

@@ -24,7 +24,7 @@ from robustcli.data.sources import (
     safe_name,
     with_split,
 )
-from robustcli.errors import UserError
+from robustcli.utils.errors import UserError
 
 SPLIT_NAMES = {name: name for name in SPLITS} | {"restval": "train", "valid": "val", "dev": "val"}
 

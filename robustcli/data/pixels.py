@@ -19,10 +19,10 @@ import numpy as np
 import PIL
 from numpy.typing import NDArray
 
-from robustcli.cache import cache_directory
 from robustcli.data.decode import PIPELINE, BadImage, Fit, decode
 from robustcli.data.sources import Blob
-from robustcli.errors import UserError
+from robustcli.utils.cache import cache_directory
+from robustcli.utils.errors import UserError
 
 BATCH = 256  # files decoded ahead of the writer: bounds the memory
 SECONDS_BETWEEN_LINES = 5.0

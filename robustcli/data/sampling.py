@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from robustcli.data.base import ImageTextData
-from robustcli.errors import UserError
-from robustcli.seeding import generator
+from robustcli.utils.errors import UserError
+from robustcli.utils.seeding import generator
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from braceexpand import braceexpand
 from robustcli.data.faults import Faults, OnError
 from robustcli.data.files import FileSet, Reading
 from robustcli.data.sources import Blob, Record, clean_captions, with_split
-from robustcli.errors import UserError
+from robustcli.utils.errors import UserError
 
 IMAGES = ("jpg", "jpeg", "png", "webp")
 KEY_AND_EXTENSION = re.compile(r"((?:.*/)?[^./][^./]*)\.([^/]*)")  # the key ends at the first dot of the file name

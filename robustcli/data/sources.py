@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from robustcli.data.faults import Faults
-from robustcli.errors import UserError
+from robustcli.utils.errors import UserError
 
 SPLITS = ("train", "val", "test")
 

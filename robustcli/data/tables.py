@@ -9,7 +9,7 @@ from robustcli.data.faults import Faults, OnError
 from robustcli.data.files import FileSet, Reading
 from robustcli.data.karpathy import SPLIT_NAMES
 from robustcli.data.sources import Blob, Record, check_split, clean_captions, existing, safe_name, with_split
-from robustcli.errors import UserError
+from robustcli.utils.errors import UserError
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 

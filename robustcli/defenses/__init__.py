@@ -1,14 +1,14 @@
 """Training objectives that make a model robust, and what cleans images in front of an untouched one."""
 
-from robustcli.defenses.classification import ClassObjective, Standard
-from robustcli.defenses.cleaner import Cleaner, Step
-from robustcli.defenses.losses import info_nce
-from robustcli.defenses.objective import Objective
-from robustcli.defenses.pgd_at import PGDAdversarialTraining
-from robustcli.defenses.preprocess import JPEG, GaussianBlur, NormNoise, preprocessing
-from robustcli.defenses.purified import PurifiedClassifier, PurifiedEncoder
-from robustcli.defenses.purifier import Purifier
-from robustcli.defenses.trades import TRADES
+from robustcli.defenses.objectives.classification import ClassObjective, Standard
+from robustcli.defenses.objectives.losses import info_nce
+from robustcli.defenses.objectives.multimodal import Objective
+from robustcli.defenses.objectives.pgd_at import PGDAdversarialTraining
+from robustcli.defenses.objectives.trades import TRADES
+from robustcli.defenses.preprocessing import JPEG, GaussianBlur, NormNoise, preprocessing
+from robustcli.defenses.purification.cleaner import Cleaner, Step
+from robustcli.defenses.purification.purified import PurifiedClassifier, PurifiedEncoder
+from robustcli.defenses.purification.purifier import Purifier
 
 __all__ = [
     "JPEG",

@@ -4,8 +4,8 @@ from collections.abc import Callable
 from inspect import signature
 from typing import Any
 
-from robustcli.attacks.base import RetrievalAttack
-from robustcli.attacks.classifier import Attack, ClassifierAttack
+from robustcli.attacks.core.base import RetrievalAttack
+from robustcli.attacks.core.classifier import Attack, ClassifierAttack
 
 AnyAttack = ClassifierAttack | RetrievalAttack
 _WRAPPED = "attack"  # the parameter of an attack around another one

@@ -12,7 +12,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from robustcli.attacks.base import ImageAttack
+from robustcli.attacks.core.base import ImageAttack
 from robustcli.diagnostics import advice
 from robustcli.diagnostics.changes import at_eps, setting, takes, with_search, with_settings
 from robustcli.diagnostics.evidence import Evidence

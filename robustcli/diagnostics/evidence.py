@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from robustcli.attacks.autoattack import AutoAttack
-from robustcli.attacks.classifier import ClassifierAttack, MinimumNormAttack
-from robustcli.attacks.eot import EOT, RetrievalEOT
-from robustcli.attacks.retrieval_autoattack import RetrievalAutoAttack
-from robustcli.attacks.surrogate import RetrievalSurrogate, Surrogate
+from robustcli.attacks.adaptive.eot import EOT, RetrievalEOT
+from robustcli.attacks.adaptive.surrogate import RetrievalSurrogate, Surrogate
+from robustcli.attacks.core.classifier import ClassifierAttack, MinimumNormAttack
+from robustcli.attacks.image.autoattack import AutoAttack
+from robustcli.attacks.multimodal.retrieval_autoattack import RetrievalAutoAttack
 from robustcli.diagnostics.changes import AnyAttack, image_search, layers, one_side, setting, takes
 from robustcli.diagnostics.subjects import Outcome, Subject
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from robustcli.errors import SuspectClaim
+from robustcli.utils.errors import SuspectClaim
 
 Status = Literal["ok", "suspect", "not run"]
 OK: Status = "ok"

@@ -5,18 +5,18 @@ Shapes: N queries in all, Q queries that count.
 
 from collections.abc import Iterable
 
-from robustcli.attacks.apgd import APGD
-from robustcli.attacks.base import ImageAttack, RetrievalAttack
-from robustcli.attacks.eot import EOT, RetrievalEOT
-from robustcli.attacks.multimodal import SepAttack
-from robustcli.attacks.pgd import PGD
-from robustcli.attacks.square import Square
-from robustcli.attacks.surrogate import RetrievalSurrogate, Surrogate
+from robustcli.attacks.adaptive.eot import EOT, RetrievalEOT
+from robustcli.attacks.adaptive.surrogate import RetrievalSurrogate, Surrogate
+from robustcli.attacks.core.base import ImageAttack, RetrievalAttack
+from robustcli.attacks.image.apgd import APGD
+from robustcli.attacks.image.pgd import PGD
+from robustcli.attacks.image.square import Square
+from robustcli.attacks.multimodal.attacks import SepAttack
 from robustcli.diagnostics import advice
 from robustcli.diagnostics.changes import AnyAttack, layers, setting
 from robustcli.diagnostics.evidence import Evidence
 from robustcli.diagnostics.finding import Judgement, beyond
-from robustcli.seeding import derive_seed
+from robustcli.utils.seeding import derive_seed
 
 _BETTER = 0.002  # share of the queries that may fall to an attacker who knows less, but not to the one who knows all
 _LUCK = 0.03  # share of the queries that a greedy search of words may lose with one word more

@@ -9,16 +9,16 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from robustcli.attacks.base import RetrievalAttack
-from robustcli.attacks.classifier import Classifier, ClassifierAttack, is_randomised
-from robustcli.attacks.fresh_draws import judge_on_draws
-from robustcli.attacks.pairs import Adversarial, DualEncoderLike, Gallery, ImageAdversarial, Pairs
-from robustcli.attacks.state import frozen
-from robustcli.attacks.success import judge
-from robustcli.attacks.target import Target
+from robustcli.attacks.core.base import RetrievalAttack
+from robustcli.attacks.core.classifier import Classifier, ClassifierAttack, is_randomised
+from robustcli.attacks.core.frozen import frozen
+from robustcli.attacks.core.pairs import Adversarial, DualEncoderLike, Gallery, ImageAdversarial, Pairs
+from robustcli.attacks.core.randomised import judge_on_draws
+from robustcli.attacks.core.success import judge
+from robustcli.attacks.core.target import Target
 from robustcli.diagnostics.changes import AnyAttack, image_search
 from robustcli.diagnostics.watching import Slopes, WatchedClassifier, WatchedEncoder
-from robustcli.seeding import derive_seed
+from robustcli.utils.seeding import derive_seed
 
 _DRAWS = 20  # of which a model that draws must get most wrong, or clean most right
 

@@ -8,10 +8,10 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from robustcli.attacks.averaging import EncoderWrapper
-from robustcli.attacks.base import ImageAttack
-from robustcli.attacks.oracle import ImageObjective, ImageOracle, Meter
-from robustcli.attacks.pairs import DualEncoderLike
+from robustcli.attacks.adaptive.averaging import EncoderWrapper
+from robustcli.attacks.core.base import ImageAttack
+from robustcli.attacks.core.oracle import ImageObjective, ImageOracle, Meter
+from robustcli.attacks.core.pairs import DualEncoderLike
 
 
 class Slopes:

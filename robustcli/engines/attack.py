@@ -7,13 +7,13 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from safetensors.torch import save_file
 
-from robustcli import files
-from robustcli.building import build_surrogate, choose_device
+from robustcli.builders.models import build_surrogate, choose_device
 from robustcli.engines.loading import load_subject
-from robustcli.evaluation import build_bench, judge_model
-from robustcli.judging import Attacked, robust_recall
-from robustcli.results import write_results
-from robustcli.run import Run
+from robustcli.evaluation import Attacked, robust_recall
+from robustcli.evaluation.bench import build_bench, judge_model
+from robustcli.report.results import write_results
+from robustcli.runs.run import Run
+from robustcli.utils import files
 
 
 def run(config: DictConfig, run: Run) -> float:

@@ -3,13 +3,13 @@
 import pandas as pd
 from omegaconf import DictConfig
 
-from robustcli.building import build_surrogate, choose_device
+from robustcli.builders.models import build_surrogate, choose_device
 from robustcli.engines.loading import load_subject
-from robustcli.errors import UserError
-from robustcli.evaluation import build_bench, judge_model
-from robustcli.judging import robust_recall
-from robustcli.results import write_results
-from robustcli.run import Run
+from robustcli.evaluation import robust_recall
+from robustcli.evaluation.bench import build_bench, judge_model
+from robustcli.report.results import write_results
+from robustcli.runs.run import Run
+from robustcli.utils.errors import UserError
 
 
 def run(config: DictConfig, run: Run) -> float:

@@ -8,19 +8,19 @@ import pandas as pd
 import torch
 from omegaconf import DictConfig
 
-from robustcli.alpha_images import FooledImages, fool_reconstruction
-from robustcli.alpha_results import Learned, write_learned
-from robustcli.alpha_search import AlphaJudge, AlphaSearch, Trial, as_row, check_objectives
-from robustcli.attacks.threat import parse_eps
-from robustcli.building import build_classes, build_classifier, choose_device
+from robustcli.attacks.core.threat import parse_eps
+from robustcli.builders.defences import build_purified
+from robustcli.builders.models import build_classes, build_classifier, choose_device
 from robustcli.data import ImageClassData
 from robustcli.defenses import PurifiedClassifier, Purifier
+from robustcli.defenses.purification.alpha_images import FooledImages, fool_reconstruction
+from robustcli.defenses.purification.alpha_search import AlphaJudge, AlphaSearch, Trial, as_row, check_objectives
 from robustcli.engines.loading import check_weights
-from robustcli.errors import UserError
-from robustcli.purifying import build_purified
-from robustcli.report.progress import Progress
-from robustcli.run import Run
-from robustcli.seeding import derive_seed
+from robustcli.report.alpha_results import Learned, write_learned
+from robustcli.runs.run import Run
+from robustcli.utils.errors import UserError
+from robustcli.utils.progress import Progress
+from robustcli.utils.seeding import derive_seed
 
 
 def run(config: DictConfig, run: Run) -> float:

@@ -6,11 +6,11 @@ import torch
 from omegaconf import DictConfig
 
 from robustcli.attacks import CandidateSource
-from robustcli.building import build_candidates, build_data, build_model
+from robustcli.builders.defences import build_purified
+from robustcli.builders.models import build_candidates, build_data, build_model
 from robustcli.data import ImageClassData, ImageTextData
-from robustcli.errors import UserError
 from robustcli.models import Classifier, DualEncoder
-from robustcli.purifying import build_purified
+from robustcli.utils.errors import UserError
 
 Data = ImageTextData | ImageClassData
 Model = DualEncoder | Classifier

@@ -3,14 +3,14 @@
 import pandas as pd
 from omegaconf import DictConfig
 
-from robustcli.building import build_classes, build_classifier, choose_device
+from robustcli.builders.defences import build_defences, build_protocol, check_draws
+from robustcli.builders.models import build_classes, build_classifier, choose_device
 from robustcli.defenses import PurifiedClassifier
 from robustcli.engines.loading import check_weights
-from robustcli.judging.purification import PurificationJudge
-from robustcli.purify_results import write_purification
-from robustcli.purifying import build_defences, build_protocol, check_draws
-from robustcli.report.progress import Progress
-from robustcli.run import Run
+from robustcli.evaluation.purification import PurificationJudge
+from robustcli.report.purify_results import write_purification
+from robustcli.runs.run import Run
+from robustcli.utils.progress import Progress
 
 
 def run(config: DictConfig, run: Run) -> float:

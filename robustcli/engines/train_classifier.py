@@ -7,18 +7,18 @@ import pandas as pd
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from robustcli.arming import build_classifier_attack
-from robustcli.building import build_class_objective, build_classes, build_classifier, choose_device
+from robustcli.builders.attacks import build_classifier_attack
+from robustcli.builders.models import build_class_objective, build_classes, build_classifier, choose_device
 from robustcli.data import ImageClassData
 from robustcli.data.augmentation import Augmentation
-from robustcli.engines.course import train, write_course
-from robustcli.evaluation import build_bench, judge_model
-from robustcli.judging import ClassificationJudge, robust_recall
+from robustcli.evaluation import ClassificationJudge, robust_recall
+from robustcli.evaluation.bench import build_bench, judge_model
 from robustcli.models import Classifier, save_weights
-from robustcli.results import write_results
-from robustcli.run import Run
-from robustcli.tasks import ClassTask
-from robustcli.trainer import Trainer, TrainerSettings
+from robustcli.report.results import write_results
+from robustcli.runs.run import Run
+from robustcli.training.history import train, write_course
+from robustcli.training.tasks import ClassTask
+from robustcli.training.trainer import Trainer, TrainerSettings
 
 
 def run(config: DictConfig, run: Run) -> float:

@@ -4,18 +4,18 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from robustcli.attacks.threat import parse_number
-from robustcli.building import build_classes, build_evidence, build_generator, choose_device
+from robustcli.attacks.core.threat import parse_number
+from robustcli.builders.models import build_classes, build_evidence, build_generator, choose_device
 from robustcli.data import ImageClassData
 from robustcli.data.augmentation import Augmentation
-from robustcli.engines.course import train, write_course
-from robustcli.errors import UserError
-from robustcli.judging.generation import GenerationJudge
+from robustcli.evaluation.generation import GenerationJudge
 from robustcli.models.generators import NVAE, load_nvae, moments_at, save_nvae
 from robustcli.report.generation import write_generation
-from robustcli.run import Run
-from robustcli.tasks import GeneratorTask
-from robustcli.trainer import Trainer, TrainerSettings
+from robustcli.runs.run import Run
+from robustcli.training.history import train, write_course
+from robustcli.training.tasks import GeneratorTask
+from robustcli.training.trainer import Trainer, TrainerSettings
+from robustcli.utils.errors import UserError
 
 
 def run(config: DictConfig, run: Run) -> float:

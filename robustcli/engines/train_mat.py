@@ -8,17 +8,23 @@ import pandas as pd
 from omegaconf import DictConfig, OmegaConf
 
 from robustcli import metrics
-from robustcli.arming import build_attack
-from robustcli.building import build_candidates, build_captioned, build_dual_encoder, build_objective, choose_device
+from robustcli.builders.attacks import build_attack
+from robustcli.builders.models import (
+    build_candidates,
+    build_captioned,
+    build_dual_encoder,
+    build_objective,
+    choose_device,
+)
 from robustcli.data.base import ImageTextData
-from robustcli.engines.course import train, write_course
-from robustcli.evaluation import build_bench, judge_model
-from robustcli.judging import RetrievalJudge, robust_recall
+from robustcli.evaluation import RetrievalJudge, robust_recall
+from robustcli.evaluation.bench import build_bench, judge_model
 from robustcli.models import DualEncoder, save_weights
-from robustcli.results import write_results
-from robustcli.run import Run
-from robustcli.tasks import PairTask
-from robustcli.trainer import Trainer, TrainerSettings
+from robustcli.report.results import write_results
+from robustcli.runs.run import Run
+from robustcli.training.history import train, write_course
+from robustcli.training.tasks import PairTask
+from robustcli.training.trainer import Trainer, TrainerSettings
 
 
 def run(config: DictConfig, run: Run) -> float:

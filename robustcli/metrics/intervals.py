@@ -15,7 +15,7 @@ from statistics import NormalDist
 import torch
 from torch import Tensor
 
-from robustcli.seeding import generator
+from robustcli.utils.seeding import generator
 
 BLOCK_DRAWS = 1 << 22  # draws held at once: 64 MB
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from robustcli.seeding import generator
+from robustcli.utils.seeding import generator
 
 Relevance = Callable[[slice, slice], Tensor] | Tensor
 """(N,M) bool, or a function that gives the block (images, captions) of it for two slices."""

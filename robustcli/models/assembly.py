@@ -12,8 +12,8 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from robustcli.errors import UserError
 from robustcli.models.weights import Weights, read_weights
+from robustcli.utils.errors import UserError
 
 Classes = Sequence[str] | int
 Network = TypeVar("Network", bound=nn.Module)

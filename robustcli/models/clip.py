@@ -1,6 +1,5 @@
 """``open_clip``: any architecture of the open_clip library, with one of its pretrained tags or a local checkpoint."""
 
-import difflib
 import importlib
 import warnings
 from collections.abc import Iterator, Sequence
@@ -13,9 +12,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from robustcli.errors import UserError
 from robustcli.models.dual_encoder import DualEncoder
 from robustcli.models.weights import Weights, assign, read_weights
+from robustcli.utils.errors import UserError
+from robustcli.utils.suggest import did_you_mean
 
 _SCHEMES = ("hf-hub:", "local-dir:")  # open_clip's names for a model that brings its own configuration
 
@@ -64,21 +64,14 @@ def _check_names(library: Any, architecture: str, tag: str | None) -> None:
     names = library.list_models()
     if architecture not in names:
         raise UserError(
-            f"model.architecture is {architecture!r}, which open_clip does not know" + nearest(architecture, names)
+            f"model.architecture is {architecture!r}, which open_clip does not know" + did_you_mean(architecture, names)
         )
     tags = library.list_pretrained_tags_by_model(architecture)
     if tag is not None and tag not in tags:
         raise UserError(
             f"model.pretrained is {tag!r}, neither a file nor a tag of {architecture} ({', '.join(tags) or 'none'})"
-            + nearest(tag, tags)
+            + did_you_mean(tag, tags)
         )
-
-
-def nearest(word: str, choices: Sequence[str]) -> str:
-    """``: did you mean 'x' or 'y'?``, or nothing where no choice is near."""
-    lowered = {choice.lower(): choice for choice in choices}
-    close = [repr(lowered[match]) for match in difflib.get_close_matches(word.lower(), lowered, n=3)]
-    return f": did you mean {' or '.join(close)}?" if close else ""
 
 
 def _build(

@@ -6,9 +6,8 @@ from inspect import signature
 from pathlib import Path
 from typing import Any
 
-from robustcli.errors import UserError
 from robustcli.models.classifier import Classifier
-from robustcli.models.clip import nearest, open_clip
+from robustcli.models.clip import open_clip
 from robustcli.models.dual_encoder import DualEncoder
 from robustcli.models.lenet import lenet
 from robustcli.models.mlp_head import mlp_head
@@ -17,6 +16,8 @@ from robustcli.models.small_cnn import small_cnn
 from robustcli.models.tiny import tiny
 from robustcli.models.weights import SUFFIXES, Model, read_weights
 from robustcli.models.zoo import timm, torchvision
+from robustcli.utils.errors import UserError
+from robustcli.utils.suggest import did_you_mean
 
 _Factory = Callable[..., Model]
 _FACTORIES: Mapping[str, _Factory] = {
@@ -79,7 +80,8 @@ def load(
     for key in settings:
         if key not in known:
             raise UserError(
-                f"model.{key} is not an option of {factory.__name__} ({', '.join(known)})" + nearest(key, list(known))
+                f"model.{key} is not an option of {factory.__name__} ({', '.join(known)})"
+                + did_you_mean(key, list(known))
             )
     if "architecture" in known and settings.get("architecture") is None:
         raise UserError("model.architecture is missing: give a name such as ViT-B-16 or resnet50")
@@ -169,5 +171,5 @@ def _library_of(name: str) -> _Factory:
         return timm
     names = [*_PRESETS, *_FACTORIES, *known, *clips, *library.list_models()]
     raise UserError(
-        f"model is {name!r}, which neither robustcli, torchvision, open_clip nor timm knows" + nearest(name, names)
+        f"model is {name!r}, which neither robustcli, torchvision, open_clip nor timm knows" + did_you_mean(name, names)
     )

@@ -15,13 +15,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from robustcli.errors import UserError
-from robustcli.files import atomic
 from robustcli.models.assembly import Classes, count, opened, own_randomness
 from robustcli.models.classifier import Classifier
-from robustcli.models.clip import nearest
 from robustcli.models.weights import Weights, assign
 from robustcli.models.zoo import explained, weights_tag
+from robustcli.utils.errors import UserError
+from robustcli.utils.files import atomic
+from robustcli.utils.suggest import did_you_mean
 
 _HALF = (0.5, 0.5, 0.5)
 _HEADS = ("fc", "classifier")  # what torchvision calls the last part, in ResNets and in VGGs
@@ -94,7 +94,8 @@ def build_network(architecture: str, classes: int, *, pretrained: str | None = N
     known = library.list_models(module=library)
     if architecture not in known:
         raise UserError(
-            f"model.architecture is {architecture!r}, which torchvision does not know" + nearest(architecture, known)
+            f"model.architecture is {architecture!r}, which torchvision does not know"
+            + did_you_mean(architecture, known)
         )
     with explained(architecture):
         network: nn.Module = library.get_model(architecture, weights=weights_tag(library, architecture, pretrained))

@@ -12,10 +12,10 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from robustcli.errors import UserError
 from robustcli.models.assembly import Classes, count, drawn, opened
 from robustcli.models.classifier import Classifier
 from robustcli.models.weights import assign
+from robustcli.utils.errors import UserError
 
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, which the common weights were trained with

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from robustcli.errors import UserError
 from robustcli.models.assembly import Classes, count, drawn, opened
 from robustcli.models.classifier import Classifier
 from robustcli.models.weights import assign
+from robustcli.utils.errors import UserError
 
 
 def small_cnn(

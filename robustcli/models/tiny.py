@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 
-from robustcli.errors import UserError
 from robustcli.models.dual_encoder import DualEncoder
 from robustcli.models.towers import ImageTower, LeanCLIP, TextTower, initialise
 from robustcli.models.weights import Weights, assign, read_weights
 from robustcli.models.words import WordTokenizer
+from robustcli.utils.errors import UserError
 
 _MEAN, _STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 

@@ -14,10 +14,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from robustcli import __version__
-from robustcli.errors import UserError
-from robustcli.files import atomic
 from robustcli.models.classifier import Classifier
 from robustcli.models.dual_encoder import DualEncoder
+from robustcli.utils.errors import UserError
+from robustcli.utils.files import atomic
 
 Model = DualEncoder | Classifier
 SHIPPED = Path(__file__).parents[1] / "assets" / "tiny_scenes.safetensors"

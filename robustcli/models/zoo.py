@@ -12,11 +12,11 @@ from typing import Any
 
 from torch import nn
 
-from robustcli.errors import UserError
 from robustcli.models.assembly import Classes, count, opened, own_randomness
 from robustcli.models.classifier import Classifier
-from robustcli.models.clip import nearest
 from robustcli.models.weights import Weights, assign
+from robustcli.utils.errors import UserError
+from robustcli.utils.suggest import did_you_mean
 
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's
 _SIZE = 224
@@ -61,7 +61,8 @@ def torchvision(
     known = library.list_models(module=library)
     if architecture not in known:
         raise UserError(
-            f"model.architecture is {architecture!r}, which torchvision does not know" + nearest(architecture, known)
+            f"model.architecture is {architecture!r}, which torchvision does not know"
+            + did_you_mean(architecture, known)
         )
     tag = weights_tag(library, architecture, pretrained)
     preset = (tag or library.get_model_weights(architecture).DEFAULT).transforms()
@@ -114,7 +115,7 @@ def timm(
     if ":" not in architecture and not library.is_model(architecture):
         raise UserError(
             f"model.architecture is {architecture!r}, which timm does not know"
-            + nearest(architecture, library.list_models())
+            + did_you_mean(architecture, library.list_models())
         )
     with explained(architecture), own_randomness(seed):
         network = library.create_model(
@@ -140,7 +141,7 @@ def weights_tag(library: ModuleType, architecture: str, pretrained: str | None) 
         names = list(tags.__members__)
         raise UserError(
             f"model.pretrained is {pretrained!r}, neither a file nor a tag of {architecture} ({', '.join(names)})"
-            + nearest(pretrained, names)
+            + did_you_mean(pretrained, names)
         )
     return tags[pretrained]
 

@@ -15,8 +15,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.offsetbox import AnchoredOffsetbox, HPacker, TextArea, VPacker
 
-from robustcli import files
 from robustcli.report.tables import DIRECTIONS, directions_of, title_of
+from robustcli.utils import files
 
 if TYPE_CHECKING:
     import pandas as pd

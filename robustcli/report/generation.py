@@ -8,12 +8,12 @@ import pandas as pd
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from robustcli.judging.generation import GenerationJudge
+from robustcli.evaluation.generation import GenerationJudge
 from robustcli.models.generators import NVAE
 from robustcli.report.figures import INK, save
 from robustcli.report.markdown import Report, render
 from robustcli.report.tables import Grid, print_grid
-from robustcli.run import Run
+from robustcli.runs.run import Run
 
 _COLUMNS, _MOST_ROWS = 8, 9
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from robustcli.judging.bounds import WORST
-from robustcli.judging.purification import BARE
+from robustcli.evaluation.bounds import WORST
+from robustcli.evaluation.purification import BARE
 from robustcli.report.figures import COLOURS, FAINT, INK, MARKERS, save
 from robustcli.report.tables import ATTACKS, MISSING, Grid
 

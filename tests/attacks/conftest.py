@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from robustcli.attacks import TEXT_ATTACKS, Pairs, SynonymTable, TextAttack, WordSubstitution
-from robustcli.seeding import generator
+from robustcli.utils.seeding import generator
 
 PIXELS = (3, 8, 8)
 CONTEXT = 9

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from robustcli.attacks import CLASSIFIER_ATTACKS, ClassifierAttack, ImageAdversarial, Square
-from robustcli.attacks.oracle import LogitOracle
-from robustcli.attacks.threat import ball
-from robustcli.errors import UserError
-from robustcli.seeding import generator
+from robustcli.attacks.core.oracle import LogitOracle
+from robustcli.attacks.core.threat import ball
+from robustcli.utils.errors import UserError
+from robustcli.utils.seeding import generator
 
 from .conftest import LinearClassifier, SmallNet
 

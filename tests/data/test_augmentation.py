@@ -7,9 +7,9 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from robustcli.config import conf_directory
+from robustcli.config.groups import conf_directory
 from robustcli.data.augmentation import Augmentation
-from robustcli.errors import UserError
+from robustcli.utils.errors import UserError
 
 
 def generator(seed: int = 0) -> torch.Generator:

@@ -22,7 +22,7 @@ from robustcli.data import (
 )
 from robustcli.data.classes import class_list, held_out
 from robustcli.data.scenes.world import ATTRIBUTES, TEXTURES, scene_keys, single_objects
-from robustcli.errors import UserError
+from robustcli.utils.errors import UserError
 
 SCENES = {"train": 60, "val": 30, "test": 30}
 ALL = torch.arange(10_000)

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from robustcli.data import CaptionTable, KarpathyJSON
-from robustcli.errors import UserError
+from robustcli.utils.errors import UserError
 
 Edit = Callable[[Callable[[list[Any]], object]], None]
 

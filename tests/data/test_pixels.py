@@ -13,7 +13,7 @@ from PIL import Image
 from robustcli.data import KarpathyJSON, pixels
 from robustcli.data.decode import Fit
 from robustcli.data.sources import Blob
-from robustcli.errors import UserError
+from robustcli.utils.errors import UserError
 
 
 def blobs(folder: Path) -> list[Blob]:

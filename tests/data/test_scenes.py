@@ -9,7 +9,7 @@ import torch
 from robustcli.data.scenes import Scenes, synonym_table, vocabulary
 from robustcli.data.scenes.captions import SYNONYMS
 from robustcli.data.scenes.world import COLOURS, KINDS, NONE, PLACES, SIZES, TEXTURES, World, draw_world, scene_keys
-from robustcli.errors import UserError
+from robustcli.utils.errors import UserError
 
 COMMON = {word: line[0] for line in SYNONYMS for word in line}
 SMALL = {"train": 64, "val": 40, "test": 40}

@@ -13,7 +13,7 @@ import webdataset
 from PIL import Image
 
 from robustcli.data import Shards
-from robustcli.errors import UserError
+from robustcli.utils.errors import UserError
 
 
 def write(path: Path, samples: list[Mapping[str, Any]]) -> Path:

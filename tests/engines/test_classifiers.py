@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from safetensors.torch import load_file
 
-from robustcli.launch import launch
+from robustcli.cli.launch import launch
 
 DIGITS = ["dataset=digits", "model=digits", "evaluation.resamples=20", "evaluation.limit=48"]
 WHOLE = "attack.image.eps=0.25"

@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from robustcli import purifying
-from robustcli.alpha_search import AlphaJudge
-from robustcli.defenses.alphas import schedule
-from robustcli.launch import launch
+from robustcli.builders import defences as purifying
+from robustcli.cli.launch import launch
+from robustcli.defenses.purification.alpha_search import AlphaJudge
+from robustcli.defenses.purification.alphas import schedule
 from robustcli.models.generators import Generator
 
 from ..two_latents import TwoLatents

@@ -11,8 +11,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from robustcli.engines.rerun import rerun
-from robustcli.launch import launch
+from robustcli.cli.launch import launch
+from robustcli.cli.rerun import rerun
 
 SMALL = [
     "protocol=smoke",

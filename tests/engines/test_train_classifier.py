@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from robustcli.attacks import PGD
+from robustcli.cli.launch import launch
 from robustcli.data import Digits, ImageClassData, SceneClasses
-from robustcli.launch import launch
 from robustcli.models import Classifier, load, restore
 
 SMALL = [

@@ -13,8 +13,8 @@ import pandas as pd
 import pytest
 import torch
 
+from robustcli.cli.launch import launch
 from robustcli.data import Digits, ImageClassData, SceneClasses
-from robustcli.launch import launch
 from robustcli.models import Classifier, load
 from robustcli.models.generators import NVAE, load_generator
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from robustcli.launch import launch
+from robustcli.cli.launch import launch
 
 SMALL = [
     "model.checkpoint=null",

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from robustcli.metrics import Interval, bootstrap, bootstrap_difference, bootstrap_ratio, wilson
-from robustcli.seeding import generator
+from robustcli.utils.seeding import generator
 
 
 def clustered(images: int, per_image: int, *, seed: int) -> tuple[Tensor, Tensor]:

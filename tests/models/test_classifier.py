@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from robustcli.errors import UserError
 from robustcli.models import (
     Classifier,
     lenet,
@@ -24,6 +23,7 @@ from robustcli.models import (
     torchvision,
 )
 from robustcli.models.assembly import opened
+from robustcli.utils.errors import UserError
 
 BUILD: dict[str, Callable[..., Classifier]] = {
     "lenet": lenet,

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from robustcli.errors import UserError
 from robustcli.models import DualEncoder, load_weights, open_clip, save_weights
 from robustcli.models.clip import _own_randomness
+from robustcli.utils.errors import UserError
 
 from .conftest import MEAN, STD
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from robustcli.errors import UserError
 from robustcli.models import DualEncoder, load, restore, save_weights, tiny
+from robustcli.utils.errors import UserError
 
 from .conftest import SIZES, WORDS
 

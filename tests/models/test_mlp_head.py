@@ -8,10 +8,10 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from robustcli.config import conf_directory
-from robustcli.errors import UserError
+from robustcli.config.groups import conf_directory
 from robustcli.models import Classifier, load, mlp_head, save_published, save_weights, torchvision
 from robustcli.models.mlp_head import build_network
+from robustcli.utils.errors import UserError
 
 
 @pytest.fixture(scope="module")

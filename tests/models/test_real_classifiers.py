@@ -6,9 +6,9 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from robustcli.building import build_classes
+from robustcli.builders.models import build_classes
+from robustcli.config.errors import compose
 from robustcli.data import ClassArrays, ClassFolders, ImageClassData
-from robustcli.mistakes import compose
 from robustcli.models import Classifier, load
 from robustcli.models.resnet_cifar import CIFAR10
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from robustcli.errors import UserError
 from robustcli.models import save_weights, tiny
 from robustcli.models.towers import Block
+from robustcli.utils.errors import UserError
 
 from .conftest import SIZES, WORDS
 

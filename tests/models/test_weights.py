@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from robustcli.errors import UserError
 from robustcli.models import DualEncoder, load_weights, restore, save_weights, tiny, weights
+from robustcli.utils.errors import UserError
 
 from .conftest import SIZES, WORDS
 

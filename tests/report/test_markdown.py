@@ -7,7 +7,7 @@ import pytest
 
 from robustcli.report.markdown import Report, command_line, provenance, render, threat_model
 from robustcli.report.tables import Grid
-from robustcli.run import Run
+from robustcli.runs.run import Run
 
 GRID = Grid("Recall@1", ["model", "SGA"], [["after mat", "46.6 / 47.0\n±2.0 / ±2.1"]], "a note")
 

@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from robustcli.judging.bounds import WORST
+from robustcli.evaluation.bounds import WORST
 from robustcli.report.purification import masked
 
 

@@ -16,8 +16,8 @@ from robustcli.data.base import ImageTextData
 from robustcli.data.scenes.captions import PER_IMAGE, synonym_table, truth, vocabulary, write_captions
 from robustcli.data.scenes.pictures import RECIPE, check_pictures, rendered, split_count
 from robustcli.data.scenes.world import draw_world
-from robustcli.errors import UserError
-from robustcli.seeding import derive_seed
+from robustcli.utils.errors import UserError
+from robustcli.utils.seeding import derive_seed
 
 __all__ = ["Scenes", "synonym_table", "vocabulary"]
 

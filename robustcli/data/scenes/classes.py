@@ -14,8 +14,8 @@ from robustcli.data.files import check_fingerprint
 from robustcli.data.scenes.draws import integers
 from robustcli.data.scenes.pictures import check_pictures, rendered, split_count
 from robustcli.data.scenes.world import COLOURS, KINDS, single_objects
-from robustcli.errors import UserError
-from robustcli.seeding import derive_seed
+from robustcli.utils.errors import UserError
+from robustcli.utils.seeding import derive_seed
 
 _RECIPE = "scene-classes-1"  # raise it when a recipe would give other bytes
 _ATTRIBUTES = {"colour": (0, COLOURS), "shape": (1, KINDS)}

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from robustcli.cache import cache_directory
 from robustcli.data.scenes.render import render
 from robustcli.data.scenes.world import SPLITS, World
-from robustcli.errors import UserError
+from robustcli.utils.cache import cache_directory
+from robustcli.utils.errors import UserError
 
 RECIPE = "scenes-1"  # raise it when a recipe would give other bytes
 _MOST = 100_000

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
-from robustcli.errors import UserError
+from robustcli.utils.errors import UserError
 
 _PUBLISHED = {
     "pre_post_process_blocks": "num_pre-post_process_blocks",

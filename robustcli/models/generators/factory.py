@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from robustcli.errors import UserError
 from robustcli.models.generators.base import Generator
 from robustcli.models.generators.files import load_nvae
 from robustcli.models.generators.nvae import NVAE
+from robustcli.utils.errors import UserError
 
 SHIPPED = {
     "digits": "nvae_digits",

@@ -18,10 +18,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from robustcli import __version__
-from robustcli.errors import UserError
-from robustcli.files import atomic
 from robustcli.models.generators.nvae import NVAE
 from robustcli.models.weights import find_weights, read_torch
+from robustcli.utils.errors import UserError
+from robustcli.utils.files import atomic
 
 _KEY = "robustcli"
 _WEIGHTS, _AT = "state_dict", "state_dict_temp="

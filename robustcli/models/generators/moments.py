@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor
 
-from robustcli.errors import UserError
-from robustcli.models.generators.evidence import norms
+from robustcli.models.generators.elbo import norms
 from robustcli.models.generators.nvae import NVAE
-from robustcli.seeding import generator
+from robustcli.utils.errors import UserError
+from robustcli.utils.seeding import generator
 
 
 @torch.no_grad()

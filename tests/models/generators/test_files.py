@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from robustcli.errors import UserError
 from robustcli.models.generators import NVAE, load_generator, nvae, save_nvae
+from robustcli.utils.errors import UserError
 from tests.models.generators.conftest import linear, noise, pictures
 from tests.models.generators.test_nvae import CELEBA64
 

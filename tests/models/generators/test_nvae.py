@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 import torch
 
-from robustcli.errors import UserError
 from robustcli.models.generators import NVAE
+from robustcli.utils.errors import UserError
 from tests.models.generators.conftest import linear, noise, pictures
 
 Configuration = Callable[..., dict[str, Any]]

@@ -1,0 +1,302 @@
+"""What an attack may ask of a model, and the count of what it asked.
+
+Shapes: B rows asked for, N samples, Y classes, K candidates or classes asked for, M captions, D embedding, T tokens, V
+vectors of the token table.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from robustcli.attacks.core.pairs import DualEncoderLike
+
+# A pass of so many images costs as little for each as a larger one, roughly: of so many values all together, or this
+# many images, whichever is less. Measured on two cores with the shipped networks and ResNet-20.
+_FULL = {"cpu": (98_304, 128), "cuda": (786_432, 1024)}
+_PASSES, _PADDING = 64, 1.15  # share of a chunk's tokens that is worth a pass; how much longer its longest text may be
+Evaluated = Tensor | tuple[Tensor, Tensor]  # loss (B,), and where it is known, whether each image is a success (B,)
+ImageObjective = Callable[[Tensor, Tensor], Evaluated]  # images (B,C,H,W), rows (B,) -> what is to be raised
+Slopes = Callable[[Tensor, Tensor], Iterator[Tensor]]  # classes (B,K), against (B,) long -> K gradients (B,C,H,W)
+TextObjective = Callable[[Tensor, Tensor], Tensor]  # features (K,D), rows (K,) -> loss (K,), to be raised
+
+
+@dataclass(frozen=True)
+class Meter:
+    """Counts by sample, each (N,) long on the CPU; added to in place."""
+
+    queries: Tensor
+    gradients: Tensor
+    zero_gradients: Tensor
+    nan_gradients: Tensor
+
+    @classmethod
+    def of(cls, samples: int) -> "Meter":
+        """All counts at 0."""
+        return cls(*(torch.zeros(samples, dtype=torch.long) for _ in range(4)))
+
+    def add(self, part: "Meter", rows: Tensor) -> None:
+        """What was spent on each of ``rows``, booked from a meter of their own."""
+        for name, spent in vars(part).items():
+            getattr(self, name).index_add_(0, rows.cpu(), spent)
+
+    def part(self, rows: Tensor) -> "Meter":
+        """A copy of the counts of ``rows`` alone."""
+        return Meter(**{name: spent[rows.cpu()] for name, spent in vars(self).items()})
+
+    def add_texts(self, queries: Tensor, gradients: Tensor, owner: Tensor) -> None:
+        """The passes for M captions, booked on the images that own them."""
+        self.queries.index_add_(0, owner.cpu(), queries)
+        self.gradients.index_add_(0, owner.cpu(), gradients)
+
+
+class ImageOracle:
+    """An objective whose forward and backward passes are counted; gradients reach the images and nothing else.
+
+    Attributes:
+        fooled: (N,) bool on the CPU, whether the image that was last asked for in each row is a success already; never
+            where the objective cannot tell. A search may leave such a row as it is and ask for the others alone.
+    """
+
+    def __init__(self, objective: ImageObjective, meter: Meter) -> None:
+        self._objective = objective
+        self.meter = meter
+        self.fooled = torch.zeros(len(meter.queries), dtype=torch.bool)
+
+    def loss(self, images: Tensor, rows: Tensor) -> Tensor:
+        """(B,) loss of each image, without gradients."""
+        count(self.meter.queries, rows)
+        with torch.no_grad():
+            return self._evaluate(images, rows)
+
+    def gradient(self, images: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Loss (B,) and its gradient by the pixels; rows whose gradient holds a NaN get zeros, and are counted."""
+        images = images.detach().requires_grad_(True)
+        with torch.enable_grad():
+            loss = self._evaluate(images, rows)
+            # The sum, not the mean: the gradient of a sample must not depend on the size of its batch.
+            (gradient,) = torch.autograd.grad(loss.sum(), images)
+        count(self.meter.queries, rows)
+        return loss.detach(), sound(gradient, rows, self.meter)
+
+    def repeated(self, rows: Tensor, meter: Meter) -> "ImageOracle":
+        """An oracle whose row ``i`` is row ``rows[i % len(rows)]`` of this one, and which books on ``meter``."""
+        return ImageOracle(lambda images, wide: self._objective(images, rows[wide % len(rows)]), meter)
+
+    def done(self, rows: Tensor) -> Tensor:
+        """(B,) bool, ``fooled`` of the rows, on their device."""
+        return self.fooled[rows.cpu()].to(rows.device)
+
+    def _evaluate(self, images: Tensor, rows: Tensor) -> Tensor:
+        evaluated = self._objective(images, rows)
+        loss, fooled = evaluated if isinstance(evaluated, tuple) else (evaluated, None)
+        if loss.shape != (len(images),):
+            raise ValueError(f"the objective gave {tuple(loss.shape)}: expected one loss an image, ({len(images)},)")
+        if fooled is not None:
+            self.fooled[rows.cpu()] = fooled.cpu()
+        return loss
+
+
+class LogitOracle:
+    """A classifier whose forward and backward passes are counted by sample, for searches that look at the logits.
+
+    Args:
+        model: images (B,C,H,W) in [0,1] -> logits (B,Y); frozen by the caller.
+        randomised: two passes over the same image differ, so that one success proves nothing.
+    """
+
+    def __init__(self, model: Callable[[Tensor], Tensor], meter: Meter, *, randomised: bool = False) -> None:
+        self.model, self.meter, self.randomised = model, meter, randomised
+
+    @contextmanager
+    def part(self, rows: Tensor) -> Iterator["LogitOracle"]:
+        """An oracle of the rows alone, as rows 0, 1, ...; what it spends is booked here at the end."""
+        meter = Meter.of(len(rows))
+        yield LogitOracle(self.model, meter, randomised=self.randomised)
+        self.meter.add(meter, rows)
+
+    def logits(self, images: Tensor, rows: Tensor) -> Tensor:
+        """(B,Y), without gradients."""
+        count(self.meter.queries, rows)
+        with torch.no_grad():
+            return self.model(images)
+
+    def gradient(
+        self, images: Tensor, rows: Tensor, loss: Callable[[Tensor, Tensor], Tensor]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits (B,Y), loss (B,) and its gradient by the pixels; a gradient that holds a NaN becomes zeros.
+
+        Args:
+            loss: logits (B,Y), rows (B,) -> (B,), each of its own logits alone.
+        """
+        images = images.detach().requires_grad_(True)
+        with torch.enable_grad():
+            logits = self.model(images)
+            value = loss(logits, rows)
+            (gradient,) = torch.autograd.grad(value.sum(), images)
+        count(self.meter.queries, rows)
+        return logits.detach(), value.detach(), sound(gradient, rows, self.meter)
+
+    def slopes(self, images: Tensor, rows: Tensor) -> tuple[Tensor, Slopes]:
+        """Logits (B,Y), and what gives differences of them, ``classes`` less ``against``, one by one a gradient
+        (B,C,H,W) by the pixels.
+
+        One forward pass, and a backward pass for each gradient that is asked for, all samples at once: a search that
+        sees from the logits that it needs none has paid for none, and only those that it keeps are held in memory.
+        """
+        images = images.detach().requires_grad_(True)
+        with torch.enable_grad():
+            logits = self.model(images)
+        count(self.meter.queries, rows)
+
+        def between(classes: Tensor, against: Tensor) -> Iterator[Tensor]:
+            with torch.enable_grad():
+                columns = (logits.gather(1, classes) - logits.gather(1, against[:, None])).sum(0).unbind()
+            for column in columns:
+                yield sound(torch.autograd.grad(column, images, retain_graph=True)[0], rows, self.meter)
+
+        return logits.detach(), between
+
+
+def sound(gradient: Tensor, rows: Tensor, meter: Meter) -> Tensor:
+    """The gradient (B,C,H,W), counted, and zeros for a sample where it holds a NaN."""
+    count(meter.gradients, rows)
+    size = gradient.flatten(1).abs().sum(1)
+    broken = ~torch.isfinite(size)
+    if bool(broken.any()):
+        count(meter.nan_gradients, rows[broken])
+        gradient = torch.where(broken.view(-1, 1, 1, 1), torch.zeros_like(gradient), gradient)
+    if bool((size == 0).any()):
+        count(meter.zero_gradients, rows[size == 0])
+    return gradient
+
+
+def folds(images: Tensor) -> int:
+    """How many times ``images`` (B,C,H,W) fit into a pass, 1 or more, in which each costs less than in a pass of B."""
+    values, count = _FULL[images.device.type if images.is_cuda else "cpu"]
+    return max(min(values // max(images.numel(), 1), count // max(len(images), 1)), 1)
+
+
+def count(counter: Tensor, rows: Tensor) -> None:
+    """One more for each of the rows."""
+    rows = rows.cpu()
+    counter.index_add_(0, rows, torch.ones_like(rows))
+
+
+class TextEncoder:
+    """Captions to features, each caption once: what a search meets again costs nothing.
+
+    Captions of like length are encoded together, since a causal tower is cropped at the last end of text of its batch.
+
+    Args:
+        model: frozen by the caller.
+        chunk_tokens: tokens of one forward pass, the bound of the memory.
+    """
+
+    def __init__(self, model: DualEncoderLike, *, chunk_tokens: int | None = None) -> None:
+        self.model = model
+        self._table = model.token_embedding().weight
+        self._chunk_tokens = chunk_tokens or (1 << 17 if self._table.is_cuda else 1 << 13)
+        self.device = self._table.device
+        self._row: dict[str, int] = {}
+        self._features = torch.empty(0)
+
+    def encode(self, captions: Sequence[str]) -> Tensor:
+        """(K,D) features, without gradients."""
+        missing = list(dict.fromkeys(caption for caption in captions if caption not in self._row))
+        if missing:
+            self._remember(missing, self._encode(self.model.tokenize(missing)))
+        return self._features[self._rows(captions)]
+
+    def known(self, caption: str) -> bool:
+        """Whether the features of ``caption`` are there already."""
+        return caption in self._row
+
+    def embedding_gradient(
+        self, captions: Sequence[str], objective: TextObjective, rows: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """One forward and backward pass over M captions, at least one.
+
+        Returns:
+            loss (M,), its gradient by the token embeddings (M,T',V) with T' the longest caption, and the tokens (M,T).
+        """
+        tokens = self.model.tokenize(captions)
+        lengths = content_lengths(tokens)
+        width = min(int(lengths.max()) + 1, tokens.shape[1])
+        losses, features = [], []
+        gradient = self._table.new_zeros(len(tokens), width, self._table.shape[1])
+        for chunk in self._chunks(lengths):
+            vectors = self._vectors(tokens[chunk])
+            with torch.enable_grad():
+                vectors.requires_grad_(True)
+                encoded = self.model.encode_text(tokens[chunk], embeddings=vectors)
+                loss = objective(encoded, rows[chunk.to(rows.device)])
+                (slope,) = torch.autograd.grad(loss.sum(), vectors)
+            gradient[chunk.to(gradient.device)] = slope[:, :width]
+            losses.append(loss.detach())
+            features.append(encoded.detach())
+        order = torch.argsort(torch.cat(self._chunks(lengths))).to(gradient.device)
+        self._remember(captions, torch.cat(features)[order])
+        return torch.cat(losses)[order], gradient, tokens
+
+    def mean_vectors(self, tokens: Tensor, spans: Tensor) -> Tensor:
+        """(K,V): mean vector of the tokens of each row where ``spans`` (K,T) is True; zeros for an empty span."""
+        owner, _ = torch.nonzero(spans, as_tuple=True)
+        total = self._table.new_zeros(len(tokens), self._table.shape[1])
+        device = self._table.device
+        total.index_add_(0, owner.to(device), self._table.detach()[tokens[spans].to(device)])
+        return total / spans.sum(1, keepdim=True).clamp(min=1).to(device)
+
+    def _vectors(self, tokens: Tensor) -> Tensor:
+        return self._table.detach()[tokens.to(self._table.device)]
+
+    @torch.no_grad()
+    def _encode(self, tokens: Tensor) -> Tensor:
+        chunks = self._chunks(content_lengths(tokens))
+        encoded = torch.cat([self.model.encode_text(tokens[chunk]) for chunk in chunks])
+        return torch.empty_like(encoded).index_copy_(0, torch.cat(chunks).to(encoded.device), encoded)
+
+    def _chunks(self, lengths: Tensor) -> list[Tensor]:
+        """Row numbers by rising length, in groups of at most ``chunk_tokens`` tokens; a group that is worth a pass of
+        its own ends where padding would cost more than another pass.
+        """
+        order = torch.argsort(lengths, stable=True)
+        sizes, chunks, start = lengths[order].tolist(), [], 0
+        while start < len(sizes):
+            stop = start + 1
+            while stop < len(sizes) and (stop + 1 - start) * (sizes[stop] + 1) <= self._chunk_tokens:
+                worth = (stop - start) * sizes[start] >= self._chunk_tokens // _PASSES
+                if worth and sizes[stop] > _PADDING * sizes[start]:
+                    break
+                stop += 1
+            chunks.append(order[start:stop])
+            start = stop
+        return chunks
+
+    def _remember(self, captions: Sequence[str], features: Tensor) -> None:
+        fresh = {caption: row for row, caption in enumerate(captions) if caption not in self._row}
+        if not fresh:
+            return
+        start = len(self._row)
+        self._row.update({caption: start + number for number, caption in enumerate(fresh)})
+        added = features[torch.tensor(list(fresh.values()), device=features.device)]
+        self._features = torch.cat([self._features, added]) if start else added
+
+    def _rows(self, captions: Sequence[str]) -> Tensor:
+        return torch.tensor(
+            [self._row[caption] for caption in captions], dtype=torch.long, device=self._features.device
+        )
+
+
+def content_lengths(tokens: Tensor) -> Tensor:
+    """(B,T) -> (B,) long: tokens before the padding, whatever the padding's id: the run of equal tokens that ends a
+    row.
+
+    Of a row without padding the last token (the end of text) is counted as the run.
+    """
+    if not tokens.numel():
+        return torch.zeros(len(tokens), dtype=torch.long)
+    same = (tokens == tokens[:, -1:]).flip(1).long().cumprod(1)
+    return (tokens.shape[1] - same.sum(1)).cpu()

@@ -1,0 +1,117 @@
+"""What an attack aims at: a model, the pairs under attack, the gallery, and which captions belong to which image.
+
+Shapes: B images asked for, N images, M captions, D embedding, P captions of an image.
+"""
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from robustcli.attacks.core.oracle import TextEncoder
+from robustcli.attacks.core.pairs import DualEncoderLike, Gallery, Pairs
+
+
+class Target:
+    """A model, the pairs under attack and the gallery; clean features are computed once, and only where a loss asks
+    for them.
+    """
+
+    def __init__(self, model: DualEncoderLike, pairs: Pairs, gallery: Gallery | None) -> None:
+        self.model, self.pairs = model, pairs
+        self.encoder = TextEncoder(model)
+        self.owner = pairs.owner.to(pairs.images.device)
+        self._given = gallery
+
+    @cached_property
+    def image_features(self) -> Tensor:
+        """(N,D), clean."""
+        if self._given is not None:
+            return self._given.image_features[self._given.image_rows]
+        with torch.no_grad():
+            return self.model.encode_image(self.pairs.images)
+
+    @cached_property
+    def text_features(self) -> Tensor:
+        """(M,D), clean."""
+        if self._given is not None:
+            return self._given.text_features[self._given.caption_rows]
+        return self.encode_text(self.pairs.captions)
+
+    @cached_property
+    def gallery(self) -> Gallery:
+        """The one given, or the pairs themselves."""
+        if self._given is not None:
+            return self._given
+        return Gallery.of_features(self.image_features, self.text_features, self.pairs)
+
+    @cached_property
+    def scale(self) -> Tensor:
+        """Inverse temperature, without gradients."""
+        return self.model.logit_scale.detach()
+
+    @cached_property
+    def own(self) -> "OwnCaptions":
+        """Which captions belong to which image."""
+        return OwnCaptions.of(self.owner, len(self.pairs.images))
+
+    def part(self, rows: Tensor) -> tuple["Target", Tensor]:
+        """The images of ``rows`` (B,) with their captions before the same gallery, and the rows of those captions."""
+        pairs, gallery, place = self.pairs, self.gallery, self.owner.new_full((len(self.pairs.images),), -1)
+        place[rows] = torch.arange(len(rows), device=place.device)
+        captions = torch.nonzero(place[self.owner] >= 0).flatten()
+        chosen = Pairs(
+            images=pairs.images[rows],
+            captions=tuple(pairs.captions[j] for j in captions.tolist()),
+            owner=place[self.owner[captions]],
+            image_ids=pairs.image_ids[rows.to(pairs.image_ids.device)],
+            caption_ids=pairs.caption_ids[captions.to(pairs.caption_ids.device)],
+        )
+        before = replace(
+            gallery,
+            image_matches=gallery.image_matches[rows],
+            caption_matches=gallery.caption_matches[captions],
+            image_rows=gallery.image_rows[rows],
+            caption_rows=gallery.caption_rows[captions],
+        )
+        part = Target(self.model, chosen, before)
+        part.encoder = self.encoder
+        return part, captions
+
+    def encode_text(self, captions: tuple[str, ...]) -> Tensor:
+        """(M,D); features that a search has met already are reused."""
+        if not captions:
+            return self.pairs.images.new_zeros(0, self.image_features.shape[1])
+        return self.encoder.encode(captions)
+
+
+@dataclass(frozen=True)
+class OwnCaptions:
+    """``table`` (N,P) long, the rows of each image's captions; ``valid`` (N,P) bool, False where an image has fewer
+    than P.
+    """
+
+    table: Tensor
+    valid: Tensor
+
+    @classmethod
+    def of(cls, owner: Tensor, n: int) -> "OwnCaptions":
+        """From the owner of each caption; the captions of an image keep their order."""
+        counts = torch.bincount(owner, minlength=n)
+        order = torch.argsort(owner, stable=True)
+        width = int(counts.max()) if len(owner) else 0
+        place = torch.arange(len(owner), device=owner.device) - (counts.cumsum(0) - counts)[owner[order]]
+        table = torch.zeros(n, width, dtype=torch.long, device=owner.device)
+        table[owner[order], place] = order
+        return cls(table, torch.arange(width, device=owner.device)[None, :] < counts[:, None])
+
+    def mean(self, values: Tensor, rows: Tensor) -> Tensor:
+        """(B,P) -> (B,): mean over the captions that an image has; 0 where it has none."""
+        valid = self.valid[rows]
+        return torch.where(valid, values, 0.0).sum(1) / valid.sum(1).clamp(min=1)
+
+    def last(self, rows: Tensor) -> Tensor:
+        """(B,P) bool: the last caption of each image."""
+        return F.one_hot((self.valid[rows].sum(1) - 1).clamp(min=0), self.valid.shape[1]).bool() & self.valid[rows]

@@ -1,0 +1,172 @@
+"""Which words may stand for which: synonyms and neighbours. A source is fixed, so its answers can be kept.
+
+Shapes: V vectors of the token table, K words.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from robustcli.attacks.core.oracle import content_lengths
+from robustcli.attacks.core.pairs import DualEncoderLike
+from robustcli.utils.errors import UserError
+
+Candidates = list[tuple[int, str]]  # (position of the word, what may stand there), best first within a position
+_AFFIXES = re.compile(r"^(\W*)(.*?)(\W*)$", re.DOTALL)
+
+
+class CandidateSource(Protocol):
+    """Replacements for the words of captions; they depend on the caption alone."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Names the source and all that its answers depend on."""
+
+    def __call__(self, captions: Sequence[str]) -> list[Candidates]:
+        """For each caption (split on blanks) the positions and the words, punctuation and all, that may stand there."""
+
+
+def affixes(word: str) -> tuple[str, str, str]:
+    """Leading punctuation, core and trailing punctuation."""
+    match = _AFFIXES.match(word)
+    return (match[1], match[2], match[3]) if match else ("", word, "")
+
+
+def digest(kind: str, *parts: object) -> str:
+    """``kind`` and a hash of ``parts`` (plain JSON data)."""
+    return f"{kind}-{hashlib.sha256(json.dumps(parts, ensure_ascii=False).encode()).hexdigest()[:16]}"
+
+
+class SynonymTable:
+    """A table of words that may stand for each other, looked up in lower case, punctuation kept.
+
+    Args:
+        table: word -> words, or a JSON file of that; None where a run is to fill in the data set's own.
+
+    Raises:
+        UserError: a file that is not there or is no such table.
+    """
+
+    def __init__(self, table: Mapping[str, Sequence[str]] | str | Path | None = None) -> None:
+        self.table = table
+        self._words = None if table is None else _lower(read_table(table, "candidates.table"))
+
+    @property
+    def fingerprint(self) -> str:
+        return digest("synonyms", sorted(self._known().items()))
+
+    def __repr__(self) -> str:
+        return f"SynonymTable({f'{len(self.table)} words' if isinstance(self.table, Mapping) else repr(self.table)})"
+
+    def __call__(self, captions: Sequence[str]) -> list[Candidates]:
+        return [look_up(self._known(), caption) for caption in captions]
+
+    def _known(self) -> Mapping[str, list[str]]:
+        if self._words is None:
+            raise UserError("candidates.table is null, and no data set has filled it in: give a JSON file.")
+        return self._words
+
+
+class EmbeddingNeighbours:
+    """For each word of a list the nearest other ones, by cosine in the token table of a text tower as it is now.
+
+    Args:
+        model: whose tower; a word of several tokens is their mean.
+        words: the words that may stand for each other: a sequence, or a file of one word a line.
+        top_k: neighbours a word.
+    """
+
+    def __init__(self, model: DualEncoderLike, words: Sequence[str] | str | Path, top_k: int = 10) -> None:
+        listed = _read_lines(words) if isinstance(words, str | Path) else words
+        self.words = list(dict.fromkeys(word.lower() for word in listed))
+        self.top_k = top_k
+        self._neighbours = _nearest(self.words, _word_vectors(model, self.words), top_k)
+
+    @property
+    def fingerprint(self) -> str:
+        return digest("neighbours", sorted(self._neighbours.items()))
+
+    def __repr__(self) -> str:
+        return f"EmbeddingNeighbours({len(self.words)} words, top_k={self.top_k})"
+
+    def __call__(self, captions: Sequence[str]) -> list[Candidates]:
+        return [look_up(self._neighbours, caption) for caption in captions]
+
+
+def look_up(table: Mapping[str, Sequence[str]], caption: str) -> Candidates:
+    """The candidates of one caption from a table of lower-case words."""
+    found: Candidates = []
+    for position, word in enumerate(caption.split()):
+        before, core, after = affixes(word)
+        found.extend((position, f"{before}{other}{after}") for other in table.get(core.lower(), ()))
+    return found
+
+
+def _lower(table: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+    return {str(word).lower(): [str(other) for other in others] for word, others in table.items()}
+
+
+def read_table(table: Mapping[str, Sequence[str]] | str | Path, key: str) -> Mapping[str, Sequence[str]]:
+    """Word -> words, from such a mapping or from a JSON file, whose entries may be sorted by part of speech.
+
+    Raises:
+        UserError: a file that is not there or is no such table; it names ``key``.
+    """
+    if isinstance(table, Mapping):
+        return table
+    try:
+        content = json.loads(Path(table).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{key} is {str(table)!r}, which is no JSON file: {error}.") from error
+    try:
+        return {word: _others(entry) for word, entry in content.items()}
+    except (AttributeError, TypeError) as error:
+        raise UserError(
+            f'{key} is {str(table)!r}: expected JSON like {{"word": ["others"]}} or {{"word": {{"noun": ["others"]}}}}.'
+        ) from error
+
+
+def _others(entry: Sequence[str] | Mapping[str, Sequence[str]]) -> list[str]:
+    """The words of an entry; those of all parts of speech, where it tells them apart."""
+    lists = list(entry.values()) if isinstance(entry, Mapping) else [entry]
+    if not all(isinstance(each, list) for each in lists):
+        raise TypeError("an entry is a list of words, or lists by part of speech")
+    return list(dict.fromkeys(str(other) for each in lists for other in each))
+
+
+def _read_lines(path: str | Path) -> list[str]:
+    try:
+        return Path(path).read_text(encoding="utf-8").split()
+    except OSError as error:
+        raise UserError(f"candidates.words is {str(path)!r}, which cannot be read: {error}.") from error
+
+
+@torch.no_grad()
+def _word_vectors(model: DualEncoderLike, words: Sequence[str]) -> Tensor:
+    """(K,V): the mean vector of each word's own tokens, that is without the first and the last (start and end of
+    text).
+    """
+    tokens = model.tokenize(words)
+    columns = torch.arange(tokens.shape[1])
+    inside = (columns >= 1) & (columns < content_lengths(tokens)[:, None] - 1)
+    table = model.token_embedding().weight.detach()
+    vectors = [table[row[own].to(table.device)].mean(0) for row, own in zip(tokens, inside, strict=True)]
+    return torch.stack(vectors).nan_to_num()
+
+
+def _nearest(words: Sequence[str], vectors: Tensor, top_k: int) -> dict[str, list[str]]:
+    unit = F.normalize(vectors, dim=1)
+    neighbours: dict[str, list[str]] = {}
+    for start in range(0, len(words), 1024):
+        cosines = unit[start : start + 1024] @ unit.T
+        cosines[torch.arange(len(cosines)), torch.arange(start, start + len(cosines))] = -torch.inf
+        best = cosines.topk(min(top_k, len(words) - 1), dim=1).indices.tolist()
+        neighbours.update(zip(words[start : start + 1024], ([words[j] for j in row] for row in best), strict=True))
+    return neighbours

@@ -1,0 +1,158 @@
+"""What an edited caption must keep of its meaning, beside its budget of words or characters.
+
+Shapes: K variants, D embedding.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch.nn import functional as F
+
+from robustcli.attacks.core.oracle import TextEncoder
+from robustcli.attacks.core.threat import Words
+from robustcli.attacks.text.candidates import affixes, read_table
+from robustcli.utils.errors import UserError
+
+_ROUNDING = 1e-4  # of a cosine, from one batch to another
+
+
+class Constraint(Protocol):
+    """A condition on edited captions; a search asks it before it judges, the base class once more of what came out."""
+
+    def allowed(
+        self, clean: Sequence[str], variants: Sequence[str], encoder: TextEncoder, *, slack: float = 0.0
+    ) -> Sequence[bool]:
+        """Whether each of K variants may stand for the clean caption beside it.
+
+        Args:
+            encoder: the attacked model's own captions -> features.
+            slack: what rounding may excuse; 0 in a search, more in the audit, whose batches are others.
+        """
+
+
+class SentenceEncoder(Protocol):
+    """Features of sentences, as the package sentence-transformers gives them."""
+
+    def encode(self, sentences: Sequence[str]) -> Any:
+        """K sentences -> (K,D), a tensor or an array."""
+
+
+class MinSimilarity:
+    """The cosine of the features of both captions is ``minimum`` or more.
+
+    Args:
+        minimum: from -1 to 1.
+        encoder: whose features; None: those of the attacked text tower, which then costs a pass for each variant, also
+            where the search itself needs none, and which is what the attack fools.
+    """
+
+    def __init__(self, *, minimum: float, encoder: SentenceEncoder | None = None) -> None:
+        self.minimum, self.encoder = _share("minimum", minimum, least=-1.0), encoder
+
+    def __repr__(self) -> str:
+        return f"MinSimilarity(minimum={self.minimum}, encoder={self.encoder!r})"
+
+    def allowed(
+        self, clean: Sequence[str], variants: Sequence[str], encoder: TextEncoder, *, slack: float = 0.0
+    ) -> Sequence[bool]:
+        texts = {text: row for row, text in enumerate(dict.fromkeys([*clean, *variants]))}
+        if not texts:
+            return []
+        with torch.no_grad():
+            features = torch.as_tensor((self.encoder or encoder).encode(list(texts))).double()
+            unit = F.normalize(features, dim=1)
+            first, second = (unit[[texts[text] for text in side]] for side in (clean, variants))
+            kept: list[bool] = ((first * second).sum(1) >= self.minimum - slack).tolist()
+            return kept
+
+
+class MaxShare:
+    """At most this share of a caption's words changes, so that a short caption keeps most of them.
+
+    Args:
+        maximum: from 0 to 1; of the words of the clean caption, split on blanks.
+    """
+
+    def __init__(self, *, maximum: float) -> None:
+        self.maximum = _share("maximum", maximum, least=0.0)
+
+    def __repr__(self) -> str:
+        return f"MaxShare(maximum={self.maximum})"
+
+    def allowed(
+        self, clean: Sequence[str], variants: Sequence[str], encoder: TextEncoder, *, slack: float = 0.0
+    ) -> Sequence[bool]:
+        words = Words(0)
+        return [
+            words.count(new, old) <= self.maximum * len(old.split()) for old, new in zip(clean, variants, strict=True)
+        ]
+
+
+class NoAntonyms:
+    """No word comes in that is the opposite of one that goes out.
+
+    Args:
+        table: word -> its opposites, either way round; or a file: JSON of that, or lines of two words each.
+
+    Raises:
+        UserError: a file that is not there or is no such table.
+    """
+
+    def __init__(self, *, table: Mapping[str, Sequence[str]] | str | Path) -> None:
+        self.table = table
+        self._opposites: dict[str, set[str]] = {}
+        for word, others in _read_opposites(table).items():
+            for other in others:
+                self._opposites.setdefault(word.lower(), set()).add(other.lower())
+                self._opposites.setdefault(other.lower(), set()).add(word.lower())
+
+    def __repr__(self) -> str:
+        return f"NoAntonyms({f'{len(self.table)} words' if isinstance(self.table, Mapping) else repr(self.table)})"
+
+    def allowed(
+        self, clean: Sequence[str], variants: Sequence[str], encoder: TextEncoder, *, slack: float = 0.0
+    ) -> Sequence[bool]:
+        return [self._keeps(_words(old), _words(new)) for old, new in zip(clean, variants, strict=True)]
+
+    def _keeps(self, old: set[str], new: set[str]) -> bool:
+        return all(new.isdisjoint(self._opposites.get(word, set()) - old) for word in old - new)
+
+
+def audit_constraints(
+    constraints: Sequence[Constraint], clean: Sequence[str], found: Sequence[str], encoder: TextEncoder
+) -> None:
+    """Raise `RuntimeError`, a fault of the attack, where a caption that was edited is against a constraint."""
+    edited = [(old, new) for old, new in zip(clean, found, strict=True) if old != new]
+    for constraint in constraints if edited else ():
+        before, after = zip(*edited, strict=True)
+        for (old, new), fine in zip(edited, constraint.allowed(before, after, encoder, slack=_ROUNDING), strict=True):
+            if not fine:
+                raise RuntimeError(f"{constraint!r} forbids that {old!r} becomes {new!r}")
+
+
+def _words(caption: str) -> set[str]:
+    return {affixes(word)[1].lower() for word in caption.split()}
+
+
+def _share(name: str, value: float, *, least: float) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= 1:
+        raise UserError(f"attack.text.constraints: {name} is {value!r}: expected a number from {least:g} to 1.")
+    return float(value)
+
+
+def _read_opposites(table: Mapping[str, Sequence[str]] | str | Path) -> Mapping[str, Sequence[str]]:
+    key = "attack.text.constraints: table"
+    if isinstance(table, Mapping) or Path(table).suffix == ".json":
+        return read_table(table, key)
+    try:
+        pairs = [line.split() for line in Path(table).read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, ValueError) as error:
+        raise UserError(f"{key} is {str(table)!r}, which cannot be read: {error}.") from error
+    found: dict[str, list[str]] = {}
+    for number, pair in enumerate(pairs, start=1):
+        if len(pair) != 2:
+            raise UserError(f"{key} is {str(table)!r}: entry {number} is {' '.join(pair)!r}, expected two words.")
+        found.setdefault(pair[0], []).append(pair[1])
+    return found

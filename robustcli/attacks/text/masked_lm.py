@@ -1,0 +1,159 @@
+"""Replacements that a masked language model proposes (Li et al. 2020, BERT-Attack, as Co-Attack and SGA use it).
+
+Shapes: B captions, T word pieces, V vocabulary, K candidates.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from itertools import islice, product
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from robustcli.attacks.text.candidates import Candidates, affixes, digest
+from robustcli.utils.errors import UserError
+
+_BATCH = 64
+_PIECES, _CHOICES, _COMBINATIONS = 12, 4, 24  # of a word of several pieces; constants of the original
+
+
+class MaskedLM:
+    """Words that a masked language model finds likely in the place of each word, from one pass over the unmasked
+    caption.
+
+    For a word of one piece the ``top_k`` pieces whose logit is at least ``threshold``, likeliest first. For a word of
+    more pieces the combinations of the four best pieces at each of its first twelve, the first 24 of them, ranked by
+    the model's loss on the bare combination. Punctuation around a word stays; word endings ("##ing") and the word
+    itself are left out.
+
+    Args:
+        name_or_path: of the Hugging Face hub, or a folder.
+        top_k: pieces a position.
+        threshold: of the logit, not of a probability, as in the field's code: it hardly ever bites.
+        max_length: pieces of a caption, start and end included; words beyond get no candidates.
+        compat: ``coattack`` reproduces a defect of that code: each word gets the candidates of the piece before it;
+            and combinations that are several words are let through (a budget of words drops them later).
+
+    Raises:
+        UserError: transformers is not installed, or the model cannot be found.
+    """
+
+    def __init__(
+        self,
+        name_or_path: str,
+        *,
+        top_k: int = 10,
+        threshold: float = 0.3,
+        max_length: int = 30,
+        compat: str | None = None,
+    ) -> None:
+        if compat not in (None, "coattack"):
+            raise UserError(f"candidates.compat is {compat!r}: choose coattack, or null for the defect mended.")
+        self.name_or_path, self.top_k, self.threshold = str(name_or_path), top_k, threshold
+        self.max_length, self.compat = max_length, compat
+        self._tokenizer, self._model = _load(self.name_or_path)
+
+    @property
+    def fingerprint(self) -> str:
+        weights = hashlib.sha256()
+        for name, weight in sorted(self._model.state_dict().items()):
+            weights.update(name.encode())
+            weights.update(weight.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        settings = (self.top_k, self.threshold, self.max_length, self.compat)
+        return digest("masked-lm", weights.hexdigest(), *settings)
+
+    def __repr__(self) -> str:
+        return (
+            f"MaskedLM({self.name_or_path!r}, top_k={self.top_k}, threshold={self.threshold}, "
+            f"max_length={self.max_length}, compat={self.compat!r})"
+        )
+
+    def __call__(self, captions: Sequence[str]) -> list[Candidates]:
+        found: list[Candidates] = []
+        for start in range(0, len(captions), _BATCH):
+            found.extend(self._batch(captions[start : start + _BATCH]))
+        return found
+
+    def _batch(self, captions: Sequence[str]) -> list[Candidates]:
+        words = [caption.split() for caption in captions]
+        pieces = [[self._pieces(affixes(word)[1]) for word in row] for row in words]
+        ids = [[piece for word in row for piece in word][: self.max_length - 2] for row in pieces]
+        logits = self._logits([self._framed(row) for row in ids])
+        values, best = logits.topk(min(self.top_k, logits.shape[-1]), dim=-1)
+        offset = 0 if self.compat == "coattack" else 1  # row 0 is the start token
+        found: list[Candidates] = []
+        for row, (caption, spelt) in enumerate(zip(words, pieces, strict=True)):
+            candidates, start = [], 0
+            for position, (word, own) in enumerate(zip(caption, spelt, strict=True)):
+                stop = start + len(own)
+                if own and stop <= len(ids[row]):
+                    span = slice(start + offset, stop + offset)
+                    candidates += [
+                        (position, new) for new in self._replacements(word, values[row, span], best[row, span])
+                    ]
+                start = stop
+            found.append(candidates)
+        return found
+
+    def _replacements(self, word: str, values: Tensor, best: Tensor) -> list[str]:
+        before, core, after = affixes(word)
+        if len(best) == 1:
+            likely = [piece for value, piece in zip(values[0], best[0], strict=True) if value >= self.threshold]
+            spelt = [self._spelt([int(piece)]) for piece in likely]
+        else:
+            spelt = self._combinations(best)
+        special = set(self._tokenizer.all_special_tokens)
+        one_word = [new for new in spelt if self.compat == "coattack" or len(new.split()) == 1]
+        kept = [new for new in one_word if new and "##" not in new and new not in special and new != core.lower()]
+        return [f"{before}{new}{after}" for new in dict.fromkeys(kept)]
+
+    def _combinations(self, best: Tensor) -> list[str]:
+        choices = [row[:_CHOICES].tolist() for row in best[:_PIECES]]
+        combinations = [list(chosen) for chosen in islice(product(*choices), _COMBINATIONS)]
+        framed = [self._framed(chosen) for chosen in combinations]
+        logits, ids = self._logits(framed), torch.tensor(framed)
+        losses = F.cross_entropy(logits.transpose(1, 2), ids, reduction="none")[:, 1:-1].mean(1)
+        return [self._spelt(combinations[i]) for i in losses.argsort(stable=True).tolist()]
+
+    def _pieces(self, word: str) -> list[int]:
+        ids: list[int] = self._tokenizer(word, add_special_tokens=False)["input_ids"]
+        return ids
+
+    def _framed(self, ids: Sequence[int]) -> list[int]:
+        start = (
+            self._tokenizer.cls_token_id if self._tokenizer.cls_token_id is not None else self._tokenizer.bos_token_id
+        )
+        end = self._tokenizer.sep_token_id if self._tokenizer.sep_token_id is not None else self._tokenizer.eos_token_id
+        return [start, *ids, end]
+
+    def _spelt(self, ids: Sequence[int]) -> str:
+        return str(self._tokenizer.convert_tokens_to_string(self._tokenizer.convert_ids_to_tokens(list(ids)))).strip()
+
+    @torch.no_grad()
+    def _logits(self, rows: Sequence[Sequence[int]]) -> Tensor:
+        """Rows of ids, padded here -> (B,T,V)."""
+        width = max(len(row) for row in rows)
+        padding = self._tokenizer.pad_token_id or 0
+        ids = torch.tensor([[*row, *[padding] * (width - len(row))] for row in rows])
+        mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows])
+        logits: Tensor = self._model(input_ids=ids, attention_mask=mask).logits
+        return logits.float()
+
+
+def _load(name_or_path: str) -> tuple[Any, Any]:
+    try:
+        from transformers import AutoModelForMaskedLM, AutoTokenizer
+    except ImportError as error:
+        raise UserError("candidates needs transformers: install robustcli[hf].") from error
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name_or_path)
+        model = AutoModelForMaskedLM.from_pretrained(name_or_path)
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise UserError(
+            f"candidates.name_or_path is {name_or_path!r}, where no masked language model is ({reason}): "
+            "give a folder of one, or a name of the Hugging Face hub."
+        ) from error
+    return tokenizer, model.eval().requires_grad_(False)

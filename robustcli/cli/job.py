@@ -1,0 +1,117 @@
+"""What Hydra runs: one job, which opens its run directory and hands over to the engine of the command.
+
+Whatever goes wrong in it becomes one line on the terminal; the traceback stands in the run directory.
+"""
+
+import importlib
+import math
+import re
+import sys
+from pathlib import Path
+from secrets import token_hex
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import InstantiationException
+from hydra.experimental.callback import Callback
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from robustcli.config import schemas
+from robustcli.runs.manifest import refuse
+from robustcli.utils.errors import SuspectClaim, UserError, behind, causes
+
+# On import, because the workers of joblib and submitit import this module, and nothing else of ours, when they unpickle
+# a Job. The cache gives all uses within a sweep one id; the system draws it, since equal seeds may start in one second.
+OmegaConf.register_new_resolver("run_id", lambda: token_hex(3), use_cache=True, replace=True)
+
+
+class Job:
+    """The task of a command; can be pickled, and imports its engine where it runs.
+
+    Args:
+        command: name as typed, for example ``train-mat``; its engine is ``robustcli.engines.train_mat``.
+    """
+
+    def __init__(self, command: str) -> None:
+        self.command = command
+
+    def __repr__(self) -> str:
+        return f"Job({self.command!r})"
+
+    def __call__(self, config: DictConfig) -> float:
+        """Run the engine and return the figure that a sweeper may optimise.
+
+        A job of a sweep that fails returns NaN instead, because Hydra would not end a sweep in which one raised.
+
+        Raises:
+            SystemExit: outside a sweep, with code 2 for a user's mistake and 1 for any other failure, printed.
+        """
+        hydra = HydraConfig.get()
+        directory, overrides = Path(hydra.runtime.output_dir), [str(override) for override in hydra.overrides.task]
+        try:
+            return self._run(config, directory, overrides)
+        except Exception as error:
+            mistake = user_error(error)
+            name = f"job {hydra.job.num}: " if hydra.mode is RunMode.MULTIRUN else ""
+            said = mistake or (error if isinstance(error, SuspectClaim) else failure(error, directory))
+            print(f"error: {name}{said}", file=sys.stderr, flush=True)
+            if hydra.mode is RunMode.MULTIRUN:
+                refuse(directory, overrides, str(mistake or error))
+                return math.nan
+            _leave_no_empty(directory)
+            raise SystemExit(2 if mistake else 1) from error
+
+    def _run(self, config: DictConfig, directory: Path, overrides: list[str]) -> float:
+        schemas.check(config)
+        from robustcli.runs.run import Run
+
+        settings: Any = OmegaConf.to_container(config, resolve=True)
+        with Run.open(self.command, settings, directory, overrides) as run:
+            if run.done:
+                print(f"{run.directory} is done already", flush=True)
+                return run.objective
+            engine = importlib.import_module(f"robustcli.engines.{self.command.replace('-', '_')}")
+            run.finish(engine.run(config, run))
+        print(f"run: {run.directory}", flush=True)
+        return run.objective
+
+
+class FailedJobs(Callback):
+    """Ends a sweep with exit code 1 where one of its jobs left a FAILED marker.
+
+    It must stand first in ``hydra.callbacks`` to be called last.
+    """
+
+    def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
+        """Raise SystemExit with the number of failed jobs and the place of their tracebacks."""
+        sweep = Path(config.hydra.sweep.dir)
+        failed = sorted(str(marker.parent.relative_to(sweep)) for marker in sweep.rglob("FAILED"))
+        if failed:
+            which = "job " + failed[0] if len(failed) == 1 else "jobs " + ", ".join(failed)
+            print(f"error: {which} of the sweep failed; see FAILED in each directory under {sweep}", file=sys.stderr)
+            raise SystemExit(1)
+
+
+def user_error(error: BaseException) -> UserError | None:
+    """The user's mistake `behind` ``error``; a constructor that fails over a value of the wrong type is one too."""
+    if mistake := behind(error):
+        return mistake
+    for seen in causes(error):
+        if isinstance(seen, InstantiationException) and isinstance(seen.__cause__, TypeError | ValueError):
+            target = re.search(r"target '(?:[\w.]*\.)?(\w+)'", str(seen))
+            name = target[1] if target else "an object"
+            return UserError(f"{name} cannot be made of its settings; is one of the wrong type? ({seen.__cause__})")
+    return None
+
+
+def failure(error: BaseException, directory: Path) -> str:
+    """One line that says what failed and where its traceback stands."""
+    reason = (str(error).strip().splitlines() or [""])[0]
+    return f"{type(error).__name__}: {reason} (traceback in {directory / 'FAILED'})"
+
+
+def _leave_no_empty(directory: Path) -> None:
+    """Remove a directory that Hydra made for a job which stopped before it wrote anything."""
+    if directory.is_dir() and not any(directory.iterdir()):
+        directory.rmdir()

@@ -1,0 +1,88 @@
+"""From the words on the command line to a run.
+
+Hydra composes the config and launches the jobs; mistakes become one sentence, ends become exit codes.
+"""
+
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+from robustcli.cli.signals import terminable
+from robustcli.config.groups import conf_directory
+from robustcli.utils.errors import UserError
+
+DONE, FAILED, MISTAKE, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
+
+
+def launch(command: str, argv: Sequence[str]) -> int:
+    """Run ``command`` (for example ``train-mat``) with Hydra's ``argv`` (overrides and flags in any order).
+
+    Returns the exit code: 0 done; 1 a job failed; 2 the user's mistake, told in one sentence; 130 Ctrl-C; 143 SIGTERM.
+    """
+    return guarded(lambda: _launch(command, list(argv)))
+
+
+def guarded(work: Callable[[], int]) -> int:
+    """The exit code of ``work``, or that of what it raised; a user's mistake prints ``error: <sentence>`` only."""
+    try:
+        with terminable():
+            return work()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return MISTAKE
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else DONE if end.code is None else FAILED
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+    except Exception:
+        traceback.print_exc()
+        return FAILED
+    if code in (INTERRUPTED, TERMINATED):
+        print(f"stopped by {'Ctrl-C' if code == INTERRUPTED else 'SIGTERM'}", file=sys.stderr)
+    return code
+
+
+def _launch(command: str, argv: list[str]) -> int:
+    from robustcli.cli.arguments import ordered
+    from robustcli.cli.resume import expand
+
+    argv = ordered(expand(ordered(argv)))
+    import hydra
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
+
+    from robustcli.cli.job import Job
+    from robustcli.config import errors, schemas
+
+    schemas.register()
+    errors.refuse_null_choices(argv)
+    task = hydra.main(version_base="1.3", config_path=str(conf_directory()), config_name=command.replace("-", "_"))
+    debug = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    try:
+        with _as_process(f"robustcli {command}", argv):
+            task(Job(command))()
+    except (HydraException, OmegaConfBaseException) as error:
+        if debug:
+            raise
+        raise UserError(errors.sentence(command, argv, error)) from error
+    except YAMLError as error:
+        raise UserError("a config file is no YAML: " + " ".join(str(error).split())) from error
+    return DONE
+
+
+@contextmanager
+def _as_process(name: str, argv: list[str]) -> Iterator[None]:
+    """Within it ``sys.argv`` is what Hydra shall read, and Hydra raises instead of printing; both are put back."""
+    words, full = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
+    sys.argv, os.environ["HYDRA_FULL_ERROR"] = [name, *argv], "1"
+    try:
+        yield
+    finally:
+        sys.argv = words
+        if full is None:
+            del os.environ["HYDRA_FULL_ERROR"]
+        else:
+            os.environ["HYDRA_FULL_ERROR"] = full

@@ -1,0 +1,199 @@
+"""``robustcli rerun DIR``: build a run again from what its directory says, and compare it number by number."""
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from robustcli.config.overrides import quoted
+from robustcli.report.tables import Grid, print_grid
+from robustcli.runs.manifest import NOT_COMPARED, new_directory
+from robustcli.utils import files
+from robustcli.utils.errors import UserError
+from robustcli.utils.flatten import ABSENT, differences
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+# Names of measurements of time and memory, the only numbers that two equal runs do not share.
+MEASURED = ("seconds", "per_second", "mib")
+SURROUNDINGS = ("code", "packages", "machine", "torch", "device", "seeds", "data_fingerprint", "data", "weights")
+BOUNDED = {"trainer.max_steps", "trainer.max_seconds"}
+# Settings of the launcher that say where and how the old run ran; the new one has its own.
+_OF_THE_OLD_RUN = ("resume", "hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir", "hydra/launcher")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What differs between a run and its rebuilding: (name, before, after) of each.
+
+    Attributes:
+        numbers: metrics and columns of the records; empty where every number is the same.
+        config: settings of the composed config.
+        surroundings: code, packages, machine, torch, data and weights.
+        counts: how many metrics and how many records were compared.
+    """
+
+    numbers: list[tuple[str, str, str]]
+    config: list[tuple[str, str, str]] = field(default_factory=list)
+    surroundings: list[tuple[str, str, str]] = field(default_factory=list)
+    counts: tuple[int, int] = (0, 0)
+
+    @property
+    def identical(self) -> bool:
+        """True where every number is the same."""
+        return not self.numbers
+
+
+def rerun(directory: Path, parent: Path | None = None) -> int:
+    """Rebuild the run in ``directory`` in a new one under ``parent`` (default ``outputs/rerun``), print what differs.
+
+    Returns 0 when every number is the same, 1 when not or when the rebuilding failed, 130 or 143 when it was stopped.
+    Raises UserError where ``directory`` is no finished run.
+    """
+    from robustcli.cli.launch import launch
+
+    old = directory.absolute()
+    manifest = _finished(old)
+    argv = rebuild_arguments(old)
+    new = new_directory((parent or Path("outputs") / "rerun").absolute())
+    with _inside(Path(manifest["working_directory"])):
+        code = launch(manifest["command"], [*argv, f"hydra.run.dir={quoted(new)}"])
+    if code != 0:
+        print(f"the rebuilding ended with exit code {code}; see {new}")
+        return code if code >= 128 else 1
+    comparison = compare(old, new)
+    show(comparison, old, new)
+    return 0 if comparison.identical else 1
+
+
+def rebuild_arguments(directory: Path) -> list[str]:
+    """The arguments that ask for the run in ``directory`` again.
+
+    A training that ended by the clock is bounded by the steps it made instead, because a clock gives no two equal runs.
+    """
+    overrides = [item for item in files.read_yaml(directory / "overrides.yaml") if _key(item) not in _OF_THE_OLD_RUN]
+    limit = (files.read_yaml(directory / "config.yaml").get("trainer") or {}).get("max_seconds")
+    if limit is not None:
+        steps = files.read_json(directory / "metrics.json").get("train/steps")
+        if steps is None:
+            raise UserError(
+                f"{directory} was trained for trainer.max_seconds={limit}, but its metrics.json lacks train/steps, "
+                "without which it cannot be rebuilt: train with trainer.max_steps and trainer.max_seconds=null"
+            )
+        overrides = [item for item in overrides if _key(item) not in BOUNDED]
+        overrides += [f"trainer.max_steps={int(steps)}", "trainer.max_seconds=null"]
+    return [*_config_directories(files.read_json(directory / "manifest.json")["command_line"]), *overrides]
+
+
+def compare(old: Path, new: Path) -> Comparison:
+    """Compare two finished runs: metrics and records exactly, then config and surroundings."""
+    metrics = [files.read_json(place / "metrics.json") for place in (old, new)]
+    before, after = ({key: value for key, value in each.items() if not _measured(key)} for each in metrics)
+    numbers = [(key, str(first), str(second)) for key, (first, second) in differences(before, after).items()]
+    records = [_records(place) for place in (old, new)]
+    numbers += _record_differences(*records)
+    ignore = {*NOT_COMPARED, *(BOUNDED if _bounded_by_time(old) else ())}
+    configs = [files.read_yaml(place / "config.yaml") for place in (old, new)]
+    manifests = [files.read_json(place / "manifest.json") for place in (old, new)]
+    known = [{key: each[key] for key in SURROUNDINGS if key in each} for each in manifests]
+    return Comparison(
+        numbers=numbers,
+        config=_rows(differences(configs[0], configs[1], ignore)),
+        surroundings=_rows(differences(known[0], known[1], ("machine.host",))),
+        counts=(len(before), 0 if records[0] is None else len(records[0])),
+    )
+
+
+def show(comparison: Comparison, old: Path, new: Path) -> None:
+    """Print the verdict and a table of each kind of difference."""
+    print(f"before: {old}\nafter:  {new}\n")
+    for title, rows in (
+        ("Numbers that differ", comparison.numbers),
+        ("Settings that differ: the configuration has changed since", comparison.config),
+        ("Surroundings that differ: equal bits hold for equal ones only", comparison.surroundings),
+    ):
+        if rows:
+            print_grid(Grid(title, ["name", "before", "after"], rows))
+    metrics, records = comparison.counts
+    if comparison.identical:
+        print(f"identical: {metrics} metrics and {records} records")
+    else:
+        print(f"different: {len(comparison.numbers)} differences in {metrics} metrics and {records} records")
+
+
+def _finished(directory: Path) -> dict[str, Any]:
+    if (directory / "multirun.yaml").exists():
+        raise UserError(f"{directory} is a sweep: name one of its jobs, for example {directory / '0'}")
+    if not (directory / "config.yaml").exists():
+        raise UserError(f"{directory} is no run: a run has a config.yaml, a manifest.json and a DONE marker")
+    if not (directory / "DONE").exists():
+        raise UserError(f"the run in {directory} is not finished: finish it with resume={directory}, then compare")
+    manifest: dict[str, Any] = files.read_json(directory / "manifest.json")
+    return manifest
+
+
+def _key(override: str) -> str:
+    return override.partition("=")[0].lstrip("+~").partition("@")[0]
+
+
+def _config_directories(command_line: Sequence[str]) -> list[str]:
+    found: list[str] = []
+    for index, word in enumerate(command_line):
+        if word in ("--config-dir", "-cd"):
+            found += ["--config-dir", *command_line[index + 1 : index + 2]]
+        elif word.startswith("--config-dir="):
+            found.append(word)
+    return found
+
+
+@contextlib.contextmanager
+def _inside(directory: Path) -> Iterator[None]:
+    # Relative paths of the old command line hold from where it was typed; where that is gone, from here.
+    with contextlib.chdir(directory if directory.is_dir() else Path.cwd()):
+        yield
+
+
+def _bounded_by_time(directory: Path) -> bool:
+    trainer = files.read_yaml(directory / "config.yaml").get("trainer") or {}
+    return trainer.get("max_seconds") is not None
+
+
+def _measured(name: str) -> bool:
+    return name.endswith(MEASURED)
+
+
+def _rows(found: Mapping[str, tuple[Any, Any]]) -> list[tuple[str, str, str]]:
+    return [(key, str(old), str(new)) for key, (old, new) in found.items()]
+
+
+def _records(directory: Path) -> "pd.DataFrame | None":
+    import pandas as pd
+
+    path = directory / "records.parquet"
+    return pd.read_parquet(path) if path.exists() else None
+
+
+def _record_differences(old: "pd.DataFrame | None", new: "pd.DataFrame | None") -> list[tuple[str, str, str]]:
+    if old is None or new is None:
+        before, after = (ABSENT if each is None else "present" for each in (old, new))
+        return [] if before == after else [("records.parquet", before, after)]
+    if len(old) != len(new):
+        return [("records: rows", str(len(old)), str(len(new)))]
+    names = [name for name in dict.fromkeys([*old.columns, *new.columns]) if not _measured(name)]
+    rows = [_column_difference(name, old, new) for name in names]
+    return [row for row in rows if row is not None]
+
+
+def _column_difference(name: str, old: "pd.DataFrame", new: "pd.DataFrame") -> tuple[str, str, str] | None:
+    if name not in old or name not in new:
+        return (f"records: {name}", "present" if name in old else ABSENT, "present" if name in new else ABSENT)
+    before, after = old[name], new[name]
+    same = ((before == after).fillna(False).astype(bool) | (before.isna() & after.isna())).to_numpy()
+    if same.all() and before.dtype == after.dtype:
+        return None
+    if same.all():
+        return (f"records: {name}", f"type {before.dtype}", f"type {after.dtype}")
+    row = int((~same).argmax())
+    return (f"records: {name} ({(~same).sum()} rows, first {row})", str(before.iloc[row]), str(after.iloc[row]))

@@ -1,0 +1,144 @@
+"""What a defence trains on: which sides of a pair are attacked, and the loss on the result.
+
+Shapes: B pairs, C channels, D embedding.
+"""
+
+from dataclasses import dataclass
+from typing import get_args
+
+import torch
+from torch import Tensor
+
+from robustcli.attacks import Pairs, RetrievalAttack
+from robustcli.attacks.core.frozen import frozen
+from robustcli.attacks.multimodal.losses import Target, text_objective
+from robustcli.data.sampling import PairBatch
+from robustcli.defenses.objectives.losses import Directions, Positives, info_nce
+from robustcli.models import DualEncoder
+from robustcli.utils.errors import UserError
+from robustcli.utils.seeding import generator
+
+
+@dataclass(frozen=True, kw_only=True)
+class Objective:
+    """One training objective; MAT, TeCoA, text-only and clean fine-tuning differ in these fields alone.
+
+    The inner attack is sequential, one pass, text first and then the image against the attacked caption, with frozen
+    weights; the outer loss is the contrastive one on the attacked pair (Waseda et al. 2026, section 3.2 as restated by
+    its authors).
+
+    Args:
+        name: what tables call it.
+        image, text: the sides that are attacked; neither is clean fine-tuning.
+        positives: what becomes of other true pairs in a batch, see `info_nce`.
+        directions: ``image_to_text`` takes the captions as classes (TeCoA).
+        attacked_captions: share of the pairs whose caption is attacked, where ``text`` is set; the others keep theirs.
+        clean_weight: share in [0,1] of the loss on the clean pair, at the price of a second pass; 0 in MAT.
+    """
+
+    name: str
+    image: bool
+    text: bool
+    positives: Positives = "mask"
+    directions: Directions = "both"
+    attacked_captions: float = 1.0
+    clean_weight: float = 0.0
+
+    def __post_init__(self) -> None:
+        for key, value, known in (
+            ("positives", self.positives, Positives),
+            ("directions", self.directions, Directions),
+        ):
+            if value not in get_args(known):
+                raise UserError(f"defense.{key} is {value!r}: choose one of {', '.join(get_args(known))}.")
+        for key, share in (("attacked_captions", self.attacked_captions), ("clean_weight", self.clean_weight)):
+            if not 0 <= share <= 1:
+                raise UserError(f"defense.{key} is {share}: it is a share, between 0 and 1.")
+
+    def check(self, attack: RetrievalAttack) -> None:
+        """Raise `UserError` if ``attack`` lacks a side that this defence attacks."""
+        for side in ("image", "text"):
+            if getattr(self, side) and getattr(attack, side) is None:
+                raise UserError(
+                    f"defense={self.name} attacks the {side}, but attack.{side} is null: choose attack=mat."
+                )
+
+    def loss(
+        self, model: DualEncoder, attack: RetrievalAttack, images: Tensor, batch: PairBatch, *, seed: int
+    ) -> Tensor:
+        """Loss of one batch, a scalar with gradients to the weights of ``model``.
+
+        Args:
+            images: (B,C,H,W) in [0,1], the pictures of ``batch``.
+            seed: names the draws of this step.
+        """
+        captions = self._attack_captions(model, attack, images, batch, seed) if self.text else batch.captions
+        # Serves the inner attack too: a third of a step saved.
+        text_features = model.encode_text(model.tokenize(captions))
+        attacked = (
+            self._attack_images(model, attack, images, text_features.detach(), batch, seed) if self.image else images
+        )
+        loss = self._contrast(model, model.encode_image(attacked), text_features, batch).mean()
+        if self.clean_weight == 0:
+            return loss
+        clean_text = model.encode_text(model.tokenize(batch.captions))
+        clean = self._contrast(model, model.encode_image(images), clean_text, batch).mean()
+        return (1 - self.clean_weight) * loss + self.clean_weight * clean
+
+    def _attack_captions(
+        self, model: DualEncoder, attack: RetrievalAttack, images: Tensor, batch: PairBatch, seed: int
+    ) -> tuple[str, ...]:
+        """The captions with the attacked share of them replaced; which pairs are attacked is drawn anew each step."""
+        assert attack.text is not None
+        share = round(self.attacked_captions * len(images))
+        rows = torch.randperm(len(images), generator=generator(seed, "attacked captions"))[:share].sort().values
+        pairs = Pairs(
+            images=images[rows.to(images.device)],
+            captions=tuple(batch.captions[i] for i in rows.tolist()),
+            owner=torch.arange(share),
+            image_ids=batch.image_ids[rows],
+            caption_ids=_of_this_step(batch.caption_ids[rows], seed),
+        )
+        with frozen(model):
+            objective = text_objective(attack.text.objective, Target(model, pairs, None))
+            found = attack.text.maximise(model, objective, pairs.captions, pairs.caption_ids)
+        captions = list(batch.captions)
+        for row, caption in zip(rows.tolist(), found, strict=True):
+            captions[row] = caption
+        return tuple(captions)
+
+    def _attack_images(
+        self,
+        model: DualEncoder,
+        attack: RetrievalAttack,
+        images: Tensor,
+        text_features: Tensor,
+        batch: PairBatch,
+        seed: int,
+    ) -> Tensor:
+        """The images moved against the captions as they are now; the inner loss is the outer one, over all rows."""
+        assert attack.image is not None
+
+        def objective(moved: Tensor, rows: Tensor) -> Tensor:
+            if len(rows) != len(images):
+                raise ValueError(f"the loss of a batch reads all of it: asked for {len(rows)} of {len(images)} images")
+            return self._contrast(model, model.encode_image(moved), text_features, batch)
+
+        with frozen(model):
+            return attack.image.maximise(objective, images, _of_this_step(batch.image_ids, seed))
+
+    def _contrast(self, model: DualEncoder, image_features: Tensor, text_features: Tensor, batch: PairBatch) -> Tensor:
+        matches = batch.matches.to(image_features.device)
+        return info_nce(
+            image_features,
+            text_features,
+            model.logit_scale,
+            matches,
+            positives=self.positives,
+            directions=self.directions,
+        )
+
+
+def _of_this_step(ids: Tensor, seed: int) -> Tensor:
+    """Names of draws that no other step uses."""
+    return ids + (seed >> 2)

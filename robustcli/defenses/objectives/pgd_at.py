@@ -1,0 +1,78 @@
+"""Adversarial training of classifiers by the attack of the run (Madry et al. 2018).
+
+Shapes: B batch, C channels, H height, W width.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from robustcli.attacks import ClassifierAttack, frozen
+from robustcli.attacks.core.oracle import LogitOracle, Meter
+from robustcli.data.sampling import ClassBatch
+from robustcli.defenses.objectives.classification import ClassObjective, needs_budget
+from robustcli.models import Classifier
+from robustcli.utils.errors import UserError
+
+_MODES = ("eval", "train")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PGDAdversarialTraining(ClassObjective):
+    """Cross-entropy on the images that the run's attack puts out (equation 2.1); clean images are not seen.
+
+    Every image is attacked to the last step, also one that is classified wrongly: the inner maximum is one of the loss,
+    not of mistakes.
+
+    Args:
+        name: what tables call it.
+        attack_mode: ``eval`` or ``train``, how batch norms and dropout behave while the attack searches; the outer step
+            is always in train mode. In ``train`` an attack sees the statistics of its batch; the running ones are put
+            back afterwards.
+        label_smoothing: share of the target in [0,1) that is spread over all classes.
+
+    Raises:
+        UserError: another mode, or a share out of range.
+    """
+
+    name: str = "pgd_at"
+    attack_mode: str = "eval"
+    label_smoothing: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.attack_mode not in _MODES:
+            raise UserError(f"objective.attack_mode is {self.attack_mode!r}: choose {' or '.join(_MODES)}.")
+        if not 0 <= self.label_smoothing < 1:
+            raise UserError(f"objective.label_smoothing is {self.label_smoothing}: it is a share, from 0 to below 1.")
+
+    def check(self, attack: ClassifierAttack) -> None:
+        needs_budget(self.name, attack)
+
+    def loss(
+        self, model: Classifier, attack: ClassifierAttack, images: Tensor, batch: ClassBatch, *, seed: int
+    ) -> Tensor:
+        labels = batch.labels.to(images.device)
+        with _searching(model, self.attack_mode) as searched:
+            found = _attacked(searched, attack.replace(seed=seed), images, labels, batch.image_ids)
+        return F.cross_entropy(model(found), labels, label_smoothing=self.label_smoothing)
+
+
+@contextmanager
+def _searching(model: Classifier, mode: str) -> Iterator[Callable[[Tensor], Tensor]]:
+    """The frozen model in ``mode``; afterwards flags, buffers and generators are as they were."""
+    with frozen(model):
+        model.train(mode == "train")
+        yield model
+
+
+def _attacked(
+    model: Callable[[Tensor], Tensor], attack: ClassifierAttack, images: Tensor, labels: Tensor, sample_ids: Tensor
+) -> Tensor:
+    """(B,C,H,W): all images attacked, within the budget."""
+    # As if the model drew: then no attack leaves a sample alone because it is fooled already.
+    oracle = LogitOracle(model, Meter.of(len(images)), randomised=True)
+    found = attack.mislead(oracle, images.clone(), labels, sample_ids).detach()
+    return found if attack.budget is None else attack.budget.settle(found, images)

@@ -1,0 +1,109 @@
+"""TRADES: accuracy against the smoothness of the predictions around each image (Zhang et al. 2019).
+
+Shapes: B batch, C channels, H height, W width, Y classes.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import count
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from robustcli.attacks import ClassifierAttack, frozen
+from robustcli.attacks.core.threat import L2, Eps, Linf, at_least, parse_number, sample_noise
+from robustcli.data.sampling import ClassBatch
+from robustcli.defenses.objectives.classification import ClassObjective, needs_budget
+from robustcli.models import Classifier
+from robustcli.utils.errors import UserError
+
+Draws = Callable[[], Tensor]  # standard normal (B,C,H,W), fresh at every call
+_START = 1e-3  # standard deviation of the start: at the clean image itself the gradient of the divergence is zero
+
+
+@dataclass(frozen=True, kw_only=True)
+class TRADES(ClassObjective):
+    """Cross-entropy of the clean images plus ``beta`` times KL(clean || adversarial) (equation 5).
+
+    The adversarial images maximise that divergence within norm and eps of the run's attack, whose other settings are
+    not used. The search runs in eval mode, the loss in train mode; gradients flow through both sides of the divergence.
+
+    Args:
+        name: what tables call it.
+        beta: weight of the divergence, 0 or more; 1/lambda of the paper, which takes 1 to 6.
+        steps: gradient steps of the search.
+        step_size: in units of [0,1] pixels; None: ``2 eps / steps``.
+
+    Raises:
+        UserError: a value out of range.
+    """
+
+    name: str = "trades"
+    beta: float = 6.0
+    steps: int = 10
+    step_size: Eps | None = None
+
+    def __post_init__(self) -> None:
+        if not self.beta >= 0:
+            raise UserError(f"objective.beta is {self.beta}: it weighs a divergence, 0 or more.")
+        at_least("steps", self.steps, 1, node="objective")
+        if self.step_size is not None:
+            parse_number("step_size", self.step_size, node="objective")
+
+    def check(self, attack: ClassifierAttack) -> None:
+        needs_budget(self.name, attack)
+
+    def loss(
+        self, model: Classifier, attack: ClassifierAttack, images: Tensor, batch: ClassBatch, *, seed: int
+    ) -> Tensor:
+        assert attack.budget is not None, "`check` refuses such an attack"
+        drawn, ids = count(), batch.image_ids.tolist()
+
+        def draws() -> Tensor:
+            return sample_noise(images.shape[1:], ids, seed, "trades", next(drawn), normal=True).to(images)
+
+        found = self.adversarial(model, attack.budget, images, draws)
+        return trades_loss(model, images, found, batch.labels.to(images.device), beta=self.beta)
+
+    def adversarial(self, model: Classifier, budget: Linf | L2, images: Tensor, draws: Draws) -> Tensor:
+        """Images (B,C,H,W) in the budget whose predictions are far from those of ``images``.
+
+        Args:
+            draws: the start, and steps where the gradient is zero.
+        """
+        size = 2 * budget.eps / self.steps if self.step_size is None else parse_number("step_size", self.step_size)
+        with frozen(model):
+            with torch.no_grad():
+                target = F.softmax(model(images), dim=1)
+            found = images + _START * draws()  # not clamped: so do the authors, and the first step clamps
+            for _ in range(self.steps):
+                slope = _slope(model, found, target)
+                empty = slope.flatten(1).abs().amax(1) == 0
+                if isinstance(budget, L2) and bool(empty.any()):  # where nothing points anywhere, any way will do
+                    slope = torch.where(empty.view(-1, 1, 1, 1), draws(), slope)
+                found = _within(budget, found + budget.step(slope, size), images)
+        return found
+
+
+def trades_loss(model: Classifier, images: Tensor, found: Tensor, labels: Tensor, *, beta: float) -> Tensor:
+    """Cross-entropy of ``images`` plus ``beta`` times the mean divergence of the predictions for ``found``."""
+    clean, other = model(images), model(found)  # one after the other: batch norms see each kind by itself
+    return F.cross_entropy(clean, labels) + beta * _divergence(other, F.softmax(clean, dim=1)) / len(images)
+
+
+def _divergence(logits: Tensor, target: Tensor) -> Tensor:
+    """KL(target || softmax of logits), summed over the batch."""
+    return F.kl_div(F.log_softmax(logits, dim=1), target, reduction="sum")
+
+
+def _slope(model: Classifier, images: Tensor, target: Tensor) -> Tensor:
+    images = images.detach().requires_grad_(True)
+    with torch.enable_grad():
+        (slope,) = torch.autograd.grad(_divergence(model.unchecked(images), target), images)
+    return slope.detach()
+
+
+def _within(budget: Linf | L2, images: Tensor, clean: Tensor) -> Tensor:
+    """The box first, then the ball, as the authors do; the ball shrinks towards ``clean`` and so stays in the box."""
+    return budget.project(images.clamp(0.0, 1.0), clean)

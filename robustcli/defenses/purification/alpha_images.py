@@ -1,0 +1,93 @@
+"""What alphas are learned on: images that an attack turned against the reconstruction alone (Serez et al. 2025).
+
+Shapes: N images, B of a batch, C channels, H height, W width.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from robustcli.attacks import FGSM
+from robustcli.attacks.adaptive.surrogate import right_on
+from robustcli.attacks.core.threat import Eps
+from robustcli.data import ImageClassData
+from robustcli.defenses import PurifiedClassifier
+from robustcli.utils import files
+from robustcli.utils.seeding import generator
+
+
+@dataclass(frozen=True)
+class FooledImages:
+    """Adversarial images of a split, and the clean ones that stand beside them.
+
+    Attributes:
+        images: (N,C,H,W) float32, what the attack made of images that were right before and are wrong after.
+        rows: (N,) long, their places in the data set.
+        clean: (M,) long, places of images as they come, right or wrong, N of them or all.
+        seen: how many images were attacked.
+        right: how many of those were right before.
+    """
+
+    images: Tensor
+    rows: Tensor
+    clean: Tensor
+    seen: int
+    right: int
+
+    def save(self, path: Path) -> None:
+        """Write ``path`` whole or not at all, without loss: a byte or a JPEG would undo a small change."""
+        counts = torch.tensor([self.seen, self.right])
+        content = {"images": self.images, "rows": self.rows, "clean": self.clean, "counts": counts}
+        with files.atomic(path) as temporary:
+            save_file({name: tensor.cpu().contiguous() for name, tensor in content.items()}, temporary)
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """What `save` wrote."""
+        content = load_file(path)
+        seen, right = content.pop("counts").tolist()
+        return cls(**content, seen=seen, right=right)
+
+
+def fool_reconstruction(
+    defence: PurifiedClassifier,
+    data: ImageClassData,
+    *,
+    eps: Eps,
+    count: int,
+    batch_size: int,
+    seed: int,
+    limit: int | None = None,
+    on_batch: Callable[[int], None] = lambda found: None,
+) -> FooledImages:
+    """Attack the images of ``data`` in a shuffled order with FGSM of the L2 norm ``eps``, until ``count`` are fooled.
+
+    Args:
+        defence: what is attacked; with alphas all 0 the paper's reconstruction.
+        eps: L2 norm in pixels of [0,1]; every pixel moves by the same amount, see `FGSM`.
+        count: adversarial images that are wanted; fewer come out where the data set ends before.
+        batch_size: images that are attacked at once.
+        seed: of the order.
+        limit: images that are attacked at most; None: all.
+        on_batch: is told how many have been found.
+    """
+    attack = FGSM(norm="l2", eps=eps, sign=True, seed=seed)
+    order = torch.randperm(len(data), generator=generator(seed, "learn alphas", data.split))[:limit]
+    found, places, seen, right, total = [], [], 0, 0, 0
+    for rows in torch.split(order, batch_size):
+        images, labels = data.images(rows).to(defence.device), data.labels[rows].to(defence.device)
+        before = right_on(defence, images, labels)
+        result = attack(defence, images, labels, rows)
+        fooled = before & result.success.cpu()
+        found.append(result.images.cpu()[fooled])
+        places.append(rows[fooled])
+        seen, right, total = seen + len(rows), right + int(before.sum()), total + int(fooled.sum())
+        on_batch(min(total, count))
+        if total >= count:
+            break
+    return FooledImages(torch.cat(found)[:count], torch.cat(places)[:count], order[:count], seen, right)

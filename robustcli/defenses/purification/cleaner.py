@@ -1,0 +1,112 @@
+"""What may stand in front of an untouched model: images in, cleaned images out.
+
+Shapes: B images, C channels, H height, W width.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from robustcli.attacks.adaptive.bpda import BPDA
+from robustcli.utils.seeding import generator as named_generator
+
+
+class Cleaner(nn.Module, ABC):
+    """A cleaner in two halves: what is done once an image, and what is done for each draw.
+
+    ``finish(prepare(images), sample_noise(...))`` is a pass; a model that averages draws repeats the second half alone.
+    """
+
+    @property
+    @abstractmethod
+    def randomised(self) -> bool:
+        """Whether two passes over the same image differ."""
+
+    @abstractmethod
+    def prepare(self, images: Tensor) -> list[Tensor]:
+        """What can be shared by all draws: images (B,C,H,W) in [0,1] -> tensors with B as their first dimension."""
+
+    @abstractmethod
+    def finish(self, prepared: Sequence[Tensor], noise: Sequence[Tensor]) -> Tensor:
+        """What is left, for one draw an entry: (B,C,H,W); nothing is drawn here."""
+
+    @abstractmethod
+    def sample_noise(self, count: int, like: Tensor, source: torch.Generator | None = None) -> list[Tensor]:
+        """All that ``finish`` needs of chance for ``count`` entries, of the device and type of ``like``.
+
+        Args:
+            source: None: torch's global generator.
+        """
+
+    def named_noise(self, names: Sequence[int], like: Tensor, *, seed: int, draw: int = 0) -> list[Tensor]:
+        """Noise for one entry a name; it depends on ``seed``, on the number of the draw and on the name alone."""
+        if not names:
+            return self.sample_noise(0, like)
+        rows = [self.sample_noise(1, like, named_generator(seed, "clean", draw, name)) for name in names]
+        return [torch.cat(parts) for parts in zip(*rows, strict=True)]
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B,C,H,W) in [0,1] -> the same, cleaned."""
+        return self.finish(self.prepare(images), self.sample_noise(len(images), images))
+
+
+class Step(Cleaner):
+    """A function of images as a cleaner: the paper's ablations, noise alone and blur alone, and JPEG.
+
+    Args:
+        function: images (B,C,H,W) in [0,1] -> the same; one that draws says so by an attribute ``randomised``, and
+            takes standard-normal noise (B,C,H,W) as its second argument.
+    """
+
+    def __init__(self, function: Callable[..., Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    @property
+    def randomised(self) -> bool:
+        return bool(getattr(self.function, "randomised", False))
+
+    def prepare(self, images: Tensor) -> list[Tensor]:
+        return [images if self.randomised else self.function(images)]
+
+    def finish(self, prepared: Sequence[Tensor], noise: Sequence[Tensor]) -> Tensor:
+        return self.function(prepared[0], noise[0]) if self.randomised else prepared[0]
+
+    def sample_noise(self, count: int, like: Tensor, source: torch.Generator | None = None) -> list[Tensor]:
+        return [standard_normal((count, *like.shape[1:]), like, source)] if self.randomised else []
+
+
+class StraightThrough(Cleaner):
+    """A cleaner as it is, but its gradient is that of the identity: what a BPDA attacker differentiates.
+
+    Args:
+        cleaner: see `BPDA`.
+    """
+
+    def __init__(self, cleaner: Cleaner) -> None:
+        super().__init__()
+        self.cleaner = cleaner
+
+    @property
+    def randomised(self) -> bool:
+        return self.cleaner.randomised
+
+    def prepare(self, images: Tensor) -> list[Tensor]:
+        with torch.no_grad():
+            return [images, *self.cleaner.prepare(images)]
+
+    def finish(self, prepared: Sequence[Tensor], noise: Sequence[Tensor]) -> Tensor:
+        images, *rest = prepared
+        cleaned: Tensor = BPDA(lambda _: self.cleaner.finish(rest, noise))(images)
+        return cleaned
+
+    def sample_noise(self, count: int, like: Tensor, source: torch.Generator | None = None) -> list[Tensor]:
+        return self.cleaner.sample_noise(count, like, source)
+
+
+def standard_normal(shape: tuple[int, ...], like: Tensor, source: torch.Generator | None) -> Tensor:
+    """Noise of the device and type of ``like``, from a source on any device."""
+    device = like.device if source is None else source.device
+    return torch.randn(shape, device=device, dtype=like.dtype, generator=source).to(like.device)

@@ -1,0 +1,109 @@
+"""Purification with a multiple-latent-variable generator (Serez et al. 2025, arXiv 2412.03453, section 3).
+
+Keep what the coarse latents say of an image, draw the fine ones anew, and decode.
+
+Shapes: B images, R draws, C channels, H height, W width; L latents, coarse to fine.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from robustcli.defenses.purification.alphas import schedule
+from robustcli.defenses.purification.cleaner import Cleaner, standard_normal
+from robustcli.models.generators import Generator
+from robustcli.utils.errors import UserError
+
+
+class Purifier(Cleaner):
+    """Images in, purified images out; differentiable from end to end, and training-free.
+
+    Latent ``i`` of the output is ``(1 - a_i) z_i(image) + a_i z_i(drawn)`` with ``a_i = attenuation * alphas_i``: 0
+    keeps what the encoder found, 1 forgets it. With all of them 0 the output is the deterministic reconstruction.
+
+    Args:
+        generator: encodes and decodes; left as it is.
+        alphas: a schedule by name, L numbers in [0,1] or a file with them, see `schedule`.
+        attenuation: in [0,1], multiplies the alphas; the paper: 1.0 for faces at 256 px, 0.7 for identities and cars.
+        preprocess: images (B,C,H,W) -> images, before the encoder; None: none. One that draws, as `NormNoise` does,
+            says so by an attribute ``randomised``, and takes standard-normal noise (B,C,H,W) as its second argument.
+        checkpoint: keep less of the decoder for the gradient and compute it again; the gradient is the same.
+
+    Raises:
+        UserError: alphas of another length or out of [0,1], or an attenuation out of [0,1].
+    """
+
+    alphas: Tensor
+
+    def __init__(
+        self,
+        generator: Generator,
+        *,
+        alphas: str | Path | Sequence[float] | Tensor,
+        attenuation: float = 1.0,
+        preprocess: Callable[..., Tensor] | None = None,
+        checkpoint: bool = False,
+    ) -> None:
+        super().__init__()
+        if not 0 <= attenuation <= 1:
+            raise UserError(f"purifier.attenuation is {attenuation}: it is a share, from 0 to 1.")
+        self.generator, self.preprocess, self.checkpoint = generator, preprocess, checkpoint
+        self.attenuation = attenuation
+        mixed = attenuation * schedule(alphas, len(generator.latent_shapes)).float()
+        self.register_buffer("alphas", mixed, persistent=False)
+
+    @property
+    def resolution(self) -> tuple[int, int, int]:
+        """(C,H,W) of the images."""
+        return self.generator.resolution
+
+    @property
+    def randomised(self) -> bool:
+        """Whether two passes over the same image differ."""
+        return bool((self.alphas > 0).any()) or self._drawn_before
+
+    def forward(self, images: Tensor, noise: Sequence[Tensor] | None = None) -> Tensor:
+        """(B,C,H,W) in [0,1] -> the same, purified; as the generator gives them, which an NVAE does within [0,1].
+
+        Args:
+            noise: L standard-normal tensors (B, *latent shape), coarse to fine; None: from torch's global generator, in
+                that order, after that of the pre-processing.
+
+        Raises:
+            ValueError: images or noise of another shape than the generator's.
+        """
+        drawn = self.sample_noise(len(images), images)
+        if noise is not None:
+            drawn = [*drawn[: len(drawn) - len(self.generator.latent_shapes)], *noise]
+        return self.finish(self.prepare(images), drawn)
+
+    def prepare(self, images: Tensor) -> list[Tensor]:
+        if tuple(images.shape[1:]) != tuple(self.resolution):
+            raise ValueError(f"images are {tuple(images.shape[1:])}, but the generator makes {tuple(self.resolution)}")
+        if self._drawn_before:
+            return [images]
+        return self.generator.encode(images if self.preprocess is None else self.preprocess(images))
+
+    def finish(self, prepared: Sequence[Tensor], noise: Sequence[Tensor]) -> Tensor:
+        features = prepared
+        if self._drawn_before:
+            assert self.preprocess is not None
+            features = self.generator.encode(self.preprocess(prepared[0], noise[0]))
+            noise = noise[1:]
+        expected = [(len(features[0]), *shape) for shape in self.generator.latent_shapes]
+        if [tuple(tensor.shape) for tensor in noise] != expected:
+            raise ValueError(f"noise is {[tuple(tensor.shape) for tensor in noise]}: expected {expected}")
+        return self.generator.decode(features, self.alphas, noise, checkpoint=self.checkpoint)
+
+    def sample_noise(self, count: int, like: Tensor, source: torch.Generator | None = None) -> list[Tensor]:
+        shapes = ([self.resolution] if self._drawn_before else []) + list(self.generator.latent_shapes)
+        return [standard_normal((count, *shape), like, source) for shape in shapes]
+
+    @property
+    def _drawn_before(self) -> bool:
+        return bool(getattr(self.preprocess, "randomised", False))
+
+    def extra_repr(self) -> str:
+        return f"alphas={[round(alpha, 3) for alpha in self.alphas.tolist()]}"

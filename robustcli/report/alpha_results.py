@@ -1,0 +1,228 @@
+"""What a search for alphas leaves in the run directory: trials, the alphas themselves, figures and the report."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+import torch
+
+from robustcli.defenses.purification.alpha_images import FooledImages
+from robustcli.defenses.purification.alpha_search import AlphaSearch, as_row
+from robustcli.defenses.purification.alphas import schedule
+from robustcli.metrics import Interval, bootstrap_difference, wilson
+from robustcli.report.alphas import accuracy_grid, course, pareto, schedules
+from robustcli.report.markdown import Report, render
+from robustcli.report.tables import Grid, print_grid
+from robustcli.runs.run import Run
+from robustcli.utils import files
+
+ADVERSARIAL = "adversarial"
+
+
+@dataclass(frozen=True)
+class Learned:
+    """A finished search and what it was judged on.
+
+    Attributes:
+        search: with all its trials.
+        objectives: names of the values of a trial.
+        fooled: the images, by split.
+        records: one row an image, kind of image and schedule, of the split that the search has not seen.
+        splits: that of the search, and that of the records.
+        attenuation: multiplies every schedule.
+        wanted: adversarial images that were asked for.
+    """
+
+    search: AlphaSearch
+    objectives: tuple[str, ...]
+    fooled: Mapping[str, FooledImages]
+    records: pd.DataFrame
+    splits: tuple[str, str]
+    attenuation: float
+    wanted: int
+
+
+def write_learned(run: Run, found: Learned, *, resamples: int, seed: int) -> float:
+    """Write all of it and print the table; returns the learned alphas' accuracy on held-out adversarial images."""
+    search, best = found.search, found.search.best()
+    trials = _trials(found)
+    with files.atomic(run.directory / "trials.csv") as path:
+        trials.to_csv(path, index=False)
+    accuracies = _accuracies(found.records)
+    gain = _gain(found.records, resamples, seed)
+    run.write_records(found.records)
+    run.write_metrics(_flat(accuracies) | _searched(found) | _named("learned_minus_cosine", gain), _table(accuracies))
+    winner = search.trials[best]
+    content = {
+        "alphas": list(winner.alphas),
+        "attenuation": found.attenuation,
+        "trial": best,
+        "origin": winner.origin,
+        "search": dict(zip(found.objectives, winner.values, strict=True)),
+        "held_out": {kind: interval.mean for kind, interval in accuracies["learned"].items()},
+    }
+    files.write_json(run.directory / "alphas.json", content)
+    grid = accuracy_grid(accuracies, found.splits[1])
+    report = Report(
+        title="Learned alphas",
+        summary=_summary(found, gain),
+        threat=_threat(run),
+        tables=[grid, _search_grid(found)],
+        figures=_figures(run, found, trials),
+        caveats=_caveats(found, run),
+    )
+    run.write_report(render(report, run.manifest, run.directory))
+    print_grid(grid)
+    use = f"purifier.alphas={run.directory} purifier.attenuation={found.attenuation:g}"
+    print(f"to use them: {use}", flush=True)
+    return float(accuracies["learned"][ADVERSARIAL].mean or 0.0)
+
+
+def _trials(found: Learned) -> pd.DataFrame:
+    rows = [as_row(trial, found.objectives) for trial in found.search.trials]
+    frame = pd.DataFrame(rows)
+    frame.insert(0, "trial", range(len(frame)))
+    front = found.search.front()
+    frame["front"] = [number in front for number in range(len(frame))]
+    frame["chosen"] = frame["trial"] == found.search.best()
+    for name in found.objectives:
+        count = _count(found, name)
+        bounds = [wilson(round(value * count), count) for value in frame[name]]
+        frame[f"{name}_low"] = [bound.low for bound in bounds]
+        frame[f"{name}_high"] = [bound.high for bound in bounds]
+    return frame
+
+
+def _count(found: Learned, objective: str) -> int:
+    images = found.fooled[found.splits[0]]
+    return len(images.rows if objective == ADVERSARIAL else images.clean)
+
+
+def _accuracies(records: pd.DataFrame) -> dict[str, dict[str, Interval]]:
+    """Schedule -> kind of image -> accuracy."""
+    result: dict[str, dict[str, Interval]] = {}
+    for (name, kind), part in records.groupby(["alphas", "kind"], sort=False):
+        result.setdefault(str(name), {})[str(kind)] = wilson(int(part["right"].sum()), len(part))
+    return result
+
+
+def _gain(records: pd.DataFrame, resamples: int, seed: int) -> Interval:
+    """Learned minus cosine on the same held-out adversarial images."""
+    shown = records[records["kind"] == ADVERSARIAL]
+    first, second = (
+        torch.tensor(shown.loc[shown["alphas"] == name, "right"].to_numpy()) for name in ("learned", "cosine")
+    )
+    return bootstrap_difference(first, second, torch.arange(len(first)), resamples=resamples, seed=seed)
+
+
+def _named(key: str, interval: Interval) -> dict[str, float]:
+    return {f"{key}{end}": value for end, value in _ends(interval).items() if value is not None}
+
+
+def _ends(interval: Interval) -> dict[str, float | None]:
+    return {"": interval.mean, "_low": interval.low, "_high": interval.high}
+
+
+def _flat(accuracies: Mapping[str, Mapping[str, Interval]]) -> dict[str, float]:
+    flat: dict[str, float] = {}
+    for name, kinds in accuracies.items():
+        for kind, interval in kinds.items():
+            flat |= _named(f"{name}/{kind}/accuracy", interval)
+    return flat
+
+
+def _table(accuracies: Mapping[str, Mapping[str, Interval]]) -> pd.DataFrame:
+    rows = [
+        {"alphas": name, "kind": kind, **{f"accuracy{end}": value for end, value in _ends(interval).items()}}
+        for name, kinds in accuracies.items()
+        for kind, interval in kinds.items()
+    ]
+    return pd.DataFrame(rows)
+
+
+def _searched(found: Learned) -> dict[str, float]:
+    best = found.search.trials[found.search.best()]
+    return {
+        "search/trials": float(len(found.search.trials)),
+        **{f"search/{name}": value for name, value in zip(found.objectives, best.values, strict=True)},
+    }
+
+
+def _search_grid(found: Learned) -> Grid:
+    """The starting points and the best of the rest, on the images that were searched on."""
+    trials, best = found.search.trials, found.search.best()
+    shown = [number for number, trial in enumerate(trials) if trial.origin != found.search.sampler or number == best]
+    rows = [
+        [
+            str(number) + (" (chosen)" if number == best else ""),
+            trials[number].origin,
+            *(f"{100 * value:.1f}" for value in trials[number].values),
+        ]
+        for number in shown
+    ]
+    title = f"In the search itself, on the split {found.splits[0]}: accuracy in percent"
+    note = "The chosen one is the highest of all trials, chance included: the table above is the one to believe."
+    return Grid(title, ["trial", "origin", *found.objectives], rows, note)
+
+
+def _figures(run: Run, found: Learned, trials: pd.DataFrame) -> list[tuple[str, Any]]:
+    drawn = []
+    if len(found.objectives) == 2:
+        path = run.figure("pareto")
+        pareto(trials, found.objectives, path)
+        drawn.append(("Accuracy on adversarial images against that on clean ones, of every trial.", path))
+    path = run.figure("schedules")
+    best = found.search.trials[found.search.best()].alphas
+    by_name = {"learned": best, **{name: schedule(name, len(best)).tolist() for name in ("linear", "cosine")}}
+    schedules(by_name, path, attenuation=found.attenuation)
+    drawn.append((f"How much of each latent is drawn anew, times the attenuation of {found.attenuation:g}.", path))
+    path = run.figure("course")
+    course(trials, found.objectives, path)
+    drawn.append(("How the search went.", path))
+    return drawn
+
+
+def _summary(found: Learned, gain: Interval) -> str:
+    if gain.mean is None:
+        return ""
+    between = (
+        "" if gain.low is None or gain.high is None else f" (95 %: {100 * gain.low:+.1f} to {100 * gain.high:+.1f})"
+    )
+    return (
+        f"On adversarial images of the split {found.splits[1]} the learned alphas differ from cosine by "
+        f"{100 * gain.mean:+.1f} points{between}, by images that were made before, not by an attack on these alphas."
+    )
+
+
+def _settings(run: Run) -> Any:
+    return files.read_yaml(run.directory / "config.yaml")
+
+
+def _threat(run: Run) -> list[str]:
+    settings = _settings(run)
+    made = "the reconstruction alone" if settings["purifier"]["alphas"] == "none" else "the defence as configured"
+    return [
+        f"One FGSM step of L2 norm {settings['adversarial']['eps']} against {made}, every pixel by the same amount, "
+        "pixels in [0, 1]; kept are the images that were right before and wrong after.",
+        "NOT ADAPTIVE: the attacker knows nothing of the alphas that are judged.",
+    ]
+
+
+def _caveats(found: Learned, run: Run) -> list[str]:
+    notes = [
+        "The objective is not adaptive: an attacker who knows the alphas makes other images. What they withstand then "
+        f"is told by `robustcli purify purifier.alphas=DIRECTORY purifier.attenuation={found.attenuation:g}`.",
+        f"The winner is the highest of {len(found.search.trials)} figures that each have an interval, so its figure in "
+        "the search flatters; linear and cosine stand beside it as they are.",
+        "Every trial has the same draws; the held-out table has others.",
+    ]
+    if _settings(run)["purifier"]["alphas"] == "none":
+        notes.append("The reconstruction scores 0 on the adversarial images by their choice.")
+    for split, fooled in found.fooled.items():
+        notes.append(
+            f"{split}: {fooled.seen} images attacked, {fooled.right} were right before, {len(fooled.rows)} are kept."
+        )
+        if len(fooled.rows) < found.wanted:
+            notes.append(f"{split} has fewer adversarial images than the {found.wanted} that were asked for.")
+    return notes

@@ -1,0 +1,230 @@
+"""The table of a sweep: one row a job, whether it was done or failed, and means over seeds where there are several."""
+
+import fcntl
+import math
+import os
+import statistics
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra.experimental.callback import Callback
+
+from robustcli.report.tables import Grid, print_grid
+from robustcli.utils import files
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from omegaconf import DictConfig
+
+# 97.5 % quantiles of Student's t for 1 to 10 degrees of freedom; a sweep has a handful of seeds.
+T_QUANTILES = (12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622, 2.2281)
+NORMAL_QUANTILE = 1.959964
+STATE_COLUMNS = ("status", "directory", "error")
+
+
+class SweepTable(Callback):
+    """Hydra callback that keeps ``sweep.csv`` current after each job and prints the table at the end.
+
+    The file is written after every job too, because Hydra skips the end of a sweep in which a job failed.
+
+    Args:
+        metrics: names or patterns (``*recall_at_1``) of the metrics that the printed tables show; the file holds all.
+    """
+
+    def __init__(self, metrics: Sequence[str] = ("objective",)) -> None:
+        self.metrics = tuple(metrics)
+
+    def __repr__(self) -> str:
+        return f"SweepTable(metrics={self.metrics!r})"
+
+    def on_job_end(self, config: "DictConfig", job_return: Any, **kwargs: Any) -> None:
+        """Write the table anew, where the job is one of a sweep."""
+        if str(config.hydra.mode).endswith("MULTIRUN"):
+            write(Path(config.hydra.sweep.dir))
+
+    def on_multirun_end(self, config: "DictConfig", **kwargs: Any) -> None:
+        """Write the table and print it."""
+        directory = Path(config.hydra.sweep.dir)
+        write(directory)
+        show(directory, self.metrics)
+
+
+def collect(directory: Path) -> "pd.DataFrame":
+    """One row for each job under ``directory``: its overrides, status, metrics, directory and error (first line).
+
+    The status is ``done``, ``failed``, or ``unfinished`` for a job that was killed or still runs.
+    """
+    import pandas as pd
+
+    jobs = [path for path in directory.iterdir() if path.is_dir() and _overrides_file(path)]
+    rows = [_row(path) for path in sorted(jobs, key=_natural)]
+    settings = list(dict.fromkeys(key for row in rows for key in row[0]))
+    metrics = list(dict.fromkeys(key for row in rows for key in row[2]))
+    table = pd.DataFrame([{**settings, **state, **metrics} for settings, state, metrics in rows])
+    ordered = [*settings, "status", *metrics, "directory", "error"]
+    return table.reindex(columns=list(dict.fromkeys(ordered)))
+
+
+def write(directory: Path) -> "pd.DataFrame":
+    """Collect the jobs and write ``sweep.csv`` and, where seeds were swept, ``seeds.csv``."""
+    # Jobs that run side by side end at the same time: the last to get the lock sees all that ended before.
+    with _alone(directory):
+        table = collect(directory)
+        with files.atomic(directory / "sweep.csv") as path:
+            table.to_csv(path, index=False)
+        means = over_seeds(table)
+        if means is not None:
+            with files.atomic(directory / "seeds.csv") as path:
+                means.to_csv(path, index=False)
+    return table
+
+
+def over_seeds(table: "pd.DataFrame") -> "pd.DataFrame | None":
+    """Mean and 95 % t-interval of every metric over the finished seeds of each setting; None where no setting has two.
+
+    One row for each setting and metric: the settings, ``metric``, ``seeds`` (how many), ``mean``, ``low``, ``high``.
+    An interval needs two seeds; with one, ``low`` and ``high`` are empty.
+    """
+    import pandas as pd
+
+    if "seed" not in table:
+        return None
+    done = table[table["status"] == "done"]
+    keys = [key for key in _settings(table) if key != "seed"]
+    groups: list[tuple[Any, Any]] = list(done.groupby(keys, dropna=False, sort=False)) if keys else [((), done)]
+    if all(len(group) < 2 for _, group in groups):
+        return None
+    rows = [
+        dict(zip(keys, values, strict=True)) | {"metric": metric} | _mean_interval(group[metric].dropna().tolist())
+        for values, group in groups
+        for metric in _metrics(table)
+    ]
+    return pd.DataFrame(rows)
+
+
+def t_interval(values: Sequence[float]) -> tuple[float, float]:
+    """95 % confidence interval of the mean of two or more independent values, by Student's t."""
+    freedom = len(values) - 1
+    half = _quantile(freedom) * statistics.stdev(values) / math.sqrt(len(values))
+    mean = statistics.fmean(values)
+    return mean - half, mean + half
+
+
+def show(directory: Path, metrics: Sequence[str] = ("objective",)) -> None:
+    """Print the jobs of a sweep and, where seeds were swept, the means over them."""
+    table = collect(directory)
+    print_grid(jobs_grid(table, metrics))
+    means = over_seeds(table)
+    if means is not None:
+        print_grid(seeds_grid(means, metrics))
+    print(f"table: {directory / 'sweep.csv'}")
+
+
+def jobs_grid(table: "pd.DataFrame", metrics: Sequence[str] = ("objective",)) -> Grid:
+    """One line a job: what was swept (all overrides where nothing varies), status, chosen metrics, errors."""
+    settings = _settings(table)
+    varied = [key for key in settings if table[key].nunique(dropna=False) > 1] or settings
+    chosen = _chosen(_metrics(table), metrics)
+    columns = [*varied, "status", *chosen, *(["error"] if table["error"].notna().any() else [])]
+    rows = [[_text(row[column]) for column in columns] for _, row in table.iterrows()]
+    failed = int((table["status"] == "failed").sum())
+    note = f"{failed} of {len(table)} jobs failed; FAILED in their directories says why." if failed else ""
+    return Grid(title=f"{len(table)} jobs", columns=columns, rows=rows, note=note)
+
+
+def seeds_grid(means: "pd.DataFrame", metrics: Sequence[str] = ("objective",)) -> Grid:
+    """One column a setting and one row a metric: mean and half the width of its 95 % interval over seeds."""
+    keys = [key for key in means.columns if key not in ("metric", "seeds", "mean", "low", "high")]
+    varied = [key for key in keys if means[key].nunique(dropna=False) > 1]
+    names = [" ".join(_text(value) for value in row) or "all" for row in means[varied].itertuples(index=False)]
+    cells = means.assign(setting=names).set_index(["metric", "setting"])
+    columns = list(dict.fromkeys(names))
+    chosen = _chosen(list(dict.fromkeys(means["metric"])), metrics)
+    rows = [[metric, *(_interval_text(cells.loc[(metric, column)]) for column in columns)] for metric in chosen]
+    counts = sorted(set(means["seeds"]))
+    number = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    title = f"Over {number} seeds" + (f", by {', '.join(varied)}" if varied else "")
+    return Grid(title, ["metric", *columns], rows, "Mean ± half of the 95 % t-interval over the seeds.")
+
+
+def _row(job: Path) -> tuple[dict[str, str], dict[str, Any], dict[str, Any]]:
+    settings = dict(_split(item) for item in files.read_yaml(_overrides_file(job) or job))
+    metrics: dict[str, Any] = files.read_json(job / "metrics.json") if (job / "metrics.json").exists() else {}
+    failed = job / "FAILED"
+    error = (failed.read_text(encoding="utf-8").splitlines() or [""])[0] if failed.exists() else None
+    status = "done" if (job / "DONE").exists() else "failed" if failed.exists() else "unfinished"
+    if not (job / "config.yaml").exists():
+        status, error = "failed", error or "stopped before its run began"
+    return settings, {"status": status, "directory": str(job), "error": error}, metrics if status == "done" else {}
+
+
+def _overrides_file(job: Path) -> Path | None:
+    # A job that failed before its run was opened left only what Hydra writes.
+    places = (job / "overrides.yaml", job / ".hydra" / "overrides.yaml")
+    return next((path for path in places if path.exists()), None)
+
+
+def _split(override: str) -> tuple[str, str]:
+    key, _, value = override.partition("=")
+    return key.lstrip("+~"), value
+
+
+def _natural(path: Path) -> tuple[bool, int, str]:
+    return (not path.name.isdigit(), int(path.name) if path.name.isdigit() else 0, path.name)
+
+
+def _settings(table: "pd.DataFrame") -> list[str]:
+    return list(table.columns[: list(table.columns).index("status")])
+
+
+def _metrics(table: "pd.DataFrame") -> list[str]:
+    others = {*_settings(table), *STATE_COLUMNS}
+    return [column for column in table.columns if column not in others]
+
+
+def _chosen(names: Sequence[str], patterns: Sequence[str]) -> list[str]:
+    return list(dict.fromkeys(name for pattern in patterns for name in names if fnmatch(name, pattern)))
+
+
+def _mean_interval(values: Sequence[float]) -> dict[str, Any]:
+    numbers = [float(value) for value in values]
+    low, high = t_interval(numbers) if len(numbers) > 1 else (math.nan, math.nan)
+    return {"seeds": len(numbers), "mean": statistics.fmean(numbers) if numbers else math.nan, "low": low, "high": high}
+
+
+def _quantile(freedom: int) -> float:
+    if freedom <= len(T_QUANTILES):
+        return T_QUANTILES[freedom - 1]
+    z = NORMAL_QUANTILE  # Cornish-Fisher expansion around the normal, right to three digits from here on
+    first, second = (z**3 + z) / 4, (5 * z**5 + 16 * z**3 + 3 * z) / 96
+    third = (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384
+    return z + first / freedom + second / freedom**2 + third / freedom**3
+
+
+def _text(value: Any) -> str:
+    if value is None or value != value:
+        return ""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _interval_text(cell: Any) -> str:
+    if not cell["seeds"]:
+        return "none done"
+    if math.isnan(cell["low"]):
+        return f"{cell['mean']:.4g}"
+    half = (cell["high"] - cell["low"]) / 2
+    decimals = 3 if half == 0 else max(0, 1 - math.floor(math.log10(half)))  # two digits of the half-width count
+    return f"{cell['mean']:.{decimals}f} ±{half:.{decimals}f}"
+
+
+@contextmanager
+def _alone(directory: Path) -> Iterator[None]:
+    lock = os.open(directory / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(lock)

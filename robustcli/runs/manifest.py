@@ -1,0 +1,152 @@
+"""Opening the directory of a run: who may work on it, and whether it is new or known with the same config."""
+
+import fcntl
+import os
+import secrets
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from robustcli.runs import provenance
+from robustcli.utils import files
+from robustcli.utils.errors import UserError
+from robustcli.utils.flatten import differences, flatten
+
+# `resume` names the directory that the comparison is about; it changes no number.
+NOT_COMPARED = ("resume",)
+_ACCOUNT = {"config.yaml", "overrides.yaml", "manifest.json", "log.txt", "FAILED", ".lock"}
+
+
+def new_directory(parent: Path) -> Path:
+    """Make and return ``parent/<date>/<time>-<short id>``: never one that another has made."""
+    while True:
+        time = datetime.now()
+        directory = parent / f"{time:%Y-%m-%d}" / f"{time:%H-%M-%S}-{secrets.token_hex(3)}"
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            directory.mkdir()
+        except FileExistsError:
+            continue
+        return directory
+
+
+def claim(directory: Path) -> int:
+    """Take the lock of the directory; raises UserError where another live process holds it."""
+    lock = os.open(directory / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = os.read(lock, 200).decode().strip() or "another process"
+        os.close(lock)
+        raise UserError(
+            f"{directory} is being worked on by {holder}: wait until it ends, or begin another run without `resume`"
+        ) from None
+    os.ftruncate(lock, 0)
+    os.pwrite(lock, f"process {os.getpid()} on {provenance.machine()['host']}\n".encode(), 0)
+    return lock
+
+
+def begin(directory: Path, command: str, content: Any, overrides: Sequence[str]) -> dict[str, Any]:
+    """Write config, overrides and manifest of a new run and return the manifest."""
+    manifest = {
+        "command": command,
+        "overrides": [str(item) for item in overrides],
+        "command_line": list(sys.argv),
+        "working_directory": str(Path.cwd()),
+        "status": "running",
+        "start": now(),
+        "end": None,
+        **_environment(),
+        "device": _device(content),
+        "seeds": {key: value for key, value in flatten(content).items() if key.rpartition(".")[2] == "seed"},
+        "phases": {},
+        "peak_memory": {},
+        "sessions": [_session()],
+    }
+    (directory / "FAILED").unlink(missing_ok=True)
+    files.write_yaml(directory / "overrides.yaml", manifest["overrides"])
+    files.write_json(directory / "manifest.json", manifest)
+    # Last, because it is what makes the directory a run.
+    files.write_yaml(directory / "config.yaml", content)
+    return manifest
+
+
+def _failed_at_once(directory: Path) -> bool:
+    """Whether the directory holds a run that failed, and nothing but the account of it."""
+    found = {path.name for path in directory.iterdir()}
+    return "FAILED" in found and found <= _ACCOUNT
+
+
+def refuse(directory: Path, overrides: Sequence[str], sentence: str) -> None:
+    """Leave ``overrides.yaml`` and ``FAILED`` of a job that stopped before its run began, for the table of its sweep.
+
+    A directory that holds a run is left as it is.
+    """
+    if not (directory / "config.yaml").exists():
+        files.write_yaml(directory / "overrides.yaml", [str(item) for item in overrides])
+        files.write_text(directory / "FAILED", f"{sentence}\n")
+
+
+def take_up(directory: Path, manifest: dict[str, Any]) -> None:
+    """Begin another session of a known run: mends ``manifest`` in place and removes ``FAILED``."""
+    (directory / "FAILED").unlink(missing_ok=True)
+    if manifest["status"] == "running":
+        manifest["sessions"][-1]["status"] = "killed"
+    known = {key: manifest[key] for key in ("code", "packages", "machine")}
+    current = {key: value for key, value in _environment().items() if key in known}
+    manifest["sessions"].append(_session() | {"changed": differences(known, current)})
+    manifest |= {"status": "running", "end": None}
+    files.write_json(directory / "manifest.json", manifest)
+
+
+def _session() -> dict[str, Any]:
+    return {"start": now(), "end": None, "status": "running", "command_line": list(sys.argv)}
+
+
+def _environment() -> dict[str, Any]:
+    return {
+        "code": provenance.code(),
+        "packages": provenance.packages(),
+        "machine": provenance.machine(),
+        "torch": provenance.torch_state(),
+    }
+
+
+def _device(content: Any) -> str | None:
+    trainer = content.get("trainer") if isinstance(content, Mapping) else None
+    return trainer.get("device") if isinstance(trainer, Mapping) else None
+
+
+def check_same(directory: Path, command: str, content: Any) -> bool:
+    """Whether the directory holds a run of this command and config; False where another failed without results.
+
+    Raises:
+        UserError: it holds results of another command or config; names what differs.
+    """
+    known = files.read_json(directory / "manifest.json")["command"]
+    changed = differences(files.read_yaml(directory / "config.yaml"), content, NOT_COMPARED)
+    if (known != command or changed) and _failed_at_once(directory):
+        return False
+    if known != command:
+        raise UserError(f"{directory} holds a run of `{known}`, not of `{command}`: use that, or another directory")
+    if changed:
+        shown = [f"{key} was {old} and is {new}" for key, (old, new) in list(changed.items())[:5]]
+        more = f" and {len(changed) - 5} more" if len(changed) > 5 else ""
+        raise UserError(
+            f"{directory} holds a run of another config ({'; '.join(shown)}{more}): "
+            "give the values it began with, or another directory"
+        )
+    return True
+
+
+def release(lock: int) -> None:
+    """Give the lock back."""
+    fcntl.flock(lock, fcntl.LOCK_UN)  # forked workers may still hold the descriptor, and with it the lock
+    os.close(lock)
+
+
+def now() -> str:
+    """The time in UTC, ISO 8601, to the millisecond."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")

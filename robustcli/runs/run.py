@@ -1,0 +1,293 @@
+"""The directory of a run: the one place where its config, provenance, numbers, pictures and markers are written.
+
+A directory is claimed by a lock, so that two live processes never work on the same one; every file appears whole or
+not at all; ``DONE`` marks a finished run, ``FAILED`` one that raised, and neither one that was killed and can go on.
+"""
+
+import logging
+import math
+import re
+import shlex
+import shutil
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+from urllib.parse import quote
+
+from robustcli.runs import provenance
+from robustcli.runs.manifest import begin, check_same, claim, now, release, take_up
+from robustcli.utils import files
+from robustcli.utils.errors import SuspectClaim, UserError
+from robustcli.utils.flatten import differences, flatten, plain
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+class Run:
+    """An open run; get one from :meth:`open` and use it as a context manager.
+
+    Attributes:
+        directory: absolute path of the run.
+        done: the run was finished before: its numbers stand, and there is nothing to do.
+        resumed: how often the run was taken up again after a kill or a failure.
+        manifest: what stands in ``manifest.json``.
+        log: the logger of the run; all loggers of the package reach ``log.txt`` while the run is entered.
+    """
+
+    def __init__(self, directory: Path, manifest: dict[str, Any], *, done: bool, lock: int | None) -> None:
+        self.directory = directory
+        self.manifest = manifest
+        self.done = done
+        self.log = logging.getLogger("robustcli.runs.run")
+        self._lock = lock
+        self._exit = ExitStack()
+        metrics = directory / "metrics.json"
+        self._metrics: dict[str, Any] = files.read_json(metrics) if metrics.exists() else {}
+
+    def __repr__(self) -> str:
+        return f"Run(directory={str(self.directory)!r}, done={self.done}, resumed={self.resumed})"
+
+    @classmethod
+    def open(cls, command: str, config: Mapping[Any, Any], directory: Path | str, overrides: Sequence[str]) -> Self:
+        """Claim ``directory`` for a run of ``command``: a new one, or one that was killed or failed.
+
+        A run of another config that failed before it had anything to keep gives way.
+
+        Raises UserError where another live process holds the directory, or where it holds a run of another config or
+        command.
+        """
+        place = Path(directory).absolute()
+        place.mkdir(parents=True, exist_ok=True)
+        lock = claim(place)
+        try:
+            files.sweep_temporaries(place)
+            content = plain(config)
+            if not (place / "config.yaml").exists() or not check_same(place, command, content):
+                manifest = begin(place, command, content, overrides)
+                return cls(place, manifest, done=False, lock=lock)
+            manifest = files.read_json(place / "manifest.json")
+            if (place / "DONE").exists():
+                _remove_parts(place)
+                release(lock)
+                return cls(place, manifest, done=True, lock=None)
+            take_up(place, manifest)
+            return cls(place, manifest, done=False, lock=lock)
+        except BaseException:
+            release(lock)
+            raise
+
+    @property
+    def resumed(self) -> int:
+        """How often the run was taken up again."""
+        return len(self.manifest["sessions"]) - 1
+
+    @property
+    def objective(self) -> float:
+        """The figure that a sweeper may optimise, as it stands in ``metrics.json``; NaN before it is known."""
+        return float(self._metrics.get("objective", math.nan))
+
+    def finish(self, objective: float) -> float:
+        """Record and return the figure that a sweeper may optimise; ``DONE`` follows when the run is left."""
+        self._save_metrics(self._metrics | {"objective": _number("objective", objective)})
+        return objective
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Add the wall time (s) of the block to ``phases.<name>`` of the manifest, over all sessions of the run."""
+        begin = time.perf_counter()
+        try:
+            yield
+        finally:
+            phases = self.manifest["phases"]
+            phases[name] = phases.get(name, 0.0) + round(time.perf_counter() - begin, 3)
+            self._save_manifest()
+
+    def note(self, **entries: Any) -> None:
+        """Add entries to the manifest; a mapping joins what stands under its key, anything else replaces it."""
+        for key, value in entries.items():
+            known, value = self.manifest.get(key), plain(value)
+            self.manifest[key] = known | value if isinstance(known, dict) and isinstance(value, dict) else value
+        self._save_manifest()
+
+    def note_inputs(self, **entries: Mapping[str, Any]) -> None:
+        """`note` for what the run reads: data and weights.
+
+        Raises:
+            UserError: a run that is taken up again reads something else than it began with; parts of two would mix.
+        """
+        for key, value in entries.items():
+            known = self.manifest.get(key, {})
+            changed = [name for name in value if name in known and known[name] != plain(value)[name]]
+            if changed:
+                raise UserError(
+                    f"{key} {changed[0]} is not what {self.directory} began with (its fingerprint differs): "
+                    "put the old file back, or begin another run without `resume`"
+                )
+        self.note(**entries)
+
+    def write_metrics(self, metrics: Mapping[str, Any], table: "pd.DataFrame | None" = None) -> None:
+        """Write ``metrics.json`` (nested mappings become keys with slashes) and, from ``table``, ``metrics.csv``.
+
+        Raises ValueError for a metric that is not a finite number, and for an infinite number in the table.
+        """
+        self._save_metrics({key: _number(key, value) for key, value in flatten(metrics, "/").items()})
+        if table is not None:
+            if table.isin([float("inf"), float("-inf")]).to_numpy().any():
+                raise ValueError("the table of metrics holds an infinite number")
+            with files.atomic(self.directory / "metrics.csv") as path:
+                table.to_csv(path, index=False)
+
+    def write_records(self, records: "pd.DataFrame") -> None:
+        """Write ``records.parquet``, one row a sample; the parts it was made of go when the run is done."""
+        with files.atomic(self.directory / "records.parquet") as path:
+            records.to_parquet(path, index=False)
+
+    def records_part(self, name: str, compute: "Callable[[], pd.DataFrame]") -> "pd.DataFrame":
+        """``compute()``, or what it gave before the run was killed; read from its file both ways, to be the same."""
+        import pandas as pd
+
+        path = self.directory / "parts" / f"{quote(name, safe=' ')}.parquet"
+        if path.exists():
+            self.log.info("part %s was computed before, kept", name)
+        else:
+            part = compute()
+            with files.atomic(path) as temporary:
+                part.to_parquet(temporary, index=False)
+        return pd.read_parquet(path)
+
+    def figure(self, name: str) -> Path:
+        """Where the picture ``name`` belongs (``figures/<name>.png``)."""
+        return self._place("figures", name, ".png")
+
+    def checkpoint_path(self, name: str) -> Path:
+        """Where the checkpoint ``name`` belongs (``checkpoints/<name>``, ``.safetensors`` if it has no suffix)."""
+        return self._place("checkpoints", name, ".safetensors")
+
+    def write_report(self, text: str) -> None:
+        """Write ``report.md``."""
+        files.write_text(self.directory / "report.md", text)
+
+    def __enter__(self) -> Self:
+        if self.done:
+            return self
+        with ExitStack() as stack:
+            stack.callback(self._release)
+            stack.enter_context(_logging_to(self.directory / "log.txt"))
+            provenance.reset_peak_memory()
+            again = f", taken up again ({self.resumed})" if self.resumed else ""
+            self.log.info("run %s%s", self.directory, again)
+            self._exit = stack.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.done:
+            return
+        with self._exit:
+            if error is None:
+                self._close("done")
+                self._warn_of_changes()
+                files.write_text(self.directory / "DONE", self.manifest["end"] + "\n")
+                self.done = True
+                _remove_parts(self.directory)
+                self.log.info("done: %s", self.directory)
+            elif _interrupted(error):
+                self._close("interrupted")
+                self.log.warning("interrupted; go on with: %s", self._how_to_resume())
+            else:
+                self._close("failed")
+                files.write_text(self.directory / "FAILED", _failure(error))
+                self.log.error("failed: %s", _failure(error).splitlines()[0])
+
+    def _place(self, folder: str, name: str, suffix: str) -> Path:
+        path = self.directory / folder / _file_name(name)
+        path.parent.mkdir(exist_ok=True)
+        return path if path.suffix else path.with_suffix(suffix)
+
+    def _save_metrics(self, metrics: dict[str, Any]) -> None:
+        self._metrics = metrics
+        files.write_json(self.directory / "metrics.json", metrics)
+
+    def _save_manifest(self) -> None:
+        state = provenance.torch_state()
+        if self.resumed == 0:  # engines choose their threads after the run is opened
+            self.manifest["torch"] = state
+        else:
+            self.manifest["sessions"][-1]["changed"] |= differences({"torch": self.manifest["torch"]}, {"torch": state})
+        self.manifest["peak_memory"] = provenance.peak_memory()
+        files.write_json(self.directory / "manifest.json", self.manifest)
+
+    def _close(self, status: str) -> None:
+        end = now()
+        self.manifest["sessions"][-1] |= {"end": end, "status": status}
+        self.manifest |= {"end": end, "status": status}
+        self._save_manifest()
+
+    def _warn_of_changes(self) -> None:
+        for key, (old, new) in self.manifest["sessions"][-1].get("changed", {}).items():
+            self.log.warning("%s is %s, but was %s when the run began: its numbers may differ for it", key, new, old)
+
+    def _how_to_resume(self) -> str:
+        overrides = files.read_yaml(self.directory / "overrides.yaml")
+        kept = [item for item in overrides if not item.startswith("resume=")]
+        return shlex.join(["robustcli", self.manifest["command"], *kept, f"resume={self.directory}"])
+
+    def _release(self) -> None:
+        if self._lock is not None:
+            release(self._lock)
+            self._lock = None
+
+
+def _interrupted(error: BaseException) -> bool:
+    # 130 and 143 are how Ctrl-C and SIGTERM end a process.
+    return isinstance(error, KeyboardInterrupt) or (isinstance(error, SystemExit) and error.code in (130, 143))
+
+
+def _failure(error: BaseException) -> str:
+    if isinstance(error, UserError | SuspectClaim):
+        return f"{error}\n"
+    trace = "".join(traceback.format_exception(error))
+    first = (str(error).splitlines() or [""])[0]
+    return f"{type(error).__name__}: {first}\n\n{trace}"
+
+
+def _number(key: str, value: Any) -> float | int | bool:
+    value = value.item() if hasattr(value, "item") else value
+    finite = isinstance(value, (int, float)) and value == value and abs(value) != float("inf")
+    if not finite:
+        raise ValueError(f"metric {key} is {value!r}, but a metric is a finite number: leave out what has no value")
+    return value  # type: ignore[no-any-return]
+
+
+def _file_name(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+=-]*", name):
+        raise ValueError(f"{name!r} is no name of a file: use letters, digits and . _ + = -")
+    return name
+
+
+def _remove_parts(directory: Path) -> None:
+    if (directory / "records.parquet").exists():
+        shutil.rmtree(directory / "parts", ignore_errors=True)
+
+
+@contextmanager
+def _logging_to(path: Path) -> Iterator[None]:
+    # On the root, so that the warnings of libraries are kept too; the level is raised for our own package only.
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    package = logging.getLogger("robustcli")
+    level = package.level
+    package.setLevel(min(level or logging.INFO, logging.INFO))
+    logging.getLogger().addHandler(handler)
+    try:
+        yield
+    finally:
+        logging.getLogger().removeHandler(handler)
+        package.setLevel(level)
+        handler.close()

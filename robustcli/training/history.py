@@ -1,0 +1,43 @@
+"""What every command that trains does around the loop: show it, and keep its course."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+
+from robustcli.runs.run import Run
+from robustcli.training.trainer import Trainer, Training
+from robustcli.utils import files
+from robustcli.utils.errors import UserError
+from robustcli.utils.progress import Progress
+
+
+def train(trainer: Trainer, run: Run, unit: str) -> Training:
+    """Train to the end, from the saved state if there is one; ``unit`` is what the display counts."""
+    trainer.prepare()
+    board = _tensorboard(run) if trainer.settings.tensorboard else None
+    with Progress(trainer.training.steps, "train", done=trainer.step, unit=unit) as progress:
+
+        def show(figures: Mapping[str, float]) -> None:
+            progress.advance(1, samples=trainer.samples_per_step, **figures)
+            if board is not None:
+                for name, value in figures.items():
+                    board.add_scalar(name, value, trainer.step)
+
+        return trainer.fit(show)
+
+
+def write_course(run: Run, training: Training) -> dict[str, float]:
+    """Write ``training.csv``; returns the figures of the last step."""
+    with files.atomic(run.directory / "training.csv") as path:
+        pd.DataFrame(training.history).to_csv(path, index=False)
+    last = {f"train/{key}": value for key, value in (training.history or [{}])[-1].items() if key != "step"}
+    return {"train/steps": float(training.steps), **last}
+
+
+def _tensorboard(run: Run) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise UserError("trainer.tensorboard=true needs TensorBoard: pip install 'robustcli[tracking]'.") from error
+    return SummaryWriter(str(run.directory / "tensorboard"))

@@ -1,0 +1,102 @@
+"""What a training step reads and minimises, by kind of model; a function of seed and number.
+
+Shapes: B batch, C channels, H height, W width.
+"""
+
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from robustcli.attacks import ClassifierAttack, RetrievalAttack
+from robustcli.data import ImageClassData, ImageTextData
+from robustcli.data.augmentation import Augmentation
+from robustcli.data.sampling import ClassBatch, Epochs, PairBatch, PairSampler
+from robustcli.defenses import ClassObjective, Objective
+from robustcli.models import Classifier, DualEncoder
+from robustcli.models.generators import NVAE, Evidence
+from robustcli.utils.seeding import generator
+
+
+class Task(Protocol):
+    """What the trainer needs of a kind of model."""
+
+    def load(self, number: int) -> tuple[Any, Tensor]:
+        """Batch ``number`` of the run and its images (B,C,H,W) in [0,1]; called from another thread, ahead of time."""
+
+    def loss(self, model: Any, batch: Any, images: Tensor, *, seed: int) -> Tensor:
+        """The loss of a batch, a scalar with gradients to the weights of ``model``; ``seed`` names its draws."""
+
+
+class PairTask:
+    """A dual encoder on pairs of images and captions, against an attack."""
+
+    def __init__(
+        self, data: ImageTextData, objective: Objective, attack: RetrievalAttack, *, batch_size: int, seed: int
+    ) -> None:
+        objective.check(attack)
+        self.data, self.objective, self.attack = data, objective, attack
+        self.sampler = PairSampler(data, batch_size=batch_size, seed=seed)
+
+    def load(self, number: int) -> tuple[PairBatch, Tensor]:
+        batch = self.sampler(number)
+        return batch, self.data.images(batch.image_ids)
+
+    def loss(self, model: DualEncoder, batch: PairBatch, images: Tensor, *, seed: int) -> Tensor:
+        return self.objective.loss(model, self.attack, images, batch, seed=seed)
+
+
+class ClassTask:
+    """A classifier on labelled images, which are augmented before anything attacks them.
+
+    Args:
+        attack: what the objective may train against.
+    """
+
+    def __init__(
+        self,
+        data: ImageClassData,
+        objective: ClassObjective,
+        attack: ClassifierAttack,
+        augmentation: Augmentation,
+        *,
+        batch_size: int,
+        seed: int,
+    ) -> None:
+        objective.check(attack)
+        self.data, self.objective, self.attack, self.augmentation = data, objective, attack, augmentation
+        self.seed = seed
+        self.sampler = Epochs(data, batch_size=batch_size, seed=seed)
+
+    def load(self, number: int) -> tuple[ClassBatch, Tensor]:
+        rows = self.sampler(number)
+        images = _augmented(self.augmentation, self.data.images(rows), rows, self.seed, number)
+        return ClassBatch(rows, self.data.labels[rows]), images
+
+    def loss(self, model: Classifier, batch: ClassBatch, images: Tensor, *, seed: int) -> Tensor:
+        return self.objective.loss(model, self.attack, images, batch, seed=seed)
+
+
+class GeneratorTask:
+    """A generator on images, which are augmented first; their labels are not read.
+
+    ``load`` gives the number of the batch beside the images, by which the weight of the KL rises.
+    """
+
+    def __init__(
+        self, data: ImageClassData, objective: Evidence, augmentation: Augmentation, *, batch_size: int, seed: int
+    ) -> None:
+        self.data, self.objective, self.augmentation, self.seed = data, objective, augmentation, seed
+        self.sampler = Epochs(data, batch_size=batch_size, seed=seed)
+
+    def load(self, number: int) -> tuple[int, Tensor]:
+        rows = self.sampler(number)
+        return number, _augmented(self.augmentation, self.data.images(rows), rows, self.seed, number)
+
+    def loss(self, model: NVAE, batch: int, images: Tensor, *, seed: int) -> Tensor:
+        return self.objective.loss(model, images, number=batch, seed=seed)
+
+
+def _augmented(augmentation: Augmentation, images: Tensor, rows: Tensor, seed: int, number: int) -> Tensor:
+    """Images of batch ``number``; what an image draws for itself depends on its row in the set, not on the batch."""
+    own = [generator(seed, "augmentation", number, row) for row in rows.tolist()]
+    return augmentation(images, generator(seed, "augmentation", number), own)

@@ -1,0 +1,75 @@
+"""AutoAttack: the worst case of its members, each only on what still stands.
+
+Shapes: N images, C channels, H height, W width.
+"""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from robustcli.attacks import AutoAttack
+from robustcli.utils.errors import UserError
+from robustcli.utils.seeding import generator
+
+from ..conftest import SmallNet
+
+
+def _inputs(n: int) -> tuple[nn.Module, Tensor, Tensor]:
+    net, images = SmallNet().eval(), torch.rand(n, 3, 8, 8, generator=generator(40))
+    return net, images, net(images).argmax(1)
+
+
+def test_the_members_are_those_of_the_paper_in_its_order() -> None:
+    standard = AutoAttack(norm="l2", eps=0.5, seed=3).members()
+    assert list(standard) == ["apgd-ce", "apgd-t", "fab-t", "square"]
+    assert [getattr(member, "targets", 0) for member in standard.values()] == [0, 9, 9, 0]
+    assert {(member.norm, member.seed, member.eps) for member in standard.values()} == {("l2", 3, 0.5)}  # type: ignore[attr-defined]
+    assert [getattr(member, "steps", None) for member in standard.values()] == [100, 100, 100, None]
+    assert standard["square"].queries == 5000  # type: ignore[attr-defined]
+    rand = AutoAttack(version="rand").members()
+    assert [(each.draws, each.attack.loss) for each in rand.values()] == [(20, "gallery"), (20, "dlr")]  # type: ignore[attr-defined]
+    assert list(AutoAttack(version="plus").members())[:3] == ["apgd-ce-5", "apgd-dlr-5", "fab-5"]
+
+
+@pytest.mark.parametrize(("norm", "eps"), [("linf", 0.012), ("l2", 0.1)])
+def test_it_is_the_worst_case_of_its_members_and_spends_only_on_what_stands(norm: str, eps: float) -> None:
+    net, images, labels = _inputs(30)
+    ensemble = AutoAttack(norm=norm, eps=eps, steps=6, queries=40)
+    found = ensemble(net, images, labels)
+    alone = {name: member(net, images, labels) for name, member in ensemble.members().items()}
+    fooled = torch.stack([result.success & (result.norm <= eps) for result in alone.values()]).any(0)
+    assert fooled.any()
+    assert not fooled.all()
+    assert torch.equal(found.success, fooled)
+    early = alone["apgd-ce"].success
+    assert (found.gradients[early] == alone["apgd-ce"].gradients[early]).all()
+    total = sum((result.queries for result in alone.values()), torch.zeros(30, dtype=torch.long))
+    assert (found.queries[~fooled] == total[~fooled] + 4).all()  # one more to judge each member
+
+
+class Noisy(nn.Module):
+    """`SmallNet` whose logits are drawn."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = SmallNet()
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.net(x)
+        return logits + 0.5 * torch.randn(logits.shape)
+
+
+def test_a_model_that_draws_is_attacked_by_all_members_and_judged_on_the_mean() -> None:
+    _, images, labels = _inputs(4)
+    attack = AutoAttack(version="rand", eps=0.2, steps=4)
+    found = attack(Noisy().eval(), images, labels)
+    assert found.success.all()
+    assert (found.gradients == 2 * 20 * 4).all()
+    assert torch.equal(found.images, attack(Noisy().eval(), images, labels).images)
+
+
+def test_hyper_parameters_are_checked() -> None:
+    bad: list[dict[str, object]] = [{"version": "fast"}, {"steps": -1}, {"queries": 0}, {"norm": "l1"}]
+    for changed in bad:
+        with pytest.raises(UserError, match=r"attack\.image\."):
+            AutoAttack(**changed)  # type: ignore[arg-type]

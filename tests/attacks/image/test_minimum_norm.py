@@ -1,0 +1,287 @@
+"""Attacks that look for the smallest change; what holds for every attack stands in `test_contract`.
+
+Shapes: N images, C channels, H height, W width.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from robustcli.attacks import CW, FAB, FMN, DeepFool, MinimumNormAttack
+from robustcli.attacks.core.oracle import LogitOracle, Meter
+from robustcli.attacks.core.threat import ball
+from robustcli.attacks.image.hyperplane import Plane
+from robustcli.attacks.image.smallest import Smallest
+from robustcli.utils.errors import UserError
+from robustcli.utils.seeding import generator
+
+from ..conftest import LinearClassifier, SmallNet
+
+# Settings that are strong enough for a linear model and for `SmallNet`, and fast.
+ATTACKS: Mapping[str, MinimumNormAttack] = {
+    "deepfool l2": DeepFool(),
+    "deepfool linf": DeepFool(norm="linf"),
+    "fab l2": FAB(norm="l2", steps=10),
+    "fab linf": FAB(steps=10),
+    "fab-t l2": FAB(norm="l2", steps=10, targets=3),
+    "fab restarts": FAB(norm="l2", steps=5, restarts=2),
+    "fmn l2": FMN(steps=50),
+    "fmn linf": FMN(norm="linf", steps=50),
+    "cw": CW(steps=60, search_steps=6, c=0.1, lr=0.1),
+}
+
+
+def inputs(n: int) -> tuple[nn.Module, Tensor, Tensor]:
+    net, images = SmallNet().eval(), torch.rand(n, 3, 8, 8, generator=generator(50))
+    return net, images, net(images).argmax(1)
+
+
+def boxed(norm: str, n: int) -> tuple[nn.Module, Tensor, Tensor, Tensor]:
+    """A linear classifier, images of which most pixels stand at or near the box, labels, and their distances (N,) to
+    the boundary inside the box.
+    """
+    shape = (1, 6, 6)
+    weight = torch.randn(shape, generator=generator(51))
+    images = (2 * torch.rand(n, *shape, generator=generator(52)) - 0.5).clamp(0, 1)
+    score = images.flatten(1) @ weight.flatten()
+    model = LinearClassifier(weight, float(1.0 - score.amin()))
+    gap, slope = score + model.bias.detach(), weight.expand(n, *shape)
+    distance = ball(norm, 0.0).distance(images + Plane(gap, slope).shortest_move(images, norm), images)
+    free = gap / (weight.norm() if norm == "l2" else weight.abs().sum())
+    assert (distance > 1.05 * free).any(), "the box stands in nobody's way"
+    return model, images, torch.ones(n, dtype=torch.long), distance
+
+
+@pytest.mark.parametrize("n", [1, 5])
+@pytest.mark.parametrize("name", ATTACKS)
+def test_on_a_linear_model_the_box_is_reckoned_with(name: str, n: int) -> None:
+    attack = ATTACKS[name]
+    model, images, labels, distance = boxed(attack.norm, 5)
+    found = attack(model, images[:n], labels[:n])
+    assert found.success.all()
+    assert (found.norm >= distance[:n] * (1 - 1e-5)).all()
+    assert (found.norm <= 1.25 * distance[:n]).all()
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_moves_the_wrong_way_are_noticed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the test above is worth: with its gradients turned round no attack comes near."""
+    attack, gradient = ATTACKS[name], torch.autograd.grad
+    monkeypatch.setattr(torch.autograd, "grad", lambda *args, **kwargs: (-gradient(*args, **kwargs)[0],))
+    model, images, labels, distance = boxed(attack.norm, 3)
+    found = attack(model, images, labels)
+    assert not (found.norm <= 1.25 * distance).any()
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_the_norm_is_that_of_images_that_mislead(name: str) -> None:
+    net, images, labels = inputs(6)
+    found = ATTACKS[name](net, images, labels)
+    assert found.success.all()
+    assert (net(found.images).argmax(1) != labels).all()
+    assert torch.equal(found.norm, ball(ATTACKS[name].norm, 0.0).distance(found.images, images))
+    assert (found.norm > 0).all()
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_a_sample_does_not_depend_on_its_batch_mates(name: str) -> None:
+    """Beside one that is wrong already and one that is hard, whose searches end sooner and later."""
+    net, images, labels = inputs(5)
+    images[4] = (images[4] * 0.05).clamp(0, 1)
+    labels = net(images).argmax(1)
+    labels[0] = (labels[0] + 1) % 4
+    whole = ATTACKS[name](net, images, labels, torch.arange(5))
+    for i in range(5):
+        alone = ATTACKS[name](net, images[i : i + 1], labels[i : i + 1], torch.tensor([i]))
+        assert torch.allclose(whole.images[i], alone.images[0], atol=1e-5)
+        assert int(whole.queries[i]) == int(alone.queries[0])
+        assert int(whole.gradients[i]) == int(alone.gradients[0])
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_nothing_found_is_infinitely_far_and_wrong_already_is_at_home(name: str) -> None:
+    weight = 0.01 * torch.randn(1, 6, 6, generator=generator(53))
+    images = torch.rand(2, 1, 6, 6, generator=generator(54))
+    found = ATTACKS[name](LinearClassifier(weight, 1.0), images, torch.tensor([1, 0]))
+    assert found.success.tolist() == [False, True]
+    assert found.norm.tolist() == [torch.inf, 0.0]
+    assert torch.equal(found.images, images)
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_a_model_without_gradients_leaves_images_as_they_are(name: str) -> None:
+    class Flat(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            return 0 * images.flatten(1)[:, :3] + torch.tensor([1.0, 0.0, -1.0])
+
+    images = torch.rand(2, 1, 4, 4, generator=generator(55))
+    found = ATTACKS[name](Flat(), images, torch.zeros(2, dtype=torch.long))
+    assert torch.equal(found.images, images)
+    assert (found.norm == torch.inf).all()
+    assert (found.zero_gradients == found.gradients).all()
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_eps_says_which_successes_count(name: str) -> None:
+    net, images, labels = inputs(8)
+    free = ATTACKS[name](net, images, labels)
+    eps = float(free.norm.median()) * 1.001
+    bounded = ATTACKS[name].replace(eps=eps)(net, images, labels)
+    assert torch.equal(bounded.success, bounded.norm <= eps)
+    assert 0 < bounded.success.sum() < 8
+
+
+def test_what_deepfool_spends() -> None:
+    net, images, labels = inputs(8)
+    every, top = DeepFool(classes=None)(net, images, labels), DeepFool(classes=3)(net, images, labels)
+    assert torch.equal(every.gradients % 3, torch.zeros(8, dtype=torch.long))
+    assert torch.equal(every.queries, every.gradients // 3 * 2)
+    assert torch.equal(top.queries, top.gradients // 2 * 2)
+    assert int(DeepFool(steps=0)(net, images, labels).queries.sum()) == 0
+
+
+def test_fooled_samples_leave_deepfool() -> None:
+    """The steeper a logit is far from the boundary, the shorter is the first move."""
+    model, images, labels, _ = boxed("l2", 5)
+    bent = lambda x: model(x).sinh()  # noqa: E731
+    assert (DeepFool()(model, images, labels).gradients == 1).all()
+    spent = DeepFool()(bent, images, labels).gradients
+    assert spent.unique().numel() > 1
+
+
+def test_what_fab_spends() -> None:
+    net, images, labels = inputs(3)
+    found, targeted = FAB(steps=4)(net, images, labels), FAB(steps=4, targets=2, restarts=2)(net, images, labels)
+    assert found.queries.tolist() == [1 + 4 * 2] * 3
+    assert found.gradients.tolist() == [4 * 3] * 3
+    assert targeted.queries.tolist() == [1 + 2 * 2 * 4 * 2] * 3
+    assert targeted.gradients.tolist() == [2 * 2 * 4] * 3
+
+
+def test_fab_lets_go_of_what_is_near_enough() -> None:
+    net, images, labels = inputs(8)
+    free = FAB(norm="l2", steps=10)(net, images, labels)
+    near = FAB(norm="l2", steps=10, eps=float(free.norm.max()) * 1.5)(net, images, labels)
+    assert near.success.all()
+    assert near.gradients.sum() < free.gradients.sum() / 2
+    assert (near.norm >= free.norm).all()
+
+
+class Lucky(nn.Module):
+    """A classifier of which one answer in ten is turned round."""
+
+    def __init__(self, bare: nn.Module) -> None:
+        super().__init__()
+        self.bare = bare
+
+    def forward(self, images: Tensor) -> Tensor:
+        turned = torch.rand(len(images)) < 0.1
+        logits: Tensor = self.bare(images)
+        return torch.where(turned[:, None], -logits, logits)
+
+
+@pytest.mark.parametrize("attack", [CW(steps=40, search_steps=3), DeepFool(norm="l2"), FMN(norm="l2", steps=40)])
+def test_a_lucky_draw_is_no_success(attack: MinimumNormAttack) -> None:
+    net, images = SmallNet().eval(), torch.rand(16, 3, 8, 8, generator=generator(40))
+    labels = net(images).argmax(1)
+    true, drawn = attack(net, images, labels), attack(Lucky(net), images, labels)
+    moved = (drawn.images - images).flatten(1).norm(dim=1).double()
+    assert float((moved / true.norm).median()) > 0.8
+    assert int((moved < 0.5 * true.norm).sum()) <= 4  # in the two hundred answers of a search one in a thousand is left
+
+
+@pytest.mark.parametrize("randomised", [False, True])
+def test_no_change_at_all_is_no_success_against_a_model_that_draws(randomised: bool) -> None:
+    clean, rows, wrong = torch.full((2, 3, 8, 8), 0.5), torch.arange(2), torch.tensor([[0.0, 1.0]]).expand(2, -1)
+    oracle = LogitOracle(lambda images: wrong[: len(images)], Meter.of(2), randomised=randomised)
+    best = Smallest(clean, torch.zeros(2, dtype=torch.long), "l2", oracle)
+    assert best.offer(clean, rows, wrong).tolist() == [not randomised] * 2
+    assert best.offer(clean + 0.01, rows, wrong).all()
+    assert bool((best.norm > 0).all()) == randomised
+
+
+@pytest.mark.parametrize("norm", ["l2", "linf"])
+def test_a_restart_begins_half_as_far_as_what_is_known_by_a_draw_of_its_own(norm: str) -> None:
+    clean, ids, rows = torch.full((4, 3, 8, 8), 0.5), torch.arange(4) + 7, torch.arange(4)
+    best = Smallest(clean, torch.zeros(4, dtype=torch.long), norm, LogitOracle(nn.Identity(), Meter.of(4)))
+    best.norm[1] = 0.02
+    assert torch.equal(best.start(rows, ids, 0.3, 0, "fab", 0), clean)
+    first, second = best.start(rows, ids, 0.3, 0, "fab", 1), best.start(rows, ids, 0.3, 0, "fab", 2)
+    distance = ball(norm, 0.0).distance(first, clean)
+    assert distance.tolist() == pytest.approx([0.15, 0.01, 0.15, 0.15], rel=1e-4)
+    assert torch.allclose(best.start(rows[2:], ids, 0.3, 0, "fab", 1), first[2:])
+    assert not torch.allclose(first, second)
+    assert not torch.allclose(first[2], first[3])
+
+
+def test_a_restart_of_fab_finds_what_the_clean_image_hides() -> None:
+    """No gradient where the search begins, and one that leads to the boundary all around."""
+    images, labels = torch.full((2, 3, 4, 4), 0.5), torch.zeros(2, dtype=torch.long)
+
+    class Pit(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            away = (x - 0.5).square().flatten(1).sum(1)
+            return torch.stack([torch.full_like(away, 0.04), away], dim=1)
+
+    once, twice = (FAB(norm="l2", steps=20, restarts=n)(Pit(), images, labels) for n in (1, 2))
+    assert not once.success.any()
+    assert twice.norm.tolist() == pytest.approx([0.2, 0.2], rel=0.02)
+
+
+def test_each_constant_of_cw_is_searched_for_on_its_own() -> None:
+    """Of two samples whose margins differ a thousandfold a single constant serves only one."""
+    net, images, labels = inputs(2)
+    scale = torch.tensor([[1.0], [1e-3]])
+    model = lambda x: net(x) * (scale if len(x) == 2 else scale[-len(x) :])  # noqa: E731
+    assert CW(c=0.1, steps=40, search_steps=1)(model, images, labels).success.tolist() == [True, False]
+    assert CW(c=0.1, steps=40, search_steps=6)(model, images, labels).success.all()
+
+
+def test_a_sample_of_cw_stops_on_its_own() -> None:
+    net, images, labels = inputs(8)
+    spent = CW(c=5, steps=400, search_steps=1)(net, images, labels).gradients
+    assert spent.unique().numel() > 2
+    assert spent.min() <= 200
+
+
+def test_the_better_of_two_restarts_of_cw_is_kept() -> None:
+    net, images, labels = inputs(8)
+    once, twice = (CW(c=1, steps=10, lr=0.1, search_steps=1, restarts=n)(net, images, labels) for n in (1, 2))
+    assert (twice.norm <= once.norm).all()
+    assert (twice.norm < once.norm).any()
+
+
+def test_cw_ends_where_the_model_is_just_misled() -> None:
+    """Steps that are too large by far overshoot; what they found is shortened on the way back."""
+    net, images, labels = inputs(8)
+    found = CW(c=1, steps=3, lr=0.3, search_steps=1)(net, images, labels)
+    nearer = images + 0.98 * (found.images - images)
+    assert found.success.all()
+    assert (net(nearer).argmax(1) == labels).sum() >= 6  # a way may cross the boundary more than once
+
+
+@pytest.mark.parametrize(
+    ("attack", "settings", "key"),
+    [
+        (CW, {"norm": "linf"}, "norm"),
+        (CW, {"c": 0}, "c"),
+        (CW, {"search_steps": 0}, "search_steps"),
+        (DeepFool, {"classes": 1}, "classes"),
+        (DeepFool, {"norm": "l1"}, "norm"),
+        (DeepFool, {"overshoot": -1}, "overshoot"),
+        (FAB, {"beta": 1.0}, "beta"),
+        (FAB, {"eta": 0.5}, "eta"),
+        (FAB, {"alpha_max": 2}, "alpha_max"),
+        (FAB, {"targets": -1}, "targets"),
+        (FMN, {"steps": -1}, "steps"),
+        (FMN, {"eps": 8}, "eps"),
+    ],
+)
+def test_impossible_settings_are_named(attack: type[MinimumNormAttack], settings: dict[str, Any], key: str) -> None:
+    if attack is FMN and key == "eps":
+        settings = {**settings, "norm": "linf"}
+    with pytest.raises(UserError, match=rf"attack\.image\.{key} is"):
+        attack(**settings)

@@ -1,0 +1,122 @@
+"""The ensemble: never weaker than a member, stronger than the field's attack, and within what the attacker may edit.
+
+Shapes: N images, M captions.
+"""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from robustcli.attacks import APGD, PGD, SGA, Adversarial, Gallery, Pairs, RetrievalAutoAttack, SepAttack
+from robustcli.attacks.core.pairs import ATTACKERS
+from robustcli.attacks.core.success import worst_of
+from robustcli.attacks.core.target import Target
+from robustcli.attacks.multimodal.losses import text_objective
+from robustcli.attacks.multimodal.worst_queries import SURE, WorstCaptionQueries, WorstImageQueries, WorstQueries
+
+from ..conftest import ToyDual, make_pairs, words
+
+EPS = "1.5/255"
+
+
+def ensemble(**changed: object) -> RetrievalAutoAttack:
+    return RetrievalAutoAttack(**{"image": APGD(eps=EPS, steps=4), "text": words(), **changed})  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def pairs(model: ToyDual) -> Pairs:
+    return make_pairs(model, (2,) * 12)
+
+
+def _lost(result: Adversarial) -> float:
+    return float(torch.cat([result.image_success, result.caption_success]).float().mean())
+
+
+def test_no_query_is_better_off_than_under_any_member_or_variant(
+    model: ToyDual, pairs: Pairs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    best: dict[type, torch.Tensor] = {}
+    keep = WorstQueries._keep
+
+    def watched(self, rows, images, features, captions):  # type: ignore[no-untyped-def]
+        margin = self.margins(features, self.target.encode_text(tuple(captions)), rows)
+        before = best.setdefault(type(self), torch.full((len(self.margin),), -9.0))
+        best[type(self)] = before.index_put((rows,), torch.maximum(before[rows], margin))
+        keep(self, rows, images, features, captions)
+
+    monkeypatch.setattr(WorstQueries, "_keep", watched)
+    variants = ensemble().variants(model, pairs)
+    monkeypatch.undo()
+    result = worst_of(list(variants.values()))
+    assert list(variants) == ["image_to_text", "text_to_image_1", "text_to_image_2"]
+    for name, kind in (("image_success", WorstImageQueries), ("caption_success", WorstCaptionQueries)):
+        found = getattr(result, name)
+        assert torch.equal(found, torch.stack([getattr(each, name) for each in variants.values()]).any(0))
+        assert found[best[kind] > SURE].all()
+        assert 0.2 < found.float().mean() < 1
+    assert sum(int(each.gradients.sum()) for each in variants.values()) == result.gradients.sum() > 0
+    for i in torch.nonzero(result.image_success).flatten().tolist():
+        assert any(
+            each.image_success[i] and torch.equal(each.images[i], result.images[i]) for each in variants.values()
+        )
+
+
+def test_it_is_never_weaker_than_sga_and_clearly_stronger(model: ToyDual, pairs: Pairs) -> None:
+    sga = SGA(image=PGD(eps=EPS, steps=10, loss="own_pair"), text=words())(model, pairs)
+    found = ensemble()(model, pairs)
+    assert (found.image_success | ~sga.image_success).all()
+    assert (found.caption_success | ~sga.caption_success).all()
+    assert _lost(found) > _lost(sga) + 0.1
+
+
+@pytest.mark.parametrize("attacker", ATTACKERS)
+def test_each_side_is_edited_only_where_the_attacker_may(model: ToyDual, pairs: Pairs, attacker: str) -> None:
+    gallery = replace(Gallery.of(model, pairs), attacker=attacker)
+    variants = ensemble().variants(model, pairs, gallery)
+    of_images, of_captions = variants["image_to_text"], variants["text_to_image_1"]
+    assert (of_images.norm > 0).any() == (attacker != "item")
+    assert (of_images.edits > 0).any() == (attacker != "query")
+    assert (of_captions.norm > 0).any() == (attacker != "query")
+    assert (of_captions.edits > 0).any() == (attacker != "item")
+
+
+def test_where_words_alone_decide_the_search_is_exact(model: ToyDual, pairs: Pairs) -> None:
+    clean = Gallery.of(model, pairs)
+    target, text = Target(model, pairs, clean), words()
+    best = text.maximise(model, text_objective("margin", target), pairs.captions, pairs.caption_ids)
+    with torch.no_grad():
+        features = model.encode_text(model.tokenize(best))
+    expected = text_objective("margin", target)(features, torch.arange(len(best))) >= 0
+    found = ensemble()(model, pairs, replace(clean, attacker="query"))
+    assert torch.equal(found.caption_success, expected)
+    apart = SepAttack(text=words(objective="guided"))(model, pairs, replace(clean, attacker="item"))
+    found = ensemble()(model, pairs, replace(clean, attacker="item"))
+    assert torch.equal(found.image_success, apart.image_success)
+
+
+def test_an_image_of_its_own_for_each_caption_and_joint_words_are_stronger(model: ToyDual, pairs: Pairs) -> None:
+    images, texts, both = ensemble(text=None), ensemble(image=None), ensemble()
+    lost = [_lost(attack(model, pairs)) for attack in (images, texts, both)]
+    assert lost[2] > max(lost[:2]) > 0
+    assert texts(model, pairs).norm.max() == 0
+    assert images(model, pairs).edits.max() == 0
+    shared = SepAttack(image=APGD(eps=EPS, steps=20))(model, pairs)
+    assert images(model, pairs).caption_success.float().mean() > shared.caption_success.float().mean()
+
+
+def test_images_with_few_or_no_captions_are_served(model: ToyDual) -> None:
+    pairs = make_pairs(model, (1, 3, 0, 2))
+    variants = ensemble(image=APGD(eps="8/255", steps=4)).variants(model, pairs)
+    assert len(variants) == 4
+    assert torch.equal(variants["text_to_image_1"].images[0], variants["text_to_image_3"].images[0])
+    assert torch.equal(variants["text_to_image_3"].images[2], pairs.images[2])
+
+
+def test_several_true_images_are_known_and_zero_gradients_do_not_come_of_them(model: ToyDual, pairs: Pairs) -> None:
+    matches = pairs.matches().clone()
+    matches[:12, 0] = True  # nothing that is done to its own image misleads this caption
+    pairs = Pairs(**{**vars(pairs), "relevance": matches})
+    found = ensemble(text=None)(model, pairs)
+    assert not found.caption_success[0]
+    assert found.zero_gradients.sum() == 0

@@ -1,0 +1,71 @@
+"""A masked language model that echoes: what it proposes for a word shows which row was read."""
+
+from pathlib import Path
+
+import pytest
+
+from robustcli.attacks import MaskedLM
+from robustcli.utils.errors import UserError
+
+from .echo import VOCABULARY, save_echo
+
+transformers = pytest.importorskip("transformers")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_echo(tmp_path_factory.mktemp("bert"), transformers)
+
+
+def test_each_row_echoes_its_piece(folder: Path) -> None:
+    source = MaskedLM(str(folder))
+    logits = source._logits([source._framed(source._pieces("the guitar near"))])
+    assert [VOCABULARY[i] for i in logits[0].argmax(1).tolist()] == ["[CLS]", "the", "guitar", "near", "[SEP]"]
+
+
+def test_a_word_gets_the_candidates_of_its_own_row(folder: Path) -> None:
+    """With one proposal a row echoes its own word, which is dropped; the row before echoes another one."""
+    caption = "the guitar near mountain,"
+    fixed = MaskedLM(str(folder), top_k=1, threshold=-99.0)([caption])[0]
+    assert fixed == []  # every row proposes but the word that stands there
+    shifted = MaskedLM(str(folder), top_k=1, threshold=-99.0, compat="coattack")([caption])[0]
+    assert shifted == [(1, "the"), (2, "guitar"), (3, "near,")]
+
+
+def test_endings_special_pieces_and_the_word_itself_are_left_out(folder: Path) -> None:
+    found = MaskedLM(str(folder), top_k=len(VOCABULARY), threshold=-99.0)(["guitar"])[0]
+    assert found == [(0, word) for word in VOCABULARY[5:] if not word.startswith("##") and word != "guitar"]
+    assert len(MaskedLM(str(folder), top_k=7, threshold=-99.0)(["guitar"])[0]) < len(found)
+    assert MaskedLM(str(folder), top_k=99, threshold=99.0)(["guitar"])[0] == []
+
+
+def test_a_word_of_several_pieces_gets_whole_words_only(folder: Path) -> None:
+    source = MaskedLM(str(folder), top_k=len(VOCABULARY), threshold=-99.0)
+    assert [VOCABULARY[i] for i in source._pieces("snowy")] == ["snow", "##y"]
+    found = [word for _, word in source(["snowy"])[0]]
+    assert all(len(word.split()) == 1 and word != "snowy" for word in found)
+    loose = [word for _, word in MaskedLM(str(folder), top_k=99, threshold=-99.0, compat="coattack")(["snowy"])[0]]
+    assert any(len(word.split()) == 2 for word in loose)
+
+
+def test_words_beyond_the_length_get_none_and_batches_change_nothing(folder: Path) -> None:
+    short = MaskedLM(str(folder), top_k=9, threshold=-99.0, max_length=4)
+    assert {position for position, _ in short(["the guitar near mountain"])[0]} == {0, 1}
+    source = MaskedLM(str(folder), top_k=9, threshold=-99.0)
+    captions = ["the guitar", "near the mountain hill", "snowy", ""]
+    assert source(captions) == [source([caption])[0] for caption in captions]
+
+
+def test_the_fingerprint_names_weights_and_settings(folder: Path) -> None:
+    source = MaskedLM(str(folder))
+    assert source.fingerprint == MaskedLM(str(folder)).fingerprint
+    assert source.fingerprint != MaskedLM(str(folder), top_k=3).fingerprint
+    source._model.bert.embeddings.word_embeddings.weight.data[6, 6] = 2.0
+    assert source.fingerprint != MaskedLM(str(folder)).fingerprint
+
+
+def test_a_model_that_is_not_there_is_the_user_s_mistake(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="name_or_path"):
+        MaskedLM(str(tmp_path / "absent"))
+    with pytest.raises(UserError, match="compat"):
+        MaskedLM("x", compat="sga")

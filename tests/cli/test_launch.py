@@ -1,0 +1,299 @@
+"""From the command line to runs: exit codes, sentences for mistakes, resume, sweeps, signals; tiny engines."""
+
+import csv
+import json
+import os
+import pickle
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from robustcli.cli.launch import launch
+from robustcli.utils.errors import UserError
+from robustcli.utils.suggest import nearest_keys as nearest
+
+# What the workers of another process get in place of the real engine: it does as `checkpoint` says.
+ENGINE = """
+import pathlib, sys, time, types
+def run(config, run):
+    with open(run.directory / "seen", "a") as file:
+        file.write(f"{config.seed}\\n")
+    if config.checkpoint == "fail" and config.seed == 1:
+        raise ValueError("it broke\\nin two lines")
+    if config.checkpoint == "wait":
+        (run.directory / "waiting").touch()
+        time.sleep(60)
+    return float(config.seed) + 0.5
+engine = types.ModuleType("robustcli.engines.train_mat")
+engine.run = run
+sys.modules["robustcli.engines.train_mat"] = engine
+"""
+QUICK = ["judges=none"]  # five attacks fewer to compose
+
+
+@pytest.fixture
+def engine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[Callable[..., float]], None]:
+    """Puts a function in the place of an engine, for a test that works in an empty directory."""
+    monkeypatch.chdir(tmp_path)
+
+    def install(work: Callable[..., float]) -> None:
+        module: Any = ModuleType("robustcli.engines.train_mat")
+        module.run = work
+        monkeypatch.setitem(sys.modules, "robustcli.engines.train_mat", module)
+
+    return install
+
+
+def runs(root: Path = Path("outputs/train-mat")) -> list[Path]:
+    return sorted(path.parent for path in root.rglob("manifest.json"))
+
+
+def no_engine(config: Any, run: Any) -> float:
+    raise AssertionError("the engine must not be reached")
+
+
+def test_a_run_has_a_directory_with_what_it_was_asked_for(engine: Any, capfd: pytest.CaptureFixture[str]) -> None:
+    engine(lambda config, run: config.seed + 0.25)
+    argv, environment = list(sys.argv), dict(os.environ)
+    assert launch("train-mat", [*QUICK, "seed=7", "attack.image.eps=4/255"]) == 0
+    assert (sys.argv, dict(os.environ)) == (argv, environment)
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    (directory,) = runs()
+    assert {path.name for path in directory.iterdir()} >= {"config.yaml", "overrides.yaml", "DONE", "log.txt"}
+    assert "- seed=7" in (directory / "overrides.yaml").read_text()
+    assert "eps: 4/255" in (directory / "config.yaml").read_text()
+    assert json.loads((directory / "metrics.json").read_text())["objective"] == 7.25
+    assert json.loads((directory / "manifest.json").read_text())["command"] == "train-mat"
+    assert capfd.readouterr().err == ""
+
+
+def test_two_runs_in_the_same_second_have_directories_of_their_own(engine: Any) -> None:
+    engine(lambda config, run: 0.0)
+    assert launch("train-mat", QUICK) == 0
+    assert re.fullmatch(r"\d\d-\d\d-\d\d-[0-9a-f]{6}", runs()[0].name)
+    within_a_second = [*QUICK, "hydra.run.dir=same/${run_id:}/${run_id:}"]
+    assert [launch("train-mat", within_a_second) for _ in range(2)] == [0, 0]
+    first, second = runs(Path("same"))
+    assert first != second and first.name == first.parent.name
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["attack.image.epss=1"], "train-mat has no key 'attack.image.epss': did you mean 'attack.image.eps'?"),
+        (["attack.eps=1"], "did you mean 'attack.image.eps'?"),
+        (["datset=scenes"], "train-mat has no key 'datset': did you mean 'dataset'?"),
+        (["dataset=scene"], "dataset has no choice 'scene': did you mean 'scenes'? (choices: celeba64_identities, "),
+        (["dataset=table", "dataset.caption_colum=a"], "did you mean 'dataset.caption_column'?"),
+        (["trainer.max_steps=abc"], "trainer.max_steps=abc does not fit: Value 'abc' of type 'str' could not be"),
+        (["trainer.batch_size=0"], "trainer.batch_size is 0, but must be at least 1"),
+        (["seed=0,1"], "seed=0,1 lists several values: add --multirun for a job each, or write seed=[0,1] for a list"),
+        (["seed=[0"], "'seed=[0' cannot be read: write KEY=VALUE"),
+        (["mat"], "'mat' has no value: did you mean attack=mat or defense=mat?"),
+        (["--multirum"], "unknown flag '--multirum': did you mean '--multirun'?"),
+        (["--cfg", "jop"], "--cfg cannot be 'jop': did you mean 'job'?"),
+        (["--cfg"], "--cfg needs a value"),
+        (["--resolve"], "--resolve needs --cfg job"),
+        (["--multirun", "--cfg", "job"], "--cfg and --multirun exclude each other"),
+        (["hydra/launcher=jobli"], "hydra/launcher has no choice 'jobli': did you mean 'joblib'?"),
+        (["hydra/launcher=submitit_slum"], "hydra/launcher=submitit_slum needs the cluster extra"),
+        (["--config-dir", "nowhere"], "nowhere' not found"),
+        (["resume=nowhere"], "resume=nowhere: the directory does not exist"),
+        (["resume=."], "resume=.: the directory holds neither a run nor a sweep"),
+        (["dataset=karpathy"], "dataset.annotations has no value"),
+        (["zzz=1"], "train-mat has no key 'zzz': `robustcli train-mat --cfg job` prints those that it has"),
+    ],
+    ids=lambda value: value[-1] if isinstance(value, list) else "",
+)
+def test_a_mistake_is_one_sentence_and_leaves_nothing(
+    engine: Any, capfd: pytest.CaptureFixture[str], words: list[str], sentence: str
+) -> None:
+    engine(no_engine)
+    assert launch("train-mat", [*QUICK, *words]) == 2
+    out, err = capfd.readouterr()
+    assert err.startswith("error: ") and sentence in err and err.count("\n") == 1, err
+    assert out == "" and not [path for path in Path("outputs").rglob("*") if path.is_file()]
+
+
+def test_the_nearest_key_is_one_of_the_same_group() -> None:
+    valid = ["attack.image.eps", "judges.sga.image.eps", "judges.pgd.image.steps", "evaluation.eps_curve"]
+    assert nearest("attack.eps", valid) == ["attack.image.eps"]
+    assert nearest("judges.sg.image.eps", valid) == ["judges.sga.image.eps"]
+    assert nearest("colour", valid) == []
+
+
+def test_a_mistake_that_an_engine_finds_is_one_sentence_too(engine: Any, capfd: pytest.CaptureFixture[str]) -> None:
+    def wrapped(config: Any, run: Any) -> float:
+        try:
+            raise UserError("attack.image.eps is 4: did you mean 4/255?")
+        except UserError as error:  # as hydra.utils.instantiate does with what a constructor raises
+            raise RuntimeError("Error in call to target") from error
+
+    engine(wrapped)
+    assert launch("train-mat", QUICK) == 2
+    assert capfd.readouterr().err == "error: attack.image.eps is 4: did you mean 4/255?\n"
+
+
+def test_a_failure_is_one_line_with_the_place_of_its_traceback(engine: Any, capfd: pytest.CaptureFixture[str]) -> None:
+    def broken(config: Any, run: Any) -> float:
+        raise ValueError("first line\nsecond line")
+
+    engine(broken)
+    assert launch("train-mat", QUICK) == 1
+    (directory,) = runs()
+    assert capfd.readouterr().err == f"error: ValueError: first line (traceback in {directory.absolute()}/FAILED)\n"
+    assert "in broken" in (directory / "FAILED").read_text()
+
+
+def test_ctrl_c_is_130(engine: Any) -> None:
+    def stopped(config: Any, run: Any) -> float:
+        raise KeyboardInterrupt
+
+    engine(stopped)
+    assert launch("train-mat", QUICK) == 130
+    (directory,) = runs()
+    assert not (directory / "DONE").exists() and not (directory / "FAILED").exists()
+
+
+def test_resume_goes_on_in_the_same_directory_with_the_same_words(engine: Any) -> None:
+    seen: list[tuple[int, float, Path]] = []
+
+    def stops_once(config: Any, run: Any) -> float:
+        seen.append((config.seed, config.trainer.lr, run.directory))
+        if len(seen) == 1:
+            raise KeyboardInterrupt
+        return 1.0
+
+    engine(stops_once)
+    assert launch("train-mat", [*QUICK, "seed=5", "trainer.lr=0.25", "defense=clean"]) == 130
+    (directory,) = runs()
+    assert launch("train-mat", [f"resume={directory}", "defense=clean"]) == 0
+    assert seen[0] == seen[1] == (5, 0.25, directory.absolute()) and runs() == [directory]
+    assert launch("train-mat", [f"resume={directory}"]) == 0 and len(seen) == 2  # done: nothing is run again
+    assert launch("train-mat", [f"resume={directory}", "seed=6"]) == 2  # another config is another run
+
+
+def test_resume_takes_a_directory_whose_name_needs_quotes(engine: Any, tmp_path: Path) -> None:
+    place = tmp_path / "a 'b', {c}=d"
+    engine(lambda config, run: 1.0)
+    assert launch("train-mat", [*QUICK, 'hydra.run.dir="' + str(place) + '"']) == 0
+    (place / "DONE").unlink()
+    assert launch("train-mat", [f"resume={place}"]) == 0
+    assert (place / "DONE").exists()
+
+
+def test_a_sweep_goes_on_after_a_failed_job_and_ends_with_1(engine: Any, capfd: pytest.CaptureFixture[str]) -> None:
+    seen: list[int] = []
+
+    def one_breaks(config: Any, run: Any) -> float:
+        seen.append(config.seed)
+        if config.seed == 1 and len(seen) < 4:
+            raise ValueError("it broke")
+        return float(config.seed)
+
+    engine(one_breaks)
+    words = [*QUICK, "--multirun", "seed=0,1,2", "hydra.sweep.dir=sweep"]
+    assert launch("train-mat", words) == 1
+    out, err = capfd.readouterr()
+    assert seen == [0, 1, 2] and err.count("\n") == 2
+    assert "error: job 1: ValueError: it broke (traceback in " in err and "error: job 1 of the sweep failed" in err
+    with open("sweep/sweep.csv", newline="") as file:
+        statuses = [row["status"] for row in csv.DictReader(file)]
+    assert statuses == ["done", "failed", "done"] and "failed" in out
+    assert launch("train-mat", words) == 0 and seen == [0, 1, 2, 1]  # the same words again: only what is not done
+    (Path("sweep/2") / "DONE").unlink()
+    assert launch("train-mat", ["resume=sweep"]) == 0 and seen[4:] == [2]
+
+
+def test_the_figure_of_a_job_reaches_the_sweeper(engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from robustcli.cli.job import FailedJobs
+
+    figures: list[float] = []
+    monkeypatch.setattr(
+        FailedJobs, "on_job_end", lambda self, config, job_return, **_: figures.append(job_return.return_value)
+    )
+    engine(lambda config, run: config.seed * 2.0)
+    assert launch("train-mat", [*QUICK, "--multirun", "seed=3,4"]) == 0
+    assert figures == [6.0, 8.0]
+
+
+def test_cfg_job_prints_the_config_and_makes_no_run(engine: Any, capfd: pytest.CaptureFixture[str]) -> None:
+    engine(no_engine)
+    assert launch("train-mat", ["--cfg", "job", "seed=9", "-p", "trainer"]) == 0
+    assert "max_steps:" in capfd.readouterr().out and not Path("outputs").exists()
+    assert launch("evaluate", ["--info", "defaults"]) == 0
+    assert "judges/standard" in capfd.readouterr().out
+
+
+def test_a_job_can_be_pickled_for_other_processes() -> None:
+    from robustcli.cli.job import Job
+
+    assert pickle.loads(pickle.dumps(Job("train-mat"))).command == "train-mat"
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Callable[..., subprocess.Popen[str]]:
+    """Starts ``robustcli train-mat`` with the engine above, which its workers get too."""
+    (tmp_path / "sitecustomize.py").write_text(ENGINE)
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+
+    def popen(*words: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "robustcli", "train-mat", *QUICK, *words],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": path},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            # Where the tests themselves run in the background of a shell, Ctrl-C is ignored, and children inherit that.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
+
+    return popen
+
+
+def wait_for(done: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+    while not done():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
+def test_signals_end_a_run_in_order(start: Any, tmp_path: Path, number: signal.Signals) -> None:
+    process = start("checkpoint=wait", "hydra.run.dir=run")
+    wait_for((tmp_path / "run" / "waiting").exists, process)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 128 + number and "Traceback" not in err
+    manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
+    assert manifest["status"] == "interrupted" and not (tmp_path / "run" / "FAILED").exists()
+
+
+def test_joblib_runs_jobs_side_by_side_and_survives_a_failed_one(start: Any, tmp_path: Path) -> None:
+    words = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "checkpoint=fail")
+    process = start("--multirun", "seed=0,1,2", *words)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 1 and "Traceback" not in err, err
+    (sweep,) = (path.parent for path in tmp_path.rglob("sweep.csv"))
+    assert sweep.parent.parent == tmp_path / "outputs" / "train-mat"  # one directory, though two processes worked
+    assert [(sweep / f"{job}" / "DONE").exists() for job in range(3)] == [True, False, True]
+    assert "it broke" in (sweep / "1" / "FAILED").read_text()
+    assert [(sweep / f"{job}" / "seen").read_text() for job in range(3)] == ["0\n", "1\n", "2\n"]
+
+
+def test_broken_yaml_of_the_user_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "dataset").mkdir()
+    (tmp_path / "dataset" / "mine.yaml").write_text("a: 1\na: [2\n")
+    assert launch("evaluate", ["--config-dir", str(tmp_path), "dataset=mine"]) == 2
+    said = capsys.readouterr().err
+    assert (
+        said.splitlines()[-1].startswith("error: a config file is no YAML") and "Traceback" not in said.splitlines()[-1]
+    )

@@ -1,0 +1,126 @@
+"""What a person types before any job runs: help, version, list, completion, and what they cost."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+from typer.testing import CliRunner
+
+from robustcli import __version__
+from robustcli.cli.completion import complete
+from robustcli.cli.listing import show
+from robustcli.cli.main import COMMANDS, app
+from robustcli.config import groups as config_groups
+
+HEAVY = {"torch", "hydra", "omegaconf", "pandas", "open_clip", "rich", "numpy"}
+
+
+def run(*words: str) -> tuple[int, str]:
+    result = CliRunner().invoke(app, list(words), prog_name="robustcli")
+    return result.exit_code, result.output
+
+
+@pytest.mark.parametrize("words", [["--help"], ["--version"], ["train-mat", "--help"]])
+def test_help_imports_nothing_heavy(words: list[str]) -> None:
+    code = (
+        f"import sys; sys.argv = ['robustcli', *{words!r}]\nfrom robustcli.cli.main import main\n"
+        "try: main()\nexcept SystemExit as end: assert end.code == 0, end.code\n"
+        f"found = {HEAVY!r} & set(sys.modules)\nassert not found, found"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+
+
+def test_version() -> None:
+    assert run("--version") == (0, f"robustcli {__version__}\n")
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
+def test_help_of_a_command_shows_examples_and_every_choice(command: object) -> None:
+    name = command.name  # type: ignore[attr-defined]
+    code, text = run(name, "--help")
+    assert code == 0 and run(name, "seed=1", "-h") == (code, text)
+    assert f"robustcli {name} " in text and "Exit codes: 0 done" in text
+    for group, choices in config_groups.groups().items():
+        assert any(line.split() == [group, *" | ".join(choices).split()] for line in text.splitlines()), group
+
+
+def test_an_unknown_command_gets_the_nearest_one() -> None:
+    code, text = run("trian-mat")
+    assert code == 2 and "train-mat" in text and "Traceback" not in text
+
+
+def test_list_shows_commands_groups_and_what_each_choice_is() -> None:
+    code, text = run("list")
+    assert code == 0
+    for word in [command.name for command in COMMANDS] + list(config_groups.groups()):
+        assert word in text
+    code, text = run("list", "defense")
+    assert code == 0 and "tecoa" in text and "TeCoA, Mao" in " ".join(text.split()) and "karpathy" not in text
+
+
+def test_list_shows_brackets_as_they_stand(capsys: pytest.CaptureFixture[str]) -> None:
+    show([("name", "needs robustcli[hf].")])
+    assert "needs robustcli[hf]." in capsys.readouterr().out
+
+
+def test_list_of_an_unknown_group_names_the_nearest(capfd: pytest.CaptureFixture[str]) -> None:
+    code, text = run("list", "defence")
+    assert code == 2 and "did you mean 'defense'" in text + capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "incomplete", "expected"),
+    [
+        ([], "defen", ["defense="]),
+        ([], "dataset=fl", ["dataset=flickr30k", "dataset=flickr8k"]),
+        (["dataset", "="], "fl", ["flickr30k", "flickr8k"]),
+        (["attack", "=", "pgd", "defense", "="], "te", ["tecoa", "text"]),
+        ([], "defense=mat,te", ["defense=mat,tecoa", "defense=mat,text"]),
+        ([], "trainer.max_", ["trainer.max_steps=", "trainer.max_seconds="]),
+        ([], "trainer.log_every", ["trainer.log_every=", "trainer.log_every=10"]),
+        ([], "trainer.tensorboard=", ["trainer.tensorboard=true", "trainer.tensorboard=false"]),
+        (["dataset=table"], "dataset.caption_c", ["dataset.caption_column=", "dataset.caption_column=caption"]),
+        (["--cfg"], "", ["job", "hydra", "all"]),
+        ([], "hydra/launcher=jo", ["hydra/launcher=joblib"]),
+        (["defense=wrong"], "see", ["seed=", "seed=0"]),
+    ],
+)
+def test_completion(words: list[str], incomplete: str, expected: list[str]) -> None:
+    found = complete("train-mat", words, incomplete)
+    assert [match for match in found if not match.endswith(".")][: len(expected)] == expected
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({"_ROBUSTCLI_COMPLETE": "complete_bash", "COMP_WORDS": "robustcli trai", "COMP_CWORD": "1"}, "train-mat"),
+        (
+            {
+                "_ROBUSTCLI_COMPLETE": "complete_bash",
+                "COMP_WORDS": "robustcli train-mat dataset = sc",
+                "COMP_CWORD": "4",
+            },
+            "scenes",
+        ),
+        (
+            {"_ROBUSTCLI_COMPLETE": "complete_zsh", "_TYPER_COMPLETE_ARGS": "robustcli train-mat dataset=sc"},
+            "dataset=scenes",
+        ),
+        (
+            {
+                "_ROBUSTCLI_COMPLETE": "complete_fish",
+                "_TYPER_COMPLETE_FISH_ACTION": "get-args",
+                "_TYPER_COMPLETE_ARGS": "robustcli evaluate judges=q",
+            },
+            "judges=quick",
+        ),
+    ],
+    ids=["bash-command", "bash-choice", "zsh", "fish"],
+)
+def test_completion_by_the_protocol_of_the_shell(environment: dict[str, str], expected: str) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-m", "robustcli"], capture_output=True, text=True, env={**os.environ, **environment}
+    )
+    assert expected in ended.stdout.replace('"', " ").split() or ended.stdout.strip() == expected, ended

@@ -1,0 +1,336 @@
+"""Diagnostics: sound attacks pass every check, and each planted fault trips the check that is meant for it.
+
+Shapes: N images, C channels, H height, W width.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from robustcli.attacks import (
+    APGD,
+    BPDA,
+    EOT,
+    FAB,
+    FGSM,
+    PGD,
+    ClassifierAttack,
+    Gallery,
+    ImageAttack,
+    ImageOracle,
+    Preprocessed,
+    PreprocessedEncoder,
+    RetrievalAttack,
+    RetrievalEOT,
+    SepAttack,
+    SequentialAttack,
+    Surrogate,
+    WordSubstitution,
+)
+from robustcli.attacks.core.oracle import TextEncoder, TextObjective
+from robustcli.attacks.image.square import Square
+from robustcli.diagnostics import (
+    CHECKS,
+    NOT_RUN,
+    OK,
+    SUSPECT,
+    ClassifierSubject,
+    Finding,
+    RetrievalSubject,
+    diagnose,
+    refuse_suspects,
+    verdict,
+)
+from robustcli.diagnostics.finding import beyond
+from robustcli.utils.errors import SuspectClaim
+from robustcli.utils.seeding import generator
+from tests.attacks.conftest import SYNONYMS, SmallNet, SynonymTable, ToyDual, make_pairs, words
+
+IMAGE_CHECKS = set(CHECKS) - {"words", "transfer"}
+
+
+def quantise(images: Tensor) -> Tensor:
+    return (images * 15).round() / 15
+
+
+class Scaled(nn.Module):
+    """Logits times a factor: the same classes, and a softmax that is always sure."""
+
+    def __init__(self, model: nn.Module, factor: float) -> None:
+        super().__init__()
+        self.model, self.factor = model, factor
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.factor * self.model(images)
+
+
+class Deaf(nn.Module):
+    """What the images say never changes the class, but the loss has a healthy gradient."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> Tensor:
+        return torch.tanh(self.model(images)) + torch.tensor([3.0, 0.0, 0.0, 0.0])
+
+
+class Noisy(nn.Module):
+    """Draws from torch's global generator."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.model((images + 0.02 * torch.randn_like(images)).clamp(0, 1))
+
+
+def noisy(images: Tensor) -> Tensor:
+    return (images + 0.02 * torch.randn_like(images)).clamp(0, 1)
+
+
+def against(images: Tensor) -> Tensor:
+    """Stands in backward for a step that does nothing: gradients point down the loss."""
+    return 1 - images
+
+
+class Overshooting(PGD):
+    """Its step fits the configured eps and smaller ones; above it the step is lost, as a wrong unit would do."""
+
+    def find(self, oracle: ImageOracle, images: Tensor, sample_ids: Sequence[int], start: Tensor | None) -> Tensor:
+        found = super().find(oracle, images, sample_ids, start)
+        return images if 0.1 < self.eps < 0.5 else found
+
+
+class Forgetful(WordSubstitution):
+    """With more than one word it gives up."""
+
+    def find(
+        self, encoder: TextEncoder, objective: TextObjective, captions: Sequence[str], caption_ids: Sequence[int]
+    ) -> tuple[Sequence[str], Tensor, Tensor]:
+        found, queries, gradients = super().find(encoder, objective, captions, caption_ids)
+        return (captions if self.max_words > 1 else found), queries, gradients
+
+
+def classifier(change: Callable[[nn.Module], nn.Module] = lambda net: net) -> ClassifierSubject:
+    net, images = change(SmallNet()).eval(), torch.rand(32, 3, 8, 8, generator=generator(12))
+    return ClassifierSubject(net, images, _labels(net, images))
+
+
+def _labels(net: nn.Module, images: Tensor) -> Tensor:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        labels: Tensor = net(images).argmax(1)
+    return labels
+
+
+def dual(
+    change: Callable[[ToyDual], object] = lambda model: model,
+    captions: Sequence[int] = (1,) * 16,
+    contrast: float = 0.03,
+) -> RetrievalSubject:
+    model = ToyDual().eval()
+    return RetrievalSubject(change(model), make_pairs(model, captions, contrast=contrast))  # type: ignore[arg-type]
+
+
+def sure(model: ToyDual) -> ToyDual:
+    model.scale.data.fill_(12.0)  # e^12 = 160,000
+    return model
+
+
+def images_alone(image: ImageAttack) -> RetrievalAttack:
+    return SepAttack(image=image)
+
+
+def nan_backward(images: Tensor) -> Tensor:
+    return images + 0 * (images - images).sqrt()
+
+
+def misled() -> ClassifierSubject:
+    return classifier(lambda net: Preprocessed(net, BPDA(lambda images: images, against)))
+
+
+PGD_2, PGD_4 = PGD(eps="2/255", steps=20), PGD(eps="4/255", steps=20)
+APGD_4 = APGD(eps="4/255", steps=20, loss="margin")
+Make = Callable[[], ClassifierSubject | RetrievalSubject]
+SOUND: dict[str, tuple[Make, ClassifierAttack | RetrievalAttack]] = {
+    "linf": (classifier, PGD_2),
+    "l2": (classifier, PGD(norm="l2", eps=0.1, steps=20)),
+    "apgd": (classifier, APGD(eps="2/255", steps=20)),
+    "quantised under bpda": (
+        lambda: classifier(lambda net: Preprocessed(net, BPDA(quantise))),
+        PGD(eps="16/255", steps=20),
+    ),
+    "saturated under margin": (lambda: classifier(lambda net: Scaled(net, 1e4)), PGD_2.replace(loss="margin")),
+    "randomised under eot": (lambda: classifier(Noisy), EOT(PGD_2.replace(steps=10), draws=8)),
+    "pairs": (dual, images_alone(APGD_4)),
+    "both sides": (dual, SequentialAttack(image=APGD_4, text=words())),
+    "saturated pairs under margin": (lambda: dual(sure), images_alone(PGD_4.replace(loss="margin"))),
+    "randomised pairs under eot": (
+        lambda: dual(lambda model: PreprocessedEncoder(model, noisy)),
+        RetrievalEOT(images_alone(APGD_4), draws=8),
+    ),
+}
+# Whoever is blinded, or ends too soon, is weak as well: what sees no gradient or takes more steps does better, and
+# unbounded eps may leave something.
+WEAK, WEAKER = {"gradients", "more steps"}, {"black box", "unbounded eps", "stronger search"}
+FAULTS: dict[str, tuple[Make, ClassifierAttack | RetrievalAttack, set[str], str]] = {
+    "quantised": (
+        lambda: classifier(lambda net: Preprocessed(net, quantise)),
+        PGD(eps="16/255", steps=10, random_start=False),
+        {"gradients", "black box"},
+        "BPDA",
+    ),
+    "quantised pairs": (
+        lambda: dual(lambda model: PreprocessedEncoder(model, quantise), contrast=0.05),
+        images_alone(PGD(eps="16/255", random_start=False)),
+        {"gradients", "black box"},
+        "BPDA",
+    ),
+    "saturated": (
+        lambda: classifier(lambda net: Scaled(net, 1e4)),
+        PGD(eps="4/255", steps=10),
+        {"gradients"},
+        "loss=margin",
+    ),
+    "saturated pairs": (lambda: dual(sure), images_alone(PGD_4), {"gradients"}, "loss=margin"),
+    "nan": (lambda: classifier(lambda net: Preprocessed(net, nan_backward)), PGD_2, {"gradients"}, "NaN"),
+    "deaf": (lambda: classifier(Deaf), PGD_2, {"unbounded eps"}, "masked"),
+    "randomised": (lambda: classifier(Noisy), PGD_2, {"randomised"}, "EOT"),
+    "randomised pairs": (
+        lambda: dual(lambda model: PreprocessedEncoder(model, noisy)),
+        images_alone(PGD_4),
+        {"randomised"},
+        "EOT",
+    ),
+    "too small a step": (classifier, PGD(eps="1/255", steps=10, alpha="0.02/255"), {"last step"}, "alpha"),
+    "too few steps": (
+        classifier,
+        PGD(eps="5/255", steps=4, alpha="0.7/255", random_start=False),
+        {"more steps"},
+        "steps=8",
+    ),
+    "broken step": (classifier, Overshooting(eps=0.09, steps=10), {"monotone in eps"}, "alpha=null"),
+    "broken step on pairs": (dual, images_alone(Overshooting(eps=0.09)), {"monotone in eps"}, "alpha=null"),
+    "one step": (lambda: dual(), images_alone(FGSM(eps="4/255")), {"stronger search"}, "apgd"),
+    "broken words": (
+        lambda: dual(captions=(2,) * 16),
+        SepAttack(text=Forgetful(candidates=SynonymTable(SYNONYMS))),
+        {"words"},
+        "search",
+    ),
+}
+
+
+def suspects(findings: Sequence[Finding]) -> set[str]:
+    return {finding.check for finding in findings if finding.status == SUSPECT}
+
+
+@pytest.mark.parametrize("name", SOUND)
+def test_a_sound_attack_passes_every_check(name: str) -> None:
+    make, attack = SOUND[name]
+    findings = diagnose(make(), attack, queries=50)
+    assert [finding.check for finding in findings] == list(CHECKS)
+    assert {finding.check: finding.measured for finding in findings if finding.status == SUSPECT} == {}
+    assert verdict(findings) == OK
+    ran = {finding.check for finding in findings if finding.status == OK}
+    assert ran >= IMAGE_CHECKS - {"last step"}
+    assert ("words" in ran) == (name == "both sides")
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_fault_trips_its_check_and_no_other(name: str) -> None:
+    make, attack, expected, advice = FAULTS[name]
+    findings = diagnose(make(), attack, queries=50)
+    assert expected <= suspects(findings) <= expected | (WEAKER if expected & WEAK else set())
+    assert verdict(findings) == SUSPECT
+    assert any(advice in finding.advice for finding in findings)
+    assert all(bool(finding.advice) == (finding.status == SUSPECT) for finding in findings)
+
+
+def test_gradients_that_mislead_are_found_by_who_does_not_see_them() -> None:
+    subject, plain = misled(), SmallNet().eval()
+    found = {finding.check: finding for finding in diagnose(subject, PGD(eps="4/255"), sources={"plain": plain})}
+    assert found["gradients"].status == OK
+    assert found["black box"].status == found["transfer"].status == SUSPECT
+    assert "images computed on plain" in found["transfer"].measured
+    alone = diagnose(subject, PGD(eps="4/255"), sources={"itself": subject.model})
+    assert next(each for each in alone if each.check == "transfer").status == NOT_RUN
+
+
+def test_a_sound_attack_is_not_beaten_by_transfer() -> None:
+    other = SmallNet()
+    other.layers[0].weight.data.mul_(0.9)
+    assert "transfer" not in suspects(diagnose(classifier(), PGD_2, sources={"other": other.eval()}, queries=5))
+
+
+@pytest.mark.parametrize(
+    ("attack", "ran"),
+    [
+        (FGSM(eps="2/255"), IMAGE_CHECKS - {"more steps", "last step"}),
+        (
+            FAB(eps="2/255", steps=5),
+            {"gradients", "randomised", "unbounded eps", "more steps", "stronger search", "black box"},
+        ),
+        (FAB(steps=5), {"gradients", "randomised", "unbounded eps"}),
+        (PGD(eps=0), {"randomised"}),
+        (Square(eps="2/255", queries=20), IMAGE_CHECKS - {"gradients", "more steps"}),
+        (Surrogate(PGD_2, SmallNet().eval()), {"randomised"}),
+    ],
+)
+def test_what_cannot_be_checked_says_why(attack: ClassifierAttack, ran: set[str]) -> None:
+    findings = diagnose(classifier(), attack, queries=5)
+    assert {finding.check for finding in findings if finding.status != NOT_RUN} == ran
+    assert all(finding.measured for finding in findings)
+    assert verdict(findings) in ((NOT_RUN,) if "unbounded eps" not in ran else (OK, SUSPECT))
+
+
+def test_a_model_that_is_never_right_has_nothing_to_be_robust() -> None:
+    net, images = SmallNet().eval(), torch.rand(8, 3, 8, 8, generator=generator(12))
+    findings = diagnose(ClassifierSubject(net, images, (net(images).argmax(1) + 1) % 4), PGD_2)
+    assert verdict(findings) == NOT_RUN
+    assert "right when clean" in findings[0].measured
+
+
+def test_only_what_the_attacker_may_edit_counts() -> None:
+    model = ToyDual().eval()
+    pairs = make_pairs(model, (1,) * 8)
+    right = RetrievalSubject(model, pairs).reached("image")
+    gallery = replace(Gallery.of(model, pairs), attacker="query")
+    subject = RetrievalSubject(model, pairs, gallery)
+    assert right.all()
+    assert subject.reached("image").tolist() == [True] * 8 + [False] * 8
+    assert subject.reached("text").tolist() == [False] * 8 + [True] * 8
+    many = replace(gallery, attacker="both", caption_matches=torch.ones(8, 8, dtype=torch.bool))
+    assert RetrievalSubject(model, pairs, many).breakable().tolist() == [True] * 8 + [False] * 8
+
+
+def test_nothing_of_the_model_changes_and_the_same_is_found_again() -> None:
+    subject = classifier(Noisy)
+    subject.model.train()
+    state = torch.get_rng_state()
+    first = diagnose(subject, PGD_2, queries=5)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert subject.model.training
+    assert all(weight.requires_grad and weight.grad is None for weight in subject.model.parameters())
+    assert diagnose(subject, PGD_2, queries=5) == first
+
+
+def test_a_count_is_held_against_luck() -> None:
+    assert not beyond(0, 64, 0.002)
+    assert not beyond(1, 64, 0.002)
+    assert beyond(2, 64, 0.002)
+    assert beyond(1, 20, 0.0)
+    assert not beyond(-3, 64, 0.05)
+
+
+def test_strict_names_what_is_suspect_and_what_to_do() -> None:
+    sound = Finding(check="gradients", status=OK, measured="none zero")
+    bad = Finding(check="black box", status=SUSPECT, measured="9 of 64", advice="Use BPDA.", model="mat", attack="pgd")
+    refuse_suspects([sound])
+    with pytest.raises(SuspectClaim, match=r"mat, pgd: black box: 9 of 64\. Use BPDA\."):
+        refuse_suspects([sound, bad])

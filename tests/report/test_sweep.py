@@ -1,0 +1,141 @@
+"""The table of a sweep, also where jobs fail."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import hydra
+import pandas as pd
+import pytest
+from omegaconf import DictConfig, OmegaConf
+
+from robustcli.report.sweep import SweepTable, collect, jobs_grid, over_seeds, seeds_grid, show, t_interval, write
+from robustcli.runs import manifest
+from robustcli.runs.run import Run
+from robustcli.utils.errors import UserError
+
+VALUES = {("mat", 0): 0.5, ("mat", 1): 0.6, ("mat", 2): 0.4, ("tecoa", 0): 0.1, ("tecoa", 1): 0.3}
+
+
+@pytest.fixture
+def sweep(tmp_path: Path) -> Path:
+    """Two defences over seeds; the last seed of tecoa failed, one job was killed, one never began."""
+    for number, ((defense, seed), value) in enumerate(VALUES.items()):
+        job(tmp_path / str(number), defense, seed, value)
+    with pytest.raises(UserError):
+        job(tmp_path / "10", "tecoa", 2, None)
+    Run.open("train-mat", {}, tmp_path / "11", ["defense=text", "seed=0"])
+    manifest.refuse(tmp_path / "12", ["defense=text", "+trainer.lr=1", "seed=1"], "trainer.lr is 1")
+    (tmp_path / "unrelated").mkdir()
+    return tmp_path
+
+
+def job(directory: Path, defense: str, seed: int, value: float | None) -> None:
+    with Run.open("train-mat", {"seed": seed}, directory, [f"defense={defense}", f"seed={seed}"]) as run:
+        if value is None:
+            raise UserError("dataset.root is missing: put the images there")
+        run.write_metrics({"sga": {"recall_at_1": value / 2}}, pd.DataFrame())
+        run.finish(value)
+
+
+def test_one_row_a_job_with_overrides_status_metrics_and_error(sweep: Path) -> None:
+    table = collect(sweep)
+    assert list(table.columns) == [
+        *("defense", "seed", "trainer.lr", "status", "sga/recall_at_1", "objective", "directory", "error")
+    ]
+    assert table["status"].tolist() == ["done"] * 5 + ["failed", "unfinished", "failed"]
+    assert table["objective"].tolist()[:5] == list(VALUES.values())
+    assert table["error"].tolist()[5] == "dataset.root is missing: put the images there"
+    assert table["error"].tolist()[7] == "trainer.lr is 1"
+    assert [Path(place).name for place in table["directory"]] == ["0", "1", "2", "3", "4", "10", "11", "12"]
+
+
+def test_means_over_seeds_leave_failed_jobs_out(sweep: Path) -> None:
+    write(sweep)
+    means = pd.read_csv(sweep / "seeds.csv")
+    row = means[(means["defense"] == "mat") & (means["metric"] == "objective")].iloc[0]
+    assert row["seeds"] == 3 and row["mean"] == pytest.approx(0.5)
+    half = 4.302653 * 0.1 / math.sqrt(3)
+    assert (row["low"], row["high"]) == pytest.approx((0.5 - half, 0.5 + half), rel=1e-4)
+    tecoa = means[(means["defense"] == "tecoa") & (means["metric"] == "sga/recall_at_1")].iloc[0]
+    assert tecoa["seeds"] == 2 and tecoa["mean"] == pytest.approx(0.1)
+
+
+def test_no_means_without_several_seeds(tmp_path: Path) -> None:
+    job(tmp_path / "0", "mat", 0, 0.5)
+    job(tmp_path / "1", "tecoa", 0, 0.4)
+    assert over_seeds(collect(tmp_path)) is None
+    write(tmp_path)
+    assert not (tmp_path / "seeds.csv").exists()
+
+
+def test_setting_with_one_seed_has_a_mean_without_interval(tmp_path: Path) -> None:
+    for number, (defense, seed) in enumerate([("mat", 0), ("mat", 1), ("tecoa", 0)]):
+        job(tmp_path / str(number), defense, seed, 0.5)
+    means = over_seeds(collect(tmp_path))
+    assert means is not None
+    alone = means[means["defense"] == "tecoa"].iloc[0]
+    assert alone["mean"] > 0 and math.isnan(alone["low"])
+
+
+@pytest.mark.parametrize(("count", "quantile"), [(2, 12.7062), (3, 4.3027), (11, 2.2281), (12, 2.2010), (31, 2.0423)])
+def test_t_interval_has_the_quantile_of_student(count: int, quantile: float) -> None:
+    values = [float(number) for number in range(count)]
+    low, high = t_interval(values)
+    error = pd.Series(values).std() / math.sqrt(count)
+    assert (high - low) / 2 / error == pytest.approx(quantile, abs=3e-4)
+    assert (high + low) / 2 == pytest.approx((count - 1) / 2)
+
+
+def test_grids_show_what_varies_and_what_failed(sweep: Path) -> None:
+    table = collect(sweep)
+    grid = jobs_grid(table, ("objective", "*recall*"))
+    assert grid.columns == ["defense", "seed", "trainer.lr", "status", "objective", "sga/recall_at_1", "error"]
+    assert grid.rows[0] == ["mat", "0", "", "done", "0.5", "0.25", ""]
+    assert grid.note.startswith("2 of 8 jobs failed")
+    means = over_seeds(table)
+    assert means is not None
+    seeds = seeds_grid(means)
+    assert seeds.columns == ["metric", "mat", "tecoa"]
+    assert seeds.rows == [["objective", "0.50 ±0.25", "0.2 ±1.3"]]
+
+
+def test_show_prints_both_tables(sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    show(sweep)
+    out = capsys.readouterr().out
+    assert "8 jobs" in out and "Over" in out and str(sweep / "sweep.csv") in out.replace("\n", "")
+
+
+def task(config: DictConfig) -> float:
+    directory = Path(hydra.core.hydra_config.HydraConfig.get().runtime.output_dir)
+    overrides = list(hydra.core.hydra_config.HydraConfig.get().overrides.task)
+    with Run.open("train-mat", config, directory, overrides) as run:
+        if config.seed == 1:
+            raise RuntimeError("seed one fails")
+        return run.finish(float(config.seed))
+
+
+@pytest.mark.parametrize("seeds", ["0,2", "0,1,2"])
+def test_callback_writes_the_table_of_a_real_sweep(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], seeds: str
+) -> None:
+    place = {"dir": str(tmp_path / "sweep"), "subdir": "${hydra.job.num}"}
+    config: dict[str, Any] = {"seed": 0, "hydra": {"sweep": place, "run": {"dir": str(tmp_path / "run")}}}
+    config["hydra"]["callbacks"] = {"sweep_table": {"_target_": "robustcli.report.sweep.SweepTable"}}
+    OmegaConf.save(OmegaConf.create(config), tmp_path / "main.yaml")
+    monkeypatch.setattr("sys.argv", ["robustcli", "--multirun", f"seed={seeds}"])
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    run = hydra.main(version_base="1.3", config_path=str(tmp_path), config_name="main")(task)
+    if "1" in seeds:
+        with pytest.raises(RuntimeError):
+            run()
+    else:
+        run()
+        assert "table:" in capsys.readouterr().out
+    table = pd.read_csv(tmp_path / "sweep" / "sweep.csv")
+    assert table["status"].tolist() == ["failed" if seed == "1" else "done" for seed in seeds.split(",")]
+    assert not list(tmp_path.glob("run/**/sweep.csv"))
+
+
+def test_repr_names_the_metrics() -> None:
+    assert repr(SweepTable(metrics=["a"])) == "SweepTable(metrics=('a',))"

@@ -1,0 +1,44 @@
+"""What the manifest says of code and machine."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from robustcli.runs import provenance
+
+
+def test_package_ignored_by_a_foreign_git_tree_has_no_commit(tmp_path: Path) -> None:
+    package = tmp_path / ".venv" / "robustcli"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("")
+    identity = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
+    subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
+    subprocess.run(["git", "-C", str(tmp_path), *identity, "commit", "-q", "--allow-empty", "-m", "a"], check=True)
+    assert provenance._git_state(package) == (None, None)
+    subprocess.run(["git", "-C", str(tmp_path), "add", "."], check=True)
+    commit, dirty = provenance._git_state(package)
+    assert commit is not None and len(commit) == 40 and dirty is True
+    subprocess.run(["git", "-C", str(tmp_path), *identity, "commit", "-q", "-m", "b"], check=True)
+    assert provenance._git_state(package)[1] is False
+
+
+def test_git_environment_of_a_hook_does_not_mislead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
+    monkeypatch.setenv("GIT_DIR", str(Path(__file__).parents[2] / ".git"))
+    assert provenance._git(tmp_path, "rev-parse", "--absolute-git-dir") == str(tmp_path.resolve() / ".git")
+
+
+def test_source_hash_sees_content_and_names(tmp_path: Path) -> None:
+    (tmp_path / "a.py").write_text("x = 1")
+    first = provenance.source_hash(tmp_path)
+    (tmp_path / "a.py").write_text("x = 2")
+    second = provenance.source_hash(tmp_path)
+    (tmp_path / "a.py").rename(tmp_path / "b.py")
+    assert len({first, second, provenance.source_hash(tmp_path)}) == 3
+
+
+def test_packages_name_torch_and_mark_what_is_absent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(provenance, "PACKAGES", ("torch", "no-such-package-here"))
+    found = provenance.packages()
+    assert found["torch"] and found["no-such-package-here"] is None and found["python"]

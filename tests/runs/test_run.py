@@ -1,0 +1,339 @@
+"""The run directory: claimed once, whole at any time, marked when done or failed, and open to a resume."""
+
+import itertools
+import json
+import logging
+import multiprocessing
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+
+from robustcli.runs import manifest, provenance
+from robustcli.runs.manifest import new_directory
+from robustcli.runs.run import Run
+from robustcli.utils.errors import UserError
+
+ROOT = Path(__file__).parents[2]
+CONFIG: dict[str, Any] = {
+    "seed": 3,
+    "attack": {"seed": 4, "image": {"eps": "4/255"}},
+    "resume": None,
+    "trainer": {"device": "cpu"},
+}
+
+
+def start(directory: Path, config: Mapping[str, Any] = CONFIG, command: str = "train-mat") -> Run:
+    return Run.open(command, config, directory, ["seed=3", "attack.image.eps=4/255"])
+
+
+def read(path: Path) -> Any:
+    return json.loads(path.read_text())
+
+
+def test_finished_run_holds_everything(tmp_path: Path) -> None:
+    with start(tmp_path / "a") as run:
+        with run.phase("train"):
+            run.log.info("step 1")
+        run.note(data_fingerprint="abc", weights={"start": "1"})
+        run.note(weights={"end": "2"})
+        table = pd.DataFrame({"model": ["mat"], "recall": [0.1 + 0.2]})
+        run.write_metrics({"mat": {"pgd": {"recall": 0.1 + 0.2}}, "steps": torch.tensor(7)}, table)
+        run.write_records(pd.DataFrame({"id": [0, 1]}))
+        run.write_report("# a\n")
+        assert run.finish(0.25) == 0.25
+    names = {path.name for path in run.directory.iterdir()} - {".lock"}
+    assert names == {
+        *("config.yaml", "overrides.yaml", "manifest.json", "metrics.json", "metrics.csv", "records.parquet"),
+        *("report.md", "log.txt", "DONE"),
+    }
+    assert read(run.directory / "metrics.json") == {"mat/pgd/recall": 0.1 + 0.2, "steps": 7, "objective": 0.25}
+    assert "eps: 4/255" in (run.directory / "config.yaml").read_text()
+    assert (run.directory / "overrides.yaml").read_text() == "- seed=3\n- attack.image.eps=4/255\n"
+    assert "step 1" in (run.directory / "log.txt").read_text()
+    manifest = read(run.directory / "manifest.json")
+    assert manifest["status"] == "done" and manifest["command"] == "train-mat" and manifest["device"] == "cpu"
+    assert manifest["seeds"] == {"seed": 3, "attack.seed": 4}
+    assert manifest["weights"] == {"start": "1", "end": "2"} and manifest["data_fingerprint"] == "abc"
+    assert manifest["torch"]["cpu_capability"] == torch.backends.cpu.get_cpu_capability()
+    assert torch.__version__.startswith(manifest["packages"]["torch"].partition("+")[0])
+    assert set(manifest["phases"]) == {"train"} and manifest["peak_memory"]["process_mib"] > 0
+    assert manifest["start"] <= manifest["end"] and len(manifest["code"]["sha256"]) == 64
+
+
+def test_manifest_says_the_threads_that_the_engine_chose(tmp_path: Path) -> None:
+    before = torch.get_num_threads()
+    try:
+        with start(tmp_path / "a") as run:
+            torch.set_num_threads(before + 1)
+    finally:
+        torch.set_num_threads(before)
+    assert read(run.directory / "manifest.json")["torch"]["threads"] == before + 1
+
+
+def test_done_run_is_not_worked_on_again(tmp_path: Path) -> None:
+    with start(tmp_path / "a") as run:
+        run.finish(0.5)
+    before = {path.name: path.stat().st_mtime_ns for path in run.directory.iterdir() if path.name != ".lock"}
+    with start(tmp_path / "a") as again:
+        assert again.done and again.objective == 0.5
+    assert before == {path.name: path.stat().st_mtime_ns for path in run.directory.iterdir() if path.name != ".lock"}
+
+
+def test_other_config_is_refused_and_the_keys_are_named(tmp_path: Path) -> None:
+    with start(tmp_path / "a"):
+        pass
+    other = CONFIG | {"attack": {"seed": 4, "image": {"eps": "8/255"}}}
+    with pytest.raises(UserError, match=r"attack\.image\.eps was 4/255 and is 8/255"):
+        start(tmp_path / "a", other)
+    with pytest.raises(UserError, match="holds a run of `train-mat`, not of `evaluate`"):
+        start(tmp_path / "a", command="evaluate")
+    assert start(tmp_path / "a", CONFIG | {"resume": str(tmp_path / "a")}).done, "resume alone is no other config"
+
+
+def test_a_run_that_failed_before_it_had_results_gives_way(tmp_path: Path) -> None:
+    other = CONFIG | {"attack": {"seed": 4, "image": {"eps": "8/255"}}}
+    with pytest.raises(UserError), start(tmp_path / "a"):
+        raise UserError("attack.name is 'PGDD'")
+    with start(tmp_path / "a", other) as run:
+        assert run.resumed == 0 and not (tmp_path / "a" / "FAILED").exists()
+    with pytest.raises(UserError, match="holds a run of another config"):
+        start(tmp_path / "a")
+    with pytest.raises(UserError), start(tmp_path / "b") as run:
+        run.write_metrics({"a": 1.0})
+        raise UserError("too late")
+    with pytest.raises(UserError, match="holds a run of another config"):
+        start(tmp_path / "b", other)
+
+
+def test_exception_leaves_a_marker_with_traceback_until_the_resume(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), start(tmp_path / "a") as run:
+        _ = 1 / 0
+    text = (run.directory / "FAILED").read_text()
+    assert text.startswith("ZeroDivisionError: division by zero\n") and "Traceback" in text
+    assert not (run.directory / "DONE").exists()
+    assert read(run.directory / "manifest.json")["status"] == "failed"
+    with start(tmp_path / "a") as again:
+        assert not (run.directory / "FAILED").exists() and again.resumed == 1
+    assert (run.directory / "DONE").exists()
+    assert [session["status"] for session in again.manifest["sessions"]] == ["failed", "done"]
+
+
+def test_user_error_leaves_the_sentence_only(tmp_path: Path) -> None:
+    with pytest.raises(UserError), start(tmp_path / "a") as run:
+        raise UserError("attack.image.eps is 4: did you mean 4/255?")
+    assert (run.directory / "FAILED").read_text() == "attack.image.eps is 4: did you mean 4/255?\n"
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt(), SystemExit(143), SystemExit(130)])
+def test_interrupt_leaves_no_marker_and_says_how_to_go_on(tmp_path: Path, stop: BaseException) -> None:
+    with pytest.raises(type(stop)), start(tmp_path / "a") as run:
+        raise stop
+    assert not (run.directory / "DONE").exists() and not (run.directory / "FAILED").exists()
+    hint = f"robustcli train-mat seed=3 attack.image.eps=4/255 resume={run.directory}"
+    assert hint in (run.directory / "log.txt").read_text()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), None, "0.5", torch.tensor(float("nan"))])
+def test_metric_without_a_finite_value_is_an_error(tmp_path: Path, value: Any) -> None:
+    run = start(tmp_path / "a")
+    with pytest.raises(ValueError, match=r"metric mat/recall is .* finite number"):
+        run.write_metrics({"mat": {"recall": value}}, pd.DataFrame())
+    assert not (run.directory / "metrics.json").exists()
+    with pytest.raises(ValueError, match="objective"):
+        run.finish(float("nan"))
+
+
+def test_infinite_number_in_the_table_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="infinite"):
+        start(tmp_path / "a").write_metrics({}, pd.DataFrame({"a": ["x", "y"], "b": [1.0, float("-inf")]}))
+
+
+def test_part_is_computed_once_and_kept_until_done(tmp_path: Path) -> None:
+    calls: list[int] = []
+
+    def compute() -> pd.DataFrame:
+        calls.append(1)
+        return pd.DataFrame({"rank": [1, 5], "kind": pd.Categorical(["a", "b"])}, index=[7, 8])
+
+    with pytest.raises(RuntimeError), start(tmp_path / "a") as run:
+        first = run.records_part("mat-pgd", compute)
+        run.write_records(first)
+        raise RuntimeError
+    with start(tmp_path / "a") as run:
+        second = run.records_part("mat-pgd", compute)
+    pd.testing.assert_frame_equal(first, second)
+    assert len(calls) == 1
+    assert not (run.directory / "parts").exists()
+
+
+def test_part_whose_computation_failed_is_not_kept(tmp_path: Path) -> None:
+    run = start(tmp_path / "a")
+    with pytest.raises(ZeroDivisionError):
+        run.records_part("a", lambda: pd.DataFrame({"a": [1 / 0]}))
+    assert run.records_part("a", lambda: pd.DataFrame({"a": [2]}))["a"].tolist() == [2]
+
+
+@pytest.mark.parametrize("name", ["../a", "a/b", "", ".hidden"])
+def test_names_cannot_leave_the_directory(tmp_path: Path, name: str) -> None:
+    run = start(tmp_path / "a")
+    for use in (run.figure, run.checkpoint_path):
+        with pytest.raises(ValueError, match="name of a file"):
+            use(name)
+
+
+@pytest.mark.parametrize("name", ["../a", "before (a/b) sga", "..", "ä"])
+def test_part_may_have_any_name(tmp_path: Path, name: str) -> None:
+    run = start(tmp_path / "a")
+    run.records_part(name, lambda: pd.DataFrame({"a": [1]}))
+    assert len(list((run.directory / "parts").iterdir())) == 1
+    assert run.records_part(name, lambda: pd.DataFrame({"a": [2]}))["a"].tolist() == [1]
+
+
+def test_refused_job_leaves_a_marker_that_its_run_removes(tmp_path: Path) -> None:
+    manifest.refuse(tmp_path / "a", ["seed=3"], "dataset.root is missing")
+    assert (tmp_path / "a" / "FAILED").read_text() == "dataset.root is missing\n"
+    with start(tmp_path / "a"):
+        assert not (tmp_path / "a" / "FAILED").exists()
+    manifest.refuse(tmp_path / "a", ["seed=4"], "not for a run")
+    assert not (tmp_path / "a" / "FAILED").exists()
+
+
+def test_places_of_pictures_and_checkpoints(tmp_path: Path) -> None:
+    run = start(tmp_path / "a")
+    assert run.figure("eps") == run.directory / "figures" / "eps.png"
+    assert run.checkpoint_path("last") == run.directory / "checkpoints" / "last.safetensors"
+    assert run.checkpoint_path("state.pt").name == "state.pt"
+
+
+def test_log_handlers_do_not_leak_between_jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root, package = logging.getLogger(), logging.getLogger("robustcli")
+    monkeypatch.setattr(package, "level", logging.WARNING)
+    before = (list(root.handlers), package.level)
+    with start(tmp_path / "a"):
+        pass
+    with pytest.raises(RuntimeError), start(tmp_path / "b"):
+        logging.getLogger("robustcli.training.trainer").info("of b")
+        raise RuntimeError
+    assert (list(root.handlers), package.level) == before
+    assert "of b" not in (tmp_path / "a" / "log.txt").read_text()
+    assert "of b" in (tmp_path / "b" / "log.txt").read_text()
+
+
+def test_second_opening_of_a_live_run_is_refused(tmp_path: Path) -> None:
+    refused = pytest.raises(UserError, match=f"is being worked on by process {os.getpid()}")
+    with start(tmp_path / "a"), refused:
+        start(tmp_path / "a")
+    assert start(tmp_path / "a").done
+
+
+def forked(work: Callable[..., None], *arguments: Any) -> tuple[Any, Any]:
+    """A process that runs ``work(pipe, *arguments)``, and this end of its pipe; a fork spares the imports."""
+    context = multiprocessing.get_context("fork")
+    here, there = context.Pipe()
+    process = context.Process(target=work, args=(there, *arguments), daemon=True)
+    process.start()
+    return process, here
+
+
+def hold(pipe: Any, directory: Path) -> None:
+    with Run.open("train-mat", {"seed": 0}, directory, []) as run:
+        run.records_part("a", lambda: pd.DataFrame({"a": [1]}))
+        pipe.send("open")
+        for step in itertools.count():
+            run.write_metrics({"step": step, "last": step})
+
+
+def test_kill_leaves_whole_files_and_gives_the_lock_back(tmp_path: Path) -> None:
+    worker, pipe = forked(hold, tmp_path / "a")
+    assert pipe.recv() == "open"
+    with pytest.raises(UserError, match=f"process {worker.pid}"):
+        start(tmp_path / "a", {"seed": 0})
+    while not (tmp_path / "a" / "metrics.json").exists():
+        time.sleep(0.01)
+    worker.kill()
+    worker.join()
+    assert set(read(tmp_path / "a" / "metrics.json")) == {"step", "last"}
+    with start(tmp_path / "a", {"seed": 0}) as run:
+        assert run.resumed == 1 and run.records_part("a", pd.DataFrame)["a"].tolist() == [1]
+        assert not list(run.directory.rglob(".tmp-*"))
+    assert [session["status"] for session in run.manifest["sessions"]] == ["killed", "done"]
+
+
+def test_run_taken_up_elsewhere_says_what_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(KeyboardInterrupt), start(tmp_path / "a"):
+        raise KeyboardInterrupt
+    packages = provenance.packages()
+    monkeypatch.setattr(provenance, "packages", lambda: packages | {"torch": "0.1"})
+    state = provenance.torch_state()
+    monkeypatch.setattr(provenance, "torch_state", lambda: state | {"threads": 99})
+    with start(tmp_path / "a") as run:
+        pass
+    changed = run.manifest["sessions"][-1]["changed"]
+    assert changed["packages.torch"][1] == "0.1" and changed["torch.threads"] == (state["threads"], 99)
+    assert "packages.torch is 0.1" in (run.directory / "log.txt").read_text()
+    assert run.manifest["packages"] == packages, "the manifest keeps what the run began with"
+
+
+def test_racing_processes_get_directories_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tokens = iter(["aaaaaa", "aaaaaa", "bbbbbb"])
+    monkeypatch.setattr(manifest.secrets, "token_hex", lambda _: next(tokens))
+    assert new_directory(tmp_path) != new_directory(tmp_path)
+    assert next(tokens, None) is None, "the second should have met the first one's name"
+
+
+def test_many_at_once_never_share_a_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(manifest.secrets, "token_hex", lambda _: f"{time.monotonic_ns() % 16:x}")
+    with ThreadPoolExecutor(4) as pool:
+        made = list(pool.map(lambda _: new_directory(tmp_path), range(12)))
+    assert len(set(made)) == 12
+
+
+def claim(pipe: Any, directory: Path) -> None:
+    pipe.recv()
+    try:
+        run = Run.open("train-mat", {"seed": 0}, directory, [])
+        pipe.send("won")
+        pipe.recv()
+        del run
+    except UserError:
+        pipe.send("lost")
+
+
+def test_of_processes_that_claim_one_directory_one_gets_it(tmp_path: Path) -> None:
+    workers = [forked(claim, tmp_path / "a") for _ in range(3)]
+    for _, pipe in workers:
+        pipe.send("go")
+    answers = [pipe.recv() for _, pipe in workers]
+    for worker, _ in workers:
+        worker.kill()
+        worker.join()
+    assert sorted(answers) == ["lost", "lost", "won"]
+
+
+def test_import_is_light() -> None:
+    code = (
+        "import sys, robustcli.runs.run\nprint([name for name in ('torch', 'pandas', 'hydra') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert done.stdout == "[]\n"
+
+
+def test_a_resume_that_reads_other_inputs_is_refused(tmp_path: Path) -> None:
+    """Parts judged with old weights beside new ones would make a table of two models."""
+    with pytest.raises(KeyboardInterrupt), Run.open("evaluate", {"seed": 0}, tmp_path / "run", []) as run:
+        run.note_inputs(weights={"model": "aaaa"})
+        raise KeyboardInterrupt
+    with (
+        pytest.raises(UserError, match="weights model is not what"),
+        Run.open("evaluate", {"seed": 0}, tmp_path / "run", []) as run,
+    ):
+        run.note_inputs(weights={"model": "bbbb"})

@@ -1,0 +1,215 @@
+"""The training loop: what it draws, what it saves, and that a resumed run is the uninterrupted one to the bit."""
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from robustcli.attacks import SepAttack, SequentialAttack
+from robustcli.data import Scenes
+from robustcli.defenses import Objective
+from robustcli.models import DualEncoder
+from robustcli.training.tasks import PairTask
+from robustcli.training.trainer import Trainer, TrainerSettings
+from robustcli.utils.errors import UserError
+
+MAT = Objective(name="mat", image=True, text=True, attacked_captions=0.5)
+SETTINGS: dict[str, Any] = {
+    "max_steps": 4,
+    "max_seconds": None,
+    "batch_size": 16,
+    "lr": 1e-3,
+    "weight_decay": 0.01,
+    "warmup": 0.25,
+    "schedule": "cosine",
+    "accumulation": 1,
+    "clip": 1.0,
+    "precision": "fp32",
+    "ema": None,
+    "threads": 1,
+    "device": "cpu",
+    "compile": False,
+    "tensorboard": False,
+    "save_minutes": 60.0,
+    "eval_every": None,
+    "log_every": 1,
+}
+
+
+@pytest.fixture
+def make(scenes: Scenes, mat_attack: SequentialAttack, tmp_path: Path) -> Any:
+    def build(
+        model: DualEncoder, state: str = "state", objective: Objective = MAT, attack: Any = mat_attack, **change: Any
+    ) -> Trainer:
+        settings = TrainerSettings(**SETTINGS | change)
+        return Trainer(
+            model,
+            PairTask(scenes, objective, attack, batch_size=settings.batch_size, seed=3),
+            settings,
+            seed=3,
+            state=tmp_path / f"{state}.pt",
+            validate=lambda m: {"recall": 0.5},
+        )
+
+    return build
+
+
+def small(seed: int = 1) -> DualEncoder:
+    from robustcli.data.scenes import vocabulary
+    from robustcli.models import tiny
+    from tests.conftest import SMALL_MODEL
+
+    return tiny(vocabulary(), seed=seed, **SMALL_MODEL)
+
+
+def trained(trainer: Trainer) -> str:
+    trainer.prepare()
+    trainer.fit(lambda figures: None)
+    return trainer.model.fingerprint()
+
+
+def test_same_seed_same_bits_and_the_global_generator_does_not_matter(make: Any) -> None:
+    first = trained(make(small(), "a"))
+    torch.manual_seed(99)
+    assert trained(make(small(), "b")) == first
+    assert first != small().fingerprint(), "nothing was trained"
+
+
+@pytest.mark.parametrize("change", [{}, {"ema": 0.9}, {"accumulation": 2, "max_steps": 3}])
+def test_stopped_and_resumed_equals_uninterrupted(make: Any, change: dict[str, Any]) -> None:
+    whole = make(small(), "whole", **change)
+    expected = trained(whole)
+    stopped = make(small(), "cut", **change)
+    stopped.prepare()
+    with pytest.raises(SystemExit) as end:  # SIGTERM in the middle of the second step: the step is finished first
+        stopped.fit(lambda figures: os.kill(os.getpid(), signal.SIGTERM) if stopped.step == 2 else None)
+    assert end.value.code == 143 and stopped.step == 2
+    resumed = make(small(seed=7), "cut", **change)  # another start: everything must come from the state
+    assert trained(resumed) == expected
+    assert resumed.training.history == whole.training.history
+
+
+@pytest.mark.parametrize("lost", ["optimiser", "step", "average"])
+def test_every_part_of_the_state_is_needed(make: Any, tmp_path: Path, lost: str) -> None:
+    """The mutations behind the test above: a state without one part ends in other weights."""
+    expected = trained(make(small(), "whole", ema=0.9))
+    stopped = make(small(), "cut", ema=0.9)
+    stopped.prepare()
+    with pytest.raises(SystemExit):
+        stopped.fit(lambda figures: os.kill(os.getpid(), signal.SIGTERM) if stopped.step == 2 else None)
+    content = torch.load(tmp_path / "cut.pt", weights_only=True)
+    fresh = make(small(), "none", ema=0.9)
+    content[lost] = {"optimiser": fresh.optimiser.state_dict(), "step": 0, "average": fresh.average}[lost]
+    torch.save(content, tmp_path / "cut.pt")
+    assert trained(make(small(), "cut", ema=0.9)) != expected
+
+
+def test_looking_more_often_changes_no_weight(make: Any) -> None:
+    assert trained(make(small(), "a", eval_every=1)) == trained(make(small(), "b"))
+
+
+def test_first_handlers_are_back_and_weights_stay_trainable_after_fit(make: Any) -> None:
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    trainer = make(small())
+    trained(trainer)
+    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
+    assert all(weight.requires_grad and weight.grad is None for weight in trainer.model.parameters())
+
+
+def test_a_bound_in_seconds_becomes_steps_and_leaves_the_start_as_it_was(make: Any) -> None:
+    trainer = make(small(), max_steps=None, max_seconds=0.5, ema=0.9)
+    trainer.prepare()
+    assert trainer.training.steps >= 1 and trainer.training.step_seconds > 0
+    assert trainer.model.fingerprint() == small().fingerprint()
+    assert not trainer.optimiser.state, "moments of the timed steps would lead the first real one"
+    counted = make(small(), "counted", max_steps=trainer.training.steps, ema=0.9)
+    trainer.fit(lambda figures: None)
+    assert trainer.model.fingerprint() == trained(counted)
+
+
+def test_objectives_attack_the_sides_that_they_name(make: Any, scenes: Scenes, mat_attack: SequentialAttack) -> None:
+    asked: list[str] = []
+    for side in ("image", "text"):
+        part = getattr(mat_attack, side)
+        original = part.maximise
+        part.maximise = lambda *a, side=side, original=original, **k: asked.append(side) or original(*a, **k)
+    for image, text in ((False, False), (True, False), (False, True), (True, True)):
+        asked.clear()
+        trained(make(small(), f"{image}{text}", Objective(name="x", image=image, text=text), max_steps=1))
+        assert asked == [side for side, wanted in (("text", text), ("image", image)) if wanted], (
+            "text first, then image"
+        )
+
+
+def test_the_attack_moves_the_loss_up_and_leaves_no_gradient_behind(
+    scenes: Scenes, mat_attack: SequentialAttack
+) -> None:
+    from robustcli.data.sampling import PairSampler
+
+    model, batch = small(), PairSampler(scenes, batch_size=16, seed=0)(0)
+    images = scenes.images(batch.image_ids)
+    losses = {}
+    for name, image, text in (("clean", False, False), ("image", True, False), ("mat", True, True)):
+        losses[name] = Objective(name=name, image=image, text=text).loss(model, mat_attack, images, batch, seed=1)
+    assert losses["clean"] < losses["image"], losses
+    assert all(weight.grad is None for weight in model.parameters())
+    losses["mat"].backward()
+    assert all(
+        weight.grad is not None and bool(weight.grad.abs().sum() > 0)
+        for weight in model.network.text.blocks.parameters()
+    )
+
+
+def test_a_share_of_the_captions_is_attacked(scenes: Scenes, mat_attack: SequentialAttack) -> None:
+    from robustcli.data.sampling import PairSampler
+
+    batch = PairSampler(scenes, batch_size=16, seed=0)(0)
+    objective = Objective(name="text", image=False, text=True, attacked_captions=0.25)
+    captions = objective._attack_captions(small(), mat_attack, scenes.images(batch.image_ids), batch, 5)
+    assert 1 <= sum(a != b for a, b in zip(captions, batch.captions, strict=True)) <= 4
+
+
+def test_mistakes_come_before_the_first_step(make: Any, mat_attack: SequentialAttack) -> None:
+    with pytest.raises(UserError, match="batch_size"):
+        make(small(), batch_size=49)
+    with pytest.raises(UserError, match=r"attack\.text is null"):
+        make(small(), attack=SepAttack(image=mat_attack.image))
+    with pytest.raises(UserError, match="max_steps"):
+        make(small(), max_steps=None).prepare()
+    with pytest.raises(UserError, match="between 0 and 1"):
+        Objective(name="x", image=True, text=True, clean_weight=2)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(make: Any) -> None:
+    model = small()
+    with torch.no_grad():
+        model.network.text.projection.weight.fill_(float("nan"))
+    with pytest.raises(FloatingPointError, match=r"trainer\.lr"):
+        trained(make(model, objective=Objective(name="clean", image=False, text=False)))
+
+
+def test_compiling_changes_how_the_image_tower_is_called_and_nothing_else(
+    make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[int] = []
+
+    def compiled(self: nn.Module) -> None:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            calls.append(len(args[0]))
+            return self._call_impl(*args, **kwargs)
+
+        self._compiled_call_impl = call
+
+    monkeypatch.setattr(nn.Module, "compile", compiled)
+    plain = trained(make(small(), "plain"))
+    assert not calls
+    trainer = make(small(), "compiled", compile=True)
+    assert trained(trainer) == plain, "the same weights under the same names"
+    before = len(calls)
+    assert before > 0 and set(calls) == {8, 16}, "the batch, and the share of it whose captions are attacked"
+    trainer.model.encode_image(torch.zeros(3, 3, 32, 32))
+    assert len(calls) == before, "judging goes the plain way"

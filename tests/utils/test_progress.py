@@ -1,0 +1,71 @@
+"""The progress display, with a clock that the test turns."""
+
+import io
+
+from rich.console import Console
+
+from robustcli.utils.progress import Progress
+
+
+class Clock:
+    """Seconds that pass only when told."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def plain() -> tuple[Console, io.StringIO]:
+    out = io.StringIO()
+    return Console(file=out, width=60, force_terminal=False), out
+
+
+def test_plain_lines_come_every_n_seconds_and_at_the_end() -> None:
+    clock, (console, out) = Clock(), plain()
+    with Progress(40, "train", every_seconds=10, console=console, clock=clock) as progress:
+        for step in range(20):
+            clock.now += 1
+            progress.advance(samples=128, loss=2.0 - step / 100, recall=45.123)
+    assert out.getvalue().splitlines() == [
+        "train 10/40  loss 1.91  recall 45.1  128 samples/s  0:00:30 left",
+        "train 20/40  loss 1.81  recall 45.1  128 samples/s  0:00:20 left",
+        "train 20/40  loss 1.81  recall 45.1  128 samples/s  0:00:20 left",
+    ]
+
+
+def test_time_left_is_that_of_the_nearer_bound() -> None:
+    clock, (console, _) = Clock(), plain()
+    with Progress(1000, "train", seconds=60, console=console, clock=clock) as progress:
+        assert progress.time_left() == 60
+        clock.now += 10
+        progress.advance(10)
+        assert progress.time_left() == 50
+        progress.advance(980)
+        assert progress.time_left() == 10 * 10 / 990
+
+
+def test_steps_of_an_earlier_session_do_not_count_as_speed() -> None:
+    clock, (console, out) = Clock(), plain()
+    with Progress(100, "train", done=90, console=console, clock=clock) as progress:
+        clock.now += 5
+        progress.advance(5)
+        assert progress.time_left() == 5
+    assert out.getvalue() == "train 95/100  1 samples/s  0:00:05 left\n"
+
+
+def test_last_known_field_stays_in_sight() -> None:
+    clock, (console, _) = Clock(), plain()
+    progress = Progress(None, "attack", console=console, clock=clock)
+    progress.advance(recall=12.5)
+    progress.advance(loss=1234.5)
+    assert progress.text() == "recall 12.5  loss 1234"
+
+
+def test_terminal_shows_a_bar_that_ends_full() -> None:
+    out = io.StringIO()
+    console = Console(file=out, width=100, force_terminal=True, color_system=None)
+    with Progress(3, "attack", console=console) as progress:
+        progress.advance(3, recall="50")
+    assert "attack" in out.getvalue() and "3/3" in out.getvalue() and "recall 50" in out.getvalue()
