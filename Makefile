@@ -12,10 +12,10 @@ RUN := $(VENV)/bin/robustcli
 # Threads that spin against each other cost more than they give on a small machine: one a process, unless the caller says otherwise.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help setup demo purify test lint bench assets smoke sweep clean
+.PHONY: help setup lowest newest demo purify test coverage full-size gpu-check lint bench assets smoke sweep clean
 
 help: ## show this list
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
 
 setup: $(STAMP) ## make .venv with the tested versions of everything (quick where it stands already)
 
@@ -24,6 +24,17 @@ $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv --upgrade-deps $(VENV)
 	$(VENV)/bin/python -m pip install --quiet -c constraints.txt -e '.[dev,hf]'
 	touch $@
+
+lowest: ## make .venv with the oldest versions that pyproject.toml allows, in place of the tested ones (VENV=... for another place)
+	$(PYTHON) -m venv --clear --upgrade-deps $(VENV)
+	$(VENV)/bin/python -m pip install --quiet uv
+	$(VENV)/bin/uv pip install --quiet --python $(VENV)/bin/python --resolution lowest-direct -e '.[dev,hf]'
+	touch $(STAMP)
+
+newest: ## make .venv with the newest versions of everything, in place of the tested ones (VENV=... for another place)
+	$(PYTHON) -m venv --clear --upgrade-deps $(VENV)
+	$(VENV)/bin/python -m pip install --quiet -e '.[dev,hf]'
+	touch $(STAMP)
 
 demo: setup ## a model before and after multimodal adversarial training, as a table and pictures (minutes)
 	$(RUN) train-mat
@@ -34,6 +45,16 @@ purify: setup ## handwritten digits purified in front of a classifier, and what 
 test: setup ## every test, side by side on all cores
 	$(VENV)/bin/python -m pytest -n auto --dist loadfile
 
+coverage: setup ## every test, and which lines and branches none of them reached (also in coverage.xml)
+	$(VENV)/bin/python -m pytest -n auto --dist loadfile --cov --cov-report=term-missing --cov-report=xml
+
+full-size: setup ## the tests with a model or a data set of full size (minutes, up to 16 GiB)
+	$(VENV)/bin/python -m pytest -m full_size
+
+gpu-check: setup ## the tests that need a CUDA device
+	@$(VENV)/bin/python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' || { echo 'no CUDA device was found (torch.cuda.is_available() is False): run this on a machine that has one, with its driver' >&2; exit 1; }
+	$(VENV)/bin/python -m pytest -m gpu
+
 lint: setup ## ruff (rules and format) and the strict type checker
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
@@ -42,7 +63,7 @@ lint: setup ## ruff (rules and format) and the strict type checker
 bench: setup ## time the parts against their floors and against other libraries
 	$(VENV)/bin/python -m benchmarks
 
-assets: setup ## make the shipped weights again, 40 minutes (robustcli/assets; the recipes are conf/experiment/{tiny,nvae}_*.yaml)
+assets: setup ## make the shipped weights again, 40 minutes (robustcli/assets; the recipes are conf/experiment/*/{tiny,nvae}_*.yaml)
 	$(RUN) train-mat experiment=tiny_clean hydra.run.dir=outputs/assets/tiny_scenes
 	$(RUN) train-classifier experiment=tiny_digits hydra.run.dir=outputs/assets/tiny_digits
 	$(RUN) train-classifier experiment=tiny_scene_classes hydra.run.dir=outputs/assets/tiny_scene_classes
@@ -56,29 +77,29 @@ smoke: setup ## every command once, for seconds, in a directory of its own
 	out=$$(mktemp -d)
 	trap 'rm -rf "$$out"' EXIT
 	$(RUN) list
-	$(RUN) train-mat trainer=smoke evaluation=smoke judges=quick hydra.run.dir=$$out/train
+	$(RUN) train-mat trainer=smoke evaluation=smoke attacks=quick hydra.run.dir=$$out/train
 	$(RUN) train-classifier trainer=smoke evaluation=smoke dataset=digits model=digits hydra.run.dir=$$out/classifier
 	$(RUN) train-generator trainer=smoke evaluation=smoke hydra.run.dir=$$out/generator
 	$(RUN) learn-alphas evaluation=smoke adversarial.images=4 trials=7 hydra.run.dir=$$out/alphas
 	$(RUN) purify protocol=smoke evaluation=smoke hydra.run.dir=$$out/purify
 	$(RUN) attack evaluation=smoke hydra.run.dir=$$out/attack
-	$(RUN) evaluate evaluation=smoke judges=quick hydra.run.dir=$$out/evaluate
+	$(RUN) evaluate evaluation=smoke attacks=quick hydra.run.dir=$$out/evaluate
 	cd $$out && $(CURDIR)/$(RUN) rerun evaluate
 
 sweep: setup ## every defence from the same start over three seeds, at equal steps and at equal time (an hour on two cores; SWEEP=... adds overrides)
 	$(RUN) train-mat --multirun experiment=sweep defense=clean,text,tecoa,image,mat seed=0,1,2 \
 	  hydra/launcher=joblib hydra.launcher.n_jobs=2 hydra.sweep.dir=outputs/sweep/steps $(SWEEP)
 	$(VENV)/bin/python -m benchmarks.paired outputs/sweep/steps
-	$(RUN) train-mat --multirun experiment=sweep defense=image,mat seed=0,1,2 judges=quick \
+	$(RUN) train-mat --multirun experiment=sweep defense=image,mat seed=0,1,2 attacks=quick \
 	  trainer.max_steps=null trainer.max_seconds=75 hydra/launcher=joblib hydra.launcher.n_jobs=2 hydra.sweep.dir=outputs/sweep/time $(SWEEP)
 	$(VENV)/bin/python -m benchmarks.paired outputs/sweep/time
 	$(RUN) train-mat --multirun experiment=tiny_clean trainer.max_steps=900 dataset.synonym_frequency=0,0.03 \
 	  hydra.sweep.dir=outputs/sweep/synonyms/clean 'hydra.sweep.subdir=$${dataset.synonym_frequency}' $(SWEEP)
-	$(RUN) train-mat --multirun experiment=sweep judges=quick dataset.synonym_frequency=0,0.03 defense=image,mat \
+	$(RUN) train-mat --multirun experiment=sweep attacks=quick dataset.synonym_frequency=0,0.03 defense=image,mat \
 	  'model.checkpoint=outputs/sweep/synonyms/clean/$${dataset.synonym_frequency}/checkpoints/last.safetensors' \
 	  hydra.sweep.dir=outputs/sweep/synonyms/robust $(SWEEP)
 	$(VENV)/bin/python -m benchmarks.synonyms outputs/sweep/synonyms/robust outputs/sweep/synonyms.png
 
 clean: ## remove caches and builds (never outputs/ or .venv)
-	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage* coverage.xml
 	find . -name __pycache__ -not -path './$(VENV)/*' -type d -prune -exec rm -rf {} +

@@ -11,7 +11,7 @@ import torchattacks
 
 from benchmarks.report import Row, cpu_seconds
 from robustcli.attacks import PGD, AutoAttack
-from robustcli.attacks.core.classifier import ClassifierAttack
+from robustcli.attacks.core.base import ClassifierAttack
 from robustcli.data import Digits, SceneClasses
 from robustcli.models import load
 

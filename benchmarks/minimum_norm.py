@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from benchmarks.report import Row, cpu_seconds
 from robustcli.attacks import CW, DeepFool
-from robustcli.attacks.core.classifier import ClassifierAttack
+from robustcli.attacks.core.base import ClassifierAttack
 from robustcli.models.resnet_cifar import resnet_cifar
 from robustcli.utils.seeding import generator
 

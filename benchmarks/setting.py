@@ -8,10 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from robustcli.attacks import RetrievalAttack
-from robustcli.builders.attacks import build_attack
-from robustcli.builders.models import build_candidates, build_captioned, build_dual_encoder, build_objective
-from robustcli.config.errors import compose
+from robustcli.attacks import RetrievalAttack, ThreatModel
+from robustcli.builders.attacks import build_attack, build_threat
+from robustcli.builders.candidates import build_candidates
+from robustcli.builders.data import build_captioned
+from robustcli.builders.models import build_dual_encoder
+from robustcli.builders.objectives import build_objective
+from robustcli.config.compose import compose
 from robustcli.data.sampling import PairBatch, PairSampler
 from robustcli.models import DualEncoder
 from robustcli.utils.seeding import derive_seed
@@ -28,6 +31,7 @@ class Setting:
 
     model: DualEncoder
     attack: RetrievalAttack
+    threat: ThreatModel
     clip: float
     batches: list[tuple[PairBatch, Tensor]]
     optimiser: torch.optim.Optimizer
@@ -35,26 +39,34 @@ class Setting:
     @classmethod
     def of(cls, *, batches: int, batch_size: int, overrides: tuple[str, ...] = ()) -> "Setting":
         """Composed and built as a run does it, from random weights: they cost what trained ones cost."""
-        sizes = [f"dataset.train={batches * batch_size}", "model.checkpoint=null", "judges=none", *overrides]
+        sizes = [f"dataset.train={batches * batch_size}", "model.checkpoint=null", "attacks=none", *overrides]
         config: Any = compose("train-mat", sizes)
         data = build_captioned(config.dataset, "train")
         model = build_dual_encoder(config.model, None, data, seed=0).train()
-        attack = build_attack(config.attack, build_candidates(config.candidates, data, model), seed=0)
+        threat = build_threat(config.threat)
+        attack = build_attack(
+            config.attack,
+            threat,
+            captions=True,
+            candidates=lambda: build_candidates(config.candidates, data, model),
+            seed=0,
+            key="attack",
+        ).attack
         sampler = PairSampler(data, batch_size=batch_size, seed=0)
         loaded = [(batch, data.images(batch.image_ids)) for batch in map(sampler, range(batches))]
         optimiser = torch.optim.AdamW(model.parameters(), lr=config.trainer.lr, betas=(0.9, 0.98))
-        return cls(model, attack, config.trainer.clip, loaded, optimiser)
+        return cls(model, attack, threat, config.trainer.clip, loaded, optimiser)
 
     def step(self, defense: str) -> Callable[[], None]:
         """A training step of ``defense=...``, on the next batch in each call."""
-        config: Any = compose("train-mat", [f"defense={defense}", "judges=none"])
+        config: Any = compose("train-mat", [f"defense={defense}", "attacks=none"])
         objective, numbers = build_objective(config.defense), itertools.count()
 
         def step() -> None:
             number = next(numbers)
             batch, images = self.batches[number % len(self.batches)]
             seed = derive_seed(0, "step", number, 0)
-            self.update(objective.loss(self.model, self.attack, images, batch, seed=seed))
+            self.update(objective.loss(self.model, self.attack, self.threat, images, batch, seed=seed))
 
         return step
 

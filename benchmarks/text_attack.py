@@ -25,7 +25,7 @@ from torch.nn import functional as F
 from benchmarks.report import Row, cpu_seconds
 from robustcli.attacks import BertAttack, Cached, CandidateSource, MaskedLM, SynonymTable, WordSubstitution
 from robustcli.attacks.core.frozen import frozen
-from robustcli.attacks.multimodal.losses import divergence
+from robustcli.attacks.core.losses import divergence
 from robustcli.attacks.text.stopwords import STOP_WORDS
 from robustcli.data import Scenes
 from robustcli.data.scenes import synonym_table, vocabulary

@@ -46,7 +46,8 @@ def test_the_wheel_holds_every_config_and_every_shipped_file(wheel: Path) -> Non
     held = set(zipfile.ZipFile(wheel).namelist())
     configs = {f"robustcli/{file.relative_to(ROOT).as_posix()}" for file in (ROOT / "conf").rglob("*.yaml")}
     assets = {file.relative_to(ROOT).as_posix() for file in (ROOT / "robustcli" / "assets").rglob("*.*")}
-    assert configs and configs | assets | {"robustcli/py.typed"} <= held
+    templates = {file.relative_to(ROOT).as_posix() for file in (ROOT / "robustcli").rglob("*.j2")}
+    assert configs and templates and configs | assets | templates | {"robustcli/py.typed"} <= held
     assert not [name for name in held if name.startswith(("tests/", "benchmarks/", "outputs/"))]
 
 

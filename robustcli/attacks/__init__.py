@@ -6,14 +6,17 @@ from functools import partial
 from robustcli.attacks.adaptive.averaging import AveragedClassifier, AveragedEncoder
 from robustcli.attacks.adaptive.bpda import BPDA, Preprocessed, PreprocessedEncoder
 from robustcli.attacks.adaptive.eot import EOT, RetrievalEOT
+from robustcli.attacks.adaptive.randomised import DrawnAnswers, judge_on_draws
 from robustcli.attacks.adaptive.surrogate import RetrievalSurrogate, Surrogate
 from robustcli.attacks.adaptive.transfer import retrieval_transfer_matrix, transfer_matrix
-from robustcli.attacks.core.base import Attack, ClassifierAttack, ImageAttack, RetrievalAttack, TextAttack, frozen
-from robustcli.attacks.core.classifier import MinimumNormAttack
+from robustcli.attacks.core.balls import L2, Linf, parse_eps
+from robustcli.attacks.core.base import Attack, ClassifierAttack, ImageAttack, MinimumNormAttack
+from robustcli.attacks.core.edit_distance import Characters, Words
+from robustcli.attacks.core.frozen import frozen
 from robustcli.attacks.core.oracle import ImageOracle, LogitOracle
 from robustcli.attacks.core.pairs import Adversarial, DualEncoderLike, Gallery, ImageAdversarial, Pairs
-from robustcli.attacks.core.randomised import DrawnPredictions, judge_on_draws
-from robustcli.attacks.core.threat import L2, Characters, Linf, Words, parse_eps
+from robustcli.attacks.core.retrieval import Constraint, RetrievalAttack, TextAttack
+from robustcli.attacks.core.threat import ThreatModel
 from robustcli.attacks.image.apgd import APGD
 from robustcli.attacks.image.autoattack import AutoAttack
 from robustcli.attacks.image.cw import CW
@@ -25,59 +28,56 @@ from robustcli.attacks.image.pgd import PGD
 from robustcli.attacks.image.reduced_autoattack import ReducedAutoAttack
 from robustcli.attacks.image.square import Square
 from robustcli.attacks.image.torchattack import TorchAttack
-from robustcli.attacks.multimodal.attacks import SGA, CoAttack, SepAttack, SequentialAttack
+from robustcli.attacks.multimodal.coattack import CoAttack
 from robustcli.attacks.multimodal.retrieval_autoattack import RetrievalAutoAttack
+from robustcli.attacks.multimodal.sep import SepAttack, SequentialAttack
+from robustcli.attacks.multimodal.sga import SGA
 from robustcli.attacks.text.bert_attack import BertAttack
 from robustcli.attacks.text.cached import Cached
 from robustcli.attacks.text.candidates import CandidateSource, EmbeddingNeighbours, SynonymTable
 from robustcli.attacks.text.characters import CharacterEdits
-from robustcli.attacks.text.constraints import Constraint, MaxShare, MinSimilarity, NoAntonyms
+from robustcli.attacks.text.constraints import MaxShare, MinSimilarity, NoAntonyms
 from robustcli.attacks.text.masked_lm import MaskedLM
 from robustcli.attacks.text.words import WordSubstitution
 
-# What a contract test, a list or a default goes through; an attack is one class and one row here.
-IMAGE_ATTACKS: Mapping[str, type[ImageAttack]] = {"fgsm": FGSM, "pgd": PGD, "apgd": APGD, "square": Square}
-CLASSIFIER_ATTACKS: Mapping[str, Callable[..., ClassifierAttack]] = {
-    **IMAGE_ATTACKS,
+# Every attack by the name of its file in conf/attack; the contract tests go through it. An attack is one class and one
+# row here.
+ATTACKS: Mapping[str, Callable[..., Attack]] = {
+    "fgsm": FGSM,
+    "pgd": PGD,
+    "apgd": APGD,
+    "square": Square,
     "autoattack": AutoAttack,
     "fab": FAB,
     "deepfool": DeepFool,
     "cw": CW,
     "fmn": FMN,
     "reduced_autoattack": ReducedAutoAttack,
-}
-TEXT_ATTACKS: Mapping[str, Callable[..., TextAttack]] = {
+    "torchattacks": TorchAttack,
     "words": WordSubstitution,
     "hotflip": partial(WordSubstitution, search="hotflip"),
     "bert": BertAttack,
     "characters": CharacterEdits,
     "typos": partial(CharacterEdits, search="typos"),
-}
-ATTACKS: Mapping[str, tuple[type[RetrievalAttack], tuple[str, ...]]] = {  # the class and the parts that it takes
-    "pgd": (SepAttack, ("image",)),
-    **dict.fromkeys(TEXT_ATTACKS, (SepAttack, ("text",))),
-    "sep": (SepAttack, ("image", "text")),
-    "mat": (SequentialAttack, ("image", "text")),
-    "coattack": (CoAttack, ("image", "text")),
-    "sga": (SGA, ("image", "text")),
-    "retrieval_autoattack": (RetrievalAutoAttack, ("image", "text")),
+    "sep": SepAttack,
+    "mat": SequentialAttack,
+    "coattack": CoAttack,
+    "sga": SGA,
+    "retrieval_autoattack": RetrievalAutoAttack,
 }
 
 __all__ = [
     "APGD",
     "ATTACKS",
     "BPDA",
-    "CLASSIFIER_ATTACKS",
     "CW",
     "EOT",
     "FAB",
     "FGSM",
     "FMN",
-    "IMAGE_ATTACKS",
     "L2",
     "PGD",
     "SGA",
-    "TEXT_ATTACKS",
     "Adversarial",
     "Attack",
     "AutoAttack",
@@ -92,7 +92,7 @@ __all__ = [
     "CoAttack",
     "Constraint",
     "DeepFool",
-    "DrawnPredictions",
+    "DrawnAnswers",
     "DualEncoderLike",
     "EmbeddingNeighbours",
     "Gallery",
@@ -120,6 +120,7 @@ __all__ = [
     "Surrogate",
     "SynonymTable",
     "TextAttack",
+    "ThreatModel",
     "TorchAttack",
     "WordSubstitution",
     "Words",

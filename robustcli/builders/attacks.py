@@ -1,190 +1,204 @@
-"""From a composed config to attacks: that of the run, and the judges, all within one budget.
+"""Builders of threat models and attacks, from config nodes.
 
-An attack node has ``image`` and ``text``; a set of classes takes the image part alone, or a node without these parts.
+What an attack may change is the threat model, which stands in the config once and is given with the call; a node of an
+attack holds its search alone.
 """
 
 from collections.abc import Callable, Mapping
-from inspect import signature
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from typing import Any
 
 from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from robustcli.attacks import (
-    EOT,
+    PGD,
+    Attack,
     CandidateSource,
     ClassifierAttack,
-    Gallery,
     ImageAttack,
-    Pairs,
     RetrievalAttack,
-    RetrievalEOT,
-    RetrievalSurrogate,
-    Surrogate,
+    SepAttack,
     TextAttack,
-    parse_eps,
+    ThreatModel,
 )
-from robustcli.attacks.core.threat import parse_number
+from robustcli.config.overrides import BUDGETS
+from robustcli.diagnostics import ConfigKeys
 from robustcli.utils.errors import UserError
 
-Armed = TypeVar("Armed")
+Candidates = Callable[[], CandidateSource]  # made where an attack first asks for words
 _SIDES = ("image", "text")
-_ADAPTIVE = ("eot", "surrogate")  # of the attacker, not of one attack; see `adapted`
-_BUDGET = {  # as conf/attack ships it
-    ("image", "norm"): "linf",
-    ("image", "eps"): "4/255",
-    ("text", "max_words"): 1,
-    ("text", "max_characters"): 2,
-}
+
+
+@dataclass(frozen=True)
+class BuiltAttack:
+    """An attack and where its settings stand in the config.
+
+    Attributes:
+        attack: a `RetrievalAttack` for captions, a `ClassifierAttack` for classes.
+        keys: see `ConfigKeys`.
+    """
+
+    attack: Attack
+    keys: ConfigKeys
+
+
+def build_threat(config: DictConfig) -> ThreatModel:
+    """The threat model of ``threat=...``.
+
+    Raises:
+        UserError: an impossible value.
+    """
+    settings: Any = OmegaConf.to_container(config, resolve=True)
+    return ThreatModel(**settings)
 
 
 def build_attack(
-    config: DictConfig, candidates: CandidateSource | None, *, seed: int, budget: Mapping[str, Any] | None = None
-) -> RetrievalAttack:
-    """The attack of ``config`` on a dual encoder.
+    config: DictConfig, threat: ThreatModel, *, captions: bool, candidates: Candidates | None, seed: int, key: str
+) -> BuiltAttack:
+    """The attack of the node at ``key``, for a set of captions or of classes.
 
-    Args:
-        budget: another attack's config, from which norm, eps and number of words are taken.
-
-    Raises:
-        UserError: an attack that only classifiers can be put to.
-    """
-    settings = _settings(config, budget)
-    if not set(_SIDES) <= set(settings):
-        raise UserError(
-            f"{_name(settings)} attacks classifiers, but the data set has captions: choose an attack of both, "
-            "such as attack=sga."
-        )
-    parts = {side: settings.pop(side) for side in _SIDES}
-    image = instantiate(parts["image"], seed=seed) if parts["image"] else None
-    if image is not None and not isinstance(image, ImageAttack):
-        raise UserError(
-            f"attack.image {type(image).__name__} needs a classifier, but the data set has captions: choose "
-            "attack=retrieval_autoattack, or pgd, apgd or square for the images alone."
-        )
-    text = _text(parts["text"], candidates, seed=seed) if parts["text"] else None
-    attack: RetrievalAttack = instantiate(settings, image=image, text=text, seed=seed)
-    return attack
-
-
-def build_classifier_attack(
-    config: DictConfig, *, seed: int, budget: Mapping[str, Any] | None = None
-) -> ClassifierAttack:
-    """The attack of ``config`` on a classifier: its image part, or the whole where it has no parts.
+    A search of images alone, or of captions alone, is an attack on pairs that leaves the other side clean.
 
     Raises:
-        UserError: an attack that edits captions.
+        UserError: a search that cannot be put to such a set, one that cannot serve the threat model, or a node with a
+            budget of its own.
     """
-    settings = _settings(config, budget)
-    if settings.get("text") or not settings.get("image", True):
-        raise UserError(
-            f"{_name(settings)} edits captions, but the data set has classes: choose an attack of images alone, such "
-            "as attack=pgd or attack=autoattack."
-        )
-    attack: ClassifierAttack = instantiate(settings.get("image", settings), seed=seed)
-    return attack
-
-
-def adapted(
-    attack: Armed, config: DictConfig, surrogate: Any, gallery: Callable[[Pairs], Gallery] | None = None
-) -> Armed:
-    """``attack`` with what ``attack.eot`` and ``attack.surrogate`` say: averaged over draws, or computed on another
-    model.
-
-    Args:
-        surrogate: that model; None: the one that is judged.
-        gallery: of pairs, as the surrogate sees it.
-
-    Raises:
-        UserError: both at once, or draws that are none.
-    """
-    eot, wrapped = config.get("eot"), attack
-    if eot is not None and surrogate is not None:
-        raise UserError("attack.eot averages the judged model, which attack.surrogate never asks: give one of them.")
-    if isinstance(attack, RetrievalAttack):
-        if eot is not None:
-            wrapped = RetrievalEOT(attack, **_draws(eot))  # type: ignore[assignment]
-        elif surrogate is not None:
-            wrapped = RetrievalSurrogate(attack, surrogate, gallery=gallery)  # type: ignore[assignment]
-    elif isinstance(attack, ClassifierAttack):
-        if eot is not None:
-            wrapped = EOT(attack, **_draws(eot))  # type: ignore[assignment]
-        elif surrogate is not None:
-            wrapped = Surrogate(attack, surrogate)  # type: ignore[assignment]
-    return wrapped
-
-
-def _draws(eot: Any) -> dict[str, Any]:
-    if isinstance(eot, DictConfig) and set(eot) <= {"draws", "chunk"}:
-        return {str(key): value for key, value in eot.items()}
-    if isinstance(eot, int):
-        return {"draws": eot}
-    raise UserError(f"attack.eot is {eot}: expected a number of draws, or '{{draws: 20, chunk: 256}}'.")
-
-
-def build_judges(
-    config: DictConfig, budget: Mapping[str, Any], build: Callable[..., Armed], *, seed: int
-) -> dict[str, Armed]:
-    """The attacks of ``judges=...`` by name, all within the budget of the run's own attack.
-
-    A judge that attacks a side which the run's attack leaves alone, or characters where that attacks words, is outside
-    of the budget, and left out.
-
-    Args:
-        build: makes an attack of a node; `build_attack` with its candidates, or `build_classifier_attack`.
-
-    Raises:
-        UserError: no judge is within the budget; one was given a budget of its own, or a step size too small for it.
-    """
-    within = {str(name): node for name, node in config.items() if not _beyond(node, budget)}
-    if config and not within:
-        raise UserError(
-            f"none of the judges {', '.join(map(str, config))} attacks only what attack does: choose attack=mat, "
-            "which allows images and captions, or judges=none."
-        )
-    for name, node in within.items():
-        _check_judge(name, node, budget)
-    return {name: build(node, seed=seed, budget=budget) for name, node in within.items()}
-
-
-def _text(settings: Mapping[str, Any], candidates: CandidateSource | None, *, seed: int) -> TextAttack:
-    """A search over words takes its candidates, one over characters needs none."""
-    asked = "candidates" in signature(get_class(settings["_target_"])).parameters
-    attack: TextAttack = instantiate(settings, seed=seed, **({"candidates": candidates} if asked else {}))
-    return attack
-
-
-def _settings(config: DictConfig, budget: Mapping[str, Any] | None) -> dict[str, Any]:
     settings: Any = OmegaConf.to_container(config, resolve=True)
-    for side, key in _BUDGET:
-        if budget is not None and settings.get(side) and key in (budget.get(side) or ()):
-            settings[side][key] = budget[side][key]
-    return {key: value for key, value in settings.items() if key not in _ADAPTIVE}
+    sides = {side: settings.pop(side) for side in _SIDES if isinstance(settings.get(side), Mapping)}
+    for place, node in ((key, settings), *((f"{key}.{side}", node) for side, node in sides.items())):
+        _refuse_budget(node, place)
+    parts = {side: _search(node, candidates, f"{key}.{side}", seed=seed) for side, node in sides.items()}
+    attack = _search(settings, candidates, key, seed=seed, **parts)
+    own = {side: f"{key}.{side}" if side in sides else key for side in _SIDES}
+    fitted = _for_captions(attack, key) if captions else _for_classes(attack, key)
+    _check_sides(fitted, threat, key)
+    fitted.check(threat)
+    return BuiltAttack(fitted, ConfigKeys(**own))
 
 
-def _name(settings: Mapping[str, Any]) -> str:
-    return f"attack {str(settings.get('_target_')).rpartition('.')[2]}"
+def build_suite(
+    config: DictConfig,
+    threat: ThreatModel,
+    *,
+    captions: bool,
+    candidates: Candidates | None,
+    seed: int,
+    group: str = "attacks",
+) -> dict[str, BuiltAttack]:
+    """The attacks of ``attacks=...`` by name.
+
+    One that edits what the threat model leaves as it is, or that the data set has not, is not part of the question,
+    and left out.
+
+    Raises:
+        UserError: nothing is left of the suite; or see `build_attack`.
+    """
+    named = {str(name): node for name, node in config.items()}
+    fitting = {
+        name: node for name, node in named.items() if _within(node, threat, f"{group}.{name}", captions=captions)
+    }
+    if named and not fitting:
+        raise UserError(
+            f"none of the attacks {', '.join(named)} keeps to the threat model ({threat}): choose another suite, "
+            "attacks=none with attack=..., or threat=both."
+        )
+    suite = {}
+    for name, node in fitting.items():
+        key = f"{group}.{name}"
+        suite[name] = build_attack(node, threat, captions=captions, candidates=candidates, seed=seed, key=key)
+        _check_reach(suite[name], threat)
+    return suite
 
 
-def _beyond(node: DictConfig, budget: Mapping[str, Any]) -> bool:
-    text, other = node.get("text"), budget.get("text") or {}
-    return any(node.get(side) and not budget.get(side) for side in _SIDES) or (
-        bool(text) and ("max_characters" in text) != ("max_characters" in other)
+def _search(settings: Mapping[str, Any], candidates: Candidates | None, key: str, *, seed: int, **parts: Any) -> Any:
+    kind = _kind(settings, key)
+    if getattr(kind, "needs_candidates", False) and "candidates" not in settings and candidates is not None:
+        parts["candidates"] = candidates()
+    # In two steps, since Hydra takes a dataclass among the arguments for a config and not for an object.
+    return instantiate({**settings, "_partial_": True})(seed=seed, **parts)
+
+
+def _kind(node: Any, key: str) -> type[Attack]:
+    """The class of a node.
+
+    Raises:
+        UserError: there is none of this name, or it is no attack.
+    """
+    target = node.get("_target_")
+    try:
+        kind = get_class(target)
+    except Exception as error:  # whatever an import of another's module raises
+        raise UserError(
+            f"{key}._target_ is {str(target)!r}, which cannot be imported: name a class such as robustcli.attacks.PGD."
+        ) from error
+    if not issubclass(kind, Attack):
+        raise UserError(f"{key} is {kind.__name__}, which is no attack: choose one of `robustcli list attack`.")
+    return kind
+
+
+def _refuse_budget(node: Mapping[str, Any], place: str) -> None:
+    for key, own in BUDGETS.items():
+        if node.get(key) is not None:
+            raise UserError(
+                f"{place}.{key} is {node[key]}, but what an attack may change is the threat model, one for all: set "
+                f"{own}={node[key]} instead."
+            )
+
+
+def _for_captions(attack: Any, key: str) -> RetrievalAttack:
+    if isinstance(attack, ImageAttack):
+        return SepAttack(image=attack, seed=attack.seed)
+    if isinstance(attack, TextAttack):
+        return SepAttack(text=attack, seed=attack.seed)
+    if isinstance(attack, RetrievalAttack):
+        return attack
+    raise UserError(
+        f"{key} is {type(attack).__name__}, which needs a classifier, but the data set has captions: choose "
+        "attack=retrieval_autoattack, or pgd, apgd or square for the images alone."
     )
 
 
-def _check_judge(name: str, node: DictConfig, budget: Mapping[str, Any]) -> None:
-    for (side, key), shipped in _BUDGET.items():
-        own = node[side].get(key, shipped) if node.get(side) else shipped
-        if own not in (shipped, None, budget[side].get(key) if budget.get(side) else shipped):
+def _for_classes(attack: Any, key: str) -> ClassifierAttack:
+    if isinstance(attack, ClassifierAttack):
+        return attack
+    raise UserError(
+        f"{key} is {type(attack).__name__}, which edits captions, but the data set has classes: choose an attack of "
+        "images alone, such as attack=pgd or attack=autoattack."
+    )
+
+
+def _check_sides(attack: RetrievalAttack | ClassifierAttack, threat: ThreatModel, key: str) -> None:
+    """Refuse an attack that the threat model leaves nothing to do, or only half of what it is."""
+    image = isinstance(attack, ClassifierAttack) or attack.image is not None
+    text = isinstance(attack, RetrievalAttack) and attack.text is not None
+    for side, has, moves in (("images", image, threat.moves_images), ("captions", text, threat.moves_texts)):
+        if has and not moves:
             raise UserError(
-                f"judges.{name}.{side}.{key} is {own}, but judges take the budget of attack: set attack.{side}.{key}."
+                f"{key} changes {side}, but the threat model ({threat}) leaves them as they are: choose "
+                f"threat={'both' if image and text else 'image' if image else 'text'}, or another attack."
             )
-    image = node.get("image")
-    if image and image.get("alpha") is not None:
-        eps = parse_eps(budget["image"]["eps"], budget["image"]["norm"])
-        if image.steps * parse_number("alpha", image.alpha) < eps:
-            raise UserError(
-                f"judges.{name}: {image.steps} steps of {image.alpha} cannot cross a ball of {budget['image']['eps']}: "
-                f"set judges.{name}.image.alpha=null, which scales with eps."
-            )
+
+
+def _within(node: Any, threat: ThreatModel, key: str, *, captions: bool) -> bool:
+    """Whether an attack node edits only what the data set has and the threat model lets it."""
+    kind = _kind(node, key)
+    if issubclass(kind, RetrievalAttack):
+        sides = {side: _kind(node[side], f"{key}.{side}") for side in _SIDES if node.get(side)}
+    else:
+        sides = {"text" if issubclass(kind, TextAttack) else "image": kind}
+    if not captions:
+        return issubclass(kind, ClassifierAttack)
+    text: Any = sides.get("text")
+    edits = text is None or (threat.moves_texts and text.unit == threat.text.key)
+    return edits and ("image" not in sides or threat.moves_images)
+
+
+def _check_reach(built: BuiltAttack, threat: ThreatModel) -> None:
+    """Refuse a step size that cannot cross the ball: its figure would flatter whatever it is put to."""
+    attack = built.attack.image if isinstance(built.attack, RetrievalAttack) else built.attack
+    if isinstance(attack, PGD) and attack.steps and threat.radius and not attack.crosses(threat.radius):
+        raise UserError(
+            f"{built.keys.image}: {attack.steps} steps of {attack.alpha:g} cannot cross a ball of {threat}: set "
+            f"{built.keys.image}.alpha=null, which scales with threat.eps."
+        )

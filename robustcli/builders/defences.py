@@ -1,4 +1,4 @@
-"""From a composed config to what cleans images in front of a model, and to the protocol by which it is judged."""
+"""Builders of what cleans images in front of a model, from config nodes."""
 
 import logging
 from collections.abc import Callable, Mapping
@@ -7,22 +7,21 @@ from typing import Any
 
 import torch
 from hydra.utils import instantiate
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
-from robustcli.attacks import ClassifierAttack, MinimumNormAttack
-from robustcli.attacks.core.threat import at_least, parse_number
 from robustcli.data import ImageClassData, ImageTextData
 from robustcli.defenses import Cleaner, PurifiedClassifier, PurifiedEncoder, preprocessing
 from robustcli.defenses.purification.alphas import learned_attenuation
-from robustcli.evaluation.purification import ACCESS, BARE, Protocol
+from robustcli.evaluation.records import BARE, CLEAN, WORST
 from robustcli.models import Classifier, DualEncoder
 from robustcli.models.generators import load_generator
-from robustcli.utils.errors import UserError, behind
+from robustcli.utils.errors import UserError
+from robustcli.utils.numbers import parse_number
 
 log = logging.getLogger(__name__)
 
 Data = ImageTextData | ImageClassData
-_NAMES = ("none", "clean", "worst")
+_TAKEN = (BARE, CLEAN, WORST)
 
 
 def build_purified(config: DictConfig | None, data: Data, device: torch.device) -> Callable[[Any], Any]:
@@ -57,79 +56,18 @@ def build_defences(config: DictConfig, data: Data, device: torch.device) -> dict
             raise UserError(f"baselines.{name} has the name of one of the variants: call it otherwise.")
         if node is not None:
             nodes[str(name)] = node
-    if taken := [name for name in nodes if name in _NAMES]:
+    if taken := [name for name in nodes if name in _TAKEN]:
         raise UserError(f"a defence is called {taken[0]}, which stands for {BARE!r} or a column: call it otherwise.")
     return {name: build_purified(node, data, device) for name, node in nodes.items()}
 
 
 def check_draws(defences: Mapping[str, PurifiedClassifier], config: DictConfig) -> None:
-    """A `UserError` where a defence that draws has not as many draws as ``protocol.draws`` asks for."""
-    wanted = config.protocol.draws
+    """A `UserError` where a defence that draws has not as many draws as ``evaluation.draws`` asks for."""
+    wanted = config.evaluation.draws
     for name, defence in defences.items():
         if wanted is not None and defence.randomised and defence.draws != wanted:
             key = f"baselines.{name}.draws" if name in (config.baselines or {}) else "purifier.draws"
-            raise UserError(f"this protocol takes {wanted} draws, but {name} has {defence.draws}: set {key}={wanted}.")
-
-
-def build_protocol(config: DictConfig, *, seed: int) -> Protocol:
-    """The protocol of ``protocol=...``; an attack that keeps within a ball is made for each bound.
-
-    Raises:
-        UserError: no attack or bound, or one that makes no sense.
-    """
-    for key, example in (("bounds", "[0.5,1.0]"), ("access", "[static,bpda,adaptive]")):
-        if not isinstance(config[key], ListConfig):
-            raise UserError(f"protocol.{key} is {config[key]!r}: give a list, such as protocol.{key}={example}.")
-    bounds = tuple(sorted({_bound(value) for value in config.bounds}))
-    if not bounds or not config.attacks:
-        raise UserError("protocol.bounds and protocol.attacks need one entry each, or nothing would be judged.")
-    if _bound(config.bound) not in bounds:
-        raise UserError(
-            f"protocol.bound is {config.bound}, but protocol.bounds are {list(bounds)}: choose one of them."
-        )
-    if unknown := [str(access) for access in config.access if access not in ACCESS[1:]]:
-        raise UserError(f"protocol.access has {unknown[0]!r}: choose of {', '.join(ACCESS[1:])}.")
-    for key in ("fresh", "eot"):
-        at_least(key, config[key], 1, node="protocol")
-    if taken := [str(name) for name in config.attacks if name in _NAMES]:
-        raise UserError(f"protocol.attacks has {taken[0]}, which stands for a column of the table: call it otherwise.")
-    attacks = {str(name): _at_bounds(str(name), node, bounds, seed) for name, node in config.attacks.items()}
-    norms = {attack.norm for by_bound in attacks.values() for attack in by_bound.values()}
-    if len(norms) > 1:
-        raise UserError("protocol.attacks measure in linf and in l2: give all of them one norm, or run it twice.")
-    return Protocol(
-        attacks=attacks,
-        bounds=bounds,
-        bound=_bound(config.bound),
-        fresh=config.fresh,
-        eot=config.eot,
-        access=tuple(str(access) for access in config.access),
-        seed=seed,
-    )
-
-
-def _bound(value: Any) -> float:
-    bound = parse_number("bounds", value, node="protocol")
-    if bound == 0:
-        raise UserError("protocol.bounds has 0, which is no attack: that column is there anyway.")
-    return bound
-
-
-def _at_bounds(
-    name: str, node: DictConfig, bounds: tuple[float, ...], seed: int
-) -> Mapping[float | None, ClassifierAttack]:
-    settings: Any = OmegaConf.to_container(node, resolve=True)
-    try:
-        attack = instantiate(settings, seed=seed)
-        if not isinstance(attack, ClassifierAttack):
-            raise UserError("it is no attack on classifiers.")
-        if isinstance(attack, MinimumNormAttack):
-            return {None: attack}
-        if "eps" in settings:
-            raise UserError("its eps is that of protocol.bounds: leave it out here.")
-        return {bound: instantiate(settings, seed=seed, eps=bound) for bound in bounds}
-    except Exception as error:
-        raise UserError(f"protocol.attacks.{name}: {behind(error) or error}") from error
+            raise UserError(f"evaluation.draws is {wanted}, but {name} has {defence.draws}: set {key}={wanted}.")
 
 
 def _build_cleaner(settings: dict[str, Any], data: Data) -> Cleaner:

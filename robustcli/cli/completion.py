@@ -43,7 +43,7 @@ def _matches(command: str, words: Sequence[str], word: str) -> list[str]:
     flag = SHORT.get(words[-1], words[-1]) if words else ""
     if FLAGS.get(flag):
         return [value for value in FLAGS[flag] or () if value.startswith(word)]
-    choices = {**config_groups.groups(words), "hydra/launcher": ["basic", "joblib", "submitit_slurm"]}
+    choices = {**config_groups.groups_of(command, words), "hydra/launcher": ["basic", "joblib", "submitit_slurm"]}
     name, equals, _ = word.partition("=")
     if equals and name in choices:
         return _choices(word, choices[name])
@@ -86,7 +86,7 @@ def _values(command: str, words: Sequence[str]) -> dict[str, Any]:
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    from robustcli.config.errors import compose
+    from robustcli.config.compose import compose
 
     overrides = [word for word in words if "=" in word and not word.startswith("-") and key(word) != "resume"]
     try:

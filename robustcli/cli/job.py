@@ -9,6 +9,7 @@ import re
 import sys
 from pathlib import Path
 from secrets import token_hex
+from types import ModuleType
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
@@ -17,9 +18,10 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from robustcli.config import schemas
+from robustcli.cli.commands import find
+from robustcli.config.checks import check
 from robustcli.runs.manifest import refuse
-from robustcli.utils.errors import SuspectClaim, UserError, behind, causes
+from robustcli.utils.errors import SuspectClaim, UserError, behind, causes, wrong_type
 
 # On import, because the workers of joblib and submitit import this module, and nothing else of ours, when they unpickle
 # a Job. The cache gives all uses within a sweep one id; the system draws it, since equal seeds may start in one second.
@@ -30,7 +32,7 @@ class Job:
     """The task of a command; can be pickled, and imports its engine where it runs.
 
     Args:
-        command: name as typed, for example ``train-mat``; its engine is ``robustcli.engines.train_mat``.
+        command: name as typed, for example ``train-mat``.
     """
 
     def __init__(self, command: str) -> None:
@@ -63,7 +65,7 @@ class Job:
             raise SystemExit(2 if mistake else 1) from error
 
     def _run(self, config: DictConfig, directory: Path, overrides: list[str]) -> float:
-        schemas.check(config)
+        check(config)
         from robustcli.runs.run import Run
 
         settings: Any = OmegaConf.to_container(config, resolve=True)
@@ -71,10 +73,14 @@ class Job:
             if run.done:
                 print(f"{run.directory} is done already", flush=True)
                 return run.objective
-            engine = importlib.import_module(f"robustcli.engines.{self.command.replace('-', '_')}")
-            run.finish(engine.run(config, run))
+            run.finish(engine_of(self.command).run(config, run))
         print(f"run: {run.directory}", flush=True)
         return run.objective
+
+
+def engine_of(command: str) -> ModuleType:
+    """The module with ``load(config)`` and ``run(config, run)`` of a command; imports torch and what else it needs."""
+    return importlib.import_module(f"robustcli.engines.{find(command).engine}")
 
 
 class FailedJobs(Callback):
@@ -101,7 +107,7 @@ def user_error(error: BaseException) -> UserError | None:
         if isinstance(seen, InstantiationException) and isinstance(seen.__cause__, TypeError | ValueError):
             target = re.search(r"target '(?:[\w.]*\.)?(\w+)'", str(seen))
             name = target[1] if target else "an object"
-            return UserError(f"{name} cannot be made of its settings; is one of the wrong type? ({seen.__cause__})")
+            return wrong_type(name, seen.__cause__)
     return None
 
 

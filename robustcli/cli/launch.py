@@ -8,9 +8,10 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 from robustcli.cli.signals import terminable
-from robustcli.config.groups import conf_directory
+from robustcli.config import groups as config_groups
 from robustcli.utils.errors import UserError
 
 DONE, FAILED, MISTAKE, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
@@ -21,7 +22,7 @@ def launch(command: str, argv: Sequence[str]) -> int:
 
     Returns the exit code: 0 done; 1 a job failed; 2 the user's mistake, told in one sentence; 130 Ctrl-C; 143 SIGTERM.
     """
-    return guarded(lambda: _launch(command, list(argv)))
+    return guarded(lambda: _launch(command, argv))
 
 
 def guarded(work: Callable[[], int]) -> int:
@@ -44,32 +45,58 @@ def guarded(work: Callable[[], int]) -> int:
     return code
 
 
-def _launch(command: str, argv: list[str]) -> int:
+def written_out(command: str, argv: Sequence[str]) -> list[str]:
+    """``argv`` as Hydra shall read it: flags first, ``resume=DIR`` and short forms written out, groups checked.
+
+    Raises:
+        UserError: a flag, a directory to resume or a group that ``command`` cannot take.
+    """
     from robustcli.cli.arguments import ordered
     from robustcli.cli.resume import expand
+    from robustcli.config.compose import keys_of
+    from robustcli.config.errors import check_groups
+    from robustcli.config.overrides import in_folder, in_full, key
 
-    argv = ordered(expand(ordered(argv)))
-    import hydra
+    words = ordered(expand(ordered(argv)))
+    experiments = config_groups.groups_of(command, words).get(config_groups.EXPERIMENT, [])
+    words = [in_folder(word, experiments) if key(word) == config_groups.EXPERIMENT else word for word in words]
+    check_groups(command, words)
+    return in_full(words, partial(keys_of, command, words))
+
+
+@contextmanager
+def one_sentence(command: str, argv: Sequence[str]) -> Iterator[None]:
+    """Within it what Hydra or YAML finds wrong with ``argv`` is a `UserError`; with HYDRA_FULL_ERROR=1 it stays."""
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
     from yaml import YAMLError
 
-    from robustcli.cli.job import Job
-    from robustcli.config import errors, schemas
+    from robustcli.config.errors import sentence
 
-    schemas.register()
-    errors.refuse_null_choices(argv)
-    task = hydra.main(version_base="1.3", config_path=str(conf_directory()), config_name=command.replace("-", "_"))
     debug = os.environ.get("HYDRA_FULL_ERROR") == "1"
     try:
-        with _as_process(f"robustcli {command}", argv):
-            task(Job(command))()
+        yield
     except (HydraException, OmegaConfBaseException) as error:
         if debug:
             raise
-        raise UserError(errors.sentence(command, argv, error)) from error
+        raise UserError(sentence(command, argv, error)) from error
     except YAMLError as error:
         raise UserError("a config file is no YAML: " + " ".join(str(error).split())) from error
+
+
+def _launch(command: str, argv: Sequence[str]) -> int:
+    with one_sentence(command, argv):
+        words = written_out(command, argv)
+    import hydra
+
+    from robustcli.cli.job import Job
+    from robustcli.config import schemas
+
+    schemas.register()
+    primary, folder = command.replace("-", "_"), str(config_groups.conf_directory())
+    task = hydra.main(version_base="1.3", config_path=folder, config_name=primary)
+    with one_sentence(command, words), _as_process(f"robustcli {command}", words):
+        task(Job(command))()
     return DONE
 
 

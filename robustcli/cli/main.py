@@ -1,89 +1,17 @@
 """The commands that a person types. Only Typer is imported here; Hydra, torch and the rest come with the job."""
 
 import sys
-from dataclasses import dataclass
 from typing import Annotated
 
 import typer
 
 from robustcli import __version__
+from robustcli.cli.commands import COMMANDS, Command
 from robustcli.config import groups as config_groups
 
 EPILOG = "robustcli COMMAND --help shows examples and every config group with its choices."
 RAW = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
 
-
-@dataclass(frozen=True)
-class Command:
-    """A command whose options are Hydra overrides; ``examples`` leave out the leading ``robustcli NAME``."""
-
-    name: str
-    summary: str
-    examples: tuple[str, ...]
-
-
-COMMANDS = (
-    Command(
-        "train-mat",
-        "Train a model against attacks and judge it.",
-        (
-            "",
-            "dataset=flickr30k model=vit_b_16 defense=mat attack.image.eps=4/255 seed=3",
-            "--multirun seed=0,1,2 defense=mat,tecoa hydra/launcher=joblib",
-            "resume=outputs/train-mat/2026-01-31/12-00-00-4f1c2a",
-        ),
-    ),
-    Command(
-        "train-classifier",
-        "Train a classifier and judge it.",
-        (
-            "",
-            "dataset=digits model=digits augmentation.shift=1 judges=classes",
-            "dataset=cifar10 model=resnet20_cifar augmentation.shift=4 augmentation.flip=true trainer=long",
-        ),
-    ),
-    Command(
-        "train-generator",
-        "Train a generator of images, with which purify cleans them.",
-        (
-            "",
-            "dataset=mnist generator=nvae_mnist trainer.max_steps=2000",
-            "dataset=class_folders dataset.root=faces 'dataset.classes=[a,b]' dataset.image_size=64 generator=nvae_64",
-        ),
-    ),
-    Command(
-        "purify",
-        "Clean images with a generator in front of an untouched classifier, and judge that against all attackers.",
-        (
-            "",
-            "purifier.alphas=linear purifier.attenuation=0.5 protocol.eot=4",
-            "'variants={linear: {alphas: linear}, cosine: {alphas: cosine}}' baselines=null",
-            "dataset=scene_classes model=scene_classes",
-        ),
-    ),
-    Command(
-        "learn-alphas",
-        "Learn how much of each latent the purifier draws anew.",
-        (
-            "",
-            "'objectives=[adversarial,clean]' trials=100",
-            "dataset=scene_classes model=scene_classes adversarial.eps=2 sampler=tpe",
-        ),
-    ),
-    Command(
-        "attack",
-        "Attack a data set and write what was found.",
-        ("attack=sga attack.image.eps=2/255 attack.text.max_words=1", "attack=pgd checkpoint=model.safetensors"),
-    ),
-    Command(
-        "evaluate",
-        "Judge models, clean and under every attack.",
-        (
-            "checkpoint=outputs/train-mat/2026-01-31/12-00-00-4f1c2a/checkpoints/last.safetensors",
-            "'checkpoints={clean: clean.safetensors, mat: mat.safetensors}' judges=quick",
-        ),
-    ),
-)
 
 app = typer.Typer(name="robustcli", no_args_is_help=True, rich_markup_mode=None, epilog=EPILOG)
 
@@ -91,7 +19,8 @@ app = typer.Typer(name="robustcli", no_args_is_help=True, rich_markup_mode=None,
 def _complete(ctx: typer.Context, args: list[str], incomplete: str) -> list[str]:
     from robustcli.cli.completion import complete
 
-    return complete(str(ctx.info_name), [*(ctx.params.get("overrides") or []), *args], incomplete)
+    command = ctx.params.get("command") or ctx.info_name  # of `validate COMMAND`, or the one that stands first
+    return complete(str(command), [*(ctx.params.get("overrides") or []), *args], incomplete)
 
 
 Overrides = Annotated[
@@ -112,7 +41,7 @@ def _add(command: Command) -> None:
         raise typer.Exit(launch(command.name, arguments))
 
 
-for _command in COMMANDS:
+for _command in COMMANDS.values():
     _add(_command)
 
 
@@ -121,7 +50,7 @@ def help_text(command: Command, argv: list[str]) -> str:
     lines = [command.summary, "", f"Usage: robustcli {command.name} [KEY=VALUE]... [FLAGS]", "", "Examples:"]
     lines += [f"  robustcli {command.name} {example}".rstrip() for example in command.examples]
     lines += ["", "Config groups (GROUP=CHOICE):"]
-    choices = config_groups.groups(argv)
+    choices = config_groups.groups_of(command.name, argv)
     width = max(map(len, choices))
     lines += [f"  {group:<{width}}  {' | '.join(names)}" for group, names in choices.items()]
     lines += [
@@ -141,21 +70,39 @@ def help_text(command: Command, argv: list[str]) -> str:
 EXIT_CODES = "0 done, 1 a job failed, 2 a mistake in what was asked for, 130 stopped by Ctrl-C, 143 by SIGTERM."
 
 
+@app.command("validate", context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
+def validate(
+    command: Annotated[str, typer.Argument(autocompletion=lambda: list(COMMANDS), help="The command that would run.")],
+    overrides: Overrides = None,
+) -> None:
+    """Check a command line without running it.
+
+    The config is composed, data is opened, models and attacks are built; exit code 0, or 2 with what is wrong.
+    """
+    from robustcli.cli.launch import guarded
+
+    def work() -> int:
+        from robustcli.cli.validate import validate as check
+
+        return check(command, overrides or [])
+
+    raise typer.Exit(guarded(work))
+
+
 @app.command("list")
 def list_(
-    group: Annotated[str | None, typer.Argument(help="One config group; all where it is left out.")] = None,
+    name: Annotated[str | None, typer.Argument(help="A config group, or a command for its own.")] = None,
 ) -> None:
     """Show the commands and what can be configured."""
     from robustcli.cli.launch import guarded
 
-    raise typer.Exit(guarded(lambda: _list(group)))
+    def work() -> int:
+        from robustcli.cli.listing import show
 
+        show(name)
+        return 0
 
-def _list(group: str | None) -> int:
-    from robustcli.cli.listing import show
-
-    show([(command.name, command.summary) for command in COMMANDS], group)
-    return 0
+    raise typer.Exit(guarded(work))
 
 
 @app.command("rerun")

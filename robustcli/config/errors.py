@@ -1,48 +1,27 @@
-"""Hydra's complaints about a command line, each as one sentence that names the nearest valid key or choice."""
+"""Mistakes on a command line, each as one sentence that names the nearest valid key or choice."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import hydra
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
-from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from robustcli.config import groups as config_groups
-from robustcli.config import schemas
-from robustcli.config.overrides import key, value
+from robustcli.config.compose import keys_of
+from robustcli.config.overrides import BUDGETS, key, value
+from robustcli.config.schemas import SCHEMAS
 from robustcli.utils.errors import UserError
 from robustcli.utils.suggest import did_you_mean, nearest_keys
-
-
-def compose(command: str, overrides: Sequence[str], argv: Sequence[str] = ()) -> DictConfig:
-    """The config of ``command`` without running it; ``argv`` is looked through for ``--config-dir``."""
-    schemas.register()
-    added = [f"file://{root.absolute()}" for root in config_groups.roots(argv)[1:]]
-    path = [f"hydra.searchpath=[{','.join(added)}]"] if added else []
-    with hydra.initialize_config_dir(str(config_groups.conf_directory()), version_base="1.3"):
-        return hydra.compose(command.replace("-", "_"), [*overrides, *path])
-
-
-def keys(node: Any, prefix: str = "") -> Iterator[str]:
-    """Every dotted key of a config, inner nodes too."""
-    if isinstance(node, DictConfig):
-        node = OmegaConf.to_container(node)
-    for name, inner in node.items():
-        yield f"{prefix}{name}"
-        if isinstance(inner, dict):
-            yield from keys(inner, f"{prefix}{name}.")
 
 
 def sentence(command: str, argv: Sequence[str], error: HydraException | OmegaConfBaseException) -> str:
     """What is wrong with ``argv`` and what would be right."""
     text = str(error)
     if isinstance(error, MissingConfigException):
-        return _unknown_choice(error)
+        return _unknown_choice(command, argv, error)
     if isinstance(error, OverrideParseException):
-        return _unreadable(error.override)
+        return _unreadable(command, argv, error.override)
     if found := re.match(r"Could not override '([^']+)'", text):
         return _unknown_key(command, argv, found[1])
     if found := re.match(r"Ambiguous value for argument '([^']+)'", text):
@@ -54,15 +33,50 @@ def sentence(command: str, argv: Sequence[str], error: HydraException | OmegaCon
     return _first_line(error) + (f" ({cause})" if cause not in text else "")
 
 
-def refuse_null_choices(argv: Sequence[str]) -> None:
-    """A `UserError` for ``GROUP=null``, on which Hydra has no sentence."""
-    suspects = [word for word in argv if "=" in word and value(word) in ("null", "")]
-    groups = config_groups.groups(argv) if suspects else {}
-    for word in suspects:
-        group = key(word).partition("@")[0]
-        if group in groups:
-            choices = ", ".join(groups[group])
-            raise UserError(f"{word}: a group takes the name of a choice ({choices}); leave it out for its default.")
+def check_groups(command: str, argv: Sequence[str]) -> None:
+    """Refuse ``GROUP=CHOICE`` where ``command`` has no such group, where the choice is another command's experiment,
+    and where it is null.
+
+    Hydra would say nothing of the last, speak of "the defaults list" of the first, and take a group that has the name
+    of a key for the value of this key.
+
+    Raises:
+        UserError: the first of them.
+    """
+    every, own = config_groups.groups(argv), config_groups.groups_of(command, argv)
+    for word in (word for word in argv if "=" in word and not word.startswith("-")):
+        if word.startswith("+") and "@" in key(word):  # put where it says, +attack@attacks.apgd=apgd
+            continue
+        group, choice = key(word).partition("@")[0], value(word)
+        if group in own and choice in ("null", ""):
+            listed = ", ".join(own[group])
+            raise UserError(f"{word}: a group takes the name of a choice ({listed}); leave it out for its default.")
+        if group == config_groups.EXPERIMENT:
+            _check_experiments(command, choice.split(","), every.get(group, []), own.get(group, []))
+        elif choice in every.get(group, ()) and group not in own and (owners := _owners(group)):
+            raise UserError(f"{word}: {command} has no group {group!r}; {_listed(owners)}.")
+
+
+def _check_experiments(command: str, asked: Sequence[str], every: Sequence[str], own: Sequence[str]) -> None:
+    for name in asked:
+        homes = [other for other in every if name in (other, other.rpartition("/")[2])]
+        if name not in own and homes:
+            theirs = homes[0].partition("/")[0].replace("_", "-")
+            choices = f"choices: {', '.join(own)}" if own else "it has none of its own"
+            raise UserError(
+                f"experiment={name} is one of {theirs}, not of {command} ({choices}): "
+                f"write `robustcli {theirs} experiment={homes[0]}`."
+            )
+
+
+def _owners(group: str) -> list[str]:
+    """The commands that have ``group``, as typed."""
+    return [name.replace("_", "-") for name in SCHEMAS if group in config_groups.default_groups(name)]
+
+
+def _listed(owners: Sequence[str]) -> str:
+    names = owners[0] if len(owners) == 1 else f"{', '.join(owners[:-1])} and {owners[-1]}"
+    return f"{names} {'has' if len(owners) == 1 else 'have'} it"
 
 
 def _first_line(error: BaseException) -> str:
@@ -70,33 +84,38 @@ def _first_line(error: BaseException) -> str:
     return lines[0].rstrip(".") if lines else type(error).__name__
 
 
-def _unknown_choice(error: MissingConfigException) -> str:
+def _unknown_choice(command: str, argv: Sequence[str], error: MissingConfigException) -> str:
     missing = Path(error.missing_cfg_file or "")
     group, choice = missing.parent.as_posix(), missing.stem if missing.suffix == ".yaml" else missing.name
     if group == "hydra/launcher" and choice.startswith("submitit"):
         return f"hydra/launcher={choice} needs the cluster extra: pip install 'robustcli[cluster]'"
-    if group == "." or error.options is None:
+    options = sorted(error.options or [])
+    if missing.parts[0] == config_groups.EXPERIMENT:
+        group, choice = missing.parts[0], missing.with_suffix("").relative_to(missing.parts[0]).as_posix()
+        options = config_groups.groups_of(command, argv).get(group, [])
+    if group == "." or not options:
         return _first_line(error)
-    options = sorted(error.options)
     return f"{group} has no choice {choice!r}{did_you_mean(choice, options)} (choices: {', '.join(options)})"
 
 
-def _unreadable(word: str) -> str:
+def _unreadable(command: str, argv: Sequence[str], word: str) -> str:
     if "=" not in word and re.fullmatch(r"[\w.\-/@]+", word):
-        chosen = [f"{group}={word}" for group, names in config_groups.groups().items() if word in names]
+        choices = config_groups.groups_of(command, argv)
+        chosen = [f"{group}={word}" for group, names in choices.items() if word in names]
         hint = f": did you mean {' or '.join(chosen)}?" if chosen else ": write KEY=VALUE, for example seed=1"
         return f"{word!r} has no value{hint}"
     return f"{word!r} cannot be read: write KEY=VALUE, with quotes in quotes around blanks or brackets, \"KEY='VALUE'\""
 
 
 def _unknown_key(command: str, argv: Sequence[str], wrong: str) -> str:
-    choices = config_groups.groups(argv)
-    chosen = [word for word in argv if key(word) in choices and value(word) in choices[key(word)]]
-    try:
-        valid = list(keys(compose(command, chosen, argv)))
-    except (HydraException, OmegaConfBaseException):
-        valid = list(keys(compose(command, [])))
+    choices, valid = config_groups.groups_of(command, argv), keys_of(command, argv)
+    budget = BUDGETS.get(wrong.rpartition(".")[2], "")
+    if wrong.partition(".")[0] in ("attack", "attacks") and budget in valid:
+        return f"{wrong}: what an attack may change is the threat model, one for all attacks of a run: set {budget}"
     near = nearest_keys(wrong, [*valid, *(name for name in choices if name not in valid)])
+    first = wrong.partition(".")[0]
+    if first not in choices and first not in valid and (owners := _owners(first)):
+        return f"{command} has no key {wrong!r}, because it has no group {first!r}; {_listed(owners)}"
     if not near:
         return f"{command} has no key {wrong!r}: `robustcli {command} --cfg job` prints those that it has"
     return f"{command} has no key {wrong!r}: did you mean {' or '.join(map(repr, near))}?"

@@ -1,11 +1,13 @@
-"""Where the configuration files are, and what they offer.
+"""Configuration files: where they are, which groups a command has, and what each group offers.
 
 Read from the directory alone, without Hydra, because help and completion must answer at once.
 """
 
-from collections.abc import Iterator, Sequence
-from itertools import pairwise
+from collections.abc import Sequence
+from itertools import pairwise, takewhile
 from pathlib import Path
+
+EXPERIMENT = "experiment"  # the one group whose choices stand in a folder for each command: train_mat/tiny_clean
 
 
 def conf_directory() -> Path:
@@ -27,25 +29,43 @@ def groups(argv: Sequence[str] = ()) -> dict[str, list[str]]:
     found: dict[str, set[str]] = {}
     for root in roots(argv):
         for file in root.rglob("*.yaml"):
-            group = file.parent.relative_to(root).as_posix()
-            if group != ".":
-                found.setdefault(group, set()).add(file.stem)
+            path = file.relative_to(root).with_suffix("")
+            parts = path.parts[:1] if path.parts[0] == EXPERIMENT else path.parts[:-1]
+            if len(path.parts) > 1:
+                found.setdefault("/".join(parts), set()).add("/".join(path.parts[len(parts) :]))
     return {group: sorted(found[group]) for group in sorted(found)}
+
+
+def groups_of(command: str, argv: Sequence[str] = ()) -> dict[str, list[str]]:
+    """The groups that ``command`` (as typed) has and their choices, in the order of its defaults list.
+
+    Of ``experiment`` those of the command, and those of the user's that stand in no folder.
+    """
+    known, own = groups(argv), command.replace("-", "_")
+    found = {group: known[group] for group in default_groups(own) if group in known}
+    if EXPERIMENT in found:
+        found[EXPERIMENT] = [name for name in found[EXPERIMENT] if name.rpartition("/")[0] in (own, "")]
+    return {group: choices for group, choices in found.items() if choices}
+
+
+def default_groups(name: str) -> list[str]:
+    """The groups in the defaults list of ``conf/<name>.yaml`` and of the files beside it that this lists, in order."""
+    import yaml
+
+    file = conf_directory() / f"{name}.yaml"
+    listed = yaml.safe_load(file.read_text(encoding="utf-8")).get("defaults", []) if file.is_file() else []
+    found: list[str] = []
+    for entry in listed:
+        if isinstance(entry, str):
+            found += default_groups(entry)
+        else:
+            group = next(iter(entry)).partition("@")[0]  # `purifier@baselines.noise` chooses a purifier too
+            found += [] if group.startswith("override ") else [group]
+    return list(dict.fromkeys(found))
 
 
 def summary(file: Path) -> str:
     """What a configuration file says of itself in its first comment line; empty where it says nothing."""
-    for line in comment_lines(file):
-        return line
-    return ""
-
-
-def comment_lines(file: Path) -> Iterator[str]:
-    """The comment lines at the head of ``file``, without their marks and without Hydra's ``@package`` directive."""
     with file.open(encoding="utf-8") as lines:
-        for line in lines:
-            if not line.startswith("#"):
-                return
-            text = line.lstrip("# ").strip()
-            if text and not text.startswith("@package"):
-                yield text
+        comments = (line.lstrip("# ").strip() for line in takewhile(lambda line: line[0] == "#", lines))
+        return next((text for text in comments if text and not text.startswith("@package")), "")

@@ -1,6 +1,17 @@
-"""Words of Hydra's grammar: the key and the value of an override, and a path as a value."""
+"""Words of Hydra's grammar: the key and the value of an override, a path as a value, and short forms in full."""
 
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
+
+# What may be typed for the keys that are typed most; written out in full before Hydra reads it and a run records it.
+SHORT_FORMS: Mapping[str, str] = {"eps": "threat.eps", "norm": "threat.norm"}
+# A budget as it may be looked for at an attack, and where it stands: in the threat model, once for all attacks.
+BUDGETS: Mapping[str, str] = {
+    "eps": "threat.eps",
+    "norm": "threat.norm",
+    "max_words": "threat.words",
+    "max_characters": "threat.characters",
+}
 
 
 def key(word: str) -> str:
@@ -16,3 +27,38 @@ def value(word: str) -> str:
 def quoted(path: Path) -> str:
     """``path`` as a value that Hydra's grammar reads as one string, whatever it holds."""
     return "'" + str(path).replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
+def in_full(
+    words: Sequence[str], keys: Callable[[], Collection[str]], forms: Mapping[str, str] | None = None
+) -> list[str]:
+    """``words`` with ``eps=4/255`` as ``threat.eps=4/255``, where the command has the one key and not the other.
+
+    Args:
+        keys: gives the keys that the command has; asked only where a short form is used, since composing them costs.
+        forms: short key -> the key that it stands for; None: `SHORT_FORMS`.
+    """
+    forms = SHORT_FORMS if forms is None else forms
+    if not any("=" in word and key(word) in forms for word in words):
+        return list(words)
+    known = keys()
+
+    def full(word: str) -> str:
+        name, equals, rest = word.partition("=")
+        meant = forms.get(key(word), "")
+        if not equals or meant not in known or key(word) in known:
+            return word
+        return f"{name.removesuffix(key(word))}{meant}={rest}"
+
+    return [full(word) for word in words]
+
+
+def in_folder(word: str, choices: Collection[str]) -> str:
+    """``experiment=tiny_clean`` as ``experiment=train_mat/tiny_clean``: each name that is alone in one folder.
+
+    Args:
+        choices: of the group that ``word`` sets.
+    """
+    name, _, names = word.partition("=")
+    whole = {choice.rpartition("/")[2]: choice for choice in choices}
+    return f"{name}=" + ",".join(each if each in choices else whole.get(each, each) for each in names.split(","))

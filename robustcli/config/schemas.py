@@ -1,257 +1,232 @@
 """Types of the configuration; in the defaults lists of ``conf/`` they make an unknown key or wrong type an early error.
 
-The files of ``conf/`` hold the values, this module the types and the bounds. A group whose choices differ in their keys
-(data set, model, attack, defence, judges) is open here: Hydra still refuses a key that the chosen file does not have.
+The files of ``conf/`` hold the values, this module the types, the bounds and the choices. A group whose files differ in
+their keys (data set, model, attack, defence, suite) is open here (`Any`): Hydra still refuses a key that the chosen
+file does not have. A field without a default must get its value from ``conf/``.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
-from omegaconf import MISSING, DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import DictConfig
 
-from robustcli.utils.errors import UserError
-from robustcli.utils.suggest import did_you_mean
+from robustcli.config.checks import one_of, within
 
-
-@dataclass
-class Trainer:
-    """How long, how fast and on what a training runs."""
-
-    max_steps: int | None = MISSING
-    max_seconds: float | None = MISSING
-    batch_size: int = MISSING
-    optimizer: str = MISSING
-    lr: float = MISSING
-    weight_decay: float = MISSING
-    warmup: float = MISSING
-    schedule: str = MISSING
-    accumulation: int = MISSING
-    clip: float | None = MISSING
-    precision: str = MISSING
-    ema: float | None = MISSING
-    threads: int = MISSING
-    device: str = MISSING
-    compile: bool = MISSING
-    tensorboard: bool = MISSING
-    save_minutes: float = MISSING
-    eval_every: int | None = MISSING
-    log_every: int = MISSING
+SPLITS = ("train", "val", "test")
 
 
-@dataclass
-class Evaluation:
-    """On how many images, and how, a model is judged."""
+@dataclass(kw_only=True)
+class TrainerSettings:
+    """How long, how fast and how precisely a training runs; the keys of ``conf/trainer``.
 
-    split: str = MISSING
-    limit: int | None = MISSING
-    batch_size: int = MISSING
-    before: bool = MISSING
-    resamples: int = MISSING
-    eps_curve: list[Any] = MISSING
-    curve_attack: str | None = MISSING
-    attacker: str = MISSING
+    Args:
+        max_steps, max_seconds: the first of both bounds that is given rules; ``max_seconds`` of computing time is
+            turned into a number of steps at the start, from a few timed steps, so that the run itself is bounded by
+            steps and can be rebuilt.
+        batch_size: pairs or images of a micro-batch; ``accumulation`` of them make an update.
+        lr, weight_decay: of the ``optimizer``, see `build_optimiser`, which also knows the choices.
+        warmup: share of the steps in which lr rises from 0; ``schedule``: ``cosine`` to 0, or ``constant``.
+        clip: largest norm of the gradient; None for none.
+        precision: ``fp32``, or ``bf16`` autocast where the device has it.
+        ema: decay of an exponential moving average of the weights, which is then what is judged and saved; None for
+            none.
+        compile: compile the image tower (torch.compile), for long runs: the first steps take a minute or two longer.
+            Figures may differ from those without it by rounding.
+        tensorboard: also write the history for TensorBoard (needs the extra ``tracking``).
+        save_minutes: the state is saved as often, and on SIGTERM and Ctrl-C.
+        eval_every: steps between looks at the validation set; None: only at the end.
+        log_every: steps between rows of the history.
+    """
+
+    max_steps: int | None = within(0)
+    max_seconds: float | None = within(0)
+    batch_size: int = within(1)
+    optimizer: str
+    lr: float = within(0)
+    weight_decay: float = within(0)
+    warmup: float = within(0, 1)
+    schedule: str = one_of("cosine", "constant")
+    accumulation: int = within(1)
+    clip: float | None = within(0)
+    precision: str = one_of("fp32", "bf16")
+    ema: float | None = within(0, 1)
+    compile: bool
+    tensorboard: bool
+    save_minutes: float = within(0)
+    eval_every: int | None = within(0)
+    log_every: int = within(1)
 
 
-@dataclass
-class Common:
-    """What every command has."""
+@dataclass(kw_only=True)
+class EvaluationSettings:
+    """On how many images, and how, a model is judged; the keys of ``conf/evaluation``."""
 
-    seed: int = MISSING
-    checkpoint: str | None = None
-    resume: str | None = None
-    dataset: Any = MISSING
-    model: Any = MISSING
-    attack: Any = MISSING
-    candidates: Any = MISSING
-    diagnostics: str = MISSING
-    evaluation: Evaluation = field(default_factory=Evaluation)
+    split: str = one_of(*SPLITS)
+    limit: int | None = within(1)
+    batch_size: int = within(1)
+    before: bool
+    resamples: int = within(1)
+    eps_curve: list[Any]
+    curve_attack: str | None
+    fresh: int = within(1)
+    eot: Any
+    draws: int | None = within(1)
+    access: Any
+    surrogate: Any
 
 
-@dataclass
-class TrainMat(Common):
+@dataclass(kw_only=True)
+class ThreatSettings:
+    """What an attacker may change, see `robustcli.attacks.ThreatModel`; the keys of ``conf/threat``."""
+
+    norm: str = one_of("linf", "l2")
+    eps: Any
+    words: int = within(0)
+    characters: int = within(0)
+    edits: str = one_of("query", "item", "both", "all")
+
+
+@dataclass(kw_only=True)
+class AugmentationSettings:
+    """Random changes of the training images; the keys of ``conf/augmentation``."""
+
+    shift: int = within(0)
+    flip: bool
+    crop_scale: float = within(0, 1)
+    brightness: float = within(0, 1)
+    contrast: float = within(0, 1)
+    equalize: float = within(0, 1)
+    grayscale: float = within(0, 1)
+
+
+@dataclass(kw_only=True)
+class MomentsSettings:
+    """Temperatures for which the moments of the batch norms are estimated again, and from how many draws."""
+
+    temperatures: list[float]
+    batches: int = within(1)
+    batch_size: int = within(2)
+
+
+@dataclass(kw_only=True)
+class AdversarialImagesSettings:
+    """Images on which alphas are learned."""
+
+    split: str = one_of(*SPLITS)
+    images: int = within(1)
+
+
+@dataclass(kw_only=True)
+class BaseCommand:
+    """Keys of every command."""
+
+    seed: int
+    checkpoint: str | None
+    resume: str | None
+    device: str
+    threads: int = within(1)
+    dataset: Any
+    evaluation: EvaluationSettings
+
+
+@dataclass(kw_only=True)
+class JudgingCommand(BaseCommand):
+    """Keys of the commands that judge a model and say whether its figures are to be believed."""
+
+    model: Any
+    threat: ThreatSettings
+    diagnostics: str = one_of("auto", "full", "strict", "off")
+
+
+@dataclass(kw_only=True)
+class TrainMatCommand(JudgingCommand):
     """``robustcli train-mat``."""
 
-    defense: Any = MISSING
-    judges: Any = MISSING
-    trainer: Trainer = field(default_factory=Trainer)
+    attack: Any
+    candidates: Any
+    defense: Any
+    attacks: Any
+    trainer: TrainerSettings
 
 
-@dataclass
-class Augmentation:
-    """What is done to the training images."""
-
-    shift: int = MISSING
-    flip: bool = MISSING
-    crop_scale: float = 1.0
-    brightness: float = 0.0
-    contrast: float = 0.0
-    equalize: float = 0.0
-    grayscale: float = 0.0
-
-
-@dataclass
-class TrainClassifier:
+@dataclass(kw_only=True)
+class TrainClassifierCommand(JudgingCommand):
     """``robustcli train-classifier``."""
 
-    seed: int = MISSING
-    checkpoint: str | None = None
-    resume: str | None = None
-    dataset: Any = MISSING
-    model: Any = MISSING
-    attack: Any = MISSING
-    objective: Any = MISSING
-    judges: Any = MISSING
-    diagnostics: str = MISSING
-    augmentation: Augmentation = field(default_factory=Augmentation)
-    trainer: Trainer = field(default_factory=Trainer)
-    evaluation: Evaluation = field(default_factory=Evaluation)
+    attack: Any
+    objective: Any
+    attacks: Any
+    augmentation: AugmentationSettings
+    trainer: TrainerSettings
 
 
-@dataclass
-class Moments:
-    """For which temperatures the moments of the batch norms are estimated again."""
-
-    temperatures: list[float] = MISSING
-    batches: int = MISSING
-    batch_size: int = MISSING
-
-
-@dataclass
-class TrainGenerator:
+@dataclass(kw_only=True)
+class TrainGeneratorCommand(BaseCommand):
     """``robustcli train-generator``."""
 
-    seed: int = MISSING
-    checkpoint: str | None = None
-    resume: str | None = None
-    dataset: Any = MISSING
-    generator: Any = MISSING
-    objective: Any = MISSING
-    half: bool = MISSING
-    moments: Moments = field(default_factory=Moments)
-    augmentation: Augmentation = field(default_factory=Augmentation)
-    trainer: Trainer = field(default_factory=Trainer)
-    evaluation: Evaluation = field(default_factory=Evaluation)
+    generator: Any
+    objective: Any
+    half: bool
+    moments: MomentsSettings
+    augmentation: AugmentationSettings
+    trainer: TrainerSettings
 
 
-@dataclass
-class Attack(Common):
+@dataclass(kw_only=True)
+class AttackCommand(JudgingCommand):
     """``robustcli attack``."""
 
+    attack: Any
+    candidates: Any
     purifier: Any = None
-    threads: int = MISSING
-    device: str = MISSING
 
 
-@dataclass
-class Evaluate(Common):
+@dataclass(kw_only=True)
+class EvaluateCommand(JudgingCommand):
     """``robustcli evaluate``."""
 
-    checkpoints: Any = None
+    attack: Any = None
+    attacks: Any
+    candidates: Any
     purifier: Any = None
-    judges: Any = MISSING
-    transfer: bool = MISSING
-    threads: int = MISSING
-    device: str = MISSING
+    checkpoints: Any = None
+    transfer: bool
 
 
-@dataclass
-class Purify:
+@dataclass(kw_only=True)
+class PurifyCommand(JudgingCommand):
     """``robustcli purify``."""
 
-    seed: int = MISSING
-    checkpoint: str | None = None
-    resume: str | None = None
-    dataset: Any = MISSING
-    model: Any = MISSING
-    purifier: Any = MISSING
-    baselines: Any = MISSING
+    purifier: Any
+    baselines: Any
     variants: Any = None
-    protocol: Any = MISSING
-    diagnostics: str = MISSING
-    evaluation: Evaluation = field(default_factory=Evaluation)
-    threads: int = MISSING
-    device: str = MISSING
+    attacks: Any
 
 
-@dataclass
-class FooledImages:
-    """On which images alphas are learned."""
-
-    split: str = MISSING
-    eps: Any = MISSING
-    images: int = MISSING
-
-
-@dataclass
-class LearnAlphas:
+@dataclass(kw_only=True)
+class LearnAlphasCommand(BaseCommand):
     """``robustcli learn-alphas``."""
 
-    seed: int = MISSING
-    checkpoint: str | None = None
-    resume: str | None = None
-    dataset: Any = MISSING
-    model: Any = MISSING
-    purifier: Any = MISSING
-    adversarial: FooledImages = field(default_factory=FooledImages)
-    trials: int = MISSING
-    sampler: str = MISSING
-    objectives: list[str] = MISSING
-    evaluation: Evaluation = field(default_factory=Evaluation)
-    threads: int = MISSING
-    device: str = MISSING
+    model: Any
+    threat: ThreatSettings
+    purifier: Any
+    adversarial: AdversarialImagesSettings
+    trials: int = within(1)
+    sampler: str = one_of("gp", "tpe", "random")
+    objectives: list[str]
 
 
-SCHEMAS: Mapping[str, type] = {
-    "train_mat": TrainMat,
-    "train_classifier": TrainClassifier,
-    "train_generator": TrainGenerator,
-    "attack": Attack,
-    "evaluate": Evaluate,
-    "purify": Purify,
-    "learn_alphas": LearnAlphas,
-}
-CHOICES: Mapping[str, tuple[str, ...]] = {
-    "trainer.optimizer": ("adamw", "sgd", "adamax"),
-    "trainer.schedule": ("cosine", "constant"),
-    "trainer.precision": ("fp32", "bf16"),
-    "diagnostics": ("auto", "full", "strict", "off"),
-    "sampler": ("gp", "tpe", "random"),
-    "adversarial.split": ("train", "val", "test"),
-    "evaluation.split": ("train", "val", "test"),
-    "evaluation.attacker": ("query", "item", "both", "all"),
-}
-# Lower and upper bound, both allowed; None stands for no bound.
-BOUNDS: Mapping[str, tuple[float | None, float | None]] = {
-    "trainer.max_steps": (0, None),
-    "trainer.max_seconds": (0, None),
-    "trainer.batch_size": (1, None),
-    "trainer.lr": (0, None),
-    "trainer.weight_decay": (0, None),
-    "trainer.warmup": (0, 1),
-    "trainer.accumulation": (1, None),
-    "trainer.clip": (0, None),
-    "trainer.ema": (0, 1),
-    "trainer.threads": (1, None),
-    "trainer.save_minutes": (0, None),
-    "trainer.eval_every": (0, None),
-    "trainer.log_every": (1, None),
-    "augmentation.shift": (0, None),
-    "augmentation.crop_scale": (0, 1),
-    "augmentation.brightness": (0, 1),
-    "augmentation.contrast": (0, 1),
-    "augmentation.equalize": (0, 1),
-    "augmentation.grayscale": (0, 1),
-    "evaluation.limit": (1, None),
-    "evaluation.batch_size": (1, None),
-    "evaluation.resamples": (1, None),
-    "threads": (1, None),
-    "adversarial.images": (1, None),
-    "trials": (1, None),
-    "moments.batches": (1, None),
-    "moments.batch_size": (2, None),
+# By the name of the command's primary config: conf/<name>.yaml has `<name>_schema` in its defaults list.
+SCHEMAS: Mapping[str, type[BaseCommand]] = {
+    "train_mat": TrainMatCommand,
+    "train_classifier": TrainClassifierCommand,
+    "train_generator": TrainGeneratorCommand,
+    "attack": AttackCommand,
+    "evaluate": EvaluateCommand,
+    "purify": PurifyCommand,
+    "learn_alphas": LearnAlphasCommand,
 }
 
 
@@ -262,42 +237,3 @@ def register() -> None:
         store.store(name=f"{name}_schema", node=schema)
     # The one mapping that takes any key: the parameters of another project's classes.
     store.store(name="open_params", node=DictConfig({"params": DictConfig({}, flags={"struct": False})}))
-
-
-def check(config: DictConfig) -> None:
-    """Refuse a composed config that no run could work with.
-
-    Raises:
-        UserError: a value is missing, out of its bounds or not among the choices, or an interpolation leads nowhere.
-    """
-    try:
-        OmegaConf.to_container(config, resolve=True)
-        missing = sorted(OmegaConf.missing_keys(config) | _deleted(config))
-    except OmegaConfBaseException as error:
-        raise UserError(f"the config cannot be resolved: {str(error).splitlines()[0]}") from error
-    if missing:
-        raise UserError(f"{missing[0]} has no value: give it one on the command line as {missing[0]}=VALUE")
-    for key, (low, high) in BOUNDS.items():
-        _check_bounds(key, OmegaConf.select(config, key), low, high)
-    for key, choices in CHOICES.items():
-        _check_choice(key, OmegaConf.select(config, key), choices)
-
-
-def _deleted(config: DictConfig) -> set[str]:
-    """Fields of the schema that ``~key`` took away."""
-    schema = OmegaConf.get_type(config)
-    return {entry.name for entry in fields(schema)} - {str(key) for key in config} if is_dataclass(schema) else set()
-
-
-def _check_bounds(key: str, value: float | None, low: float | None, high: float | None) -> None:
-    if value is None:
-        return
-    if not ((low is None or value >= low) and (high is None or value <= high)):
-        expected = f"at least {low}" if high is None else f"at most {high}" if low is None else f"from {low} to {high}"
-        raise UserError(f"{key} is {value}, but must be {expected}")
-
-
-def _check_choice(key: str, value: str | None, choices: tuple[str, ...]) -> None:
-    if value is None or value in choices:
-        return
-    raise UserError(f"{key} is {value!r}{did_you_mean(value, choices)} (choices: {', '.join(choices)})")

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from robustcli.data.decode import PIPELINE, BadImage, Fit, decode
 from robustcli.data.sources import Blob
+from robustcli.utils import locks
 from robustcli.utils.cache import cache_directory
 from robustcli.utils.errors import UserError
 
@@ -63,10 +64,13 @@ def open_store(blobs: Sequence[Blob], image_size: int, *, stop_at_bad: bool, fit
         stop_at_bad: stop at the first bad image, keep nothing and return no pixels.
         fit: how an image becomes square, see `decode`.
     """
-    directory = _directory("images")
-    place = directory / _key(blobs, image_size, fit)
+    place = cache_directory("images") / _key(blobs, image_size, fit)
     if not place.is_dir():
-        problem = _build(blobs, image_size, place, stop_at_bad=stop_at_bad, fit=fit)
+        # The jobs of a sweep ask for the same set at the same time: one decodes, the others wait for it.
+        with locks.exclusive(place.with_suffix(".lock")):
+            problem = None
+            if not place.is_dir():
+                problem = _build(blobs, image_size, place, stop_at_bad=stop_at_bad, fit=fit)
         if problem:
             return PixelStore(np.empty((0, 3, image_size, image_size), np.uint8), [], [], [problem])
     entries = json.loads((place / "entries.json").read_text())
@@ -74,16 +78,6 @@ def open_store(blobs: Sequence[Blob], image_size: int, *, stop_at_bad: bool, fit
     pixels = np.memmap(place / "pixels.u8", np.uint8, "r", shape=shape) if shape[0] else np.empty(shape, np.uint8)
     bad = [(position, what) for position, what in entries["bad"]]
     return PixelStore(pixels, entries["kept"], entries["hashes"], bad)
-
-
-def _directory(name: str) -> Path:
-    try:
-        return cache_directory(name)
-    except OSError as error:
-        raise UserError(
-            f"decoded images cannot be kept ({error}): set the environment variable ROBUSTCLI_CACHE to a folder that"
-            " can be written to."
-        ) from error
 
 
 def _key(blobs: Sequence[Blob], image_size: int, fit: Fit) -> str:
@@ -106,9 +100,11 @@ def _build(
     try:
         problem = _write(blobs, image_size, unfinished, stop_at_bad=stop_at_bad, fit=fit)
         if problem is None:
-            _rename(unfinished, place)
+            unfinished.rename(place)
         return problem
     except OSError as error:
+        if place.is_dir():  # made meanwhile on a machine that the lock does not reach, which is as good
+            return None
         raise UserError(f"decoded images cannot be kept in {place.parent}: {error}.") from error
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -161,11 +157,3 @@ def _check_space(directory: Path, needed: int) -> None:
             " environment variable ROBUSTCLI_CACHE to a folder with more room, or lower dataset.limit or"
             " dataset.image_size."
         )
-
-
-def _rename(unfinished: Path, place: Path) -> None:
-    try:
-        unfinished.rename(place)
-    except OSError:
-        if not place.is_dir():  # another process may have finished the same store meanwhile, which is as good
-            raise

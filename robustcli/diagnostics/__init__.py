@@ -1,8 +1,10 @@
 """Diagnostics of robust numbers: is the model robust, or the attack on it weak?
 
-``diagnose(ClassifierSubject(model, images, labels), attack)`` says, check by check, *ok*, *suspect* or *not run*.
+``diagnose(ClassifierSubject(model, images, labels, threat), attack)`` says, check by check, *ok*, *suspect* or *not
+run*.
 """
 
+from robustcli.diagnostics.advice import Advice, ConfigKeys
 from robustcli.diagnostics.battery import CHECKS, SAMPLES, diagnose
 from robustcli.diagnostics.finding import (
     NOT_RUN,
@@ -23,7 +25,9 @@ __all__ = [
     "OK",
     "SAMPLES",
     "SUSPECT",
+    "Advice",
     "ClassifierSubject",
+    "ConfigKeys",
     "Finding",
     "Judgement",
     "Outcome",

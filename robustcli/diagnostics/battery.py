@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from robustcli.diagnostics.advice import ConfigKeys
 from robustcli.diagnostics.changes import AnyAttack
 from robustcli.diagnostics.checks import gradients, last_step, monotone_in_eps, more_steps, randomised, unbounded_eps
 from robustcli.diagnostics.evidence import Evidence
@@ -33,6 +34,7 @@ def diagnose(
     name: str = "attack",
     sources: Mapping[str, Any] | None = None,
     queries: int = 100,
+    keys: ConfigKeys | None = None,
 ) -> list[Finding]:
     """Every check of ``CHECKS``, in this order; a dozen runs of the attack on the sample.
 
@@ -42,8 +44,9 @@ def diagnose(
         model, name: the labels of the number.
         sources: other models by name, whose adversarial images may transfer; the subject's own is left out.
         queries: forward passes of the black-box search, an image.
+        keys: where it stands in the config, for the advice; None: as ``attack``.
     """
-    case = Evidence(subject, attack, sources=sources or {}, queries=queries)
+    case = Evidence(subject, attack, sources=sources or {}, queries=queries, keys=keys or ConfigKeys())
     return [_finding(check, judge(case), model, name) for check, judge in CHECKS.items()]
 
 

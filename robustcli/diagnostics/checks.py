@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 
 from robustcli.attacks.core.base import ImageAttack
-from robustcli.diagnostics import advice
-from robustcli.diagnostics.changes import at_eps, setting, takes, with_search, with_settings
+from robustcli.diagnostics.changes import resized, setting, takes, with_search, with_settings
 from robustcli.diagnostics.evidence import Evidence
 from robustcli.diagnostics.finding import Judgement, beyond
 from robustcli.diagnostics.watching import Climb, Traced
@@ -41,10 +40,10 @@ def gradients(case: Evidence) -> Judgement | str:
     zero, nan, flat = found.zero / found.gradients, found.nan / found.gradients, _flat(case, found.slopes)
     measured = f"of {found.gradients} gradients {zero:.1%} zero, {nan:.1%} with a NaN, {flat:.1%} vanishing"
     if nan > _BROKEN:
-        return Judgement(True, measured, advice.NAN)
+        return Judgement(True, measured, case.advice.nan)
     if max(zero, flat) <= _USELESS:
         return Judgement(False, measured)
-    return Judgement(True, measured, advice.SATURATED if _margin_has_slope(case) else advice.SHATTERED)
+    return Judgement(True, measured, case.advice.saturated if _margin_has_slope(case) else case.advice.shattered)
 
 
 def randomised(case: Evidence) -> Judgement | str:
@@ -55,7 +54,7 @@ def randomised(case: Evidence) -> Judgement | str:
         return Judgement(
             False, f"answers are drawn; the attack averages {case.draws} draws, and most of 20 fresh count"
         )
-    return Judgement(True, "two passes over the same images differ", advice.RANDOMISED)
+    return Judgement(True, "two passes over the same images differ", case.advice.randomised)
 
 
 def monotone_in_eps(case: Evidence) -> Judgement | str:
@@ -67,10 +66,12 @@ def monotone_in_eps(case: Evidence) -> Judgement | str:
     assert case.attack is not None
     factors = (1.0, 2.0) if case.ensemble else (0.5, 1.0, 2.0)
     radii = [min(case.eps * factor, case.whole) for factor in factors]
-    found = [case.success if eps == case.eps else case.successes(at_eps(case.attack, eps)) for eps in radii]
+    found = [
+        case.success if eps == case.eps else case.successes(*resized(case.attack, case.threat, eps)) for eps in radii
+    ]
     lost = [int((before & ~after).sum()) for before, after in pairwise(found)]
     measured = f"{_rates(found)} at {', '.join(f'{factor:g}' for factor in factors)} eps; {sum(lost)} stand up again"
-    return Judgement(any(beyond(count, len(found[0]), _LUCK) for count in lost), measured, advice.NOT_MONOTONE)
+    return Judgement(any(beyond(count, len(found[0]), _LUCK) for count in lost), measured, case.advice.not_monotone)
 
 
 def more_steps(case: Evidence) -> Judgement | str:
@@ -85,7 +86,7 @@ def more_steps(case: Evidence) -> Judgement | str:
     steps: int = setting(case.search, "steps")
     more, left, count = case.more(with_settings(case.attack, steps=2 * steps))
     measured = f"{more} of the {left} that are left of {count} fall with {2 * steps} steps in place of {steps}"
-    return Judgement(beyond(more, count, _LUCK), measured, advice.more_steps(2 * steps))
+    return Judgement(beyond(more, count, _LUCK), measured, case.advice.more_steps(2 * steps))
 
 
 def last_step(case: Evidence) -> Judgement | str:
@@ -98,21 +99,22 @@ def last_step(case: Evidence) -> Judgement | str:
         return "the loss is drawn, so that its highest value rises with every pass"
     if not isinstance(search, ImageAttack) or case.ensemble or setting(search, "targets"):
         return f"{type(case.given).__name__} does not climb one loss from step to step"
-    if setting(search, "steps", setting(search, "queries", 1)) < _LEAST_STEPS:
+    steps: int = setting(search, "steps", setting(search, "queries", 1))
+    if steps < _LEAST_STEPS:
         return f"the attack takes fewer than {_LEAST_STEPS} steps"
     once = search.replace(restarts=1) if takes(search, "restarts") else search
     rows, left, count = case.images_of(case.standing), int(case.standing.sum()), int(case.reached.sum())
     if not beyond(left, count, _LUCK):
         return Judgement(False, f"{left} of {count} are left, too few to change the number")
     case.subject.attacked(with_search(case.attack, lambda _: Traced(once, climb)), rows)
-    heights = _in_logits(climb.best()) if search.loss == "gallery" else climb.best()
+    heights = _in_logits(climb.best()) if search.loss == "cross_entropy" else climb.best()
     late = max(1, round((len(heights) - 1) / 10))
     total, end = heights[-1] - heights[0], heights[-1] - heights[-1 - late]
     if not bool((total > 0).any()):
         return "the loss never rose: see gradients"
     share = float((end / total)[total > 0].median())
     measured = f"{share:.1%} of the climb in the last {late} of {len(heights) - 1} passes, in the median of what stands"
-    return Judgement(share > _LATE, measured, advice.STILL_RISING)
+    return Judgement(share > _LATE, measured, case.advice.still_rising(2 * steps))
 
 
 def unbounded_eps(case: Evidence) -> Judgement | str:
@@ -128,7 +130,7 @@ def unbounded_eps(case: Evidence) -> Judgement | str:
         return "other entries of the gallery that are true of the queries cannot be edited"
     left = int(_unbroken(case).sum())
     measured = f"{left} of {count} stand in a ball that holds every image"
-    return Judgement(beyond(left, count, _STANDING + case.subject.chance), measured, advice.MASKED)
+    return Judgement(beyond(left, count, _STANDING + case.subject.chance), measured, case.advice.masked)
 
 
 def _unbroken(case: Evidence) -> Tensor:
@@ -136,14 +138,15 @@ def _unbroken(case: Evidence) -> Tensor:
     assert case.attack is not None
     left = case.subject.breakable() & case.standing
     if case.minimum_norm:
-        runs = [with_settings(case.attack, eps=None)]
+        runs = [(case.attack, case.threat.at(None))]
     else:
         steps = max(_ACROSS, setting(case.search, "steps", 0))
         radii = (case.whole, case.whole / 2)  # from a start near the middle of the box, where the slope is another one
-        runs = [with_settings(at_eps(case.attack, eps), steps=steps) for eps in radii]
-    for run in runs:
+        wide = (resized(case.attack, case.threat, eps) for eps in radii)
+        runs = [(with_settings(attack, steps=steps), threat) for attack, threat in wide]
+    for attack, threat in runs:
         if bool(left.any()):
-            left = left & ~case.subject.attacked(run, case.images_of(left)).success
+            left = left & ~case.subject.attacked(attack, case.images_of(left), threat=threat).success
     return left
 
 
@@ -155,7 +158,7 @@ def _in_logits(losses: Tensor) -> Tensor:
 
 def _flat(case: Evidence, slopes: Tensor) -> float:
     """Share of the gradients that promise no rise within the ball; NaN ones are counted elsewhere."""
-    radius = setting(case.search, "eps") or 1.0
+    radius = case.threat.radius or 1.0
     known = slopes[slopes.isfinite()]
     return float((known * radius < _VANISHING).double().mean()) if len(known) else 0.0
 

@@ -10,12 +10,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from robustcli.attacks.adaptive.eot import EOT, RetrievalEOT
-from robustcli.attacks.adaptive.surrogate import RetrievalSurrogate, Surrogate
-from robustcli.attacks.core.classifier import ClassifierAttack, MinimumNormAttack
-from robustcli.attacks.image.autoattack import AutoAttack
-from robustcli.attacks.multimodal.retrieval_autoattack import RetrievalAutoAttack
-from robustcli.diagnostics.changes import AnyAttack, image_search, layers, one_side, setting, takes
+from robustcli.attacks import (
+    EOT,
+    AutoAttack,
+    ClassifierAttack,
+    RetrievalAttack,
+    RetrievalAutoAttack,
+    RetrievalEOT,
+    RetrievalSurrogate,
+    Surrogate,
+    ThreatModel,
+)
+from robustcli.diagnostics.advice import Advice, ConfigKeys
+from robustcli.diagnostics.changes import AnyAttack, image_search, layers, one_side
 from robustcli.diagnostics.subjects import Outcome, Subject
 
 ENSEMBLES = (AutoAttack, RetrievalAutoAttack)
@@ -28,17 +35,26 @@ class Evidence:
         subject, attack: what the number stands for.
         sources: other models by name, that adversarial images may come from.
         queries: forward passes of a black-box search.
+        keys: where the attack stands in the config, for the advice.
 
     Attributes:
+        threat: what may change, that of the subject.
         attack: the image part; None of an attack on captions alone. text: the text part, or None.
         search: the innermost search of images.
+        advice: what to do about each flaw.
     """
 
-    def __init__(self, subject: Subject, attack: AnyAttack, *, sources: Mapping[str, Any], queries: int) -> None:
-        self.subject, self.sources, self.queries = subject, sources, queries
-        self.given, self.attack, self.text = attack, one_side(attack, "image"), one_side(attack, "text")
+    def __init__(
+        self, subject: Subject, attack: AnyAttack, *, sources: Mapping[str, Any], queries: int, keys: ConfigKeys
+    ) -> None:
+        self.subject, self.sources, self.queries, self.threat = subject, sources, queries, subject.threat
+        self.given = attack
+        self.attack = one_side(attack, "image") if self.threat.moves_images else None
+        self.text = one_side(attack, "text") if self.threat.moves_texts else None
         self.search: ClassifierAttack | None = None if self.attack is None else image_search(self.attack)
         self.reached = subject.reached("image")
+        ensemble = "retrieval_autoattack" if isinstance(attack, RetrievalAttack) else "autoattack"
+        self.advice = Advice(keys=keys, ensemble=ensemble, search=self.search)
 
     @cached_property
     def draws(self) -> int:
@@ -61,9 +77,9 @@ class Evidence:
         """(Q,) bool, of the image part as it is."""
         return self.outcome.success[self.reached]
 
-    def successes(self, attack: AnyAttack) -> Tensor:
-        """(Q,) bool, of another image part."""
-        return self.subject.attacked(attack).success[self.reached]
+    def successes(self, attack: AnyAttack, threat: ThreatModel) -> Tensor:
+        """(Q,) bool, of another image part within another threat model."""
+        return self.subject.attacked(attack, threat=threat).success[self.reached]
 
     @cached_property
     def standing(self) -> Tensor:
@@ -85,13 +101,12 @@ class Evidence:
     @property
     def eps(self) -> float:
         """The radius; only where `no_radius` has no objection."""
-        return float(setting(self.search, "eps"))
+        return float(self.threat.ball.eps)
 
     @property
     def whole(self) -> float:
         """The eps of a ball that holds every image."""
-        assert self.search is not None
-        return 1.0 if self.search.norm == "linf" else float(self.subject.pixels**0.5)
+        return 1.0 if self.threat.norm == "linf" else float(self.subject.pixels**0.5)
 
     def no_search(self) -> str | None:
         """Why nothing can be said of images, if so."""
@@ -109,13 +124,9 @@ class Evidence:
 
     def no_eps(self) -> str | None:
         """Why the radius cannot be changed, if so."""
-        assert self.search is not None
-        if not takes(self.search, "eps"):
-            return f"{type(self.search).__name__} has no eps of its own to change"
-        eps = setting(self.search, "eps")
-        if eps is None:
+        if self.threat.radius is None:
             return "the attack has no radius: it looks for the smallest change"
-        return "eps is 0" if eps == 0 else None
+        return "eps is 0" if self.threat.radius == 0 else None
 
     def drawn(self) -> str | None:
         """Why two runs cannot be compared, if so."""
@@ -126,7 +137,7 @@ class Evidence:
     @property
     def minimum_norm(self) -> bool:
         """Whether the search looks for the smallest change."""
-        return isinstance(self.search, MinimumNormAttack)
+        return self.search is not None and self.search.minimum_norm
 
     @property
     def ensemble(self) -> bool:

@@ -1,6 +1,5 @@
 """What a diagnostic says, and what all of them together say of a robust number."""
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
@@ -73,8 +72,7 @@ def refuse_suspects(findings: Iterable[Finding]) -> None:
 
 
 def beyond(count: int, total: int, share: float) -> bool:
-    """Whether ``count`` of ``total`` is more than ``share`` and luck explain: its binomial tail is below 5 %."""
-    if count <= 0:
-        return False
-    tail = sum(math.comb(total, k) * share**k * (1 - share) ** (total - k) for k in range(count, total + 1))
-    return tail < _LEVEL
+    """One-sided binomial test at 5 %: ``count`` of ``total`` is more than ``share`` in [0,1] and luck explain."""
+    from scipy.stats import binomtest
+
+    return count > 0 and bool(binomtest(count, total, min(share, 1.0), alternative="greater").pvalue < _LEVEL)

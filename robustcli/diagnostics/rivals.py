@@ -4,15 +4,16 @@ Shapes: N queries in all, Q queries that count.
 """
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 from robustcli.attacks.adaptive.eot import EOT, RetrievalEOT
 from robustcli.attacks.adaptive.surrogate import RetrievalSurrogate, Surrogate
-from robustcli.attacks.core.base import ImageAttack, RetrievalAttack
+from robustcli.attacks.core.base import ImageAttack
+from robustcli.attacks.core.retrieval import RetrievalAttack
 from robustcli.attacks.image.apgd import APGD
 from robustcli.attacks.image.pgd import PGD
 from robustcli.attacks.image.square import Square
-from robustcli.attacks.multimodal.attacks import SepAttack
-from robustcli.diagnostics import advice
+from robustcli.attacks.multimodal.sep import SepAttack
 from robustcli.diagnostics.changes import AnyAttack, layers, setting
 from robustcli.diagnostics.evidence import Evidence
 from robustcli.diagnostics.finding import Judgement, beyond
@@ -23,7 +24,6 @@ _LUCK = 0.03  # share of the queries that a greedy search of words may lose with
 _EQUAL = 0.03  # share that an equal search may add by luck
 _STEPS = 30
 _NOISES = 4
-_BUDGETS = ("max_words", "max_characters")
 
 
 def black_box(case: Evidence) -> Judgement | str:
@@ -31,7 +31,7 @@ def black_box(case: Evidence) -> Judgement | str:
     if (reason := case.no_radius()) is not None:
         return reason
     name = f"Square ({case.queries} queries) or noise"
-    return _compared(case, _blind(case), name, advice.BLACK_BOX, _BETTER)
+    return _compared(case, _blind(case), name, case.advice.black_box, _BETTER)
 
 
 def stronger_search(case: Evidence) -> Judgement | str:
@@ -41,10 +41,10 @@ def stronger_search(case: Evidence) -> Judgement | str:
     if case.ensemble:
         return "an ensemble, which holds APGD"
     assert case.search is not None
-    norm, eps, seed = case.search.norm, case.eps, derive_seed(case.search.seed, "diagnostics")
-    searches = [APGD(norm=norm, eps=eps, steps=_STEPS, loss=loss, seed=seed) for loss in ("gallery", "margin")]
+    seed = derive_seed(case.search.seed, "diagnostics")
+    searches = [APGD(steps=_STEPS, loss=loss, seed=seed) for loss in ("cross_entropy", "margin")]
     rivals = [_as_given(case, search) for search in searches]
-    return _compared(case, rivals, f"APGD with {_STEPS} steps", advice.STRONGER, _EQUAL)
+    return _compared(case, rivals, f"APGD with {_STEPS} steps", case.advice.stronger, _EQUAL)
 
 
 def transfer(case: Evidence) -> Judgement | str:
@@ -61,7 +61,7 @@ def transfer(case: Evidence) -> Judgement | str:
         case,
         [_from(case.attack, model) for model in others.values()],
         f"images computed on {', '.join(others)}",
-        advice.TRANSFER,
+        case.advice.transfer,
         _BETTER,
     )
 
@@ -73,18 +73,21 @@ def more_words(case: Evidence) -> Judgement | str:
     reached = case.subject.reached("text")
     if not bool(reached.any()):
         return "no query of the sample that the attacker may edit is right when clean"
-    text = _inner(case.text).text
-    changed = {name: setting(text, name) + 1 for name in _BUDGETS if setting(text, name) is not None}
-    if not changed:
-        return f"{type(text).__name__} has no budget of words or characters"
+    text, threat = _inner(case.text).text, case.threat
+    wider = replace(
+        threat, words=threat.words + bool(threat.words), characters=threat.characters + bool(threat.characters)
+    )
+    shown = f"threat.{threat.text.key}={threat.text.n + 1}"
+    widened = case.text
     if setting(text, "top_k"):
-        changed["top_k"] = 2 * setting(text, "top_k")
-    wider = _with_text(case.text, changed)
-    before, after = (case.subject.attacked(attack).success[reached] for attack in (case.text, wider))
-    lost, shown = int((before & ~after).sum()), ", ".join(f"{name}={value}" for name, value in changed.items())
+        widened = _with_text(case.text, {"top_k": 2 * setting(text, "top_k")})
+        shown += f", top_k={2 * setting(text, 'top_k')}"
+    before = case.subject.attacked(case.text).success[reached]
+    after = case.subject.attacked(widened, threat=wider).success[reached]
+    lost = int((before & ~after).sum())
     rates = f"{100 * before.double().mean():.0f} % → {100 * after.double().mean():.0f} % fall"
     measured = f"{rates} with {shown}; {lost} stand up again"
-    return Judgement(beyond(lost, len(before), _LUCK), measured, advice.WORDS)
+    return Judgement(beyond(lost, len(before), _LUCK), measured, case.advice.words)
 
 
 def _compared(case: Evidence, rivals: Iterable[AnyAttack], name: str, remedy: str, share: float) -> Judgement:
@@ -95,12 +98,9 @@ def _compared(case: Evidence, rivals: Iterable[AnyAttack], name: str, remedy: st
 
 def _blind(case: Evidence) -> list[AnyAttack]:
     assert case.search is not None
-    norm, eps, seed = case.search.norm, case.eps, case.search.seed
-    square = Square(norm=norm, eps=eps, queries=case.queries, seed=derive_seed(seed, "diagnostics"))
-    noises = [
-        PGD(norm=norm, eps=eps, steps=0, loss="margin", seed=derive_seed(seed, "diagnostics", number))
-        for number in range(_NOISES)
-    ]
+    seed = case.search.seed
+    square = Square(queries=case.queries, seed=derive_seed(seed, "diagnostics"))
+    noises = [PGD(steps=0, loss="margin", seed=derive_seed(seed, "diagnostics", number)) for number in range(_NOISES)]
     return [_as_given(case, search) for search in (square, *noises)]
 
 

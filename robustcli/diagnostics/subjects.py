@@ -9,14 +9,22 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from robustcli.attacks.core.base import RetrievalAttack
-from robustcli.attacks.core.classifier import Classifier, ClassifierAttack, is_randomised
-from robustcli.attacks.core.frozen import frozen
-from robustcli.attacks.core.pairs import Adversarial, DualEncoderLike, Gallery, ImageAdversarial, Pairs
-from robustcli.attacks.core.randomised import judge_on_draws
+from robustcli.attacks import (
+    Adversarial,
+    ClassifierAttack,
+    DualEncoderLike,
+    Gallery,
+    ImageAdversarial,
+    Pairs,
+    RetrievalAttack,
+    ThreatModel,
+    frozen,
+    judge_on_draws,
+)
+from robustcli.attacks.core.base import Classifier, is_randomised
 from robustcli.attacks.core.success import judge
 from robustcli.attacks.core.target import Target
-from robustcli.diagnostics.changes import AnyAttack, image_search
+from robustcli.diagnostics.changes import AnyAttack
 from robustcli.diagnostics.watching import Slopes, WatchedClassifier, WatchedEncoder
 from robustcli.utils.seeding import derive_seed
 
@@ -58,11 +66,13 @@ class Subject(Protocol):
         model: the bare one.
         image_of: (Q,) long, the row of the image that each query belongs to.
         pixels: C H W.
+        threat: what the attacks may change.
         randomised: two passes over the same image differ.
         chance: share of the queries that would be right by luck.
     """
 
     model: Any
+    threat: ThreatModel
     image_of: Tensor
     pixels: int
     randomised: bool
@@ -74,8 +84,10 @@ class Subject(Protocol):
     def breakable(self) -> Tensor:
         """(Q,) bool: those that some image of the attacker's must mislead, whatever it takes."""
 
-    def attacked(self, attack: AnyAttack, rows: Tensor | None = None) -> Outcome:
-        """The images ``rows`` (None: all) attacked, with their captions, and all queries judged."""
+    def attacked(self, attack: AnyAttack, rows: Tensor | None = None, *, threat: ThreatModel | None = None) -> Outcome:
+        """The images ``rows`` (None: all) attacked, with their captions, within ``threat`` (None: the subject's own),
+        and all queries judged.
+        """
 
 
 class ClassifierSubject:
@@ -85,13 +97,22 @@ class ClassifierSubject:
         model: images (B,C,H,W) in [0,1] -> logits (B,Y); left as it was, if it is a module.
         images: (N,C,H,W) float32 in [0,1], where the model is.
         labels: (N,) long.
+        threat: what the attacks may change.
         sample_ids: (N,) long; names of the draws; None: their places.
     """
 
     chance = 0.0  # an attacker leaves no label, not even by luck
 
-    def __init__(self, model: Classifier, images: Tensor, labels: Tensor, sample_ids: Tensor | None = None) -> None:
-        self.model, self.images, self.labels = model, images, labels.to(images.device)
+    def __init__(
+        self,
+        model: Classifier,
+        images: Tensor,
+        labels: Tensor,
+        threat: ThreatModel,
+        *,
+        sample_ids: Tensor | None = None,
+    ) -> None:
+        self.model, self.images, self.labels, self.threat = model, images, labels.to(images.device), threat
         self.sample_ids = torch.arange(len(images)) if sample_ids is None else sample_ids.cpu()
         self.image_of, self.pixels = torch.arange(len(images)), images[0].numel() if len(images) else 0
         with frozen(model):
@@ -104,12 +125,14 @@ class ClassifierSubject:
     def breakable(self) -> Tensor:
         return self._right
 
-    def attacked(self, attack: AnyAttack, rows: Tensor | None = None) -> Outcome:
+    def attacked(self, attack: AnyAttack, rows: Tensor | None = None, *, threat: ThreatModel | None = None) -> Outcome:
         assert isinstance(attack, ClassifierAttack)
-        chosen, slopes = self.image_of if rows is None else rows, Slopes(attack.norm)
+        within = threat or self.threat
+        chosen, slopes = self.image_of if rows is None else rows, Slopes(within.norm)
         here = chosen.to(self.images.device)
         images, labels = self.images[here], self.labels[here]
-        found = attack(WatchedClassifier(self.model, slopes), images, labels, self.sample_ids[chosen])
+        watched = WatchedClassifier(self.model, slopes)
+        found = attack(watched, images, labels, within, sample_ids=self.sample_ids[chosen])
         fooled = ~self._known(found.images, labels) if self.randomised else found.success.cpu()
         return Outcome.of(found, _spread(fooled, chosen, len(self.images)), slopes)
 
@@ -124,11 +147,19 @@ class RetrievalSubject:
     Args:
         model: left as it was, if it is a module.
         pairs: the sample, where the model is.
-        gallery: what queries are ranked against, and what the attacker may edit; None: the pairs themselves.
+        threat: what the attacks may change, and who edits what.
+        gallery: what queries are ranked against; None: the pairs themselves.
     """
 
-    def __init__(self, model: DualEncoderLike, pairs: Pairs, gallery: Gallery | None = None) -> None:
-        self.model, self.pairs = model, pairs
+    def __init__(
+        self,
+        model: DualEncoderLike,
+        pairs: Pairs,
+        threat: ThreatModel,
+        *,
+        gallery: Gallery | None = None,
+    ) -> None:
+        self.model, self.pairs, self.threat = model, pairs, threat
         self.image_of = torch.cat([torch.arange(len(pairs.images)), pairs.owner.cpu()])
         self.pixels = pairs.images[0].numel() if len(pairs.images) else 0
         with frozen(model), torch.no_grad():
@@ -136,11 +167,11 @@ class RetrievalSubject:
             torch.manual_seed(derive_seed(0, "diagnostics"))  # of a model that draws; `frozen` puts the state back
             self.randomised = is_randomised(model.encode_image, pairs.images)
         self.chance = float(self.gallery.image_matches.float().mean())
-        self._right = ~self._misled(Target(model, pairs, self.gallery), pairs.images, pairs.captions)
+        self._right = ~self._misled(Target(model, pairs, self.gallery, self.threat), pairs.images, pairs.captions)
 
     def reached(self, side: str) -> Tensor:
         part, sizes = ("image", "text").index(side), (len(self.pairs.images), len(self.pairs.captions))
-        moved = [self.gallery.moves(direction)[part] for direction in ("image_to_text", "text_to_image")]
+        moved = [self.threat.sides(direction)[part] for direction in ("image_to_text", "text_to_image")]
         return self._right & torch.repeat_interleave(torch.tensor(moved), torch.tensor(sizes))
 
     def breakable(self) -> Tensor:
@@ -149,13 +180,14 @@ class RetrievalSubject:
         alone = (self.gallery.caption_matches.sum(1) == 1).cpu()
         return self.reached("image") & torch.cat([false, alone])
 
-    def attacked(self, attack: AnyAttack, rows: Tensor | None = None) -> Outcome:
+    def attacked(self, attack: AnyAttack, rows: Tensor | None = None, *, threat: ThreatModel | None = None) -> Outcome:
         assert isinstance(attack, RetrievalAttack)
+        within = threat or self.threat
         chosen = torch.arange(len(self.pairs.images)) if rows is None else rows
-        target, captions = Target(self.model, self.pairs, self.gallery).part(chosen.to(self.pairs.images.device))
-        search = image_search(attack)
-        slopes = Slopes("linf" if search is None else search.norm)
-        found = attack(WatchedEncoder(self.model, slopes), target.pairs, target.gallery)
+        whole = Target(self.model, self.pairs, self.gallery, within)
+        target, captions = whole.part(chosen.to(self.pairs.images.device))
+        slopes = Slopes(within.norm)
+        found = attack(WatchedEncoder(self.model, slopes), target.pairs, target.gallery, within)
         fooled = torch.cat([found.image_success, found.caption_success]).cpu()
         if self.randomised:
             fooled = self._misled(target, found.images, found.captions)

@@ -4,14 +4,17 @@ Shapes: B images asked for, N images, C channels, H height, W width, K passes.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
 from robustcli.attacks.adaptive.averaging import EncoderWrapper
 from robustcli.attacks.core.base import ImageAttack
-from robustcli.attacks.core.oracle import ImageObjective, ImageOracle, Meter
+from robustcli.attacks.core.counter import QueryCounter
+from robustcli.attacks.core.oracle import ImageObjective, ImageOracle
 from robustcli.attacks.core.pairs import DualEncoderLike
+from robustcli.attacks.core.threat import ThreatModel
 
 
 class Slopes:
@@ -86,6 +89,7 @@ class Climb:
         return best
 
 
+@dataclass(frozen=True, kw_only=True)
 class Traced(ImageAttack):
     """An attack whose climb is written down; no sample leaves it early.
 
@@ -94,21 +98,33 @@ class Traced(ImageAttack):
         climb: is told the losses.
     """
 
-    def __init__(self, attack: ImageAttack, climb: Climb) -> None:
-        super().__init__(norm=attack.norm, eps=attack.eps, loss=attack.loss, early_stop=False, seed=attack.seed)
-        self.attack, self.climb = attack, climb
+    attack: ImageAttack = field(kw_only=False)
+    climb: Climb = field(kw_only=False)
+    early_stop: bool = False
 
-    def find(self, oracle: ImageOracle, images: Tensor, sample_ids: Sequence[int], start: Tensor | None) -> Tensor:
-        return self.attack.find(oracle, images, sample_ids, start)
+    def __post_init__(self) -> None:
+        self._store(loss=self.attack.loss, norm=self.attack.norm, eps=self.attack.eps, seed=self.attack.seed)
+        super().__post_init__()
+
+    def ascend(
+        self,
+        oracle: ImageOracle,
+        images: Tensor,
+        sample_ids: Sequence[int],
+        threat: ThreatModel,
+        start: Tensor | None,
+    ) -> Tensor:
+        return self.attack.ascend(oracle, images, sample_ids, threat, start)
 
     def maximise(
         self,
         objective: ImageObjective,
         images: Tensor,
         sample_ids: Tensor,
+        threat: ThreatModel | None = None,
         *,
         start: Tensor | None = None,
-        meter: Meter | None = None,
+        counter: QueryCounter | None = None,
     ) -> Tensor:
         def traced(asked: Tensor, rows: Tensor) -> Tensor:
             evaluated = objective(asked, rows)
@@ -116,4 +132,4 @@ class Traced(ImageAttack):
             self.climb.see(rows, loss)
             return loss
 
-        return super().maximise(traced, images, sample_ids, start=start, meter=meter)
+        return super().maximise(traced, images, sample_ids, threat, start=start, counter=counter)

@@ -3,17 +3,19 @@
 from functools import partial
 from urllib.parse import quote
 
-from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from safetensors.torch import save_file
 
-from robustcli.builders.models import build_surrogate, choose_device
-from robustcli.engines.loading import load_subject
-from robustcli.evaluation import Attacked, robust_recall
-from robustcli.evaluation.bench import build_bench, judge_model
-from robustcli.report.results import write_results
+from robustcli.engines.loading import Loaded, attack_name, judge, load_models
+from robustcli.evaluation import Attacked, AttackRun
+from robustcli.report.results import left_of, write_results
 from robustcli.runs.run import Run
 from robustcli.utils import files
+
+
+def load(config: DictConfig) -> Loaded:
+    """Data, the model, and what attacks it; raises UserError where they do not fit."""
+    return load_models(config, {"model": config.checkpoint}, attack=attack_name(config))
 
 
 def run(config: DictConfig, run: Run) -> float:
@@ -22,25 +24,25 @@ def run(config: DictConfig, run: Run) -> float:
     The images are float32 (a byte or a JPEG would undo a small perturbation); the captions stand in
     ``records.parquet``.
     """
-    device = choose_device(config.device, config.threads)
     with run.phase("load"):
-        data, models, candidates = load_subject(config, {"model": config.checkpoint}, device)
-        name = "-".join([str(HydraConfig.get().runtime.choices["attack"]), *filter(None, [config.attack.get("name")])])
-        surrogate = build_surrogate(config, data, device)
-        bench = build_bench(config, data, OmegaConf.create({name: config.attack}), candidates, name, surrogate)
-    run.note(device=str(device))
-    run.note_inputs(data={data.split: data.provenance()}, weights={"model": models["model"].fingerprint()})
+        loaded = load(config)
+    loaded.note(run)
     with run.phase("attack"):
-        records = judge_model(run, bench, models["model"], "model", keep=partial(_write_images, run, name))
+        records = judge(run, loaded.evaluation, loaded.groups, keep=partial(_write_images, run, loaded))
     with run.phase("report"):
-        table = write_results(run, bench, models, records, title=f"Attack: {name}", diagnostics=config.diagnostics)
-    return robust_recall(table, "model")
+        title = f"Attack: {attack_name(config)}"
+        table = write_results(
+            run, loaded.evaluation, loaded.groups, records, title=title, diagnostics=config.diagnostics
+        )
+    return left_of(table, loaded.groups[-1].entries[-1])
 
 
-def _write_images(run: Run, wanted: str, attack: str, found: Attacked) -> None:
-    """``adversarial/[variant/]images-<first row>.safetensors`` of each chunk."""
-    if attack != wanted:  # the curve's
+def _write_images(run: Run, loaded: Loaded, attack: AttackRun, found: Attacked) -> None:
+    """``adversarial/[access/][variant/]images-<first row>.safetensors`` of each chunk, at the radius of the table."""
+    if attack.threat.radius not in (None, loaded.evaluation.threat.radius):
         return
-    directory = run.directory / "adversarial" / quote(found.variant, safe=" ")
+    access = [attack.access] if loaded.groups[0].defended else []
+    parts = [*access, *([quote(found.variant, safe=" ")] if found.variant else [])]
+    directory = run.directory.joinpath("adversarial", *parts)
     with files.atomic(directory / f"images-{int(found.rows[0]):06d}.safetensors") as path:
         save_file({"images": found.images.contiguous(), "rows": found.rows.contiguous()}, path)

@@ -1,42 +1,36 @@
 """`robustcli evaluate`: judge one or several models, clean and under every attack, in one table."""
 
-import pandas as pd
 from omegaconf import DictConfig
 
-from robustcli.builders.models import build_surrogate, choose_device
-from robustcli.engines.loading import load_subject
-from robustcli.evaluation import robust_recall
-from robustcli.evaluation.bench import build_bench, judge_model
-from robustcli.report.results import write_results
+from robustcli.engines.loading import Loaded, attack_name, judge, load_models
+from robustcli.report.results import left_of, write_results
 from robustcli.runs.run import Run
 from robustcli.utils.errors import UserError
 
 
+def load(config: DictConfig) -> Loaded:
+    """Data, the models by label, and what judges them; raises UserError where they do not fit."""
+    return load_models(config, _checkpoints(config), attack=attack_name(config))
+
+
 def run(config: DictConfig, run: Run) -> float:
     """Judge the models of ``checkpoints`` (label: path), or that of ``checkpoint``; returns the last recall@1."""
-    device = choose_device(config.device, config.threads)
     with run.phase("load"):
-        data, models, candidates = load_subject(config, _checkpoints(config), device)
-        surrogate = build_surrogate(config, data, device)
-        bench = build_bench(config, data, config.judges, candidates, config.evaluation.curve_attack, surrogate)
-    run.note(device=str(device))
-    run.note_inputs(
-        data={data.split: data.provenance()},
-        weights={label: model.fingerprint() for label, model in models.items()},
-    )
+        loaded = load(config)
+    loaded.note(run)
     with run.phase("judge"):
-        records = [judge_model(run, bench, model, label) for label, model in models.items()]
+        records = judge(run, loaded.evaluation, loaded.groups)
     with run.phase("report"):
         table = write_results(
             run,
-            bench,
-            models,
-            pd.concat(records, ignore_index=True),
+            loaded.evaluation,
+            loaded.groups,
+            records,
             title="Evaluation",
             diagnostics=config.diagnostics,
             transfer=config.transfer,
         )
-    return robust_recall(table, list(models)[-1])
+    return left_of(table, loaded.groups[-1].entries[-1])
 
 
 def _checkpoints(config: DictConfig) -> dict[str, str | None]:

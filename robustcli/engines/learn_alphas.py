@@ -8,9 +8,11 @@ import pandas as pd
 import torch
 from omegaconf import DictConfig
 
-from robustcli.attacks.core.threat import parse_eps
+from robustcli.builders.attacks import build_threat
+from robustcli.builders.data import build_classes
 from robustcli.builders.defences import build_purified
-from robustcli.builders.models import build_classes, build_classifier, choose_device
+from robustcli.builders.device import choose_device
+from robustcli.builders.models import build_classifier
 from robustcli.data import ImageClassData
 from robustcli.defenses import PurifiedClassifier, Purifier
 from robustcli.defenses.purification.alpha_images import FooledImages, fool_reconstruction
@@ -23,17 +25,25 @@ from robustcli.utils.progress import Progress
 from robustcli.utils.seeding import derive_seed
 
 
+def load(config: DictConfig) -> tuple[dict[str, ImageClassData], PurifiedClassifier, AlphaSearch]:
+    """Data by split, the defence whose alphas are searched, and the search; raises UserError where they do not fit."""
+    device = choose_device(config.device, config.threads)
+    objectives = len(check_objectives(config.objectives))
+    _check(config)
+    splits = (config.adversarial.split, config.evaluation.split)
+    sets = {split: build_classes(config.dataset, split) for split in splits}
+    defence = _build_defence(config, sets[splits[0]], device)
+    assert isinstance(defence.cleaner, Purifier)
+    latents = len(defence.cleaner.generator.latent_shapes)
+    return sets, defence, AlphaSearch(latents, objectives=objectives, sampler=config.sampler, seed=config.seed)
+
+
 def run(config: DictConfig, run: Run) -> float:
     """Search and judge; returns the accuracy of the learned alphas on adversarial images that the search never saw."""
-    device = choose_device(config.device, config.threads)
     with run.phase("load"):
-        names = check_objectives(config.objectives)
-        _check(config)
-        splits = (config.adversarial.split, config.evaluation.split)
-        sets = {split: build_classes(config.dataset, split) for split in splits}
-        defence = _build_defence(config, sets[splits[0]], device)
-        search = AlphaSearch(_latents(defence), objectives=len(names), sampler=config.sampler, seed=config.seed)
-    run.note(device=str(device))
+        sets, defence, search = load(config)
+    names, splits = check_objectives(config.objectives), (config.adversarial.split, config.evaluation.split)
+    run.note(device=str(defence.classifier.device))
     run.note_inputs(
         data={split: data.provenance() for split, data in sets.items()}, weights={"defence": defence.fingerprint()}
     )
@@ -64,8 +74,9 @@ def _check(config: DictConfig) -> None:
             f"adversarial.split and evaluation.split are both {config.evaluation.split}: judge on another split than "
             "the search, or its figures would flatter."
         )
-    if parse_eps(config.adversarial.eps, "l2", node="adversarial") == 0:
-        raise UserError("adversarial.eps is 0, with which no image fools anything: give an L2 norm such as 1.0.")
+    threat = build_threat(config.threat)
+    if not threat.radius:
+        raise UserError(f"threat.eps is {config.threat.eps}, with which no image fools anything: give one such as 1.0.")
 
 
 def _build_defence(config: DictConfig, data: ImageClassData, device: torch.device) -> PurifiedClassifier:
@@ -83,11 +94,6 @@ def _build_defence(config: DictConfig, data: ImageClassData, device: torch.devic
     return defence
 
 
-def _latents(defence: PurifiedClassifier) -> int:
-    assert isinstance(defence.cleaner, Purifier)
-    return len(defence.cleaner.generator.latent_shapes)
-
-
 def _fooled(run: Run, config: DictConfig, defence: PurifiedClassifier, data: ImageClassData) -> FooledImages:
     """Made once; a run that is taken up again reads them."""
     path = run.directory / "adversarial" / f"{data.split}.safetensors"
@@ -98,7 +104,7 @@ def _fooled(run: Run, config: DictConfig, defence: PurifiedClassifier, data: Ima
         found = fool_reconstruction(
             defence,
             data,
-            eps=config.adversarial.eps,
+            build_threat(config.threat),
             count=wanted,
             batch_size=config.evaluation.batch_size,
             seed=config.seed,
@@ -108,7 +114,7 @@ def _fooled(run: Run, config: DictConfig, defence: PurifiedClassifier, data: Ima
     if not len(found.rows):
         raise UserError(
             f"of the {found.seen} images of the split {data.split}, {found.right} were right before the attack and "
-            f"none wrong after it: raise adversarial.eps, which is {config.adversarial.eps}."
+            f"none wrong after it: raise threat.eps, which is {config.threat.eps}."
         )
     if len(found.rows) < wanted:
         run.log.warning("%d adversarial images in %s, %d were asked for", len(found.rows), data.split, wanted)

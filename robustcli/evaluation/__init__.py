@@ -1,21 +1,28 @@
-"""Judging models, clean and under attack: one record a query, and the figures that are made of the records."""
+"""Evaluation of models, clean and under attack: one pipeline for every model, task and defence."""
 
-from robustcli.evaluation.aggregate import KS, WORST, robust_recall, summarise, with_worst, worst_attack
-from robustcli.evaluation.base import CLEAN, Attacked, Judge, Part
-from robustcli.evaluation.classification import ClassificationJudge
-from robustcli.evaluation.retrieval import RetrievalJudge
+from robustcli.evaluation.access import ACCESS, Attacker, AttackRun, Entry, Group
+from robustcli.evaluation.classification import ClassificationEvaluator
+from robustcli.evaluation.evaluation import Evaluation
+from robustcli.evaluation.evaluator import Attacked, Evaluator, Example, Part
+from robustcli.evaluation.records import BARE, CLEAN, WORST, per_query, success_rates
+from robustcli.evaluation.retrieval import RetrievalEvaluator
 
 __all__ = [
+    "ACCESS",
+    "BARE",
     "CLEAN",
-    "KS",
     "WORST",
+    "AttackRun",
     "Attacked",
-    "ClassificationJudge",
-    "Judge",
+    "Attacker",
+    "ClassificationEvaluator",
+    "Entry",
+    "Evaluation",
+    "Evaluator",
+    "Example",
+    "Group",
     "Part",
-    "RetrievalJudge",
-    "robust_recall",
-    "summarise",
-    "with_worst",
-    "worst_attack",
+    "RetrievalEvaluator",
+    "per_query",
+    "success_rates",
 ]

@@ -1,7 +1,7 @@
-"""Figures and their intervals: retrieval, attack success, bootstrap, the per-query table."""
+"""Figures and their intervals: ranks, recall, attack success, bootstrap."""
 
+from robustcli.metrics.classification import label_ranks
 from robustcli.metrics.intervals import Interval, bootstrap, bootstrap_difference, bootstrap_ratio, wilson
-from robustcli.metrics.records import Direction, per_query, success_rates
 from robustcli.metrics.retrieval import (
     Ranks,
     Recall,
@@ -12,11 +12,9 @@ from robustcli.metrics.retrieval import (
     first_true_rank,
     ranks,
     recall_at_k,
-    sliced,
 )
 
 __all__ = [
-    "Direction",
     "Interval",
     "Ranks",
     "Recall",
@@ -28,10 +26,8 @@ __all__ = [
     "bootstrap_ratio",
     "chance_recall",
     "first_true_rank",
-    "per_query",
+    "label_ranks",
     "ranks",
     "recall_at_k",
-    "sliced",
-    "success_rates",
     "wilson",
 ]

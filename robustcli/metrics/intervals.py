@@ -10,7 +10,7 @@ Shapes: Q queries, I images (clusters), R resamples, C summed columns.
 """
 
 from dataclasses import dataclass
-from statistics import NormalDist
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -30,13 +30,8 @@ class Interval:
 
 
 def wilson(hits: int, trials: int, *, level: float = 0.95) -> Interval:
-    """Interval of the share ``hits / trials`` of independent trials (Wilson 1927), which needs no resampling."""
-    if trials < 1:
-        return Interval(None, None, None)
-    z, share = NormalDist().inv_cdf(0.5 + level / 2), hits / trials
-    centre = (share + z * z / (2 * trials)) / (1 + z * z / trials)
-    reach = z / (1 + z * z / trials) * (share * (1 - share) / trials + z * z / (4 * trials * trials)) ** 0.5
-    return Interval(share, min(share, max(0.0, centre - reach)), max(share, min(1.0, centre + reach)))
+    """Score interval of the share ``hits / trials`` of independent trials (Wilson 1927), which needs no resampling."""
+    return _binomial(hits, trials, "wilson", level) if trials else Interval(None, None, None)
 
 
 def bootstrap(values: Tensor, groups: Tensor, *, resamples: int = 1000, level: float = 0.95, seed: int = 0) -> Interval:
@@ -60,34 +55,22 @@ def bootstrap_ratio(
         return Interval(None, None, None)
     if _one_sided(numerator, denominator):
         informative = int((table[:, 1] > 0).sum())
-        return _exact_bound(mean, informative, level)
+        return _binomial(informative if mean else 0, informative, "exact", level)
     draws = _ratio(_resampled(table, resamples, seed))
     return _percentiles(mean, draws, images, level)
 
 
 def bootstrap_difference(
-    first: Tensor,
-    second: Tensor,
-    groups: Tensor,
-    *,
-    denominators: tuple[Tensor, Tensor] | None = None,
-    resamples: int = 1000,
-    level: float = 0.95,
-    seed: int = 0,
+    first: Tensor, second: Tensor, groups: Tensor, *, resamples: int = 1000, level: float = 0.95, seed: int = 0
 ) -> Interval:
-    """Interval of mean(first) - mean(second), two models on the same queries (Q,).
+    """Interval of mean(first) - mean(second), two models on the same queries (Q,) and the same resampled images."""
+    table, images = _sums([first, second, torch.ones(len(first))], groups)
 
-    Both get the same resampled images. With ``denominators`` the two figures are ratios of sums, as in
-    :func:`bootstrap_ratio`.
-    """
-    below_first, below_second = denominators or (torch.ones(len(first)), torch.ones(len(second)))
-    table, images = _sums([first, below_first, second, below_second], groups)
-    whole = table.sum(dim=0, keepdim=True)
-    mean = (_ratio(whole[:, :2]) - _ratio(whole[:, 2:])).item()
-    if mean != mean:
-        return Interval(None, None, None)
-    resampled = _resampled(table, resamples, seed)
-    return _percentiles(mean, _ratio(resampled[:, :2]) - _ratio(resampled[:, 2:]), images, level)
+    def difference(sums: Tensor) -> Tensor:
+        return sums[:, 0] / sums[:, 2] - sums[:, 1] / sums[:, 2]
+
+    mean = difference(table.sum(dim=0, keepdim=True)).item()
+    return _percentiles(mean, difference(_resampled(table, resamples, seed)), images, level)
 
 
 def _sums(columns: list[Tensor], groups: Tensor) -> tuple[Tensor, int]:
@@ -136,6 +119,8 @@ def _one_sided(numerator: Tensor, denominator: Tensor) -> bool:
     return bool(counts and ((numerator == 0).all() or (numerator == denominator).all()))
 
 
-def _exact_bound(mean: float, images: int, level: float) -> Interval:
-    margin = 1 - ((1 - level) / 2) ** (1 / images)
-    return Interval(mean, 0.0, margin) if mean == 0 else Interval(mean, 1 - margin, 1.0)
+def _binomial(hits: int, trials: int, method: Literal["wilson", "exact"], level: float) -> Interval:
+    from scipy.stats import binomtest  # a second to import, which a table without shares does not need
+
+    found = binomtest(hits, trials).proportion_ci(level, method=method)
+    return Interval(hits / trials, float(found.low), float(found.high))

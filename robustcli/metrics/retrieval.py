@@ -8,16 +8,12 @@ a fixed shuffled order of the gallery that starts at another place for every que
 ranking, the same for every chunk size, and under ties its recall is that of a random ranking.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from robustcli.utils.seeding import generator
-
-Relevance = Callable[[slice, slice], Tensor] | Tensor
-"""(N,M) bool, or a function that gives the block (images, captions) of it for two slices."""
 
 BLOCK_SCORES = 1 << 22  # scores held at once where ``chunk`` is None: about 150 MB with the temporaries
 STEPS_PER_UNIT = 1 << 20  # resolution of a score
@@ -44,52 +40,45 @@ class Recall:
 
 @dataclass(frozen=True)
 class SuccessRate:
-    """``numerator / denominator``, and in words what stands in the denominator; ``value`` is None where that is 0."""
+    """``numerator / denominator``; ``value`` is None where the denominator is 0."""
 
     numerator: int
     denominator: int
-    denominator_name: str
 
     @property
     def value(self) -> float | None:
         return self.numerator / self.denominator if self.denominator else None
 
 
-def ranks(image_features: Tensor, text_features: Tensor, relevance: Relevance, *, chunk: int | None = None) -> Ranks:
+def ranks(image_features: Tensor, text_features: Tensor, relevance: Tensor, *, chunk: int | None = None) -> Ranks:
     """Rank every image among all captions and every caption among all images.
 
     Args:
         image_features: (N,D) embeddings; any scale, the score is the dot product.
         text_features: (M,D) embeddings.
-        relevance: (N,M) bool or its block function; any true match counts.
+        relevance: (N,M) bool; any true match counts.
         chunk: queries scored at once; None bounds the memory whatever N and M are. The ranks do not depend on it.
 
     Raises:
         ValueError: NaN or infinite embeddings, shapes that do not fit, a query without a true match in the gallery.
     """
-    n, m = len(image_features), len(text_features)
-    block = blocks(relevance, (n, m))
-
-    def transposed(captions: slice, images: slice) -> Tensor:
-        return block(images, captions).T
-
     return Ranks(
-        image_to_text=first_true_rank(image_features, text_features, block, chunk=chunk),
-        text_to_image=first_true_rank(text_features, image_features, transposed, chunk=chunk),
+        image_to_text=first_true_rank(image_features, text_features, relevance, chunk=chunk),
+        text_to_image=first_true_rank(text_features, image_features, relevance.T, chunk=chunk),
     )
 
 
 def first_true_rank(
     queries: Tensor,
     gallery: Tensor,
-    relevance: Relevance,
+    relevance: Tensor,
     *,
     replaced: tuple[Tensor, Tensor, Tensor] | None = None,
     chunk: int | None = None,
 ) -> Tensor:
     """(Q,) long: rank of the best true item of the gallery (G,D) for each query (Q,D).
 
-    One direction of :func:`ranks`, with the same limits and errors; ``relevance`` is (Q,G) or its block function.
+    One direction of :func:`ranks`, with the same limits and errors; ``relevance`` is (Q,G).
 
     Args:
         replaced: (P,) query rows, (P,) gallery rows and (P,) scores (dot products) that stand in for the computed ones.
@@ -97,18 +86,20 @@ def first_true_rank(
     query_rows, gallery_rows = _checked(queries, "query"), _checked(gallery, "gallery")
     if query_rows.shape[1] != gallery_rows.shape[1]:
         raise ValueError(f"queries have {query_rows.shape[1]} dimensions and the gallery has {gallery_rows.shape[1]}")
-    block = blocks(relevance, (len(query_rows), len(gallery_rows)))
+    shape = (len(query_rows), len(gallery_rows))
+    if tuple(relevance.shape) != shape or relevance.dtype != torch.bool:
+        raise ValueError(f"relevance is {tuple(relevance.shape)} {relevance.dtype}, expected {shape} torch.bool")
     scale = float(query_rows.norm(dim=1).max() * gallery_rows.norm(dim=1).max()) or 1.0
     order, shifts = _tie_order(len(query_rows), len(gallery_rows))
     step = chunk or max(1, BLOCK_SCORES // len(gallery_rows))
-    everything, found = slice(0, len(gallery_rows)), []
+    found = []
     for start in range(0, len(query_rows), step):
         rows = slice(start, min(start + step, len(query_rows)))
         scores = query_rows[rows] @ gallery_rows.T / scale
         if replaced is not None:
             _replace(scores, rows, replaced, scale)
         keys = _strict_keys(scores, order, shifts[rows])
-        found.append(_rank_of_best(keys, block(rows, everything).to(keys.device)))
+        found.append(_rank_of_best(keys, relevance[rows].to(keys.device)))
     return torch.cat(found).cpu()
 
 
@@ -117,30 +108,16 @@ def recall_at_k(query_ranks: Tensor, k: int) -> float:
     return float(_hits(query_ranks, k).double().mean())
 
 
-def chance_recall(relevance: Relevance, k: int, *, shape: tuple[int, int] | None = None, chunk: int = 1024) -> Recall:
-    """Expected recall at ``k`` of a uniformly random ranking, both ways.
-
-    ``shape`` is (N,M); it is needed where ``relevance`` is a function, which is asked for ``chunk`` images at once.
-    """
-    if isinstance(relevance, Tensor):
-        shape = (relevance.shape[0], relevance.shape[1])
-    if shape is None:
-        raise ValueError("chance_recall needs shape=(images, captions) where relevance is a function")
-    n, m = shape
-    block = blocks(relevance, shape)
-    true_captions, true_images = torch.zeros(n, dtype=torch.long), torch.zeros(m, dtype=torch.long)
-    for start in range(0, n, chunk):
-        rows = slice(start, min(start + chunk, n))
-        part = block(rows, slice(0, m)).cpu()
-        true_captions[rows] = part.sum(dim=1)
-        true_images += part.sum(dim=0)
-    return Recall(_random_hit(true_captions, m, k), _random_hit(true_images, n, k))
+def chance_recall(relevance: Tensor, k: int) -> Recall:
+    """Expected recall at ``k`` of a uniformly random ranking, both ways; ``relevance`` is (N,M) bool."""
+    (n, m), true = relevance.shape, relevance.cpu()
+    return Recall(_random_hit(true.sum(dim=1), m, k), _random_hit(true.sum(dim=0), n, k))
 
 
 def attack_success_drop(clean_correct: Tensor, adversarial_correct: Tensor) -> SuccessRate:
     """Clean recall minus adversarial recall over all queries (Q,) bool, as in Co-Attack (Zhang et al. 2022)."""
     clean, adversarial = _paired(clean_correct, adversarial_correct)
-    return SuccessRate(int(clean.sum()) - int(adversarial.sum()), len(clean), "all queries")
+    return SuccessRate(int(clean.sum()) - int(adversarial.sum()), len(clean))
 
 
 def attack_success_flip(clean_correct: Tensor, adversarial_correct: Tensor) -> SuccessRate:
@@ -149,27 +126,7 @@ def attack_success_flip(clean_correct: Tensor, adversarial_correct: Tensor) -> S
     The denominator is the attacked model's own clean hits, never another model's; where it has none the rate is None.
     """
     clean, adversarial = _paired(clean_correct, adversarial_correct)
-    flipped = int((clean & ~adversarial).sum())
-    return SuccessRate(flipped, int(clean.sum()), "queries that the attacked model had right without the attack")
-
-
-def sliced(relevance: Callable[[Tensor, Tensor], Tensor]) -> Callable[[slice, slice], Tensor]:
-    """A relation by index tensors, as ``ImageTextData.relevance``, as the block function that this module takes."""
-
-    def block(rows: slice, columns: slice) -> Tensor:
-        return relevance(torch.arange(rows.start, rows.stop), torch.arange(columns.start, columns.stop))
-
-    return block
-
-
-def blocks(relevance: Relevance, shape: tuple[int, int]) -> Callable[[slice, slice], Tensor]:
-    """``relevance`` as a block function; a matrix is checked against ``shape``."""
-    if not isinstance(relevance, Tensor):
-        return relevance
-    if tuple(relevance.shape) != shape or relevance.dtype != torch.bool:
-        raise ValueError(f"relevance is {tuple(relevance.shape)} {relevance.dtype}, expected {shape} torch.bool")
-    matrix = relevance
-    return lambda rows, columns: matrix[rows, columns]
+    return SuccessRate(int((clean & ~adversarial).sum()), int(clean.sum()))
 
 
 def _checked(features: Tensor, what: str) -> Tensor:

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
+from robustcli.models.registry import name_of
 from robustcli.models.weights import Weights, read_weights
 from robustcli.utils.errors import UserError
 
@@ -37,16 +38,19 @@ def opened(
     Raises:
         UserError: the checkpoint is of another factory, or was made with another value than the one asked for.
     """
-    asked = {key: list(value) if isinstance(value, tuple) else value for key, value in settings.items()}
+    asked = {key: _plain(value) for key, value in settings.items()}
     if checkpoint is None:
         return asked, None
     weights = read_weights(checkpoint, shipped=shipped)
     stored = weights.description
     if not stored:
         return asked, weights
-    made, name = stored.get("factory"), factory.__name__
+    made, name = stored.get("factory"), name_of(factory)
     if made != name:
-        raise UserError(f"checkpoint {weights.path} is of another model: it was saved from {made}, not from {name}")
+        raise UserError(
+            f"checkpoint {weights.path} is of another model: it was saved from {made}, not from {name}: choose that "
+            "model, or another checkpoint"
+        )
     parameters = signature(factory).parameters
     for key, value in asked.items():
         free = parameters[key].default
@@ -59,7 +63,7 @@ def opened(
 
 
 def count(classes: Classes) -> int:
-    """How many classes a number or a list of names means; `UserError` for fewer than two."""
+    """The number of classes that a number or a list of names means; `UserError` for fewer than two."""
     number = classes if isinstance(classes, int) else len(classes)
     if number < 2:
         raise UserError(f"model.classes is {classes!r}: expected at least two names, or their number")
@@ -86,6 +90,27 @@ def own_randomness(seed: int) -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # not torch.manual_seed, which would seed the accelerators too
         yield
+
+
+def tag_or_file(pretrained: str | None, checkpoint: str | Path | None) -> tuple[str | None, str | Path | None]:
+    """Tag and checkpoint, where ``pretrained`` may name either: a file given there is a checkpoint."""
+    if pretrained is not None and (Path(pretrained).is_file() or "/" in pretrained):
+        return None, checkpoint or pretrained
+    return pretrained, checkpoint
+
+
+@contextmanager
+def explained(architecture: str, tag: str | None = None) -> Iterator[None]:
+    """Errors of a library, of a download or of a folder as one sentence with the remedy."""
+    try:
+        yield
+    except (OSError, RuntimeError, ValueError, ImportError, TypeError) as error:
+        wanted = f"{architecture} with the weights {tag}" if tag else architecture
+        line = next(iter(str(error).splitlines()), type(error).__name__)
+        raise UserError(
+            f"model {wanted} cannot be built ({line}): where there is no network, copy the checkpoint to this machine "
+            "and give model.checkpoint=PATH"
+        ) from error
 
 
 def _plain(value: Any) -> Any:

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from robustcli.models.network import PixelCheck, fingerprint
 
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow turns RGB into grey
 
 
@@ -59,7 +60,7 @@ class Classifier(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the network is."""
+        """The device of the network."""
         return self.mean.device
 
     @property

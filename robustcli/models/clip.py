@@ -2,16 +2,15 @@
 
 import importlib
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import torch
 from torch import nn
 
+from robustcli.models.assembly import explained, own_randomness, tag_or_file
 from robustcli.models.dual_encoder import DualEncoder
 from robustcli.models.weights import Weights, assign, read_weights
 from robustcli.utils.errors import UserError
@@ -43,8 +42,7 @@ def open_clip(
         UserError: an unknown name or tag, no network where one is needed, or a checkpoint of another model.
     """
     library = _library()
-    if pretrained is not None and (Path(pretrained).is_file() or "/" in pretrained):
-        pretrained, checkpoint = None, checkpoint or pretrained
+    pretrained, checkpoint = tag_or_file(pretrained, checkpoint)
     _check_names(library, architecture, pretrained)
     weights = read_weights(checkpoint) if checkpoint is not None else None
     network, description = _build(library, architecture, pretrained, weights, image_size, seed)
@@ -84,7 +82,7 @@ def _build(
     quick_gelu = bool(stored.get("quick_gelu") or known.get("quick_gelu") or (weights is not None and weights.openai))
     size = image_size or stored.get("image_size")
     source = {"pretrained": tag} if weights is None else {"load_weights": False, "pretrained_text": False}
-    with _own_randomness(seed), _explained(architecture, tag), warnings.catch_warnings():
+    with own_randomness(seed), explained(architecture, tag), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="QuickGELU mismatch")
         network = library.create_model(architecture, force_image_size=size, force_quick_gelu=quick_gelu, **source)
     found = {**library.get_model_preprocess_cfg(network), **known, **stored}
@@ -100,7 +98,7 @@ def _build(
 
 
 def _stored(architecture: str, weights: Weights | None) -> dict[str, Any]:
-    """What our own checkpoint says of its model; empty for a file from elsewhere."""
+    """The description that our own checkpoint has of its model; empty for a file from elsewhere."""
     stored = dict(weights.description) if weights is not None else {}
     made = stored.get("architecture", stored.get("factory", architecture))
     if made != architecture and not str(made).startswith(_SCHEMES) and not architecture.startswith(_SCHEMES):
@@ -121,7 +119,7 @@ def _side(size: int | Sequence[int], architecture: str) -> int:
 
 
 def _wrap(library: Any, architecture: str, network: nn.Module, description: dict[str, Any]) -> DualEncoder:
-    with _explained(architecture, None):
+    with explained(architecture):
         tokenizer = library.get_tokenizer(architecture)
     return DualEncoder(
         network,
@@ -140,27 +138,3 @@ def _resized(network: nn.Module, weights: Weights) -> Weights:
     state = dict(weights.state)
     resize_pos_embed(state, network)
     return replace(weights, state=state)
-
-
-@contextmanager
-def _own_randomness(seed: int) -> Iterator[None]:
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)  # not torch.manual_seed, which would seed the accelerators too
-        yield
-
-
-@contextmanager
-def _explained(architecture: str, tag: str | None) -> Iterator[None]:
-    """Errors of a download or of a folder as one sentence with the remedy."""
-    try:
-        yield
-    except (OSError, RuntimeError, ValueError, ImportError) as error:
-        wanted = f"{architecture} with the weights {tag}" if tag else architecture
-        raise UserError(
-            f"model {wanted} cannot be built ({_first_line(error)}): where there is no network, copy the checkpoint to "
-            "this machine and give model.checkpoint=PATH"
-        ) from error
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)

@@ -1,175 +1,251 @@
-"""From a name, a config node or a file to a model."""
+"""From a name, a config node or a file to a model.
 
-import importlib
+What a factory asks for stands in its signature: ``classes`` (names in the order of the logits) and ``vocabulary`` come
+from the data set and ``seed`` from the run, where neither the config nor a checkpoint gives them. A factory that takes
+``checkpoint`` reads the file itself; for any other the weights, their description and the seed are seen to here.
+"""
+
+import json
 from collections.abc import Callable, Mapping, Sequence
-from inspect import signature
+from inspect import Parameter, signature
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from robustcli.models.assembly import opened, own_randomness
 from robustcli.models.classifier import Classifier
-from robustcli.models.clip import open_clip
 from robustcli.models.dual_encoder import DualEncoder
-from robustcli.models.lenet import lenet
-from robustcli.models.mlp_head import mlp_head
-from robustcli.models.resnet_cifar import resnet_cifar
-from robustcli.models.small_cnn import small_cnn
-from robustcli.models.tiny import tiny
-from robustcli.models.weights import SUFFIXES, Model, read_weights
-from robustcli.models.zoo import timm, torchvision
-from robustcli.utils.errors import UserError
+from robustcli.models.names import resolve
+from robustcli.models.registry import MODELS, Factory, import_factory, name_of, row_of
+from robustcli.models.weights import SUFFIXES, Model, assign, find_weights, read_safetensors, read_weights
+from robustcli.utils.errors import UserError, wrong_type
 from robustcli.utils.suggest import did_you_mean
 
-_Factory = Callable[..., Model]
-_FACTORIES: Mapping[str, _Factory] = {
-    "lenet": lenet,
-    "mlp_head": mlp_head,
-    "open_clip": open_clip,
-    "resnet_cifar": resnet_cifar,
-    "small_cnn": small_cnn,
-    "timm": timm,
-    "tiny": tiny,
-    "torchvision": torchvision,
+Config = str | Path | Mapping[str, Any]
+Words = Sequence[str] | Callable[[], Sequence[str]]
+Wanted = TypeVar("Wanted", Classifier, DualEncoder)
+# Settings that say where weights come from: every model has them, and a file of weights replaces them.
+_OF_WEIGHTS = ("checkpoint", "shipped", "seed")
+_KINDS = {  # kind in the registry, and what is said where the other is needed
+    Classifier: (
+        "classifier",
+        "is a dual encoder, but a data set of classes needs a classifier: choose model=digits, model=resnet20_cifar "
+        "or model=torchvision, or a data set with captions.",
+    ),
+    DualEncoder: (
+        "dual_encoder",
+        "is a classifier, but captions need a dual encoder: choose model=tiny or model=open_clip, or a data set of "
+        "classes such as dataset=digits.",
+    ),
 }
-_DUAL = (open_clip, tiny)  # known without building one, which may need a vocabulary or a download
-# Names of conf/model that say more than a factory.
-_PRESETS: Mapping[str, Mapping[str, Any]] = {
-    "cars_resnext50": {"name": "mlp_head", "architecture": "resnext50_32x4d", "image_size": 128},
-    "celeba64_vgg11_bn": {"name": "mlp_head", "architecture": "vgg11_bn", "image_size": 64},
-    "celebahq_gender_resnet50": {"name": "mlp_head", "architecture": "resnet50", "image_size": 256},
-    "digits": {"name": "small_cnn", "shipped": "tiny_digits", "checkpoint": "shipped"},
-    "lenet_mnist": {"name": "lenet"},
-    "resnet20_cifar": {"name": "resnet_cifar", "depth": 20},
-    "resnet32_cifar": {"name": "resnet_cifar", "depth": 32},
-    "scene_classes": {"name": "small_cnn", "shipped": "tiny_scene_classes", "checkpoint": "shipped"},
-}
-_HUBS = ("hf-hub:", "local-dir:")
 
 
 def load(
-    name_or_config: str | Mapping[str, Any],
+    name_or_config: Config,
     checkpoint: str | Path | None = None,
     *,
-    vocabulary: Sequence[str] | None = None,
+    vocabulary: Words | None = None,
+    classes: Sequence[str] | None = None,
+    seed: int | None = None,
 ) -> Model:
     """The model that a name, a config node or a file asks for: a dual encoder, or a classifier in eval mode.
 
     Args:
         name_or_config: a name; the path of a file that ``save_weights`` wrote; or a mapping: ``_target_`` (dotted path
             of a factory) or ``name``, the arguments of the factory, and for a dual encoder ``trainable``: ``image``,
-            ``text`` or ``both``. Names are ``tiny``, ``digits``, ``scene_classes``, ``resnet20_cifar``,
-            ``resnet32_cifar``, ``lenet_mnist``, the factories, and the architectures of torchvision (``resnet50``), of
+            ``text`` or ``both``. Names are the factories of the registry (bare, without weights), the files of
+            ``conf/model`` (``digits``, ``resnet20_cifar``), and the architectures of torchvision (``resnet50``), of
             open_clip (``ViT-B-32``) and of timm, looked up in this order.
         checkpoint: weights to start from, in place of the config's own; ``shipped`` or a path.
-        vocabulary: the words of the data set, for a model that learns its own and gets no checkpoint.
+        vocabulary: the words of the data set, or what finds them, for a model that learns its own and gets no
+            checkpoint; ``classes``: the names of its classes, for a model whose config and checkpoint name none.
+        seed: of random weights, where the config gives none.
 
     Raises:
         UserError: an unknown name, key, tag or file, each with the nearest valid one.
     """
-    if isinstance(name_or_config, str) and name_or_config.endswith(SUFFIXES) and checkpoint is None:
-        return restore(name_or_config)
-    settings: dict[str, Any] = {"name": name_or_config} if isinstance(name_or_config, str) else {**name_or_config}
+    if _is_file(name_or_config, checkpoint):
+        return restore(str(name_or_config))
+    factory, settings = resolve(name_or_config)
     trainable = settings.pop("trainable", "both")
     if trainable not in ("image", "text", "both"):
         raise UserError(f"model.trainable is {trainable!r}: expected image, text or both")
-    factory = _factory(settings)
     if checkpoint is not None:
         settings["checkpoint"] = checkpoint
-    known = signature(factory).parameters
-    if vocabulary is not None and "vocabulary" in known:
-        settings.setdefault("vocabulary", vocabulary)
-    for key in settings:
-        if key not in known:
-            raise UserError(
-                f"model.{key} is not an option of {factory.__name__} ({', '.join(known)})"
-                + did_you_mean(key, list(known))
-            )
-    if "architecture" in known and settings.get("architecture") is None:
-        raise UserError("model.architecture is missing: give a name such as ViT-B-16 or resnet50")
-    model = factory(**settings)
+    model = _build(factory, settings, {"vocabulary": vocabulary, "classes": classes, "seed": seed})
     if isinstance(model, DualEncoder):
         model.set_trainable(trainable)
     return model
 
 
-def load_dual(config: str | Mapping[str, Any], *, vocabulary: Sequence[str] | None = None) -> DualEncoder:
-    """As `load`, for what needs images and captions in one space; a `UserError` where the model is a classifier."""
-    model = load(config, vocabulary=vocabulary)
-    if isinstance(model, DualEncoder):
-        return model
-    raise UserError(
-        f"the model {model.description.get('factory')} is a classifier, but captions need a dual encoder: choose "
-        "model=tiny or model=open_clip, or a data set of classes such as dataset=digits."
-    )
+def load_dual(
+    config: Config,
+    checkpoint: str | Path | None = None,
+    *,
+    vocabulary: Words | None = None,
+    seed: int | None = None,
+) -> DualEncoder:
+    """As `load`, for what needs images and captions in one space.
+
+    Raises:
+        UserError: the model is a classifier; or see `load`.
+    """
+    return _load_as(DualEncoder, config, checkpoint, vocabulary=vocabulary, seed=seed)
 
 
-def load_classifier(config: Mapping[str, Any]) -> Classifier:
-    """As `load`, for what needs logits; a `UserError` where the model is a dual encoder."""
-    factory = _factory(dict(config))
-    model = None if factory in _DUAL else load(config)
-    if isinstance(model, Classifier):
-        return model
-    raise UserError(
-        f"the model {factory.__name__} is a dual encoder, but a data set of classes needs a classifier: choose "
-        "model=digits, model=resnet20_cifar or model=torchvision, or a data set with captions."
-    )
+def load_classifier(
+    config: Config,
+    checkpoint: str | Path | None = None,
+    *,
+    classes: Sequence[str] | None = None,
+    seed: int | None = None,
+) -> Classifier:
+    """As `load`, for what needs logits.
+
+    Raises:
+        UserError: the model is a dual encoder; or see `load`.
+    """
+    return _load_as(Classifier, config, checkpoint, classes=classes, seed=seed)
 
 
-def restore(checkpoint: str | Path) -> Model:
-    """The model of a file that ``save_weights`` wrote, tokenizer, classes and sizes included, from the file alone."""
-    weights = read_weights(checkpoint)
-    description = dict(weights.description)
-    factory = description.pop("factory", None)
-    if factory not in _FACTORIES:
+def restore(checkpoint: str | Path, *, factory: Factory | None = None) -> Model:
+    """The model of a file that ``save_weights`` wrote, tokenizer, classes and sizes included, from the file alone.
+
+    Args:
+        factory: that made the model, where it is none of the registry's: a file may name any code, which is therefore
+            not imported on its word.
+
+    Raises:
+        UserError: no such file, damaged, or of a model that it does not name, or by a factory that was not given.
+    """
+    path = find_weights(checkpoint)
+    held = read_safetensors(path, tensors=False)[0] if path.suffix == ".safetensors" else {}
+    if "generator" in held:
+        raise UserError(f"checkpoint {path} is of a generator: read it with robustcli.models.generators.load_generator")
+    description = held.get("model") or read_weights(path).description
+    made = description.get("factory")
+    if not isinstance(made, str):
         raise UserError(
-            f"checkpoint {weights.path} does not say which model it is of: give its architecture with model=open_clip"
+            f"checkpoint {path} does not say which model it is of: name that too, load('resnet50', path), or "
+            "model=torchvision model.architecture=resnet50 checkpoint=FILE on the command line."
         )
-    if factory == "tiny":
-        return tiny(checkpoint=checkpoint)
-    if factory == "open_clip":
-        return open_clip(description["architecture"], checkpoint=checkpoint)
-    return _FACTORIES[factory](**description, checkpoint=checkpoint)
+    if factory is None and made not in MODELS:
+        raise UserError(
+            f"checkpoint {path} was made by {made}, which is no model of robustcli, and code is not imported because a "
+            f"file names it: pass it, restore(path, factory={made.rpartition('.')[2]}), or choose a model whose "
+            f"_target_ is {made}."
+        )
+    factory = factory or import_factory(MODELS[made].target)
+    known = _options(factory)
+    return _build(factory, {**{key: description[key] for key in description if key in known}, "checkpoint": path}, {})
 
 
-def _factory(settings: dict[str, Any]) -> _Factory:
-    """Takes ``_target_`` or ``name`` out of the settings; a name that is no factory is an architecture."""
-    target, name = settings.pop("_target_", None), settings.pop("name", None)
-    if target is not None:
-        module, _, attribute = str(target).rpartition(".")
-        try:
-            factory: _Factory = getattr(importlib.import_module(module), attribute)
-        except (ImportError, AttributeError, ValueError) as error:
+def _load_as(kind: type[Wanted], config: Config, checkpoint: str | Path | None, **offered: Any) -> Wanted:
+    registered, otherwise = _KINDS[kind]
+    row = None if _is_file(config, checkpoint) else row_of(resolve(config)[0])
+    if row is not None and row[1].kind != registered:  # before it is built, which may take words or a download
+        raise UserError(f"the model {row[0]} {otherwise}")
+    model = load(config, checkpoint, **offered)
+    if not isinstance(model, kind):
+        raise UserError(f"the model {model.description['factory']} {otherwise}")
+    return model
+
+
+def _is_file(config: Config, checkpoint: str | Path | None) -> bool:
+    """True where a file alone says what to load."""
+    return not isinstance(config, Mapping) and str(config).endswith(SUFFIXES) and checkpoint is None
+
+
+def _build(factory: Factory, settings: dict[str, Any], offered: Mapping[str, Any]) -> Model:
+    """The model of a factory; a description that it does not give itself is made of its settings."""
+    known = _options(factory)
+    reads = "checkpoint" in known
+    for key in settings:
+        if key not in known and (reads or key not in _OF_WEIGHTS):
             raise UserError(
-                f"model._target_ is {target!r}, which cannot be imported ({error}): expected robustcli.models.tiny"
-            ) from error
-        return factory
-    if name in _PRESETS:
-        preset = dict(_PRESETS[name])
-        name = preset.pop("name")
-        for key, value in preset.items():
-            settings.setdefault(key, value)
-    if name in _FACTORIES:
-        return _FACTORIES[name]
-    if name is None:
-        return open_clip
-    settings["architecture"] = name
-    return _library_of(name)
+                f"model.{key} is not an option of {factory.__name__} ({', '.join(known)})"
+                + did_you_mean(key, list(known))
+            )
+    if not reads:
+        return _assembled(factory, settings, offered)
+    if settings.get("checkpoint") is None:
+        settings = _filled(settings, known, offered)
+    model = _call(factory, settings)
+    if model.description.get("factory") != name_of(factory):
+        model.description = {**_described(settings, {}), **model.description, "factory": name_of(factory)}
+    return model
 
 
-def _library_of(name: str) -> _Factory:
-    """The factory that knows an architecture; libraries are imported in this order, and only as far as it takes."""
-    if name.startswith(_HUBS):
-        return open_clip
-    vision = importlib.import_module("torchvision.models")
-    known = vision.list_models(module=vision)
-    if name in known:
-        return torchvision
-    clips = importlib.import_module("open_clip").list_models()
-    if name in clips:
-        return open_clip
-    library = importlib.import_module("timm")
-    if library.is_model(name):
-        return timm
-    names = [*_PRESETS, *_FACTORIES, *known, *clips, *library.list_models()]
-    raise UserError(
-        f"model is {name!r}, which neither robustcli, torchvision, open_clip nor timm knows" + did_you_mean(name, names)
-    )
+def _assembled(factory: Factory, settings: dict[str, Any], offered: Mapping[str, Any]) -> Model:
+    """The model of a factory that knows nothing of files: described by its arguments, with weights put in here."""
+    known = _options(factory)
+    checkpoint, shipped = settings.get("checkpoint"), settings.get("shipped")
+    if checkpoint is None:
+        settings = _filled(settings, known, offered)
+    defaults = {key: each.default for key, each in known.items() if each.default is not Parameter.empty}
+    said = {key: value for key, value in settings.items() if value is not None or key in defaults}
+    asked = {key: value for key, value in (defaults | said).items() if key not in _OF_WEIGHTS}
+    found, weights = opened(factory, asked, checkpoint, shipped=shipped)
+    if weights is not None:
+        stored = {key: value for key, value in weights.description.items() if key in known}
+        found = _filled(stored | found, known, offered)
+    seed = settings.get("seed", offered.get("seed"))
+    with own_randomness(seed or 0):  # for a factory that draws and knows of no seed
+        model = _call(factory, found | ({} if seed is None or "seed" not in known else {"seed": seed}))
+    model.description = {"factory": name_of(factory), **_described(found, defaults)}
+    if weights is not None:
+        assign(model, weights)
+    return model
+
+
+def _options(factory: Factory) -> dict[str, Parameter]:
+    """The parameters that a config can set by name."""
+    found = signature(factory).parameters
+    return {key: each for key, each in found.items() if each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)}
+
+
+def _filled(settings: Mapping[str, Any], known: Mapping[str, Parameter], offered: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings with what the data set and the run offer, where a parameter asks for it and nothing else says it."""
+    found = dict(settings)
+    for key, value in offered.items():
+        if value is None or key not in known:
+            continue
+        default = known[key].default
+        unsaid = found.get(key, None if default is Parameter.empty else default) is None
+        if unsaid or (key == "seed" and key not in found):
+            found[key] = value() if callable(value) else value
+    return found
+
+
+def _call(factory: Factory, settings: Mapping[str, Any]) -> Model:
+    """The model that the factory makes of its settings; `UserError` where one is missing, or what it makes is none."""
+    for key, parameter in _options(factory).items():
+        if parameter.default is Parameter.empty and settings.get(key) is None:
+            example = ": give a name such as ViT-B-16 or resnet50" if key == "architecture" else ""
+            raise UserError(f"model.{key} is missing{example or f', which {name_of(factory)} needs'}")
+    try:
+        model = factory(**settings)
+    except (TypeError, ValueError) as error:
+        raise wrong_type(f"model {name_of(factory)}", error) from error
+    if not isinstance(model, Classifier | DualEncoder):
+        raise UserError(
+            f"model._target_ {name_of(factory)} makes a {type(model).__name__}: expected a robustcli.models.Classifier "
+            "or DualEncoder, which take pixels in [0,1]"
+        )
+    return model
+
+
+def _described(settings: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings as JSON data, which a checkpoint can hold; a default that is none stays in the code alone."""
+    found = {}
+    for key, value in settings.items():
+        if key in _OF_WEIGHTS:
+            continue
+        try:
+            found[key] = json.loads(json.dumps(value))
+        except TypeError:
+            if value is not defaults.get(key):
+                raise UserError(
+                    f"model.{key} is {value!r}, which a checkpoint cannot hold: expected numbers, strings, lists of "
+                    "them or null"
+                ) from None
+    return found

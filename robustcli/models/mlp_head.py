@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from robustcli.models.assembly import Classes, count, opened, own_randomness
+from robustcli.models.assembly import Classes, count, explained, opened, own_randomness
 from robustcli.models.classifier import Classifier
 from robustcli.models.weights import Weights, assign
-from robustcli.models.zoo import explained, weights_tag
+from robustcli.models.zoo import weights_tag
 from robustcli.utils.errors import UserError
 from robustcli.utils.files import atomic
 from robustcli.utils.suggest import did_you_mean
@@ -66,7 +66,6 @@ def mlp_head(
         "std": std,
     }
     settings, weights = opened(mlp_head, settings, checkpoint)
-    settings = {key: list(value) if isinstance(value, tuple) else value for key, value in settings.items()}
     if weights is not None:
         weights = replace(weights, state={name.removeprefix(_PREFIX): value for name, value in weights.state.items()})
         settings["classes"] = _checked(weights, settings["classes"])

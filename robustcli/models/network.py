@@ -1,4 +1,4 @@
-"""What every wrapper does with the network inside: check the pixels that go in, and name its weights.
+"""Duties of every wrapper to the network inside: a check of the pixels that go in, and a name for the weights.
 
 Shapes: B batch, C channels, H height, W width.
 """
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 
 class PixelCheck:
-    """Whether images are floats in [0,1]: asked for before the network runs, answered after it.
+    """Check that images are floats in [0,1]: begun before the network runs, settled after it.
 
     On an accelerator the answer is awaited only once the network's own work is queued, so that the device never idles
     for the check; on the CPU it is there at once.

@@ -13,12 +13,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from robustcli.models.assembly import Classes, count, drawn, opened
-from robustcli.models.classifier import Classifier
+from robustcli.models.classifier import IMAGENET_MEAN, IMAGENET_STD, Classifier
 from robustcli.models.weights import assign
 from robustcli.utils.errors import UserError
 
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, which the common weights were trained with
 _WIDTHS = (16, 32, 64)
 
 
@@ -26,8 +25,8 @@ def resnet_cifar(
     depth: int = 20,
     *,
     classes: Classes = CIFAR10,
-    mean: Sequence[float] = _MEAN,
-    std: Sequence[float] = _STD,
+    mean: Sequence[float] = IMAGENET_MEAN,
+    std: Sequence[float] = IMAGENET_STD,
     seed: int = 0,
     checkpoint: str | Path | None = None,
 ) -> Classifier:
@@ -39,7 +38,7 @@ def resnet_cifar(
     Args:
         depth: 6n + 2, such as 20, 32, 44, 56.
         classes: their names in the order of the logits, or their number.
-        mean, std: that the weights were trained with.
+        mean, std: that the weights were trained with; the common ones with ImageNet's.
         seed: of random weights, where none are loaded.
         checkpoint: a file of ``save_weights``, or a state dict.
 

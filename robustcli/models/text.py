@@ -1,4 +1,4 @@
-"""How the text tower of any network is read: over as few tokens as is exact, from embeddings where asked.
+"""The forward pass of any text tower: over as few tokens as is exact, from embeddings where asked.
 
 Shapes: B batch, D embedding, T tokens, W width of the tower.
 """
@@ -12,7 +12,7 @@ from robustcli.models.towers import TextTower
 
 
 def crops(network: nn.Module) -> bool:
-    """Whether tokens after the end-of-text token change nothing: the tower is causal and read off at the highest id."""
+    """True where tokens after the end-of-text token change nothing: a causal tower, read off at the highest id."""
     tower = _tower(network)
     if isinstance(tower, TextTower):
         return True

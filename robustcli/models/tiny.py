@@ -1,15 +1,16 @@
 """``tiny``: a CLIP of 1.3 million parameters for the embedded scenes, or for real captions from scratch."""
 
 from collections.abc import Mapping, Sequence
-from inspect import signature
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from robustcli.models.assembly import opened
 from robustcli.models.dual_encoder import DualEncoder
+from robustcli.models.registry import MODELS
 from robustcli.models.towers import ImageTower, LeanCLIP, TextTower, initialise
-from robustcli.models.weights import Weights, assign, read_weights
+from robustcli.models.weights import assign
 from robustcli.models.words import WordTokenizer
 from robustcli.utils.errors import UserError
 
@@ -42,6 +43,9 @@ def tiny(
         context_length: T, with the start and the end token.
         seed: of the random weights; the global generator is left alone.
         checkpoint: a file of ``save_weights``, or ``shipped``. Vocabulary and sizes are then the file's.
+
+    Raises:
+        UserError: sizes that do not fit together, no words, or a checkpoint of another model.
     """
     sizes = {
         "image_size": image_size,
@@ -55,29 +59,14 @@ def tiny(
         "embed_dim": embed_dim,
         "context_length": context_length,
     }
-    if checkpoint is not None:
-        return _restore(read_weights(checkpoint), sizes)
+    sizes, weights = opened(tiny, sizes, checkpoint, shipped=MODELS["tiny"].shipped["scenes"])
+    if weights is not None:
+        vocabulary = weights.description.get("vocabulary", vocabulary)
     if not vocabulary:
         raise UserError("model.vocabulary is empty: give the words of the captions, or a checkpoint that holds them")
-    return _build(vocabulary, sizes, seed)
-
-
-def _restore(weights: Weights, asked: Mapping[str, int]) -> DualEncoder:
-    """The model that the file describes; a size that was asked for must be the file's."""
-    stored = weights.description
-    if stored.get("factory") != "tiny":
-        raise UserError(
-            f"checkpoint {weights.path} is of another model: it was not saved from tiny; choose model=open_clip"
-        )
-    default = {name: parameter.default for name, parameter in signature(tiny).parameters.items()}
-    for name, value in asked.items():
-        if value not in (default[name], stored[name]):
-            raise UserError(
-                f"model.{name} is {value}, but the checkpoint {weights.path} has {stored[name]}: "
-                f"leave model.{name} out, or train from new weights with model.checkpoint=null"
-            )
-    model = _build(stored["vocabulary"], {name: stored[name] for name in asked}, seed=0)
-    assign(model, weights)
+    model = _build(vocabulary, sizes, seed)
+    if weights is not None:
+        assign(model, weights)
     return model
 
 

@@ -20,9 +20,9 @@ from robustcli.utils.errors import UserError
 from robustcli.utils.files import atomic
 
 Model = DualEncoder | Classifier
-SHIPPED = Path(__file__).parents[1] / "assets" / "tiny_scenes.safetensors"
+ASSETS = Path(__file__).parents[1] / "assets"
 SUFFIXES = (".safetensors", ".pt", ".pth", ".th", ".bin")
-_KEY = "robustcli"  # one entry only: the format writes several in an order that changes from run to run
+METADATA_KEY = "robustcli"  # one entry only: the format writes several in an order that changes from run to run
 _OPENAI = ("input_resolution", "context_length", "vocab_size")  # numbers that OpenAI's files carry among the weights
 _COUNTER = "num_batches_tracked"
 _TEXT_PARTS = ("text_projection", "positional_embedding", "token_embedding.", "transformer.", "ln_final.")
@@ -30,7 +30,7 @@ _TEXT_PARTS = ("text_projection", "positional_embedding", "token_embedding.", "t
 
 @dataclass(frozen=True)
 class Weights:
-    """What a checkpoint holds: ``state`` by name, and ``description``, what rebuilds the model (empty if foreign)."""
+    """The content of a checkpoint: ``state`` by name, ``description``, which rebuilds the model (empty if foreign)."""
 
     path: Path
     state: Mapping[str, Tensor]
@@ -47,7 +47,7 @@ def save_weights(model: Model, path: str | Path, metadata: Mapping[str, str] | N
     stored = {**(metadata or {}), "version": __version__, "model": model.description}
     state = {name: weight.detach().cpu().contiguous() for name, weight in model.network.state_dict().items()}
     with atomic(Path(path)) as temporary:
-        save_file(state, temporary, metadata={_KEY: json.dumps(stored, sort_keys=True)})
+        save_file(state, temporary, metadata={METADATA_KEY: json.dumps(stored, sort_keys=True)})
 
 
 def load_weights(model: Model, path: str | Path) -> None:
@@ -73,15 +73,16 @@ def read_weights(path: str | Path, *, shipped: str | None = None) -> Weights:
     """Read safetensors, or a ``torch.save`` file of tensors (open_clip's, OpenAI's).
 
     Args:
-        path: of the file; ``shipped`` is the package's own.
-        shipped: name of the package's own file, if not the dual encoder's for `scenes`.
+        path: of the file, or ``shipped``.
+        shipped: name of the package's own file that ``shipped`` stands for.
 
     Raises:
         UserError: no such file, damaged, or holds objects other than tensors, which could run code when read.
     """
     path = find_weights(path, shipped)
     if path.suffix == ".safetensors":
-        return _read_safetensors(path)
+        stored, state = read_safetensors(path)
+        return Weights(path, _unwrapped(state), stored.get("model", {}))
     content = read_torch(path)
     state = content.get("state_dict", content) if isinstance(content, Mapping) else content
     if not isinstance(state, Mapping) or not all(
@@ -90,15 +91,19 @@ def read_weights(path: str | Path, *, shipped: str | None = None) -> Weights:
         raise UserError(
             f"checkpoint {path} holds {type(content).__name__}, not a table of weights: expected a state_dict"
         )
-    plain = {name.removeprefix("module."): value for name, value in state.items()}
+    plain = _unwrapped(state)
     openai = _OPENAI[0] in plain
     return Weights(path, {name: value for name, value in plain.items() if name not in _OPENAI}, {}, openai)
 
 
 def find_weights(path: str | Path, shipped: str | None = None) -> Path:
     """The file that a config means: ``shipped`` stands for the package's own; `UserError` where it is not there."""
-    own = SHIPPED.with_stem(shipped) if shipped else SHIPPED
     if str(path) == "shipped":
+        if shipped is None:
+            raise UserError(
+                "checkpoint is shipped, but no weights come with this model: give the path of a file, or null."
+            )
+        own = ASSETS / f"{shipped}.safetensors"
         if not own.is_file():
             raise UserError(
                 f"checkpoint is shipped, but {own} is not there: make it with `make assets`, or set checkpoint=null"
@@ -112,14 +117,21 @@ def find_weights(path: str | Path, shipped: str | None = None) -> Path:
     return path
 
 
-def _read_safetensors(path: Path) -> Weights:
+def read_safetensors(path: Path, *, tensors: bool = True) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Metadata of a safetensors file of ours (empty for one from elsewhere), and its tensors by name.
+
+    Args:
+        tensors: False reads the first bytes alone, however large the file.
+
+    Raises:
+        UserError: damaged.
+    """
     try:
         with safe_open(path, framework="pt") as file:
-            stored = json.loads((file.metadata() or {}).get(_KEY, "{}"))
-            state = {name.removeprefix("module."): file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            stored = json.loads((file.metadata() or {}).get(METADATA_KEY, "{}"))
+            return stored, {name: file.get_tensor(name) for name in file.keys()} if tensors else {}  # noqa: SIM118
     except (SafetensorError, json.JSONDecodeError) as error:
         raise UserError(f"checkpoint {path} cannot be read ({error}): it is damaged or no safetensors file") from error
-    return Weights(path, state, stored.get("model", {}))
 
 
 def read_torch(path: Path, *, mmap: bool = False) -> Any:
@@ -146,6 +158,11 @@ def read_torch(path: Path, *, mmap: bool = False) -> Any:
         ) from error
     except (RuntimeError, EOFError, OSError, LookupError, ValueError) as error:
         raise UserError(f"checkpoint {path} cannot be read ({error}): it is damaged or no torch file") from error
+
+
+def _unwrapped(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The names as they are inside of torch's data-parallel wrapper."""
+    return {name.removeprefix("module."): value for name, value in state.items()}
 
 
 def _is_torchscript(path: Path) -> bool:

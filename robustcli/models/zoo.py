@@ -4,21 +4,19 @@ Shapes: Y classes.
 """
 
 import importlib
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from torch import nn
 
-from robustcli.models.assembly import Classes, count, opened, own_randomness
-from robustcli.models.classifier import Classifier
+from robustcli.models.assembly import Classes, count, explained, opened, own_randomness, tag_or_file
+from robustcli.models.classifier import IMAGENET_MEAN, IMAGENET_STD, Classifier
 from robustcli.models.weights import Weights, assign
 from robustcli.utils.errors import UserError
 from robustcli.utils.suggest import did_you_mean
 
-_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's
 _SIZE = 224
 
 
@@ -49,7 +47,7 @@ def torchvision(
         UserError: an unknown name or tag, no network where one is needed, or a checkpoint of another model.
     """
     library = importlib.import_module("torchvision.models")
-    pretrained, checkpoint = _split(pretrained, checkpoint)
+    pretrained, checkpoint = tag_or_file(pretrained, checkpoint)
     settings: dict[str, Any] = {
         "architecture": architecture,
         "classes": classes,
@@ -126,12 +124,6 @@ def timm(
     return _wrapped(network, {"factory": "timm", **settings}, weights)
 
 
-def _split(pretrained: str | None, checkpoint: str | Path | None) -> tuple[str | None, str | Path | None]:
-    if pretrained is not None and (Path(pretrained).is_file() or "/" in pretrained):
-        return None, checkpoint or pretrained
-    return pretrained, checkpoint
-
-
 def weights_tag(library: ModuleType, architecture: str, pretrained: str | None) -> Any:
     """The weights that torchvision calls ``pretrained``, for its ``architecture``; `UserError` for another name."""
     if pretrained is None:
@@ -153,7 +145,7 @@ def _side(size: int | Sequence[int]) -> int:
 
 def _settle(settings: dict[str, Any], size: int, mean: Sequence[float], std: Sequence[float]) -> None:
     """Fill in what neither the caller nor a checkpoint said."""
-    for key, value in (("image_size", size), ("mean", list(mean or _MEAN)), ("std", list(std or _STD))):
+    for key, value in (("image_size", size), ("mean", list(mean or IMAGENET_MEAN)), ("std", list(std or IMAGENET_STD))):
         if settings[key] is None:
             settings[key] = value
 
@@ -181,16 +173,3 @@ def _wrapped(network: nn.Module, description: Mapping[str, Any], weights: Weight
     if weights is not None:
         assign(model, weights)
     return model
-
-
-@contextmanager
-def explained(architecture: str) -> Iterator[None]:
-    """Errors of a download, of a folder or of an architecture as one sentence with the remedy."""
-    try:
-        yield
-    except (OSError, RuntimeError, ValueError, ImportError, TypeError) as error:
-        line = next(iter(str(error).splitlines()), type(error).__name__)
-        raise UserError(
-            f"model {architecture} cannot be built ({line}): where there is no network, copy the checkpoint to this "
-            "machine and give model.checkpoint=PATH"
-        ) from error

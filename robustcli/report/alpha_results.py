@@ -203,7 +203,7 @@ def _threat(run: Run) -> list[str]:
     settings = _settings(run)
     made = "the reconstruction alone" if settings["purifier"]["alphas"] == "none" else "the defence as configured"
     return [
-        f"One FGSM step of L2 norm {settings['adversarial']['eps']} against {made}, every pixel by the same amount, "
+        f"One FGSM step of L2 norm {settings['threat']['eps']} against {made}, every pixel by the same amount, "
         "pixels in [0, 1]; kept are the images that were right before and wrong after.",
         "NOT ADAPTIVE: the attacker knows nothing of the alphas that are judged.",
     ]

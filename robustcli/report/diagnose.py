@@ -1,83 +1,114 @@
-"""What stands beside a table of judged models: whether its numbers are to be believed, and what transfers.
+"""Lines under a table: whether its numbers are to be believed, and what transfers from model to model."""
 
-A model goes by its label; an attack by its name among the judges.
-"""
-
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
+from torch import Tensor
 
-from robustcli.attacks import AutoAttack, RetrievalAttack, RetrievalAutoAttack
-from robustcli.attacks.adaptive.transfer import retrieval_transfer_matrix, transfer_matrix
+from robustcli.attacks import (
+    ClassifierAttack,
+    RetrievalAttack,
+    retrieval_transfer_matrix,
+    transfer_matrix,
+)
 from robustcli.diagnostics import SAMPLES, Finding, diagnose
-from robustcli.evaluation import ClassificationJudge, RetrievalJudge, summarise, worst_attack
-from robustcli.evaluation.bench import CURVE, Bench
+from robustcli.diagnostics.evidence import ENSEMBLES
+from robustcli.evaluation import ClassificationEvaluator, Entry, Evaluation, Group, RetrievalEvaluator
+from robustcli.evaluation.aggregate import worst_attack
 from robustcli.report.tables import Grid
 from robustcli.runs.run import Run
 from robustcli.utils import files
 from robustcli.utils.progress import Progress
 
-_ENSEMBLES = (AutoAttack, RetrievalAutoAttack)
-_FEW = 16  # images of an ensemble's diagnostics, which would else cost more than the table
+_FEW = 16  # images of an ensemble's diagnostics, or of a defence's, which would else cost more than the table
 
 
-def examine(run: Run, bench: Bench, models: Mapping[str, Any], records: pd.DataFrame, extent: str) -> list[Finding]:
+def examine(
+    run: Run, evaluation: Evaluation, groups: Sequence[Group], table: pd.DataFrame, extent: str
+) -> list[Finding]:
     """The diagnostics of the numbers of each model, also in ``diagnostics.csv``.
 
     Args:
-        extent: ``off``; ``auto`` and ``strict``, of the attack that hurts a model most, on which the claim rests;
-            ``full``, of every attack.
+        table: recall of every model under every attack at the radius of the table, see `summarise`.
+        extent: ``off``; ``auto`` and ``strict``, of the attack that hurts a model most, on which the claim rests, and
+            of the first defence; ``full``, of every attack on every model.
     """
-    if extent == "off" or not bench.attacks:
+    if extent == "off":
         return []
-    table = summarise(records, resamples=1, seed=0)
     plan = [
-        (label, name)
-        for label in models
-        for name in (bench.attacks if extent == "full" else [worst_attack(_judged(table), label)])
-        if name is not None
+        (group, entry, name)
+        for group in groups
+        for entry in _examined(group, extent)
+        for name in _claimed(evaluation, entry, table, extent)
     ]
     findings: list[Finding] = []
     with Progress(len(plan), "diagnostics", unit="numbers") as progress:
-        for label, name in plan:
-            attack = bench.attacks[name]
-            subject = bench.judge.subject(models[label], _FEW if isinstance(attack, _ENSEMBLES) else SAMPLES)
-            found = diagnose(subject, attack, model=label, name=name, sources=models)
-            findings += found
+        for group, entry, name in plan:
+            attack = evaluation.attacks[name]
+            few = bool(group.defended) or isinstance(attack, ENSEMBLES)
+            findings += diagnose(
+                evaluation.evaluator.subject(entry, _FEW if few else SAMPLES),
+                evaluation.main_run(name, entry).attack,
+                model=entry.label,
+                name=name,
+                sources={each.label: each.model for other in groups for each in other.entries},
+                keys=evaluation.keys.get(name),
+            )
             progress.advance(1)
-    with files.atomic(run.directory / "diagnostics.csv") as path:
-        pd.DataFrame([vars(finding) for finding in findings]).to_csv(path, index=False)
+    if plan:
+        with files.atomic(run.directory / "diagnostics.csv") as path:
+            pd.DataFrame([vars(finding) for finding in findings]).to_csv(path, index=False)
     return findings
 
 
-def transfers(run: Run, bench: Bench, models: Mapping[str, Any]) -> list[Grid]:
-    """How often what misleads one model misleads another, under the judge that draws the curve; also in
-    ``transfer.csv``.
+def transfers(run: Run, evaluation: Evaluation, groups: Sequence[Group], name: str) -> list[Grid]:
+    """How often what misleads one model misleads another, under the attack ``name``; also in ``transfer.csv``.
 
     Chunk by chunk: a dual encoder's queries are ranked among those of their chunk.
     """
-    attack, parts = bench.attacks[bench.curve_name], []
-    with Progress(len(bench.judge), f"transfer: {bench.curve_name}", unit="images") as progress:
-        for rows in bench.judge.chunks():
-            parts.append(_chunk(bench, attack, models, rows))
+    evaluator, attack, parts = evaluation.evaluator, evaluation.attacks[name], []
+    models = {entry.label: entry.model for group in groups for entry in group.entries}
+    with Progress(len(evaluator), f"transfer: {name}", unit="images") as progress:
+        for rows in evaluator.chunks():
+            parts.append(_chunk(evaluation, attack, models, rows))
             progress.advance(len(rows))
     keys = ["direction", "source", "target"]
     table = pd.concat(parts).groupby(keys, sort=False)[["samples", "successes"]].sum().reset_index()
     table["success_rate"] = table["successes"] / table["samples"].where(table["samples"] > 0)
     with files.atomic(run.directory / "transfer.csv") as path:
         table.to_csv(path, index=False)
-    return [_grid(str(direction), part, bench.curve_name) for direction, part in table.groupby("direction", sort=False)]
+    return [_grid(str(direction), part, name) for direction, part in table.groupby("direction", sort=False)]
 
 
-def _chunk(bench: Bench, attack: Any, models: Mapping[str, Any], rows: Any) -> pd.DataFrame:
-    judge, first = bench.judge, next(iter(models.values()))
-    if isinstance(judge, RetrievalJudge):
+def _examined(group: Group, extent: str) -> Sequence[Entry]:
+    """Rows whose numbers are looked at: a model alone, or the defences in front of it."""
+    if not group.defended:
+        return [group.bare]
+    return group.defended if extent == "full" else group.defended[:1]
+
+
+def _claimed(evaluation: Evaluation, entry: Entry, table: pd.DataFrame, extent: str) -> list[str]:
+    """The attacks whose numbers are looked at; of a defence those that keep within a radius, if there are any."""
+    names = list(evaluation.attacks)
+    if entry.defence != "none":
+        names = [name for name in names if not evaluation.smallest(name)] or names
+        table = table[table["access"] == "adaptive"]
+    if extent == "full":
+        return names
+    worst = worst_attack(table[table["attack"].isin(names)], entry.label)
+    return [] if worst is None else [worst]
+
+
+def _chunk(evaluation: Evaluation, attack: Any, models: Mapping[str, Any], rows: Tensor) -> pd.DataFrame:
+    evaluator, first, threat = evaluation.evaluator, next(iter(models.values())), evaluation.threat
+    if isinstance(evaluator, RetrievalEvaluator):
         assert isinstance(attack, RetrievalAttack)
-        return retrieval_transfer_matrix(attack, models, judge.pairs(first, rows)[0])
-    assert isinstance(judge, ClassificationJudge)
-    images, labels = judge.batch(first, rows)
-    return transfer_matrix(attack, models, images, labels, rows).assign(direction=judge.directions[0])
+        return retrieval_transfer_matrix(attack, models, evaluator.pairs(first, rows)[0], threat)
+    assert isinstance(evaluator, ClassificationEvaluator) and isinstance(attack, ClassifierAttack)
+    images, labels = evaluator.batch(first, rows)
+    found = transfer_matrix(attack, models, images, labels, threat, sample_ids=rows)
+    return found.assign(direction=evaluator.directions[0])
 
 
 def _grid(direction: str, table: pd.DataFrame, attack: str) -> Grid:
@@ -91,7 +122,3 @@ def _grid(direction: str, table: pd.DataFrame, attack: str) -> Grid:
     rows = [[source, *(cells[source, target] for target in names)] for source in names]
     title = f"Transfer of {attack} in percent, {direction.replace('_', ' ')}: computed on (row), judged on (column)"
     return Grid(title, ["", *names], rows, "Of the queries that both models answer rightly without attack.")
-
-
-def _judged(table: pd.DataFrame) -> pd.DataFrame:
-    return table[~table["attack"].str.startswith(CURVE)]

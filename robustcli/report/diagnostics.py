@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from robustcli.diagnostics.finding import NOT_RUN, OK, SUSPECT, Finding, verdict, verdicts
-from robustcli.report.tables import ATTACKS, Grid, as_markdown
+from robustcli.report.tables import ATTACKS, Grid
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -25,15 +25,6 @@ def diagnostics_grid(findings: Sequence[Finding]) -> Grid:
     return Grid(_TITLE, ["model", "attack", "verdict", "measured", "what to do"], rows, _note(findings))
 
 
-def checks_grid(findings: Sequence[Finding]) -> Grid:
-    """One row for each check, of all that was measured."""
-    rows = [
-        [each.model, ATTACKS.get(each.attack, each.attack), each.check, each.status, each.measured, each.advice]
-        for each in findings
-    ]
-    return Grid("Diagnostics, check by check", ["model", "attack", "check", "status", "measured", "what to do"], rows)
-
-
 def with_verdicts(grid: Grid, findings: Sequence[Finding]) -> Grid:
     """The table of `attack_grid` with the verdict on the last line of each number that was diagnosed."""
     words = {(model, ATTACKS.get(attack, attack)): word for (model, attack), word in verdicts(findings).items()}
@@ -48,11 +39,6 @@ def with_verdicts(grid: Grid, findings: Sequence[Finding]) -> Grid:
         for row in grid.rows
     ]
     return replace(grid, rows=rows)
-
-
-def diagnostics_markdown(findings: Sequence[Finding]) -> str:
-    """The verdicts, then check by check, as Markdown."""
-    return as_markdown(diagnostics_grid(findings)) + "\n" + as_markdown(checks_grid(findings))
 
 
 def print_findings(findings: Sequence[Finding], console: "Console | None" = None) -> None:

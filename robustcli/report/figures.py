@@ -1,11 +1,10 @@
-"""Pictures of a run: robust recall over the budget, any measure over a knob, and the attacked samples themselves.
+"""Pictures of a run: robust recall over the budget, any share over a knob, and the attacked samples themselves.
 
 Every figure is an object of its own and is drawn by Agg, without the global state of pyplot. Shapes: H height, W width.
 """
 
 import textwrap
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.offsetbox import AnchoredOffsetbox, HPacker, TextArea, VPacker
 
+from robustcli.evaluation.evaluator import Example
 from robustcli.report.tables import DIRECTIONS, directions_of, title_of
 from robustcli.utils import files
 
@@ -30,44 +30,22 @@ LINE = 54
 DPI = 160
 
 
-@dataclass(frozen=True)
-class Example:
-    """One attacked pair.
-
-    Attributes:
-        clean: image (3,H,W) in [0,1]; an array or a tensor on the CPU.
-        adversarial: the same under attack.
-        caption: as written.
-        adversarial_caption: as edited.
-        note: what became of it, for example ``right caption: rank 1, under attack 37``.
-    """
-
-    clean: Any
-    adversarial: Any
-    caption: str
-    adversarial_caption: str
-    note: str = ""
-
-
-def recall_over_eps(
-    frame: "pd.DataFrame", path: Path, *, measure: str = "recall_at_1", budget: str = "", norm: str = "linf"
-) -> None:
+def recall_over_eps(frame: "pd.DataFrame", path: Path, *, budget: str = "", norm: str = "linf") -> None:
     """Robust recall over eps, one panel a direction, one line a model with its 95 % interval.
 
     Args:
-        frame: ``model``, ``direction``, ``eps`` (share of the pixel range, 4/255 and not 4) and the measure as a share
-            in [0, 1] with, where known, ``<measure>_low`` and ``<measure>_high``.
+        frame: ``model``, ``direction``, ``eps`` (share of the pixel range, 4/255 and not 4) and ``recall_at_1`` as a
+            share in [0, 1] with, where known, ``recall_at_1_low`` and ``recall_at_1_high``.
         path: the PNG to write.
-        measure: which column to draw.
         budget: what else the attack may do, for example ``PGD, one word``; stands in the title.
         norm: of eps, ``linf`` or ``l2``.
     """
     points, label = frame.assign(eps=frame["eps"] * 255), "eps of the image attack (1/255)"
     if norm == "l2":
         points, label = frame, "eps of the image attack (L2 norm, pixels in [0, 1])"
-    name = f"{title_of(measure, directions_of(frame))} (%)"
+    name = f"{title_of('recall_at_1', directions_of(frame))} (%)"
     title = "Under attack" + (f" ({budget})" if budget else "")
-    lines(points, path, x="eps", y=measure, x_label=label, y_label=name, title=title)
+    lines(points, path, x="eps", y="recall_at_1", x_label=label, y_label=name, title=title)
 
 
 def lines(
@@ -79,38 +57,32 @@ def lines(
     x_label: str,
     y_label: str,
     by: str = "model",
-    panel: str = "direction",
     title: str = "",
-    percent: bool = True,
-    log_x: bool = False,
 ) -> None:
-    """Lines of ``y`` over ``x``, one for each value of ``by``, with bands from ``<y>_low`` to ``<y>_high`` where given.
+    """Lines of the share ``y`` in percent over ``x``, one for each value of ``by``, with bands from ``<y>_low`` to
+    ``<y>_high`` where given.
 
     Args:
-        frame: the points, in any order.
+        frame: the points, in any order; one panel for each ``direction``, where they have any.
         path: the PNG to write.
         x: column of the horizontal axis.
-        y: column of the vertical axis.
+        y: column of the vertical axis, shares in [0, 1].
         x_label: its name and unit.
         y_label: the same for the vertical axis.
         by: column that tells the lines apart.
-        panel: column that tells the panels apart; one panel where the frame lacks it.
         title: above all panels.
-        percent: draw shares in [0, 1] as percent from 0 to 100.
-        log_x: logarithmic horizontal axis.
     """
-    panels = list(dict.fromkeys(frame[panel])) if panel in frame else [None]
+    panels = list(dict.fromkeys(frame["direction"])) if "direction" in frame else [None]
     names = list(dict.fromkeys(frame[by]))
     figure = Figure(figsize=(1.2 + 3.6 * len(panels), 3.9), layout="constrained")
     grid = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     for axes, value in zip(grid, panels, strict=True):
-        shown = frame if value is None else frame[frame[panel] == value]
+        shown = frame if value is None else frame[frame["direction"] == value]
         for index, name in enumerate(names):
-            _line(axes, shown[shown[by] == name].sort_values(x), x, y, str(name), index, 100.0 if percent else 1.0)
+            _line(axes, shown[shown[by] == name].sort_values(x), x, y, str(name), index)
         _dress(axes, x_label, "" if value is None else DIRECTIONS.get(str(value), str(value)))
-        _ticks(axes, sorted(set(frame[x])), log_x)
-        if percent:
-            axes.set_ylim(-2, 102)
+        _ticks(axes, sorted(set(frame[x])))
+        axes.set_ylim(-2, 102)
     grid[0].set_ylabel(y_label, color=INK)
     handles, labels = grid[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=min(len(names), 4), frameon=False, fontsize=9)
@@ -119,20 +91,20 @@ def lines(
     save(figure, path)
 
 
-def examples(rows: Sequence[Example], path: Path, *, title: str = "", amplify: int | None = None) -> None:
-    """Clean image, attacked image, amplified difference, and the caption with the changed words in bold colour.
+def examples(rows: Sequence[Example], path: Path, *, title: str = "") -> None:
+    """Clean image, attacked image, their difference, and the caption with the changed words in bold colour.
+
+    The difference is amplified by the factor over its column, around mid-grey: the largest takes half of the range.
 
     Args:
         rows: at least one example.
         path: the PNG to write.
         title: above the pictures.
-        amplify: factor of the difference, which is shown around mid-grey; None scales the largest change
-            to half of the range. It stands over the column.
     """
     if not rows:
         raise ValueError("a picture of examples needs at least one example")
     pairs = [(_array(row.clean), _array(row.adversarial)) for row in rows]
-    factor = amplify or _amplification(pairs)
+    factor = _amplification(pairs)
     height = 1.42 * len(rows) + 0.75
     figure = Figure(figsize=(9.2, height))
     top = 1 - (0.62 if title else 0.34) / height
@@ -172,11 +144,11 @@ def save(figure: Figure, path: Path) -> None:
         figure.savefig(temporary, format="png", dpi=DPI, facecolor="white", metadata={"Software": None})
 
 
-def _line(axes: Axes, points: "pd.DataFrame", x: str, y: str, name: str, index: int, scale: float) -> None:
+def _line(axes: Axes, points: "pd.DataFrame", x: str, y: str, name: str, index: int) -> None:
     style = index % len(COLOURS)
     axes.plot(
         points[x],
-        points[y] * scale,
+        100 * points[y],
         label=name,
         color=COLOURS[style],
         marker=MARKERS[style],
@@ -185,7 +157,7 @@ def _line(axes: Axes, points: "pd.DataFrame", x: str, y: str, name: str, index: 
         linewidth=1.8,
     )
     if f"{y}_low" in points:
-        low, high = points[f"{y}_low"] * scale, points[f"{y}_high"] * scale
+        low, high = 100 * points[f"{y}_low"], 100 * points[f"{y}_high"]
         axes.fill_between(points[x], low, high, color=COLOURS[style], alpha=0.18, linewidth=0)
 
 
@@ -198,10 +170,8 @@ def _dress(axes: Axes, x_label: str, title: str) -> None:
     axes.tick_params(colors=INK, labelsize=9)
 
 
-def _ticks(axes: Axes, values: Sequence[float], log_x: bool) -> None:
+def _ticks(axes: Axes, values: Sequence[float]) -> None:
     # Where something was measured; only a long series falls back to round numbers.
-    if log_x:
-        axes.set_xscale("log")
     if len(values) <= 7:
         axes.set_xticks(values, [f"{value:.3g}" for value in values])
         axes.set_xticks([], minor=True)

@@ -1,23 +1,31 @@
 """``report.md``: what a run did and found, with its tables, pictures, threat model and provenance on one page."""
 
 import os
+import re
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from robustcli.report.tables import Grid, as_markdown
+from robustcli.report.tables import Grid
+
+if TYPE_CHECKING:
+    from jinja2 import Template
+
+# What Markdown would read as markup: an emphasis, a table's border, a formula, code, the target of a link.
+_SPECIAL = re.compile(r"[\\`*|~$]|(?<![^\W_])_|_(?![^\W_])|(?<=\])\(")
 
 
 @dataclass(frozen=True)
 class Report:
-    """What stands in a report.
+    """Content of a report; summary, threat and caveats are Markdown, and all else is shown as it stands.
 
     Attributes:
         title: one line.
+        threat: what the attacks may do, a sentence each; see `robustcli.report.threat`.
         summary: what was found, in a sentence or two; may be empty.
-        threat: what the attacks may do, a sentence each; see :func:`threat_model`.
         tables: in the order in which they are read.
         figures: caption and picture of each.
         caveats: what the numbers do not say, a sentence each.
@@ -28,7 +36,7 @@ class Report:
     summary: str = ""
     tables: Sequence[Grid] = ()
     figures: Sequence[tuple[str, Path]] = ()
-    caveats: Sequence[str] = field(default_factory=tuple)
+    caveats: Sequence[str] = ()
 
 
 def render(report: Report, manifest: Mapping[str, Any], directory: Path) -> str:
@@ -39,64 +47,27 @@ def render(report: Report, manifest: Mapping[str, Any], directory: Path) -> str:
         manifest: of the run; gives the command and the provenance.
         directory: where the text will stand.
     """
-    lines = [f"# {report.title}", ""]
-    lines += [report.summary, ""] if report.summary else []
-    lines += ["```", command_line(manifest), "```", ""]
-    for grid in report.tables:
-        lines += [as_markdown(grid)]
-    for caption, picture in report.figures:
-        lines += [f"![{caption}]({_relative(picture, directory)})", "", f"*{caption}*", ""]
-    lines += _section("Threat model", report.threat)
-    lines += _section("Caveats", report.caveats)
-    lines += ["## Provenance", "", "| | |", "| :-- | :-- |"]
-    lines += [f"| {key} | {value} |" for key, value in provenance(manifest).items()]
-    return "\n".join(lines) + f"\n\nRebuild and compare: `robustcli rerun {shlex.quote(str(directory))}`\n"
+    return _template().render(
+        report=report,
+        figures=[(caption, os.path.relpath(picture, directory)) for caption, picture in report.figures],
+        command=command_line(manifest),
+        provenance=provenance(manifest),
+        rerun=shlex.join(["robustcli", "rerun", str(directory)]),
+    )
+
+
+def literal(text: str, line_break: str = " ") -> str:
+    """``text`` so that Markdown shows it as it stands; what a user named may hold ``|``, ``*`` or ``<``.
+
+    A ``_`` within a word and a lone bracket mean nothing to Markdown and stay, for those who read the file as it is.
+    """
+    safe = re.sub(r"&(?=#?\w+;)", "&amp;", _SPECIAL.sub(r"\\\g<0>", text)).replace("<", "&lt;")
+    return line_break.join(safe.splitlines())
 
 
 def command_line(manifest: Mapping[str, Any]) -> str:
     """What one types to get this run; for a job of a sweep the job alone."""
     return shlex.join(["robustcli", manifest["command"], *manifest["overrides"]])
-
-
-def threat_model(
-    *,
-    norm: str | None = None,
-    eps: str | float | None = None,
-    max_words: int | None = None,
-    max_characters: int | None = None,
-    captions: bool = True,
-    knows: str = "all weights",
-) -> list[str]:
-    """The budget in words: what may change in an image and in a caption (None: nothing), and what the attacker knows.
-
-    Args:
-        norm: ``linf`` or ``l2``, on pixels in [0, 1].
-        eps: as written in the config, for example ``4/255``; None: any, and how little it takes is what is measured.
-        max_words: words of a caption that may be replaced.
-        max_characters: characters of a caption that may be replaced, put in or left out.
-        captions: the data set has captions.
-        knows: what of the model the attacker sees.
-    """
-    if norm is not None and norm not in ("linf", "l2"):
-        raise ValueError(f"norm is {norm!r}, expected linf or l2")
-    image = {
-        "linf": f"Each pixel value of an image, in [0, 1], may change by at most {eps} (L-inf).",
-        "l2": f"An image, with pixel values in [0, 1], may change by at most {eps} in all (L2 norm).",
-    }
-    any_size = {"linf": "largest change of a pixel value", "l2": "L2 norm of the change"}
-    if norm is not None and eps is None:
-        image[norm] = f"An image may change by any amount: the smallest is looked for, by the {any_size[norm]}."
-    edits = "Captions are not changed."
-    if max_words:
-        edits = f"At most {max_words} word{'s' if max_words != 1 else ''} of a caption may be replaced."
-    if max_characters:
-        plural = "s" if max_characters != 1 else ""
-        edits = f"At most {max_characters} character{plural} of a caption may be replaced, put in or left out."
-    return [
-        "Images are not changed." if norm is None else image[norm],
-        *([edits] if captions else []),
-        f"The attacker knows {knows}, and every result is judged again on what the attack put out.",
-    ]
 
 
 def provenance(manifest: Mapping[str, Any]) -> dict[str, str]:
@@ -121,12 +92,31 @@ def provenance(manifest: Mapping[str, Any]) -> dict[str, str]:
     return lines | {key.replace("_", " "): _hashes(value) for key, value in hashes.items()}
 
 
-def _section(title: str, sentences: Sequence[str]) -> list[str]:
-    return [f"## {title}", "", *(f"- {sentence}" for sentence in sentences), ""] if sentences else []
+@cache
+def _template() -> "Template":
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("robustcli.report"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {
+        "literal": literal,
+        "cell": partial(literal, line_break="<br>"),
+        "code": _code,
+        "fenced": lambda text: _code(text, "\n", least=3),
+    }
+    return environment.get_template("report.md.j2")
 
 
-def _relative(path: Path, directory: Path) -> str:
-    return Path(os.path.relpath(path, directory)).as_posix().replace(" ", "%20")
+def _code(text: str, padding: str = "", least: int = 1) -> str:
+    """Code between more backticks than it holds in a row; text that holds any is padded, as Markdown wants it."""
+    longest = max(map(len, re.findall("`+", text)), default=0)
+    ticks, around = "`" * max(least, longest + 1), padding or " " * bool(longest)
+    return f"{ticks}{around}{text}{around}{ticks}"
 
 
 def _hashes(value: Any) -> str:

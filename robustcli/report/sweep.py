@@ -1,11 +1,8 @@
 """The table of a sweep: one row a job, whether it was done or failed, and means over seeds where there are several."""
 
-import fcntl
 import math
-import os
 import statistics
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,15 +10,12 @@ from typing import TYPE_CHECKING, Any
 from hydra.experimental.callback import Callback
 
 from robustcli.report.tables import Grid, print_grid
-from robustcli.utils import files
+from robustcli.utils import files, locks
 
 if TYPE_CHECKING:
     import pandas as pd
     from omegaconf import DictConfig
 
-# 97.5 % quantiles of Student's t for 1 to 10 degrees of freedom; a sweep has a handful of seeds.
-T_QUANTILES = (12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622, 2.2281)
-NORMAL_QUANTILE = 1.959964
 STATE_COLUMNS = ("status", "directory", "error")
 
 
@@ -71,7 +65,7 @@ def collect(directory: Path) -> "pd.DataFrame":
 def write(directory: Path) -> "pd.DataFrame":
     """Collect the jobs and write ``sweep.csv`` and, where seeds were swept, ``seeds.csv``."""
     # Jobs that run side by side end at the same time: the last to get the lock sees all that ended before.
-    with _alone(directory):
+    with locks.exclusive(directory / ".lock"):
         table = collect(directory)
         with files.atomic(directory / "sweep.csv") as path:
             table.to_csv(path, index=False)
@@ -107,8 +101,9 @@ def over_seeds(table: "pd.DataFrame") -> "pd.DataFrame | None":
 
 def t_interval(values: Sequence[float]) -> tuple[float, float]:
     """95 % confidence interval of the mean of two or more independent values, by Student's t."""
-    freedom = len(values) - 1
-    half = _quantile(freedom) * statistics.stdev(values) / math.sqrt(len(values))
+    from scipy.stats import t
+
+    half = float(t.ppf(0.975, df=len(values) - 1)) * statistics.stdev(values) / math.sqrt(len(values))
     mean = statistics.fmean(values)
     return mean - half, mean + half
 
@@ -139,7 +134,7 @@ def seeds_grid(means: "pd.DataFrame", metrics: Sequence[str] = ("objective",)) -
     """One column a setting and one row a metric: mean and half the width of its 95 % interval over seeds."""
     keys = [key for key in means.columns if key not in ("metric", "seeds", "mean", "low", "high")]
     varied = [key for key in keys if means[key].nunique(dropna=False) > 1]
-    names = [" ".join(_text(value) for value in row) or "all" for row in means[varied].itertuples(index=False)]
+    names = [" ".join(_text(row[key]) for key in varied) or "all" for _, row in means.iterrows()]
     cells = means.assign(setting=names).set_index(["metric", "setting"])
     columns = list(dict.fromkeys(names))
     chosen = _chosen(list(dict.fromkeys(means["metric"])), metrics)
@@ -195,15 +190,6 @@ def _mean_interval(values: Sequence[float]) -> dict[str, Any]:
     return {"seeds": len(numbers), "mean": statistics.fmean(numbers) if numbers else math.nan, "low": low, "high": high}
 
 
-def _quantile(freedom: int) -> float:
-    if freedom <= len(T_QUANTILES):
-        return T_QUANTILES[freedom - 1]
-    z = NORMAL_QUANTILE  # Cornish-Fisher expansion around the normal, right to three digits from here on
-    first, second = (z**3 + z) / 4, (5 * z**5 + 16 * z**3 + 3 * z) / 96
-    third = (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384
-    return z + first / freedom + second / freedom**2 + third / freedom**3
-
-
 def _text(value: Any) -> str:
     if value is None or value != value:
         return ""
@@ -218,13 +204,3 @@ def _interval_text(cell: Any) -> str:
     half = (cell["high"] - cell["low"]) / 2
     decimals = 3 if half == 0 else max(0, 1 - math.floor(math.log10(half)))  # two digits of the half-width count
     return f"{cell['mean']:.{decimals}f} ±{half:.{decimals}f}"
-
-
-@contextmanager
-def _alone(directory: Path) -> Iterator[None]:
-    lock = os.open(directory / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(lock)

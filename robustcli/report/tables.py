@@ -128,16 +128,6 @@ def as_rich(grid: Grid) -> "Group":
     return Group(Text(grid.title, "bold"), table, *([Text(grid.note, "dim")] if grid.note else []))
 
 
-def as_markdown(grid: Grid) -> str:
-    """The grid as a table of Markdown, with title and note."""
-    lines = [f"**{grid.title}**", "", _markdown_row(grid.columns)]
-    lines.append("|" + "|".join([" :-- ", *[" --: "] * (len(grid.columns) - 1)]) + "|")
-    lines += [_markdown_row(row) for row in grid.rows]
-    if grid.note:
-        lines += ["", grid.note]
-    return "\n".join(lines) + "\n"
-
-
 def print_grid(grid: Grid, console: "Console | None" = None) -> None:
     """Print the grid; where it is wider than the terminal, with rows and columns exchanged. A file gets all of it."""
     from rich.console import Console
@@ -237,7 +227,3 @@ def _range(values: "pd.Series[Any]") -> str:
     if not numbers:
         return MISSING
     return str(numbers[0]) if len(numbers) == 1 else f"{numbers[0]} to {numbers[-1]}"
-
-
-def _markdown_row(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", "<br>") for cell in cells) + " |"

@@ -1,7 +1,5 @@
 """Opening the directory of a run: who may work on it, and whether it is new or known with the same config."""
 
-import fcntl
-import os
 import secrets
 import sys
 from collections.abc import Mapping, Sequence
@@ -30,22 +28,6 @@ def new_directory(parent: Path) -> Path:
         except FileExistsError:
             continue
         return directory
-
-
-def claim(directory: Path) -> int:
-    """Take the lock of the directory; raises UserError where another live process holds it."""
-    lock = os.open(directory / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        holder = os.read(lock, 200).decode().strip() or "another process"
-        os.close(lock)
-        raise UserError(
-            f"{directory} is being worked on by {holder}: wait until it ends, or begin another run without `resume`"
-        ) from None
-    os.ftruncate(lock, 0)
-    os.pwrite(lock, f"process {os.getpid()} on {provenance.machine()['host']}\n".encode(), 0)
-    return lock
 
 
 def begin(directory: Path, command: str, content: Any, overrides: Sequence[str]) -> dict[str, Any]:
@@ -139,12 +121,6 @@ def check_same(directory: Path, command: str, content: Any) -> bool:
             "give the values it began with, or another directory"
         )
     return True
-
-
-def release(lock: int) -> None:
-    """Give the lock back."""
-    fcntl.flock(lock, fcntl.LOCK_UN)  # forked workers may still hold the descriptor, and with it the lock
-    os.close(lock)
 
 
 def now() -> str:

@@ -26,6 +26,7 @@ PACKAGES = (
     "optuna",
     "pandas",
     "pyarrow",
+    "scipy",
     "webdataset",
 )
 _PACKAGE_ROOT = Path(__file__).resolve().parents[1]

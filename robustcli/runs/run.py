@@ -19,13 +19,14 @@ from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import quote
 
 from robustcli.runs import provenance
-from robustcli.runs.manifest import begin, check_same, claim, now, release, take_up
-from robustcli.utils import files
+from robustcli.runs.manifest import begin, check_same, now, take_up
+from robustcli.utils import files, locks
 from robustcli.utils.errors import SuspectClaim, UserError
 from robustcli.utils.flatten import differences, flatten, plain
 
 if TYPE_CHECKING:
     import pandas as pd
+    from filelock import FileLock
 
 
 class Run:
@@ -39,7 +40,7 @@ class Run:
         log: the logger of the run; all loggers of the package reach ``log.txt`` while the run is entered.
     """
 
-    def __init__(self, directory: Path, manifest: dict[str, Any], *, done: bool, lock: int | None) -> None:
+    def __init__(self, directory: Path, manifest: dict[str, Any], *, done: bool, lock: "FileLock") -> None:
         self.directory = directory
         self.manifest = manifest
         self.done = done
@@ -63,7 +64,12 @@ class Run:
         """
         place = Path(directory).absolute()
         place.mkdir(parents=True, exist_ok=True)
-        lock = claim(place)
+        lock = locks.take(
+            place / ".lock",
+            busy=lambda holder: (
+                f"{place} is being worked on by {holder}: wait until it ends, or begin another run without `resume`"
+            ),
+        )
         try:
             files.sweep_temporaries(place)
             content = plain(config)
@@ -73,12 +79,12 @@ class Run:
             manifest = files.read_json(place / "manifest.json")
             if (place / "DONE").exists():
                 _remove_parts(place)
-                release(lock)
-                return cls(place, manifest, done=True, lock=None)
+                lock.release()
+                return cls(place, manifest, done=True, lock=lock)
             take_up(place, manifest)
             return cls(place, manifest, done=False, lock=lock)
         except BaseException:
-            release(lock)
+            lock.release()
             raise
 
     @property
@@ -176,7 +182,7 @@ class Run:
         if self.done:
             return self
         with ExitStack() as stack:
-            stack.callback(self._release)
+            stack.callback(self._lock.release)
             stack.enter_context(_logging_to(self.directory / "log.txt"))
             provenance.reset_peak_memory()
             again = f", taken up again ({self.resumed})" if self.resumed else ""
@@ -237,11 +243,6 @@ class Run:
         overrides = files.read_yaml(self.directory / "overrides.yaml")
         kept = [item for item in overrides if not item.startswith("resume=")]
         return shlex.join(["robustcli", self.manifest["command"], *kept, f"resume={self.directory}"])
-
-    def _release(self) -> None:
-        if self._lock is not None:
-            release(self._lock)
-            self._lock = None
 
 
 def _interrupted(error: BaseException) -> bool:

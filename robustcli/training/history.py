@@ -1,5 +1,6 @@
-"""What every command that trains does around the loop: show it, and keep its course."""
+"""The history of a training: shown while it runs, and written down at its end."""
 
+import importlib.util
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,8 +14,11 @@ from robustcli.utils.progress import Progress
 
 
 def train(trainer: Trainer, run: Run, unit: str) -> Training:
-    """Train to the end, from the saved state if there is one; ``unit`` is what the display counts."""
-    trainer.prepare()
+    """Train to the end, from the saved state if there is one; ``unit`` is what the display counts.
+
+    The state stands in ``parts/``, which goes once the run is done.
+    """
+    trainer.prepare(run.directory / "parts" / "state.pt")
     board = _tensorboard(run) if trainer.settings.tensorboard else None
     with Progress(trainer.training.steps, "train", done=trainer.step, unit=unit) as progress:
 
@@ -27,7 +31,7 @@ def train(trainer: Trainer, run: Run, unit: str) -> Training:
         return trainer.fit(show)
 
 
-def write_course(run: Run, training: Training) -> dict[str, float]:
+def write_history(run: Run, training: Training) -> dict[str, float]:
     """Write ``training.csv``; returns the figures of the last step."""
     with files.atomic(run.directory / "training.csv") as path:
         pd.DataFrame(training.history).to_csv(path, index=False)
@@ -35,9 +39,13 @@ def write_course(run: Run, training: Training) -> dict[str, float]:
     return {"train/steps": float(training.steps), **last}
 
 
+def check_tensorboard(wanted: bool) -> None:
+    """Refuse ``trainer.tensorboard=true`` where it is not installed: before hours of work, not after."""
+    if wanted and importlib.util.find_spec("tensorboard") is None:
+        raise UserError("trainer.tensorboard=true needs TensorBoard: pip install 'robustcli[tracking]'.")
+
+
 def _tensorboard(run: Run) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise UserError("trainer.tensorboard=true needs TensorBoard: pip install 'robustcli[tracking]'.") from error
+    from torch.utils.tensorboard import SummaryWriter
+
     return SummaryWriter(str(run.directory / "tensorboard"))

@@ -1,12 +1,15 @@
-"""What turns gradients into steps."""
+"""Optimisers by name, the schedule of their rate, and the moving average of the weights."""
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from robustcli.config.schemas import TrainerSettings
 from robustcli.utils.errors import UserError
+from robustcli.utils.suggest import did_you_mean
 
 _KINDS: Mapping[str, tuple[Callable[..., torch.optim.Optimizer], Mapping[str, Any]]] = {
     "adamw": (torch.optim.AdamW, {"betas": (0.9, 0.98)}),
@@ -18,7 +21,7 @@ _KINDS: Mapping[str, tuple[Callable[..., torch.optim.Optimizer], Mapping[str, An
 def build_optimiser(
     name: str, weights: Iterable[nn.Parameter], *, lr: float, weight_decay: float
 ) -> torch.optim.Optimizer:
-    """The optimiser of ``trainer.optimizer``; weights without a gradient are left out.
+    """AdamW, SGD or Adamax over the weights that take a gradient.
 
     Args:
         name: ``adamw``, ``sgd`` with momentum 0.9, or ``adamax``. The decay of ``adamw`` is decoupled from the gradient
@@ -29,10 +32,31 @@ def build_optimiser(
         UserError: another name.
     """
     if name not in _KINDS:
-        raise UserError(f"trainer.optimizer is {name!r}: choose {', '.join(_KINDS)}.")
+        near = did_you_mean(name, list(_KINDS))
+        raise UserError(f"trainer.optimizer is {name!r}{near} (choices: {', '.join(_KINDS)}).")
     kind, settings = _KINDS[name]
     learnt = [weight for weight in weights if weight.requires_grad]
     decayed = [weight for weight in learnt if weight.ndim > 1]
     plain = [weight for weight in learnt if weight.ndim <= 1]
     groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
     return kind(groups, lr=lr, **settings)
+
+
+def scheduled_lr(settings: TrainerSettings, step: int, steps: int) -> float:
+    """The rate of update ``step`` (from 0) of ``steps``: a linear rise over the share ``warmup``, under a cosine from
+    1 to 0 (Loshchilov and Hutter 2017) or a constant, whichever is lower.
+    """
+    warm = settings.warmup * steps
+    rise = min(1.0, (step + 1) / warm) if warm else 1.0
+    fall = 0.5 * (1 + math.cos(math.pi * step / steps)) if settings.schedule == "cosine" else 1.0
+    return settings.lr * min(rise, fall)
+
+
+@torch.no_grad()
+def blend(average: Mapping[str, Tensor], network: nn.Module, decay: float) -> None:
+    """Move ``average`` by the share 1 - ``decay`` towards the weights of ``network``; counters are copied."""
+    for key, value in network.state_dict().items():
+        if value.is_floating_point():
+            average[key].lerp_(value, 1 - decay)
+        else:
+            average[key].copy_(value)

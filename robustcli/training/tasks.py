@@ -1,4 +1,4 @@
-"""What a training step reads and minimises, by kind of model; a function of seed and number.
+"""Batches and losses of a training, by kind of model; both are functions of the seed and a number.
 
 Shapes: B batch, C channels, H height, W width.
 """
@@ -7,18 +7,18 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from robustcli.attacks import ClassifierAttack, RetrievalAttack
+from robustcli.attacks import ClassifierAttack, RetrievalAttack, ThreatModel
 from robustcli.data import ImageClassData, ImageTextData
 from robustcli.data.augmentation import Augmentation
 from robustcli.data.sampling import ClassBatch, Epochs, PairBatch, PairSampler
 from robustcli.defenses import ClassObjective, Objective
 from robustcli.models import Classifier, DualEncoder
-from robustcli.models.generators import NVAE, Evidence
+from robustcli.models.generators import ELBO, NVAE
 from robustcli.utils.seeding import generator
 
 
 class Task(Protocol):
-    """What the trainer needs of a kind of model."""
+    """Numbered batches of a training set, and the loss of each."""
 
     def load(self, number: int) -> tuple[Any, Tensor]:
         """Batch ``number`` of the run and its images (B,C,H,W) in [0,1]; called from another thread, ahead of time."""
@@ -28,13 +28,28 @@ class Task(Protocol):
 
 
 class PairTask:
-    """A dual encoder on pairs of images and captions, against an attack."""
+    """A dual encoder on pairs of images and captions, against an attack.
+
+    Args:
+        attack, threat: what the objective trains against; no attack for one that takes none.
+        batch_size: pairs of a micro-batch; ``seed`` names the order of the pairs.
+
+    Raises:
+        UserError: an objective that ``attack`` does not serve, or a batch that is larger than the set.
+    """
 
     def __init__(
-        self, data: ImageTextData, objective: Objective, attack: RetrievalAttack, *, batch_size: int, seed: int
+        self,
+        data: ImageTextData,
+        objective: Objective,
+        attack: RetrievalAttack | None,
+        threat: ThreatModel,
+        *,
+        batch_size: int,
+        seed: int,
     ) -> None:
-        objective.check(attack)
-        self.data, self.objective, self.attack = data, objective, attack
+        objective.check(attack, threat)
+        self.data, self.objective, self.attack, self.threat = data, objective, attack, threat
         self.sampler = PairSampler(data, batch_size=batch_size, seed=seed)
 
     def load(self, number: int) -> tuple[PairBatch, Tensor]:
@@ -42,29 +57,35 @@ class PairTask:
         return batch, self.data.images(batch.image_ids)
 
     def loss(self, model: DualEncoder, batch: PairBatch, images: Tensor, *, seed: int) -> Tensor:
-        return self.objective.loss(model, self.attack, images, batch, seed=seed)
+        return self.objective.loss(model, self.attack, self.threat, images, batch, seed=seed)
 
 
 class ClassTask:
     """A classifier on labelled images, which are augmented before anything attacks them.
 
     Args:
-        attack: what the objective may train against.
+        attack, threat: what the objective may train against.
+        augmentation: of the images of a batch; an image's own draws depend on its row in the set, not on the batch.
+        batch_size: images of a micro-batch; ``seed`` names their order and the draws of the augmentation.
+
+    Raises:
+        UserError: an objective that attack or threat model do not serve, or a batch that is larger than the set.
     """
 
     def __init__(
         self,
         data: ImageClassData,
         objective: ClassObjective,
-        attack: ClassifierAttack,
+        attack: ClassifierAttack | None,
+        threat: ThreatModel,
         augmentation: Augmentation,
         *,
         batch_size: int,
         seed: int,
     ) -> None:
-        objective.check(attack)
-        self.data, self.objective, self.attack, self.augmentation = data, objective, attack, augmentation
-        self.seed = seed
+        objective.check(attack, threat)
+        self.data, self.objective, self.attack, self.threat = data, objective, attack, threat
+        self.augmentation, self.seed = augmentation, seed
         self.sampler = Epochs(data, batch_size=batch_size, seed=seed)
 
     def load(self, number: int) -> tuple[ClassBatch, Tensor]:
@@ -73,17 +94,18 @@ class ClassTask:
         return ClassBatch(rows, self.data.labels[rows]), images
 
     def loss(self, model: Classifier, batch: ClassBatch, images: Tensor, *, seed: int) -> Tensor:
-        return self.objective.loss(model, self.attack, images, batch, seed=seed)
+        return self.objective.loss(model, self.attack, self.threat, images, batch, seed=seed)
 
 
 class GeneratorTask:
     """A generator on images, which are augmented first; their labels are not read.
 
-    ``load`` gives the number of the batch beside the images, by which the weight of the KL rises.
+    ``load`` gives the number of the batch beside the images, by which the weight of the KL rises. Arguments as those
+    of `ClassTask`.
     """
 
     def __init__(
-        self, data: ImageClassData, objective: Evidence, augmentation: Augmentation, *, batch_size: int, seed: int
+        self, data: ImageClassData, objective: ELBO, augmentation: Augmentation, *, batch_size: int, seed: int
     ) -> None:
         self.data, self.objective, self.augmentation, self.seed = data, objective, augmentation, seed
         self.sampler = Epochs(data, batch_size=batch_size, seed=seed)

@@ -4,23 +4,25 @@ Everything that a step draws comes from (seed, step), so the state of a run is i
 the average.
 """
 
+import copy
 import math
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from robustcli.config.schemas import TrainerSettings
 from robustcli.models import Model
 from robustcli.models.generators import NVAE
-from robustcli.training.optimizers import build_optimiser
+from robustcli.training.optimizers import blend, build_optimiser, scheduled_lr
 from robustcli.training.tasks import Task
 from robustcli.utils.errors import UserError
 from robustcli.utils.files import atomic
@@ -29,51 +31,11 @@ from robustcli.utils.seeding import derive_seed
 _TIMED_STEPS = 4
 
 
-@dataclass(frozen=True, kw_only=True)
-class TrainerSettings:
-    """How long, how fast and on what a training runs; the keys of ``conf/trainer``.
-
-    Args:
-        max_steps, max_seconds: the first of both bounds that is given rules; ``max_seconds`` of computing time is
-            turned into a number of steps at the start, from a few timed steps, so that the run itself is bounded by
-            steps and can be rebuilt.
-        batch_size: pairs of a step and micro-batch; ``accumulation`` of them make an update.
-        lr, weight_decay: of the ``optimizer``, see `build_optimiser`; ``warmup``: share of the steps in which lr rises
-            from 0; ``schedule``: ``cosine`` to 0, or ``constant``.
-        clip: largest norm of the gradient; null for none.
-        precision: ``fp32``, or ``bf16`` autocast where the device has it.
-        ema: decay of an exponential moving average of the weights, which is then what is judged and saved; null for
-            none.
-        compile: compile the image tower (torch.compile), for long runs: the first steps take a minute or two longer.
-            Figures may differ from those without it by rounding.
-        tensorboard: also write the course of the training for TensorBoard (needs the extra ``tracking``).
-        save_minutes: the state is saved as often, and on SIGTERM and Ctrl-C.
-    """
-
-    max_steps: int | None
-    max_seconds: float | None
-    batch_size: int
-    lr: float
-    weight_decay: float
-    warmup: float
-    schedule: str
-    accumulation: int
-    clip: float | None
-    precision: str
-    ema: float | None
-    threads: int
-    device: str
-    compile: bool
-    tensorboard: bool
-    save_minutes: float
-    eval_every: int | None
-    log_every: int
-    optimizer: str = "adamw"
-
-
 @dataclass
 class Training:
-    """What is left of a training: its length and its course (one row every ``log_every`` steps)."""
+    """Length of a training in steps, seconds of a step where they were timed, and its history (a row every
+    ``log_every`` steps).
+    """
 
     steps: int
     step_seconds: float | None = None
@@ -81,14 +43,17 @@ class Training:
 
 
 class Trainer:
-    """Trains a model on a task: that of `PairTask` for dual encoders, of `ClassTask` for classifiers, of
-    `GeneratorTask` for generators.
+    """Optimises a model on a task: `PairTask` for dual encoders, `ClassTask` for classifiers, `GeneratorTask` for
+    generators.
 
     Args:
         task: reads batches of ``batch_size`` and has the loss.
-        state: file of the resumable state.
-        validate: called with the model every ``eval_every`` steps and at the end; its figures join the course of the
-            training.
+        settings: see `TrainerSettings`.
+        seed: of the run; with the number of the step it names every draw.
+        validate: called with the model every ``eval_every`` steps and at the end; its figures join the history.
+
+    Raises:
+        UserError: neither ``max_steps`` nor ``max_seconds`` is given, or no such optimiser.
     """
 
     def __init__(
@@ -98,30 +63,39 @@ class Trainer:
         settings: TrainerSettings,
         *,
         seed: int,
-        state: Path,
         validate: Callable[[Any], Mapping[str, float]],
     ) -> None:
-        self.model, self.task = model, task
-        self.settings, self.seed, self.state = settings, seed, state
-        self.validate = validate
+        if settings.max_steps is None and settings.max_seconds is None:
+            raise UserError("trainer.max_steps and trainer.max_seconds are both null: give one of them.")
+        self.model, self.task, self.settings, self.seed, self.validate = model, task, settings, seed, validate
         self.optimiser = build_optimiser(
             settings.optimizer, model.parameters(), lr=settings.lr, weight_decay=settings.weight_decay
         )
         self.average = _copied(model) if settings.ema else None
         self.training = Training(steps=0)
         self.step = 0
+        self.state: Path | None = None
 
     @property
     def samples_per_step(self) -> int:
         """Images or pairs that an update sees."""
         return self.settings.batch_size * self.settings.accumulation
 
-    def prepare(self) -> None:
-        """Take up the saved state if there is one; else fix the number of steps."""
-        if self.state.exists():
-            self._restore()
-        else:
-            self.training.steps = self._planned_steps()
+    def prepare(self, state: Path | None = None) -> None:
+        """Take up what is saved in ``state``, if it is there, else fix the number of steps; ``fit`` saves to it.
+
+        Args:
+            state: file of the resumable state; None: nothing is saved.
+        """
+        self.state = state
+        if state is None or not state.exists():
+            self.training = Training(*self._planned_steps())
+            return
+        content = torch.load(state, map_location=self.model.device, weights_only=True)
+        self.model.network.load_state_dict(content["network"])
+        self.optimiser.load_state_dict(content["optimiser"])
+        self.average, self.step = content["average"], content["step"]
+        self.training = Training(**content["training"])
 
     def fit(self, on_step: Callable[[Mapping[str, float]], None]) -> Training:
         """Train to the end and leave the final weights in the model, in eval mode; call `prepare` first.
@@ -133,23 +107,67 @@ class Trainer:
             KeyboardInterrupt, SystemExit: the run was asked to stop; the state was saved first.
             FloatingPointError: the loss is not finite.
         """
-        saved = time.monotonic()
-        self.model.train()
+        settings, model, device = self.settings, self.model, self.model.device
+        precision = torch.autocast(device.type, dtype=torch.bfloat16, enabled=settings.precision == "bf16")
+        steps, history, saved = self.training.steps, self.training.history, time.monotonic()
+        model.train()
         with _deferred_stop() as stop, ThreadPoolExecutor(1) as pool, self._compiled():
-            upcoming = pool.submit(self._load, self.step)
-            while self.step < self.training.steps:
+            upcoming = pool.submit(self._read, self.step)
+            while self.step < steps:
+                # Reading and augmenting the next batches costs the CPU as long as a small model computes: side by side.
                 micro_batches = upcoming.result()
-                upcoming = pool.submit(self._load, self.step + 1)  # read while the step computes
-                on_step(self._update(micro_batches))
-                if stop.requested or time.monotonic() - saved > 60 * self.settings.save_minutes:
+                upcoming = pool.submit(self._read, self.step + 1)
+
+                # Forward and backward. The gradients of the micro-batches add up to that of one large batch, whose
+                # activations need not fit into memory at once. A seed names what a pass draws; the global generator
+                # is for networks that draw by themselves (dropout), and is as it was afterwards.
+                loss = 0.0
+                with torch.random.fork_rng(), precision:
+                    for micro, (batch, images) in enumerate(micro_batches):
+                        seed = derive_seed(self.seed, "step", self.step, micro)
+                        torch.manual_seed(seed)
+                        part = self.task.loss(model, batch, images.to(device), seed=seed)
+                        (part / len(micro_batches)).backward()  # type: ignore[no-untyped-call]
+                        loss += float(part.detach()) / len(micro_batches)  # waits for the device
+                if not math.isfinite(loss):  # told before the weights are spoilt
+                    remedy = "lower trainer.lr or set trainer.clip"
+                    raise FloatingPointError(f"the loss is {loss} at step {self.step}: {remedy}")
+
+                # The update: the norm of the gradient is clipped over all weights together.
+                if settings.clip:
+                    nn.utils.clip_grad_norm_(model.parameters(), settings.clip)
+                for group in self.optimiser.param_groups:
+                    group["lr"] = scheduled_lr(settings, self.step, steps)
+                self.optimiser.step()
+                self.optimiser.zero_grad(set_to_none=True)
+                if self.average is not None and settings.ema:
+                    # The warm-up of timm and TensorFlow, without which a short run is judged by its starting weights.
+                    blend(self.average, model.network, min(settings.ema, (1 + self.step) / (10 + self.step)))
+                self.step += 1
+
+                # What is known of the step; a look at the validation set costs a pass over it.
+                figures = {"loss": loss}
+                if self.step == steps or (settings.eval_every and self.step % settings.eval_every == 0):
+                    figures |= self._validated()
+                if len(figures) > 1 or self.step % settings.log_every == 0:
+                    history.append({"step": self.step, **figures})
+                on_step(figures)
+
+                # A state is three times the weights (AdamW), so it is written every few minutes and not every step.
+                if stop.requested or time.monotonic() - saved > 60 * settings.save_minutes:
                     self._save()
                     saved = time.monotonic()
                 stop.raise_if_requested()
         self._save()
         if self.average is not None:
-            self.model.network.load_state_dict(self.average)
-        self.model.eval()
+            model.network.load_state_dict(self.average)
+        model.eval()
         return self.training
+
+    def _read(self, step: int) -> list[tuple[Any, Tensor]]:
+        """The micro-batches of a step."""
+        first = step * self.settings.accumulation
+        return [self.task.load(first + micro) for micro in range(self.settings.accumulation)]
 
     @contextmanager
     def _compiled(self) -> Iterator[None]:
@@ -168,57 +186,8 @@ class Trainer:
         finally:
             tower._compiled_call_impl = None  # torch has no way back of its own
 
-    def _load(self, step: int) -> list[tuple[Any, Tensor]]:
-        first = step * self.settings.accumulation
-        return [self.task.load(first + micro) for micro in range(self.settings.accumulation)]
-
-    def _update(self, micro_batches: list[tuple[Any, Tensor]]) -> dict[str, float]:
-        figures = {"loss": self._train_step(micro_batches)}
-        self.step += 1
-        every, last = self.settings.eval_every, self.step == self.training.steps
-        if last or (every and self.step % every == 0):
-            figures.update(self._validated())
-        if len(figures) > 1 or self.step % self.settings.log_every == 0:
-            self.training.history.append({"step": self.step, **figures})
-        return figures
-
-    def _train_step(self, micro_batches: list[tuple[Any, Tensor]]) -> float:
-        settings = self.settings
-        self._set_lr()
-        total = 0.0
-        with torch.random.fork_rng(), self._autocast():
-            for micro, (batch, images) in enumerate(micro_batches):
-                seed = derive_seed(self.seed, "step", self.step, micro)
-                torch.manual_seed(seed)  # dropout, where a network has it
-                loss = self.task.loss(self.model, batch, images.to(self.model.device), seed=seed)
-                (loss / len(micro_batches)).backward()  # type: ignore[no-untyped-call]
-                total += float(loss.detach()) / len(micro_batches)
-        if not math.isfinite(total):
-            raise FloatingPointError(f"the loss is {total} at step {self.step}: lower trainer.lr or set trainer.clip")
-        if settings.clip:
-            nn.utils.clip_grad_norm_(self.model.parameters(), settings.clip)
-        self.optimiser.step()
-        self.optimiser.zero_grad(set_to_none=True)
-        if self.average is not None and settings.ema:
-            # The warm-up of timm and TensorFlow: without it a short run would be judged by its starting weights.
-            _blend(self.average, self.model, min(settings.ema, (1 + self.step) / (10 + self.step)))
-        return total
-
-    def _set_lr(self) -> None:
-        warm = self.settings.warmup * self.training.steps
-        rise = min(1.0, (self.step + 1) / warm) if warm else 1.0
-        cosine = 0.5 * (1 + math.cos(math.pi * self.step / self.training.steps))
-        fall = cosine if self.settings.schedule == "cosine" else 1.0
-        for group in self.optimiser.param_groups:
-            group["lr"] = self.settings.lr * min(rise, fall)
-
-    def _autocast(self) -> Any:
-        if self.settings.precision == "bf16":
-            return torch.autocast(self.model.device.type, dtype=torch.bfloat16)
-        return nullcontext()
-
     def _validated(self) -> Mapping[str, float]:
-        """Figures of the model under validation; leaves mode, weights and generators as they were."""
+        """Figures of the weights that would be saved now; leaves mode, weights and generators as they were."""
         learnt = _copied(self.model) if self.average is not None else None
         if self.average is not None:
             self.model.network.load_state_dict(self.average)
@@ -230,49 +199,34 @@ class Trainer:
             self.model.network.load_state_dict(learnt)
         return figures
 
-    def _planned_steps(self) -> int:
-        """The bound in steps; a bound in seconds is measured on a few steps that are then undone."""
+    def _planned_steps(self) -> tuple[int, float | None]:
+        """The bound in steps and, where seconds bound the training, what a step of a copy of the model takes."""
         settings = self.settings
         if settings.max_seconds is None:
-            if settings.max_steps is None:
-                raise UserError("trainer.max_steps and trainer.max_seconds are both null: give one of them.")
-            return settings.max_steps
-        before, self.training.steps = _copied(self.model), 10**6
-        average = None if self.average is None else {key: value.clone() for key, value in self.average.items()}
-        batches = [self._load(step) for step in range(_TIMED_STEPS + 1)]
-        self._train_step(batches[0])  # the first step pays for allocations and candidate tables
-        started = _computing_seconds(self.model.device)
-        for batch in batches[1:]:
-            self._train_step(batch)
-        each = (_computing_seconds(self.model.device) - started) / _TIMED_STEPS
-        self.model.network.load_state_dict(before)
-        self.average, self.optimiser.state = average, type(self.optimiser.state)(dict)
-        self.training.step_seconds = each
+            assert settings.max_steps is not None
+            return settings.max_steps, None
+        short = replace(settings, max_steps=1 + _TIMED_STEPS, max_seconds=None, lr=0.0, eval_every=None, compile=False)
+        trial = Trainer(copy.deepcopy(self.model), self.task, short, seed=self.seed, validate=lambda model: {})
+        ends: list[float] = []
+        trial.prepare()
+        trial.fit(lambda figures: ends.append(_computing_seconds(self.model.device)))
+        each = (ends[-1] - ends[0]) / _TIMED_STEPS  # the first step pays for allocations and candidate tables
         affordable = max(1, round(settings.max_seconds / each))
-        return affordable if settings.max_steps is None else min(affordable, settings.max_steps)
+        return affordable if settings.max_steps is None else min(affordable, settings.max_steps), each
 
     def _save(self) -> None:
+        if self.state is None:
+            return
         content = {
             "step": self.step,
             "seed": self.seed,
             "network": self.model.network.state_dict(),
             "optimiser": self.optimiser.state_dict(),
             "average": self.average,
-            "training": {
-                "steps": self.training.steps,
-                "step_seconds": self.training.step_seconds,
-                "history": self.training.history,
-            },
+            "training": asdict(self.training),
         }
         with atomic(self.state) as temporary:
             torch.save(content, temporary)
-
-    def _restore(self) -> None:
-        content = torch.load(self.state, map_location=self.model.device, weights_only=True)
-        self.model.network.load_state_dict(content["network"])
-        self.optimiser.load_state_dict(content["optimiser"])
-        self.average, self.step = content["average"], content["step"]
-        self.training = Training(**content["training"])
 
 
 class _Stop:
@@ -308,15 +262,6 @@ def _deferred_stop() -> Iterator[_Stop]:
 
 def _copied(model: Model | NVAE) -> dict[str, Tensor]:
     return {key: value.detach().clone() for key, value in model.network.state_dict().items()}
-
-
-def _blend(average: dict[str, Tensor], model: Model | NVAE, decay: float) -> None:
-    with torch.no_grad():
-        for key, value in model.network.state_dict().items():
-            if value.is_floating_point():
-                average[key].lerp_(value, 1 - decay)
-            else:
-                average[key].copy_(value)
 
 
 def _computing_seconds(device: torch.device) -> float:

@@ -1,13 +1,26 @@
-"""Where things are kept that can be made again: rendered sets, decoded images, word candidates."""
+"""The folder for things that can be made again: rendered sets, decoded images, word candidates."""
 
 import os
 from pathlib import Path
 
+from platformdirs import user_cache_path
+
+from robustcli.utils.errors import UserError
+
 
 def cache_directory(*parts: str) -> Path:
-    """A folder under ``$ROBUSTCLI_CACHE`` (``$XDG_CACHE_HOME/robustcli``, ``~/.cache/robustcli``), made if absent."""
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    root = Path(os.environ.get("ROBUSTCLI_CACHE") or Path(home) / "robustcli")
-    directory = root.joinpath(*parts)
-    directory.mkdir(parents=True, exist_ok=True)
+    """A folder under ``$ROBUSTCLI_CACHE``, or else under the platform's cache (``~/.cache/robustcli``), made if absent.
+
+    Raises:
+        UserError: it cannot be made.
+    """
+    root = os.environ.get("ROBUSTCLI_CACHE") or user_cache_path("robustcli", appauthor=False)
+    directory = Path(root).joinpath(*parts)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"the cache {directory} cannot be made ({error.strerror}): set the environment variable ROBUSTCLI_CACHE to "
+            "a folder that can be written to"
+        ) from error
     return directory

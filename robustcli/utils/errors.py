@@ -14,6 +14,11 @@ class SuspectClaim(Exception):
     """Numbers that ``diagnostics=strict`` does not let pass: all is written, and the exit code is 1."""
 
 
+def wrong_type(name: str, error: Exception) -> UserError:
+    """The user's mistake where what is called ``name`` could not be made of its settings, over ``error``."""
+    return UserError(f"{name} cannot be made of its settings; is one of the wrong type? ({error})")
+
+
 def behind(error: BaseException) -> UserError | None:
     """The user's mistake: ``error`` itself, or what it was raised from (Hydra wraps errors of constructors)."""
     return next((seen for seen in causes(error) if isinstance(seen, UserError)), None)

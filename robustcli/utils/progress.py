@@ -16,10 +16,9 @@ class Progress:
     Use as a context manager and call :meth:`advance` after each step. It writes to the standard error.
 
     Args:
-        total: steps in all; None where only ``seconds`` bounds the work.
+        total: steps in all; None where they are not known.
         description: what is being done, for example ``train``.
         done: steps that were made before, by a run that was taken up again.
-        seconds: wall-clock bound of the work from now on, None for none; the time left is the smaller of both bounds.
         unit: what ``samples`` of :meth:`advance` counts.
         every_seconds: how often a plain line is written where there is no terminal.
         console: where to show it.
@@ -32,14 +31,13 @@ class Progress:
         description: str,
         *,
         done: int = 0,
-        seconds: float | None = None,
         unit: str = "samples",
         every_seconds: float = 15.0,
         console: Console | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.total, self.description, self.unit = total, description, unit
-        self.steps, self.seconds, self.every_seconds = done, seconds, every_seconds
+        self.steps, self.every_seconds = done, every_seconds
         self._console = console or Console(stderr=True)
         self._clock = clock
         self._first = done
@@ -96,12 +94,9 @@ class Progress:
         return "  ".join(parts)
 
     def time_left(self) -> float | None:
-        """Seconds until the first bound is reached, at the mean speed so far; None before it is known."""
+        """Seconds until the end at the mean speed so far; None before it is known."""
         spent, made = self._clock() - self._begin, self.steps - self._first
-        bounds = [] if self.seconds is None else [self.seconds - spent]
-        if self.total is not None and made:
-            bounds.append((self.total - self.steps) * spent / made)
-        return max(0.0, min(bounds)) if bounds else None
+        return None if self.total is None or not made else (self.total - self.steps) * spent / made
 
     def _show(self) -> None:
         assert self._bar is not None

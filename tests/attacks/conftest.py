@@ -3,14 +3,16 @@
 Shapes: B batch, C channels, D embedding, N images, M captions, T tokens, W width of the tokens.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from robustcli.attacks import TEXT_ATTACKS, Pairs, SynonymTable, TextAttack, WordSubstitution
+from robustcli.attacks import ATTACKS, PGD, Attack, Pairs, RetrievalAttack, SynonymTable, TextAttack, WordSubstitution
 from robustcli.utils.seeding import generator
 
 PIXELS = (3, 8, 8)
@@ -33,6 +35,36 @@ WORDS = ["[PAD]", "a", "the", "with", "[UNK]", *SYNONYMS, *(word for others in S
 VOCABULARY = {word: number for number, word in enumerate(dict.fromkeys(WORDS))}
 LETTERS = " abcdefghijklmnopqrstuvwxyz"
 START, END = len(VOCABULARY), len(VOCABULARY) + 1
+# What makes a row of `ATTACKS` cheap enough for a test on 192 pixels and short captions, where its defaults are not.
+CHEAP: Mapping[str, Mapping[str, Any]] = {
+    "apgd": {"steps": 20},
+    "square": {"queries": 200},
+    "autoattack": {"steps": 10, "queries": 20},
+    "fab": {"steps": 10},
+    "cw": {"steps": 50},
+    "fmn": {"steps": 50},
+    "reduced_autoattack": {"steps": 10, "fab_steps": 10},
+    "torchattacks": {"name": "APGD", "params": {"steps": 20}},
+    "characters": {"positions": 5, "alphabet": "ekx "},  # the default tries forty characters at each place
+    "typos": {"positions": 5},
+}
+
+
+def family(name: str) -> type[Attack]:
+    """The class of a row of `ATTACKS`."""
+    row = ATTACKS[name]
+    found: type[Attack] = row.func if isinstance(row, partial) else row  # type: ignore[assignment]
+    return found
+
+
+def names_of(kind: type[Any]) -> list[str]:
+    """The rows of `ATTACKS` of one kind: a new row is tested without another line."""
+    return sorted(name for name in ATTACKS if issubclass(family(name), kind))
+
+
+def attack_of(name: str, **changed: Any) -> Any:
+    """The attack of a row, with cheap settings unless others are given."""
+    return ATTACKS[name](**{**CHEAP.get(name, {}), **changed})
 
 
 class ToyDual(nn.Module):
@@ -120,13 +152,25 @@ def words(**settings: object) -> WordSubstitution:
 
 
 def text_attack(name: str, budget: int | None = None, **settings: object) -> TextAttack:
-    """An attack of `TEXT_ATTACKS` with the toy's candidates, and ``budget`` edits of its own kind (None: the
+    """A text attack of `ATTACKS` with the toy's candidates; ``budget``: how many words or characters (None: the
     default).
     """
-    key = TEXT_ATTACKS[name]().budget.key
-    small = {"positions": 5, "alphabet": "ekx "}  # the default tries forty characters at each place
-    given = {"candidates": SynonymTable(SYNONYMS)} if key == "max_words" else small
-    return TEXT_ATTACKS[name](**{**given, **({} if budget is None else {key: budget}), **settings})
+    kind = family(name)
+    assert issubclass(kind, TextAttack)
+    given: dict[str, object] = {"candidates": SynonymTable(SYNONYMS)} if kind.needs_candidates else {}
+    edits = {} if budget is None else {f"max_{kind.unit}": budget}
+    found: TextAttack = attack_of(name, **{**given, **edits, **settings})
+    return found
+
+
+def whole(name: str) -> Attack:
+    """The attack of a row, with all that it needs: a retrieval attack with both sides."""
+    kind = family(name)
+    if issubclass(kind, TextAttack):
+        return text_attack(name)
+    sides = {"image": PGD(steps=2), "text": words()} if issubclass(kind, RetrievalAttack) else {}
+    found: Attack = attack_of(name, **sides)
+    return found
 
 
 class LetterDual(ToyDual):
@@ -183,3 +227,14 @@ class SmallNet(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         return self.layers(images)  # type: ignore[no-any-return]
+
+
+def inputs(n: int, seed: int = 30) -> tuple[nn.Module, Tensor, Tensor]:
+    """`SmallNet`, images and the labels that it gives them."""
+    net, images = SmallNet().eval(), torch.rand(n, *PIXELS, generator=generator(seed))
+    return net, images, net(images).argmax(1)
+
+
+def untouched(images: Tensor) -> Tensor:
+    """A model that nobody may ask."""
+    raise AssertionError("the model was asked before the threat model was checked")

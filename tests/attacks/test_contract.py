@@ -1,9 +1,10 @@
-"""What holds for every attack on classifiers; an attack joins with its row in `CLASSIFIER_ATTACKS`.
+"""What holds for every attack on classifiers; an attack joins with its row in `ATTACKS`.
 
 Shapes: N images, C channels, H height, W width.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -12,24 +13,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from robustcli.attacks import CLASSIFIER_ATTACKS, ClassifierAttack, ImageAdversarial, Square
-from robustcli.attacks.core.oracle import LogitOracle
-from robustcli.attacks.core.threat import ball
+from robustcli.attacks import (
+    ClassifierAttack,
+    ImageAdversarial,
+    LogitOracle,
+    Square,
+    ThreatModel,
+    TorchAttack,
+)
+from robustcli.attacks.adaptive.wrapped import WrappedAttack
+from robustcli.attacks.core.balls import ball
 from robustcli.utils.errors import UserError
 from robustcli.utils.seeding import generator
 
-from .conftest import LinearClassifier, SmallNet
+from .conftest import LinearClassifier, SmallNet, attack_of, family, inputs, names_of
 
-# What makes an attack cheap enough for a test on 192 pixels, where its defaults are not. One row an attack.
-CHEAP: Mapping[str, dict[str, Any]] = {
-    "apgd": {"steps": 20},
-    "square": {"queries": 200},
-    "autoattack": {"steps": 10, "queries": 20},
-    "fab": {"steps": 10},
-    "cw": {"steps": 50},
-    "fmn": {"steps": 50},
-    "reduced_autoattack": {"steps": 10, "fab_steps": 10},
-}
 # How far beyond the true distance an attack may need to go on a linear model, if not 1.05 times.
 SLACK: Mapping[tuple[str, str], float] = {("square", "linf"): 1.2, ("square", "l2"): 2.0}
 # Weak and strong settings: with nested draws the strong one fools whatever the weak one does, per sample.
@@ -44,19 +42,11 @@ GROWING: Sequence[tuple[str, str, Sequence[Any]]] = (
     ("apgd", "steps", (2, 8, 32)),
     ("square", "queries", (1, 30, 300)),
 )
-NAMES = sorted(CLASSIFIER_ATTACKS)
+NAMES = names_of(ClassifierAttack)
 NORMS = ("linf", "l2")
-BOUNDED = [name for name in NAMES if CLASSIFIER_ATTACKS[name]().budget is not None]
+BOUNDED = [name for name in NAMES if not attack_of(name).minimum_norm]
+OF_BATCHES = [name for name in NAMES if issubclass(family(name), TorchAttack)]  # whose draws are those of a batch
 EPS = {"linf": 0.02, "l2": 0.2}  # about half of the images of `SmallNet` fall
-
-
-def attack_of(name: str, **changed: Any) -> ClassifierAttack:
-    return CLASSIFIER_ATTACKS[name](**{**CHEAP.get(name, {}), **changed})
-
-
-def inputs(n: int, seed: int = 30) -> tuple[nn.Module, Tensor, Tensor]:
-    net, images = SmallNet().eval(), torch.rand(n, 3, 8, 8, generator=generator(seed))
-    return net, images, net(images).argmax(1)
 
 
 class Wavy(nn.Module):
@@ -89,15 +79,15 @@ def linear(norm: str, shape: Sequence[int], n: int) -> tuple[nn.Module, Tensor, 
     return model, images, torch.ones(n, dtype=torch.long), ((score + model.bias) / dual).detach()
 
 
-def reached(build: Callable[..., ClassifierAttack], norm: str, shape: Sequence[int], n: int, slack: float) -> Tensor:
+def reached(attack: ClassifierAttack, norm: str, shape: Sequence[int], n: int, slack: float) -> Tensor:
     """(N,) bool: whether each image is fooled a little beyond its distance to a linear boundary, and not below it."""
     model, images, labels, distance = linear(norm, shape, n)
     fooled = []
     for i in range(n):
-        beyond, below = (build(norm=norm, eps=float(distance[i]) * factor) for factor in (slack, 0.99))
+        beyond, below = (ThreatModel(norm=norm, eps=float(distance[i]) * factor) for factor in (slack, 0.99))
         one = slice(i, i + 1)
-        fooled.append(bool(beyond(model, images[one], labels[one]).success))
-        assert not below(model, images[one], labels[one]).success.any()
+        fooled.append(bool(attack(model, images[one], labels[one], beyond).success))
+        assert not attack(model, images[one], labels[one], below).success.any()
     return torch.tensor(fooled)
 
 
@@ -107,7 +97,7 @@ def reached(build: Callable[..., ClassifierAttack], norm: str, shape: Sequence[i
 def test_on_a_linear_model_the_boundary_is_found_where_it_is(
     name: str, norm: str, shape: Sequence[int], n: int
 ) -> None:
-    assert reached(lambda **changed: attack_of(name, **changed), norm, shape, n, SLACK.get((name, norm), 1.05)).all()
+    assert reached(attack_of(name), norm, shape, n, SLACK.get((name, norm), 1.05)).all()
 
 
 @pytest.mark.parametrize("norm", NORMS)
@@ -141,29 +131,30 @@ class _Slope(torch.autograd.Function):
 FAULTS = ("sign flipped", "zero steps", "gradient zeroed")
 
 
-def broken(attack: ClassifierAttack, fault: str) -> ClassifierAttack:
-    """The attack with one fault; a search that asks for no gradients gets logits that are turned round, or all zero."""
-    whole, factor = attack.mislead, -1.0 if fault == "sign flipped" else 0.0
+@dataclass(frozen=True, kw_only=True)
+class Broken(WrappedAttack):
+    """An attack with one fault; a search that asks for no gradients gets logits that are turned round, or all zero."""
 
-    def mislead(oracle: LogitOracle, images: Tensor, labels: Tensor, sample_ids: Tensor) -> Tensor:
+    fault: str
+
+    def search(
+        self, oracle: LogitOracle, images: Tensor, labels: Tensor, sample_ids: Tensor, threat: ThreatModel
+    ) -> Tensor:
+        factor = -1.0 if self.fault == "sign flipped" else 0.0
+
         def model(x: Tensor) -> Tensor:
             logits = oracle.model(_Slope.apply(x, factor))  # type: ignore[no-untyped-call]
-            return logits * factor if isinstance(attack, Square) else logits
+            return logits * factor if isinstance(self.attack, Square) else logits
 
-        if fault == "zero steps":
+        if self.fault == "zero steps":
             return images
-        return whole(LogitOracle(model, oracle.meter), images, labels, sample_ids)
-
-    attack.mislead = mislead  # type: ignore[method-assign]
-    return attack
+        return self.attack.search(LogitOracle(model, oracle.counter), images, labels, sample_ids, threat)
 
 
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("name", BOUNDED)
 def test_the_strength_check_notices_a_broken_attack(name: str, fault: str) -> None:
-    def mutant(**changed: Any) -> ClassifierAttack:
-        return broken(attack_of(name, **changed), fault)
-
+    mutant = Broken(attack_of(name), fault=fault)
     assert not reached(mutant, "linf", (3, 4, 4), 3, SLACK.get((name, "linf"), 1.05)).any()
 
 
@@ -275,11 +266,13 @@ def test_nothing_of_model_or_generators_is_changed(name: str) -> None:
 def test_a_sample_does_not_depend_on_its_batch_and_a_seed_gives_the_same_bits(name: str) -> None:
     net, images, labels = inputs(6)
     ids, attack = torch.arange(6) + 40, attack_of(name, **({"eps": 0.02} if name in BOUNDED else {}))
-    whole = attack(net, images, labels, ids)
+    whole = attack(net, images, labels, sample_ids=ids)
     torch.rand(3)  # global draws have no part in it
-    assert _same_bits(whole, attack(net, images, labels, ids))
+    assert _same_bits(whole, attack(net, images, labels, sample_ids=ids))
+    if name in OF_BATCHES:
+        return
     order = torch.tensor([4, 1, 5])
-    part = attack(net, images[order], labels[order], ids[order])
+    part = attack(net, images[order], labels[order], sample_ids=ids[order])
     assert (part.images - whole.images[order]).abs().max() < 1e-5
     assert torch.equal(part.success, whole.success[order])
     assert torch.equal(part.queries, whole.queries[order])

@@ -78,7 +78,7 @@ def test_fgsm_makes_the_same_images(reference: dict[str, Any]) -> None:
     assert (found.images - theirs).abs().max() < 1e-6
 
 
-@pytest.mark.parametrize(("loss", "name"), [("gallery", "apgd_ce_1.0"), ("dlr", "apgd_dlr_1.0")])
+@pytest.mark.parametrize(("loss", "name"), [("cross_entropy", "apgd_ce_1.0"), ("dlr", "apgd_dlr_1.0")])
 def test_apgd_fools_as_many_within_as_much(reference: dict[str, Any], loss: str, name: str) -> None:
     found = APGD(norm="l2", eps=1.0, steps=64, loss=loss)(Toy(), reference["X"], reference["Y"])
     assert found.success.tolist() == [success for success, _, _ in reference[name]]

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from robustcli.cli.launch import launch
+from robustcli.config import overrides
 from robustcli.utils.errors import UserError
 from robustcli.utils.suggest import nearest_keys as nearest
 
@@ -32,11 +33,11 @@ def run(config, run):
         (run.directory / "waiting").touch()
         time.sleep(60)
     return float(config.seed) + 0.5
-engine = types.ModuleType("robustcli.engines.train_mat")
+engine = types.ModuleType("robustcli.engines.train")
 engine.run = run
-sys.modules["robustcli.engines.train_mat"] = engine
+sys.modules["robustcli.engines.train"] = engine
 """
-QUICK = ["judges=none"]  # five attacks fewer to compose
+QUICK = ["attacks=none"]  # five attacks fewer to compose
 
 
 @pytest.fixture
@@ -45,9 +46,9 @@ def engine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[Callabl
     monkeypatch.chdir(tmp_path)
 
     def install(work: Callable[..., float]) -> None:
-        module: Any = ModuleType("robustcli.engines.train_mat")
+        module: Any = ModuleType("robustcli.engines.train")
         module.run = work
-        monkeypatch.setitem(sys.modules, "robustcli.engines.train_mat", module)
+        monkeypatch.setitem(sys.modules, "robustcli.engines.train", module)
 
     return install
 
@@ -63,7 +64,7 @@ def no_engine(config: Any, run: Any) -> float:
 def test_a_run_has_a_directory_with_what_it_was_asked_for(engine: Any, capfd: pytest.CaptureFixture[str]) -> None:
     engine(lambda config, run: config.seed + 0.25)
     argv, environment = list(sys.argv), dict(os.environ)
-    assert launch("train-mat", [*QUICK, "seed=7", "attack.image.eps=4/255"]) == 0
+    assert launch("train-mat", [*QUICK, "seed=7", "threat.eps=4/255"]) == 0
     assert (sys.argv, dict(os.environ)) == (argv, environment)
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     (directory,) = runs()
@@ -88,8 +89,10 @@ def test_two_runs_in_the_same_second_have_directories_of_their_own(engine: Any) 
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["attack.image.epss=1"], "train-mat has no key 'attack.image.epss': did you mean 'attack.image.eps'?"),
-        (["attack.eps=1"], "did you mean 'attack.image.eps'?"),
+        (["threat.epss=1"], "train-mat has no key 'threat.epss': did you mean 'threat.eps'?"),
+        (["attack.image.eps=1"], "attack.image.eps: what an attack may change is the threat model"),
+        (["attack.eps=1"], "set threat.eps"),
+        (["attacks.sep.text.max_words=2", "attacks=quick"], "set threat.words"),
         (["datset=scenes"], "train-mat has no key 'datset': did you mean 'dataset'?"),
         (["dataset=scene"], "dataset has no choice 'scene': did you mean 'scenes'? (choices: celeba64_identities, "),
         (["dataset=table", "dataset.caption_colum=a"], "did you mean 'dataset.caption_column'?"),
@@ -109,6 +112,11 @@ def test_two_runs_in_the_same_second_have_directories_of_their_own(engine: Any) 
         (["resume=nowhere"], "resume=nowhere: the directory does not exist"),
         (["resume=."], "resume=.: the directory holds neither a run nor a sweep"),
         (["dataset=karpathy"], "dataset.annotations has no value"),
+        (["trainer.device=cpu"], "train-mat has no key 'trainer.device': did you mean 'device'?"),
+        (["trainer.threads=2"], "train-mat has no key 'trainer.threads': did you mean 'threads'?"),
+        (["protocol=smoke"], "protocol=smoke: train-mat has no group 'protocol'; purify has it."),
+        (["protocol.fresh=2"], "train-mat has no key 'protocol.fresh', because it has no group 'protocol'; purify has"),
+        (["dataset=null"], "dataset=null: a group takes the name of a choice (celeba64_identities, "),
         (["zzz=1"], "train-mat has no key 'zzz': `robustcli train-mat --cfg job` prints those that it has"),
     ],
     ids=lambda value: value[-1] if isinstance(value, list) else "",
@@ -123,23 +131,47 @@ def test_a_mistake_is_one_sentence_and_leaves_nothing(
     assert out == "" and not [path for path in Path("outputs").rglob("*") if path.is_file()]
 
 
+@pytest.mark.parametrize(
+    ("command", "word", "sentence"),
+    [
+        ("evaluate", "trainer=smoke", "no group 'trainer'; train-mat, train-classifier and train-generator have it."),
+        ("train-generator", "objective=trades", "no group 'objective'; train-classifier has it."),
+        ("purify", "attack=pgd", "no group 'attack'; train-mat, train-classifier, attack and evaluate have it."),
+    ],
+)
+def test_another_command_s_group_is_said_to_be_its_own(
+    capfd: pytest.CaptureFixture[str], command: str, word: str, sentence: str
+) -> None:
+    assert launch(command, [word]) == 2
+    assert capfd.readouterr().err == f"error: {word}: {command} has {sentence}\n"
+
+
+def test_a_short_form_is_recorded_in_full(engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(overrides, "SHORT_FORMS", {"eps": "threat.eps"})
+    engine(lambda config, run: 0.0)
+    assert launch("train-mat", [*QUICK, "eps=2/255"]) == 0
+    (directory,) = runs()
+    assert "- threat.eps=2/255" in (directory / "overrides.yaml").read_text()
+    assert "eps: 2/255" in (directory / "config.yaml").read_text()
+
+
 def test_the_nearest_key_is_one_of_the_same_group() -> None:
-    valid = ["attack.image.eps", "judges.sga.image.eps", "judges.pgd.image.steps", "evaluation.eps_curve"]
-    assert nearest("attack.eps", valid) == ["attack.image.eps"]
-    assert nearest("judges.sg.image.eps", valid) == ["judges.sga.image.eps"]
+    valid = ["threat.eps", "attacks.sga.image.alpha", "attacks.pgd.steps", "evaluation.eps_curve"]
+    assert nearest("threat.epps", valid) == ["threat.eps"]
+    assert nearest("attacks.sg.image.alpha", valid) == ["attacks.sga.image.alpha"]
     assert nearest("colour", valid) == []
 
 
 def test_a_mistake_that_an_engine_finds_is_one_sentence_too(engine: Any, capfd: pytest.CaptureFixture[str]) -> None:
     def wrapped(config: Any, run: Any) -> float:
         try:
-            raise UserError("attack.image.eps is 4: did you mean 4/255?")
+            raise UserError("threat.eps is 4: did you mean 4/255?")
         except UserError as error:  # as hydra.utils.instantiate does with what a constructor raises
             raise RuntimeError("Error in call to target") from error
 
     engine(wrapped)
     assert launch("train-mat", QUICK) == 2
-    assert capfd.readouterr().err == "error: attack.image.eps is 4: did you mean 4/255?\n"
+    assert capfd.readouterr().err == "error: threat.eps is 4: did you mean 4/255?\n"
 
 
 def test_a_failure_is_one_line_with_the_place_of_its_traceback(engine: Any, capfd: pytest.CaptureFixture[str]) -> None:
@@ -230,7 +262,7 @@ def test_cfg_job_prints_the_config_and_makes_no_run(engine: Any, capfd: pytest.C
     assert launch("train-mat", ["--cfg", "job", "seed=9", "-p", "trainer"]) == 0
     assert "max_steps:" in capfd.readouterr().out and not Path("outputs").exists()
     assert launch("evaluate", ["--info", "defaults"]) == 0
-    assert "judges/standard" in capfd.readouterr().out
+    assert "attacks/standard" in capfd.readouterr().out
 
 
 def test_a_job_can_be_pickled_for_other_processes() -> None:

@@ -8,9 +8,10 @@ import pytest
 from typer.testing import CliRunner
 
 from robustcli import __version__
+from robustcli.cli.commands import COMMANDS
 from robustcli.cli.completion import complete
-from robustcli.cli.listing import show
-from robustcli.cli.main import COMMANDS, app
+from robustcli.cli.listing import print_table
+from robustcli.cli.main import app
 from robustcli.config import groups as config_groups
 
 HEAVY = {"torch", "hydra", "omegaconf", "pandas", "open_clip", "rich", "numpy"}
@@ -36,14 +37,47 @@ def test_version() -> None:
     assert run("--version") == (0, f"robustcli {__version__}\n")
 
 
-@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
-def test_help_of_a_command_shows_examples_and_every_choice(command: object) -> None:
-    name = command.name  # type: ignore[attr-defined]
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_of_a_command_shows_examples_and_every_choice_of_its_groups(name: str) -> None:
     code, text = run(name, "--help")
     assert code == 0 and run(name, "seed=1", "-h") == (code, text)
     assert f"robustcli {name} " in text and "Exit codes: 0 done" in text
-    for group, choices in config_groups.groups().items():
-        assert any(line.split() == [group, *" | ".join(choices).split()] for line in text.splitlines()), group
+    listed = text.partition("Config groups (GROUP=CHOICE):\n")[2].partition("\n\n")[0].splitlines()
+    assert [line.split()[0] for line in listed] == list(config_groups.groups_of(name))
+    for line, (group, choices) in zip(listed, config_groups.groups_of(name).items(), strict=True):
+        assert line.split() == [group, *" | ".join(choices).split()]
+
+
+@pytest.mark.parametrize(
+    ("command", "has", "lacks"),
+    [
+        (
+            "evaluate",
+            {"dataset", "model", "threat", "attack", "attacks"},
+            {"trainer", "defense", "generator", "protocol"},
+        ),
+        (
+            "train-generator",
+            {"generator", "trainer", "augmentation"},
+            {"model", "attack", "attacks", "threat", "objective"},
+        ),
+        ("purify", {"purifier", "protocol", "experiment"}, {"trainer", "attack", "candidates"}),
+    ],
+)
+def test_a_command_knows_the_groups_of_its_defaults_list_alone(command: str, has: set[str], lacks: set[str]) -> None:
+    own = set(config_groups.groups_of(command))
+    assert has <= own and not lacks & own
+    completed = {word.rstrip("=.") for word in complete(command, [], "")}
+    assert has <= completed and not (lacks - {"objective"}) & completed  # a key of train-generator, but no group
+
+
+def test_experiments_are_those_of_the_command() -> None:
+    assert config_groups.groups_of("train-mat")["experiment"][-1] == "train_mat/tiny_clean"
+    assert all(name.startswith("purify/") for name in config_groups.groups_of("purify")["experiment"])
+    assert "experiment" not in config_groups.groups_of("evaluate"), "it has none"
+    assert complete("train-classifier", [], "experiment=train_classifier/tiny_d") == [
+        "experiment=train_classifier/tiny_digits"
+    ]
 
 
 def test_an_unknown_command_gets_the_nearest_one() -> None:
@@ -54,14 +88,19 @@ def test_an_unknown_command_gets_the_nearest_one() -> None:
 def test_list_shows_commands_groups_and_what_each_choice_is() -> None:
     code, text = run("list")
     assert code == 0
-    for word in [command.name for command in COMMANDS] + list(config_groups.groups()):
+    for word in (*COMMANDS, *config_groups.groups()):
         assert word in text
     code, text = run("list", "defense")
     assert code == 0 and "tecoa" in text and "TeCoA, Mao" in " ".join(text.split()) and "karpathy" not in text
 
 
+def test_list_of_a_command_shows_its_groups() -> None:
+    code, text = run("list", "learn-alphas")
+    assert code == 0 and "purifier=" in text and "trainer=" not in text and "train_mat/" not in text
+
+
 def test_list_shows_brackets_as_they_stand(capsys: pytest.CaptureFixture[str]) -> None:
-    show([("name", "needs robustcli[hf].")])
+    print_table("title", [("name", "needs robustcli[hf].")])
     assert "needs robustcli[hf]." in capsys.readouterr().out
 
 
@@ -112,12 +151,17 @@ def test_completion(words: list[str], incomplete: str, expected: list[str]) -> N
             {
                 "_ROBUSTCLI_COMPLETE": "complete_fish",
                 "_TYPER_COMPLETE_FISH_ACTION": "get-args",
-                "_TYPER_COMPLETE_ARGS": "robustcli evaluate judges=q",
+                "_TYPER_COMPLETE_ARGS": "robustcli evaluate attacks=q",
             },
-            "judges=quick",
+            "attacks=quick",
         ),
+        (
+            {"_ROBUSTCLI_COMPLETE": "complete_zsh", "_TYPER_COMPLETE_ARGS": "robustcli validate purify dataset=scene_"},
+            "dataset=scene_classes",
+        ),
+        ({"_ROBUSTCLI_COMPLETE": "complete_zsh", "_TYPER_COMPLETE_ARGS": "robustcli validate pur"}, "purify"),
     ],
-    ids=["bash-command", "bash-choice", "zsh", "fish"],
+    ids=["bash-command", "bash-choice", "zsh", "fish", "validate-choice", "validate-command"],
 )
 def test_completion_by_the_protocol_of_the_shell(environment: dict[str, str], expected: str) -> None:
     ended = subprocess.run(

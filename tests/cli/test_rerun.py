@@ -88,7 +88,7 @@ def test_missing_records_are_found(tmp_path: Path) -> None:
 
 
 def test_drift_of_config_and_surroundings_is_told_without_blame(tmp_path: Path) -> None:
-    old, new = make(tmp_path / "old"), make(tmp_path / "new", config=CONFIG | {"judges": "standard"})
+    old, new = make(tmp_path / "old"), make(tmp_path / "new", config=CONFIG | {"attacks": "standard"})
     manifest = files.read_json(new / "manifest.json")
     manifest["torch"]["cpu_capability"], manifest["packages"]["torch"] = "AVX2", "0.1"
     manifest["code"]["dirty"], manifest["data_fingerprint"] = "changed", "xyz"
@@ -96,7 +96,7 @@ def test_drift_of_config_and_surroundings_is_told_without_blame(tmp_path: Path) 
     files.write_json(new / "manifest.json", manifest)
     found = compare(old, new)
     assert found.identical
-    assert found.config == [("judges", "absent", "standard")]
+    assert found.config == [("attacks", "absent", "standard")]
     names = {name for name, _, _ in found.surroundings}
     assert names == {"torch.cpu_capability", "packages.torch", "code.dirty", "data_fingerprint"}
 

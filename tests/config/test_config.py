@@ -1,78 +1,92 @@
 """Every file of conf/ composes, and the schemas refuse what no run could work with."""
 
+import re
+from collections import Counter
 from pathlib import Path
 
 import pytest
 from hydra.errors import ConfigCompositionException
 from omegaconf import OmegaConf
 
+from robustcli.config import checks, schemas
 from robustcli.config import groups as config_groups
-from robustcli.config import schemas
-from robustcli.config.errors import compose, keys
+from robustcli.config.compose import compose, keys
 from robustcli.utils.errors import UserError
 
-COMMANDS = ("train-mat", "train-classifier", "train-generator", "purify", "learn-alphas", "attack", "evaluate")
-OWNERS = {  # of a group that train-mat has not
-    "augmentation": "train-classifier",
-    "objective": "train-classifier",
-    "protocol": "purify",
-    "purifier": "purify",
-    "generator": "train-generator",
+COMMANDS = [name.replace("_", "-") for name in schemas.SCHEMAS]
+# Each choice of each group, with the first command that has it; experiments have tests of their own.
+CHOICES = {
+    (group, choice): command
+    for command in reversed(COMMANDS)
+    for group, names in config_groups.groups_of(command).items()
+    for choice in names
+    if group != "experiment"
 }
-CHOICES = [(group, choice) for group, names in config_groups.groups().items() for choice in names]
 # The files that only the user can name.
 FILES = {
     "karpathy": ["dataset.annotations=a.json", "dataset.root=images"],
     "table": ["dataset.table=a.csv", "dataset.root=images"],
     "shards": ["dataset.pattern='test-{0..1}.tar'"],
     "class_folders": ["dataset.root=images"],
-    **{
-        f"{kind}{name}": ["dataset.root=images"]
-        for name in ("celebahq_gender", "celeba64_identities", "stanford_cars4")
-        for kind in ("", "classifier_", "trades_")
-    },
+    **{name: ["dataset.root=images"] for name in ("celebahq_gender", "celeba64_identities", "stanford_cars4")},
     "npz": ["dataset.file=a.npz"],
-    "purify_celeba64_identities": ["dataset.root=images", "purifier.generator=a.pt"],
 }
 
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_composes_without_arguments(command: str) -> None:
     composed = compose(command, [])
-    schemas.check(composed)
+    checks.check(composed)
     assert composed.seed == 0 and composed.checkpoint is None and composed.resume is None
 
 
 @pytest.mark.parametrize(("group", "choice"), CHOICES)
 def test_every_choice_of_every_group_composes_and_says_what_it_is(group: str, choice: str) -> None:
-    about = config_groups.summary(config_groups.conf_directory() / group / f"{choice}.yaml")
-    every = [name.replace("_", "-") for name in schemas.SCHEMAS]
-    command = next((name for name in every if f"{name} only" in about), OWNERS.get(group, "train-mat"))
-    judged = command in ("train-mat", "train-classifier") and group not in ("judges", "experiment")
-    rest = ["judges=none"] if judged else []  # five attacks fewer to compose
-    files = FILES.get(choice, []) if group in ("dataset", "experiment") else []
-    composed = compose(command, [f"{group}={choice}", *rest, *files])
-    schemas.check(composed)
+    command = CHOICES[group, choice]
+    rest = ["attacks=none"] if command in ("train-mat", "train-classifier") and group != "attacks" else []  # faster
+    composed = compose(command, [f"{group}={choice}", *rest, *(FILES.get(choice, []) if group == "dataset" else [])])
+    checks.check(composed)
     assert OmegaConf.to_container(composed, resolve=True)
+    about = config_groups.summary(config_groups.conf_directory() / group / f"{choice}.yaml")
     assert about, "its first comment line is missing"
+
+
+def test_every_group_belongs_to_a_command() -> None:
+    assert {group for group, _ in CHOICES} | {"experiment"} == set(config_groups.groups())
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_device_and_threads_are_keys_of_the_command_itself(command: str) -> None:
+    composed = compose(command, ["device=cpu", "threads=2"])
+    assert (composed.device, composed.threads) == ("cpu", 2)
+    assert not {"trainer.device", "trainer.threads"} & set(keys(composed))
 
 
 def test_the_keys_that_a_user_will_guess_exist() -> None:
     known = set(keys(compose("train-mat", [])))
-    trainer = {f"trainer.{name}" for name in ("max_steps", "batch_size", "lr", "threads", "device")}
-    assert {"seed", "checkpoint", "resume", "attack.image.eps", "attack.text.max_words", *trainer} <= known
+    trainer = {f"trainer.{name}" for name in ("max_steps", "batch_size", "lr")}
+    assert {
+        "seed",
+        "checkpoint",
+        "resume",
+        "threads",
+        "device",
+        "threat.eps",
+        "threat.words",
+        *trainer,
+    } <= known
 
 
 @pytest.mark.parametrize("value", ["4/255", "0.1", "0", "1"])
 def test_eps_is_a_fraction_or_a_number_and_stays_as_it_was_written(value: str) -> None:
-    composed = compose("train-mat", [f"attack.image.eps={value}"])
-    assert str(composed.attack.image.eps) == value
+    composed = compose("train-mat", [f"threat.eps={value}"])
+    assert str(composed.threat.eps) == value
 
 
-def test_judges_are_attacks_of_their_own_that_leave_the_run_s_attack_alone() -> None:
-    composed = compose("train-mat", ["judges.pgd.image.steps=50", "attack.image.steps=3"])
-    assert set(composed.judges) == {"pgd", "words", "sep", "coattack", "sga", "sequential"}
-    assert composed.judges.pgd.image.steps == 50 and composed.judges.sep.image.steps == 10
+def test_a_suite_has_attacks_of_its_own_that_leave_the_run_s_attack_alone() -> None:
+    composed = compose("train-mat", ["attacks.pgd.steps=50", "attack.image.steps=3"])
+    assert set(composed.attacks) == {"pgd", "words", "sep", "coattack", "sga", "sequential"}
+    assert composed.attacks.pgd.steps == 50 and composed.attacks.sep.image.steps == 10
     assert composed.attack.image.steps == 3
 
 
@@ -97,12 +111,42 @@ def test_unknown_keys_and_wrong_types_are_refused(override: str) -> None:
 )
 def test_values_that_no_run_could_work_with_are_refused(overrides: list[str], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        schemas.check(compose("train-mat", overrides))
+        checks.check(compose("train-mat", overrides))
 
 
-def test_every_bound_and_choice_belongs_to_a_key_that_exists() -> None:
-    known = {name for command in COMMANDS for name in keys(compose(command, []))}
-    assert {*schemas.BOUNDS, *schemas.CHOICES} <= known
+def test_every_key_of_the_schemas_gets_its_value_from_a_file() -> None:
+    """A bound or a choice stands at its field, so that it belongs to a key that exists."""
+    for command in COMMANDS:
+        composed = compose(command, [])
+        missing = OmegaConf.missing_keys(composed)
+        assert not missing, f"{command}: {missing}"
+
+
+@pytest.mark.parametrize(("written", "meant"), [("off", "off"), ("'off'", "off"), ("full", "full")])
+def test_a_choice_that_yaml_reads_as_a_boolean_is_meant_as_it_is_written(
+    tmp_path: Path, written: str, meant: str
+) -> None:
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "mine.yaml").write_text(f"# @package _global_\n# Mine.\ndiagnostics: {written}\n")
+    composed = compose("evaluate", ["attacks=none", "experiment=mine"], ["--config-dir", str(tmp_path)])
+    checks.check(composed)
+    assert composed.diagnostics == meant
+
+
+def test_a_boolean_is_refused_where_no_choice_is_read_as_one(tmp_path: Path) -> None:
+    for value in ("true", "1"):
+        with pytest.raises(UserError, match="diagnostics is"):
+            checks.check(compose("evaluate", ["attacks=none", f"diagnostics={value}"]))
+
+
+def test_no_schema_has_the_name_of_another_class() -> None:
+    """A reader who looks for `Augmentation` or `Attack` finds one class."""
+    package = config_groups.conf_directory().parent / "robustcli"
+    found = Counter(
+        re.findall(r"^class (\w+)", "\n".join(file.read_text() for file in package.rglob("*.py")), re.MULTILINE)
+    )
+    own = re.findall(r"^class (\w+)", (package / "config" / "schemas.py").read_text(), re.MULTILINE)
+    assert own and [name for name in own if found[name] > 1] == []
 
 
 def test_a_directory_of_the_user_adds_choices(tmp_path: Path) -> None:

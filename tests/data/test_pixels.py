@@ -1,7 +1,9 @@
 """The store of decoded images: made once, whole or not at all, and made anew when a file changes."""
 
+import multiprocessing
 import os
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,6 +20,10 @@ from robustcli.utils.errors import UserError
 
 def blobs(folder: Path) -> list[Blob]:
     return [Blob(path) for path in sorted((folder / "pictures").iterdir())]
+
+
+def stores(cache: Path) -> list[Path]:
+    return [path for path in (cache / "images").iterdir() if path.suffix != ".lock"]
 
 
 @pytest.fixture
@@ -76,20 +82,42 @@ def test_an_interrupted_store_leaves_nothing(
     monkeypatch.setattr(pixels, "_load", failing)
     with pytest.raises((KeyboardInterrupt, UserError)):
         pixels.open_store(blobs(folder), 16, stop_at_bad=True)
-    assert list((cache / "images").iterdir()) == []
+    assert stores(cache) == []
 
 
-def test_two_processes_may_make_the_same_store(folder: Path, cache: Path, monkeypatch: pytest.MonkeyPatch):
+def test_two_machines_may_make_the_same_store(folder: Path, cache: Path, monkeypatch: pytest.MonkeyPatch):
     real: Callable[..., object] = pixels._write
 
     def raced(wanted: list[Blob], size: int, unfinished: Path, **settings: object) -> object:
         result = real(wanted, size, unfinished, **settings)
-        shutil.copytree(unfinished, unfinished.with_suffix(""))  # the other process was faster
+        shutil.copytree(unfinished, unfinished.with_suffix(""))  # the other was faster
         return result
 
     monkeypatch.setattr(pixels, "_write", raced)
     assert len(pixels.open_store(blobs(folder), 16, stop_at_bad=True).pixels) == 6
-    assert len(list((cache / "images").iterdir())) == 1
+    assert len(stores(cache)) == 1
+
+
+def test_one_of_two_processes_decodes_and_the_other_waits_for_it(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    context = multiprocessing.get_context("fork")
+    begun, count = context.Event(), context.Value("i", 0)
+    real = pixels._load
+
+    def slow(blob: Blob, image_size: int, fit: Fit) -> object:
+        begun.set()
+        time.sleep(0.05)
+        with count.get_lock():
+            count.value += 1
+        return real(blob, image_size, fit)
+
+    monkeypatch.setattr(pixels, "_load", slow)
+    settings = {"args": (blobs(folder), 16), "kwargs": {"stop_at_bad": True}, "daemon": True}
+    other = context.Process(target=pixels.open_store, **settings)
+    other.start()
+    assert begun.wait(30)
+    assert len(pixels.open_store(blobs(folder), 16, stop_at_bad=True).pixels) == 6
+    other.join(30)
+    assert other.exitcode == 0 and count.value == 6
 
 
 def test_too_little_room_is_said_before_decoding(folder: Path, monkeypatch: pytest.MonkeyPatch, decoded: list[int]):
@@ -102,7 +130,7 @@ def test_too_little_room_is_said_before_decoding(folder: Path, monkeypatch: pyte
 
 def test_a_cache_that_cannot_be_made_is_a_mistake_of_the_user(folder: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("ROBUSTCLI_CACHE", os.fspath(folder / "dataset.json"))
-    with pytest.raises(UserError, match="ROBUSTCLI_CACHE"):
+    with pytest.raises(UserError, match=r"dataset\.json/images cannot be made \(.*\): set .* ROBUSTCLI_CACHE"):
         KarpathyJSON(folder / "dataset.json", folder, split="train", image_size=16)
 
 

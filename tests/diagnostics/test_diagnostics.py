@@ -5,6 +5,7 @@ Shapes: N images, C channels, H height, W width.
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -28,6 +29,7 @@ from robustcli.attacks import (
     SepAttack,
     SequentialAttack,
     Surrogate,
+    ThreatModel,
     WordSubstitution,
 )
 from robustcli.attacks.core.oracle import TextEncoder, TextObjective
@@ -101,24 +103,36 @@ def against(images: Tensor) -> Tensor:
 class Overshooting(PGD):
     """Its step fits the configured eps and smaller ones; above it the step is lost, as a wrong unit would do."""
 
-    def find(self, oracle: ImageOracle, images: Tensor, sample_ids: Sequence[int], start: Tensor | None) -> Tensor:
-        found = super().find(oracle, images, sample_ids, start)
-        return images if 0.1 < self.eps < 0.5 else found
+    def ascend(
+        self,
+        oracle: ImageOracle,
+        images: Tensor,
+        sample_ids: Sequence[int],
+        threat: ThreatModel,
+        start: Tensor | None,
+    ) -> Tensor:
+        found = super().ascend(oracle, images, sample_ids, threat, start)
+        return images if 0.1 < threat.ball.eps < 0.5 else found
 
 
 class Forgetful(WordSubstitution):
     """With more than one word it gives up."""
 
-    def find(
-        self, encoder: TextEncoder, objective: TextObjective, captions: Sequence[str], caption_ids: Sequence[int]
+    def edit(
+        self,
+        encoder: TextEncoder,
+        objective: TextObjective,
+        captions: Sequence[str],
+        caption_ids: Sequence[int],
+        threat: ThreatModel,
     ) -> tuple[Sequence[str], Tensor, Tensor]:
-        found, queries, gradients = super().find(encoder, objective, captions, caption_ids)
-        return (captions if self.max_words > 1 else found), queries, gradients
+        found, queries, gradients = super().edit(encoder, objective, captions, caption_ids, threat)
+        return (captions if threat.words > 1 else found), queries, gradients
 
 
-def classifier(change: Callable[[nn.Module], nn.Module] = lambda net: net) -> ClassifierSubject:
+def classifier(threat: ThreatModel, change: Callable[[nn.Module], nn.Module] = lambda net: net) -> ClassifierSubject:
     net, images = change(SmallNet()).eval(), torch.rand(32, 3, 8, 8, generator=generator(12))
-    return ClassifierSubject(net, images, _labels(net, images))
+    return ClassifierSubject(net, images, _labels(net, images), threat)
 
 
 def _labels(net: nn.Module, images: Tensor) -> Tensor:
@@ -129,12 +143,14 @@ def _labels(net: nn.Module, images: Tensor) -> Tensor:
 
 
 def dual(
+    threat: ThreatModel,
     change: Callable[[ToyDual], object] = lambda model: model,
     captions: Sequence[int] = (1,) * 16,
     contrast: float = 0.03,
 ) -> RetrievalSubject:
     model = ToyDual().eval()
-    return RetrievalSubject(change(model), make_pairs(model, captions, contrast=contrast))  # type: ignore[arg-type]
+    pairs = make_pairs(model, captions, contrast=contrast)
+    return RetrievalSubject(change(model), pairs, threat)  # type: ignore[arg-type]
 
 
 def sure(model: ToyDual) -> ToyDual:
@@ -150,28 +166,28 @@ def nan_backward(images: Tensor) -> Tensor:
     return images + 0 * (images - images).sqrt()
 
 
-def misled() -> ClassifierSubject:
-    return classifier(lambda net: Preprocessed(net, BPDA(lambda images: images, against)))
+def misled(threat: ThreatModel) -> ClassifierSubject:
+    return classifier(threat, lambda net: Preprocessed(net, BPDA(lambda images: images, against)))
 
 
 PGD_2, PGD_4 = PGD(eps="2/255", steps=20), PGD(eps="4/255", steps=20)
 APGD_4 = APGD(eps="4/255", steps=20, loss="margin")
-Make = Callable[[], ClassifierSubject | RetrievalSubject]
+Make = Callable[[ThreatModel], ClassifierSubject | RetrievalSubject]
 SOUND: dict[str, tuple[Make, ClassifierAttack | RetrievalAttack]] = {
     "linf": (classifier, PGD_2),
     "l2": (classifier, PGD(norm="l2", eps=0.1, steps=20)),
     "apgd": (classifier, APGD(eps="2/255", steps=20)),
     "quantised under bpda": (
-        lambda: classifier(lambda net: Preprocessed(net, BPDA(quantise))),
+        partial(classifier, change=lambda net: Preprocessed(net, BPDA(quantise))),
         PGD(eps="16/255", steps=20),
     ),
-    "saturated under margin": (lambda: classifier(lambda net: Scaled(net, 1e4)), PGD_2.replace(loss="margin")),
-    "randomised under eot": (lambda: classifier(Noisy), EOT(PGD_2.replace(steps=10), draws=8)),
+    "saturated under margin": (partial(classifier, change=lambda net: Scaled(net, 1e4)), PGD_2.replace(loss="margin")),
+    "randomised under eot": (partial(classifier, change=Noisy), EOT(PGD_2.replace(steps=10), draws=8)),
     "pairs": (dual, images_alone(APGD_4)),
     "both sides": (dual, SequentialAttack(image=APGD_4, text=words())),
-    "saturated pairs under margin": (lambda: dual(sure), images_alone(PGD_4.replace(loss="margin"))),
+    "saturated pairs under margin": (partial(dual, change=sure), images_alone(PGD_4.replace(loss="margin"))),
     "randomised pairs under eot": (
-        lambda: dual(lambda model: PreprocessedEncoder(model, noisy)),
+        partial(dual, change=lambda model: PreprocessedEncoder(model, noisy)),
         RetrievalEOT(images_alone(APGD_4), draws=8),
     ),
 }
@@ -180,45 +196,45 @@ SOUND: dict[str, tuple[Make, ClassifierAttack | RetrievalAttack]] = {
 WEAK, WEAKER = {"gradients", "more steps"}, {"black box", "unbounded eps", "stronger search"}
 FAULTS: dict[str, tuple[Make, ClassifierAttack | RetrievalAttack, set[str], str]] = {
     "quantised": (
-        lambda: classifier(lambda net: Preprocessed(net, quantise)),
+        partial(classifier, change=lambda net: Preprocessed(net, quantise)),
         PGD(eps="16/255", steps=10, random_start=False),
         {"gradients", "black box"},
         "BPDA",
     ),
     "quantised pairs": (
-        lambda: dual(lambda model: PreprocessedEncoder(model, quantise), contrast=0.05),
+        partial(dual, change=lambda model: PreprocessedEncoder(model, quantise), contrast=0.05),
         images_alone(PGD(eps="16/255", random_start=False)),
         {"gradients", "black box"},
         "BPDA",
     ),
     "saturated": (
-        lambda: classifier(lambda net: Scaled(net, 1e4)),
+        partial(classifier, change=lambda net: Scaled(net, 1e4)),
         PGD(eps="4/255", steps=10),
         {"gradients"},
         "loss=margin",
     ),
-    "saturated pairs": (lambda: dual(sure), images_alone(PGD_4), {"gradients"}, "loss=margin"),
-    "nan": (lambda: classifier(lambda net: Preprocessed(net, nan_backward)), PGD_2, {"gradients"}, "NaN"),
-    "deaf": (lambda: classifier(Deaf), PGD_2, {"unbounded eps"}, "masked"),
-    "randomised": (lambda: classifier(Noisy), PGD_2, {"randomised"}, "EOT"),
+    "saturated pairs": (partial(dual, change=sure), images_alone(PGD_4), {"gradients"}, "loss=margin"),
+    "nan": (partial(classifier, change=lambda net: Preprocessed(net, nan_backward)), PGD_2, {"gradients"}, "NaN"),
+    "deaf": (partial(classifier, change=Deaf), PGD_2, {"unbounded eps"}, "masked"),
+    "randomised": (partial(classifier, change=Noisy), PGD_2, {"randomised"}, "evaluation.eot=20"),
     "randomised pairs": (
-        lambda: dual(lambda model: PreprocessedEncoder(model, noisy)),
+        partial(dual, change=lambda model: PreprocessedEncoder(model, noisy)),
         images_alone(PGD_4),
         {"randomised"},
-        "EOT",
+        "evaluation.eot=20",
     ),
-    "too small a step": (classifier, PGD(eps="1/255", steps=10, alpha="0.02/255"), {"last step"}, "alpha"),
+    "too small a step": (classifier, PGD(eps="1/255", steps=10, alpha="0.02/255"), {"last step"}, "attack.steps=20"),
     "too few steps": (
         classifier,
         PGD(eps="5/255", steps=4, alpha="0.7/255", random_start=False),
         {"more steps"},
         "steps=8",
     ),
-    "broken step": (classifier, Overshooting(eps=0.09, steps=10), {"monotone in eps"}, "alpha=null"),
-    "broken step on pairs": (dual, images_alone(Overshooting(eps=0.09)), {"monotone in eps"}, "alpha=null"),
-    "one step": (lambda: dual(), images_alone(FGSM(eps="4/255")), {"stronger search"}, "apgd"),
+    "broken step": (classifier, Overshooting(eps=0.09, steps=10), {"monotone in eps"}, "attack=apgd"),
+    "broken step on pairs": (dual, images_alone(Overshooting(eps=0.09)), {"monotone in eps"}, "attack=apgd"),
+    "one step": (dual, images_alone(FGSM(eps="4/255")), {"stronger search"}, "apgd"),
     "broken words": (
-        lambda: dual(captions=(2,) * 16),
+        partial(dual, captions=(2,) * 16),
         SepAttack(text=Forgetful(candidates=SynonymTable(SYNONYMS))),
         {"words"},
         "search",
@@ -233,7 +249,7 @@ def suspects(findings: Sequence[Finding]) -> set[str]:
 @pytest.mark.parametrize("name", SOUND)
 def test_a_sound_attack_passes_every_check(name: str) -> None:
     make, attack = SOUND[name]
-    findings = diagnose(make(), attack, queries=50)
+    findings = diagnose(make(attack.threat), attack, queries=50)
     assert [finding.check for finding in findings] == list(CHECKS)
     assert {finding.check: finding.measured for finding in findings if finding.status == SUSPECT} == {}
     assert verdict(findings) == OK
@@ -245,7 +261,7 @@ def test_a_sound_attack_passes_every_check(name: str) -> None:
 @pytest.mark.parametrize("name", FAULTS)
 def test_a_fault_trips_its_check_and_no_other(name: str) -> None:
     make, attack, expected, advice = FAULTS[name]
-    findings = diagnose(make(), attack, queries=50)
+    findings = diagnose(make(attack.threat), attack, queries=50)
     assert expected <= suspects(findings) <= expected | (WEAKER if expected & WEAK else set())
     assert verdict(findings) == SUSPECT
     assert any(advice in finding.advice for finding in findings)
@@ -253,19 +269,21 @@ def test_a_fault_trips_its_check_and_no_other(name: str) -> None:
 
 
 def test_gradients_that_mislead_are_found_by_who_does_not_see_them() -> None:
-    subject, plain = misled(), SmallNet().eval()
-    found = {finding.check: finding for finding in diagnose(subject, PGD(eps="4/255"), sources={"plain": plain})}
+    subject, plain = misled(PGD_4.threat), SmallNet().eval()
+    found = {finding.check: finding for finding in diagnose(subject, PGD(), sources={"plain": plain})}
     assert found["gradients"].status == OK
     assert found["black box"].status == found["transfer"].status == SUSPECT
     assert "images computed on plain" in found["transfer"].measured
-    alone = diagnose(subject, PGD(eps="4/255"), sources={"itself": subject.model})
+    alone = diagnose(subject, PGD(), sources={"itself": subject.model})
     assert next(each for each in alone if each.check == "transfer").status == NOT_RUN
 
 
 def test_a_sound_attack_is_not_beaten_by_transfer() -> None:
     other = SmallNet()
     other.layers[0].weight.data.mul_(0.9)
-    assert "transfer" not in suspects(diagnose(classifier(), PGD_2, sources={"other": other.eval()}, queries=5))
+    assert "transfer" not in suspects(
+        diagnose(classifier(PGD_2.threat), PGD_2, sources={"other": other.eval()}, queries=5)
+    )
 
 
 @pytest.mark.parametrize(
@@ -283,7 +301,7 @@ def test_a_sound_attack_is_not_beaten_by_transfer() -> None:
     ],
 )
 def test_what_cannot_be_checked_says_why(attack: ClassifierAttack, ran: set[str]) -> None:
-    findings = diagnose(classifier(), attack, queries=5)
+    findings = diagnose(classifier(attack.threat), attack, queries=5)
     assert {finding.check for finding in findings if finding.status != NOT_RUN} == ran
     assert all(finding.measured for finding in findings)
     assert verdict(findings) in ((NOT_RUN,) if "unbounded eps" not in ran else (OK, SUSPECT))
@@ -291,7 +309,7 @@ def test_what_cannot_be_checked_says_why(attack: ClassifierAttack, ran: set[str]
 
 def test_a_model_that_is_never_right_has_nothing_to_be_robust() -> None:
     net, images = SmallNet().eval(), torch.rand(8, 3, 8, 8, generator=generator(12))
-    findings = diagnose(ClassifierSubject(net, images, (net(images).argmax(1) + 1) % 4), PGD_2)
+    findings = diagnose(ClassifierSubject(net, images, (net(images).argmax(1) + 1) % 4, PGD_2.threat), PGD_2)
     assert verdict(findings) == NOT_RUN
     assert "right when clean" in findings[0].measured
 
@@ -299,18 +317,21 @@ def test_a_model_that_is_never_right_has_nothing_to_be_robust() -> None:
 def test_only_what_the_attacker_may_edit_counts() -> None:
     model = ToyDual().eval()
     pairs = make_pairs(model, (1,) * 8)
-    right = RetrievalSubject(model, pairs).reached("image")
-    gallery = replace(Gallery.of(model, pairs), attacker="query")
-    subject = RetrievalSubject(model, pairs, gallery)
+    gallery, query, both = (
+        Gallery.of(model, pairs),
+        *(ThreatModel(eps="4/255", words=1, edits=edits) for edits in ("query", "both")),
+    )
+    right = RetrievalSubject(model, pairs, both).reached("image")
+    subject = RetrievalSubject(model, pairs, query)
     assert right.all()
     assert subject.reached("image").tolist() == [True] * 8 + [False] * 8
     assert subject.reached("text").tolist() == [False] * 8 + [True] * 8
-    many = replace(gallery, attacker="both", caption_matches=torch.ones(8, 8, dtype=torch.bool))
-    assert RetrievalSubject(model, pairs, many).breakable().tolist() == [True] * 8 + [False] * 8
+    many = replace(gallery, caption_matches=torch.ones(8, 8, dtype=torch.bool))
+    assert RetrievalSubject(model, pairs, both, gallery=many).breakable().tolist() == [True] * 8 + [False] * 8
 
 
 def test_nothing_of_the_model_changes_and_the_same_is_found_again() -> None:
-    subject = classifier(Noisy)
+    subject = classifier(PGD_2.threat, Noisy)
     subject.model.train()
     state = torch.get_rng_state()
     first = diagnose(subject, PGD_2, queries=5)

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from robustcli.cli.launch import launch
 
 DIGITS = ["dataset=digits", "model=digits", "evaluation.resamples=20", "evaluation.limit=48"]
-WHOLE = "attack.image.eps=0.25"
+WHOLE = "threat.eps=0.25"
 
 
 def metrics(directory: Path) -> dict[str, float]:
@@ -24,10 +24,16 @@ def metrics(directory: Path) -> dict[str, float]:
 
 
 def test_a_minimum_norm_attack_gives_table_and_curve_in_one_run(tmp_path: Path) -> None:
-    steps = ["attack=deepfool", "attack.image.eps=1.0", "evaluation.eps_curve=[0, 0.5, 1, 20]", "diagnostics=off"]
+    steps = [
+        "attack=deepfool",
+        "threat=smallest",
+        "threat.eps=1.0",
+        "evaluation.eps_curve=[0, 0.5, 1, 20]",
+        "diagnostics=off",
+    ]
     assert launch("attack", [*DIGITS, *steps, f"hydra.run.dir={tmp_path / 'a'}"]) == 0
     found, records = metrics(tmp_path / "a"), pd.read_parquet(tmp_path / "a" / "records.parquet")
-    curve = [found[f"model/curve-{eps:.6f}/image_to_class/recall_at_1"] for eps in (0, 0.5, 1, 20)]
+    curve = [found[f"model/deepfool@{eps:g}/image_to_class/recall_at_1"] for eps in (0, 0.5, 1, 20)]
     assert curve[0] == found["model/clean/image_to_class/recall_at_1"]
     assert curve == sorted(curve, reverse=True) and curve[-1] == 0 < curve[2]
     assert curve[2] == found["model/deepfool/image_to_class/recall_at_1"]
@@ -41,13 +47,13 @@ def test_a_minimum_norm_attack_without_a_radius_tells_how_far_it_went(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     place = f"hydra.run.dir={tmp_path / 'a'}"
-    assert launch("attack", [*DIGITS, "attack=deepfool", "diagnostics=off", place]) == 0
+    assert launch("attack", [*DIGITS, "attack=deepfool", "threat=smallest", "diagnostics=off", place]) == 0
     found, records = metrics(tmp_path / "a"), pd.read_parquet(tmp_path / "a" / "records.parquet")
     norms = records.loc[(records["attack"] == "deepfool") & (records["status"] == "fooled"), "norm"]
     curve = {
-        float(key.split("/")[1].removeprefix("curve-")): value
+        float(key.split("/")[1].removeprefix("deepfool@")): value
         for key, value in found.items()
-        if "/curve-" in key and key.endswith("recall_at_1")
+        if "/deepfool@" in key and key.endswith("recall_at_1")
     }
     assert min(curve) == 0 and curve[0] == found["model/clean/image_to_class/recall_at_1"]
     assert norms.max() <= max(curve) <= norms.max() + 1e-6
@@ -62,8 +68,8 @@ def test_a_minimum_norm_attack_without_a_radius_tells_how_far_it_went(
 def test_evaluate_judges_several_models_and_what_transfers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shipped = Path("robustcli/assets/tiny_digits.safetensors").absolute()
     models = f"checkpoints={{one: {shipped}, two: {shipped}}}"
-    judges = ["judges=classes", "~judges.apgd", "attack=pgd", WHOLE, "evaluation.eps_curve=[]", "transfer=true"]
-    assert launch("evaluate", [*DIGITS, models, *judges, f"hydra.run.dir={tmp_path / 'e'}"]) == 0
+    suite = ["attacks=classes", "~attacks.apgd", WHOLE, "evaluation.eps_curve=[]", "transfer=true"]
+    assert launch("evaluate", [*DIGITS, models, *suite, f"hydra.run.dir={tmp_path / 'e'}"]) == 0
     found = metrics(tmp_path / "e")
     assert found["one/pgd/image_to_class/recall_at_1"] <= found["one/fgsm/image_to_class/recall_at_1"]
     assert found["one/pgd/image_to_class/recall_at_1"] == found["two/pgd/image_to_class/recall_at_1"]
@@ -79,11 +85,11 @@ def test_strict_ends_with_1_where_a_claim_is_suspect(tmp_path: Path, capsys: pyt
     """A single step, of which twice as many mislead more."""
     weak = [
         "attack=pgd",
-        "attack.image.eps=0.2",
-        "attack.image.steps=1",
-        "attack.image.alpha=0.2",
+        "threat.eps=0.2",
+        "attack.steps=1",
+        "attack.alpha=0.2",
         "evaluation.limit=200",
-        "attack.image.random_start=false",
+        "attack.random_start=false",
     ]
     place = f"hydra.run.dir={tmp_path / 's'}"
     assert launch("attack", [*DIGITS, *weak, "diagnostics=strict", place]) == 1
@@ -99,7 +105,10 @@ def test_an_attack_on_a_surrogate_is_weaker_and_says_so(tmp_path: Path) -> None:
     other = tmp_path / "t" / "checkpoints" / "last.safetensors"
     common = ["attack=pgd", WHOLE, "diagnostics=off"]
     assert launch("attack", [*DIGITS, *common, f"hydra.run.dir={tmp_path / 'white'}"]) == 0
-    assert launch("attack", [*DIGITS, *common, f"attack.surrogate={other}", f"hydra.run.dir={tmp_path / 'black'}"]) == 0
+    assert (
+        launch("attack", [*DIGITS, *common, f"evaluation.surrogate={other}", f"hydra.run.dir={tmp_path / 'black'}"])
+        == 0
+    )
     white, black = (metrics(tmp_path / n)["model/pgd/image_to_class/recall_at_1"] for n in ("white", "black"))
     assert white < black < 1
     assert "a surrogate" in (tmp_path / "black" / "report.md").read_text()
@@ -112,12 +121,12 @@ def test_an_attack_on_a_surrogate_is_weaker_and_says_so(tmp_path: Path) -> None:
         (["dataset=digits", "attack=pgd"], "needs a classifier"),
         (["model=digits", "attack=pgd"], "captions need a dual encoder"),
         (["attack=autoattack"], "needs a classifier"),
-        (["attack=torchattacks"], "attacks classifiers"),
+        (["attack=torchattacks"], "needs a classifier"),
         (["dataset=digits", "model=resnet20_cifar", "attack=pgd"], "random weights"),
         (["dataset=digits", "model=scene_classes", "attack=pgd"], "belongs to the other"),
         ([*DIGITS, "attack=torchattacks", "attack.name=PGDL3"], "PGDL2"),
-        ([*DIGITS, "attack=pgd", "attack.image.eps=4"], "4/255"),
-        ([*DIGITS, "attack=cw", "attack.image.norm=linf"], "norm"),
+        ([*DIGITS, "attack=pgd", "threat.eps=4"], "4/255"),
+        ([*DIGITS, "attack=cw"], "threat.norm"),
     ],
 )
 def test_mistakes_are_told_before_any_work(
@@ -129,7 +138,7 @@ def test_mistakes_are_told_before_any_work(
 
 
 def test_a_killed_attack_goes_on_and_ends_in_the_same_records(tmp_path: Path) -> None:
-    words = [*DIGITS, "attack=pgd", WHOLE, "attack.image.steps=200", "attack.image.early_stop=false",
+    words = [*DIGITS, "attack=pgd", WHOLE, "attack.steps=200", "attack.early_stop=false",
              "evaluation.batch_size=8", "diagnostics=off"]  # fmt: skip
     assert launch("attack", [*words, f"hydra.run.dir={tmp_path / 'whole'}"]) == 0
     place, command = tmp_path / "cut", [sys.executable, "-m", "robustcli", "attack", *words]
@@ -137,12 +146,12 @@ def test_a_killed_attack_goes_on_and_ends_in_the_same_records(tmp_path: Path) ->
         [*command, f"hydra.run.dir={place}"], stderr=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"}
     )
     parts = place / "parts"
-    while not (parts.is_dir() and len(list(parts.glob("model-pgd-*.parquet"))) >= 2):
+    while not (parts.is_dir() and len(list(parts.glob("adaptive%2Fpgd%2F*.parquet"))) >= 2):
         assert process.poll() is None, "it ended before it could be killed"
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    done = {path.name: path.stat().st_mtime_ns for path in parts.glob("model-pgd-*.parquet")}
+    done = {path.name: path.stat().st_mtime_ns for path in parts.glob("adaptive%2Fpgd%2F*.parquet")}
     assert 2 <= len(done) < 6 and not (place / "DONE").exists()
     assert launch("attack", [f"resume={place}"]) == 0
     pd.testing.assert_frame_equal(

@@ -88,9 +88,9 @@ def test_stopped_and_resumed_ends_in_the_same_alphas(tmp_path: Path, monkeypatch
     ("words", "message"),
     [
         (["adversarial.split=test"], "adversarial.split and evaluation.split are both test"),
-        (["adversarial.eps=0"], "adversarial.eps is 0"),
-        (["adversarial.eps=x"], "adversarial.eps is 'x'"),
-        (["adversarial.eps=1e-6", "adversarial.images=1"], "raise adversarial.eps"),
+        (["threat.eps=0"], "threat.eps is 0"),
+        (["threat.eps=x"], "threat.eps is 'x'"),
+        (["threat.eps=1e-6", "adversarial.images=1"], "raise threat.eps"),
         (["objectives=[robust]"], "objectives is ['robust']"),
         (["sampler=grid"], "sampler is 'grid'"),
         (["trials=0"], "trials is 0"),

@@ -16,7 +16,7 @@ from robustcli.cli.rerun import rerun
 
 SMALL = [
     "protocol=smoke",
-    "protocol.bounds=[1/1]",
+    "evaluation.eps_curve=[1/1]",
     "evaluation.limit=8",
     "evaluation.resamples=20",
     "purifier.draws=2",
@@ -39,10 +39,10 @@ def test_the_directory_holds_every_access_of_every_defence(finished: Path) -> No
     assert set(records["model"]) == {"none", "purifier", "jpeg"}
     assert set(records[records["model"] == "purifier"]["access"]) == {"clean", "static", "bpda", "adaptive"}
     metrics = json.loads((finished / "metrics.json").read_text())
-    assert metrics["objective"] == metrics["purifier/worst/worst/1/mean/accuracy"]
-    assert metrics["none/clean/clean/any/mean/accuracy"] > 0.8
-    assert metrics["purifier/worst/worst/1/worst/accuracy"] <= metrics["purifier/worst/worst/1/mean/accuracy"]
-    for name in ("accuracy_over_bound", "strips_purifier", "strips_jpeg", "latents_purifier"):
+    assert metrics["objective"] == metrics["purifier/worst/worst@1/image_to_class/recall_at_1"]
+    assert metrics["none/clean/clean/image_to_class/recall_at_1"] > 0.8
+    assert metrics["purifier/worst/worst@1/image_to_class/worst"] <= metrics["objective"]
+    for name in ("accuracy_over_radius", "strips_purifier", "strips_jpeg", "latents_purifier"):
         assert (finished / "figures" / f"{name}.png").stat().st_size > 1000
     report = (finished / "report.md").read_text()
     assert "paper's protocol" in report and "fresh" in report and "ADAPTIVE COLUMN IS MISSING" not in report
@@ -50,7 +50,7 @@ def test_the_directory_holds_every_access_of_every_defence(finished: Path) -> No
 
 def test_the_manifest_names_the_weights_of_classifier_and_generator(finished: Path) -> None:
     weights = json.loads((finished / "manifest.json").read_text())["weights"]
-    assert len({weights["classifier"], weights["purifier"], weights["jpeg"]}) == 3
+    assert len({weights["none"], weights["purifier"], weights["jpeg"]}) == 3
 
 
 def test_a_rerun_gives_the_same_numbers(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -76,14 +76,14 @@ def test_killed_and_resumed_ends_in_the_same_records(finished: Path, tmp_path: P
 
 def test_a_table_without_adaptive_attacks_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = tmp_path / "run"
-    assert launch("purify", [*SMALL, "protocol.access=[static]", f"hydra.run.dir={run}"]) == 0
+    assert launch("purify", [*SMALL, "evaluation.access=[static]", f"hydra.run.dir={run}"]) == 0
     assert "THE ADAPTIVE COLUMN IS MISSING" in capsys.readouterr().out
     assert "THE ADAPTIVE COLUMN IS MISSING" in (run / "report.md").read_text()
 
 
 def test_variants_stand_side_by_side(tmp_path: Path) -> None:
     run = tmp_path / "run"
-    words = [*SMALL, "protocol.access=[static]", "~baselines.jpeg", f"hydra.run.dir={run}"]
+    words = [*SMALL, "evaluation.access=[static]", "~baselines.jpeg", f"hydra.run.dir={run}"]
     variants = "variants={all: {alphas: none}, half: {alphas: linear, attenuation: 0.5}}"
     assert launch("purify", [*words, variants]) == 0
     assert list(dict.fromkeys(pd.read_parquet(run / "records.parquet")["model"])) == ["none", "all", "half"]
@@ -95,18 +95,29 @@ def test_a_purifier_stands_in_front_of_what_other_commands_judge(tmp_path: Path)
         "dataset=digits",
         "model=digits",
         "attack=pgd",
-        "attack.image.eps=16/255",
+        "threat.eps=16/255",
         "purifier=mlvgm",
-        "attack.eot=2",
+        "evaluation.fresh=4",
     ]
     small = ["evaluation.limit=8", "evaluation.resamples=20", "diagnostics=off", "purifier.draws=2"]
     assert launch("attack", [*words, *small, f"hydra.run.dir={run}"]) == 0
-    assert json.loads((run / "metrics.json").read_text())["model/clean/image_to_class/recall_at_1"] > 0.8
+    found = json.loads((run / "metrics.json").read_text())
+    assert found["model+purifier/clean/clean/image_to_class/recall_at_1"] > 0.8
+    assert found["objective"] == found["model+purifier/worst/worst@0.062745/image_to_class/recall_at_1"]
+    records = pd.read_parquet(run / "records.parquet")
+    assert set(records[records["model"] == "model+purifier"]["access"]) == {"clean", "static", "bpda", "adaptive"}
+    assert set(records[records["defence"] == "purifier"]["draws"]) == {4}
 
 
 def test_a_baseline_may_be_left_out(tmp_path: Path) -> None:
     run = tmp_path / "run"
-    small = ["protocol=smoke", "evaluation.limit=4", "diagnostics=off", "purifier.draws=1", "protocol.access=[static]"]
+    small = [
+        "protocol=smoke",
+        "evaluation.limit=4",
+        "diagnostics=off",
+        "purifier.draws=1",
+        "evaluation.access=[static]",
+    ]
     assert launch("purify", [*small, "baselines.jpeg=null", f"hydra.run.dir={run}"]) == 0
     assert set(pd.read_parquet(run / "records.parquet")["model"]) == {"none", "purifier", "noise", "blur"}
 
@@ -120,14 +131,13 @@ def test_a_baseline_may_be_left_out(tmp_path: Path) -> None:
         (["purifier.alphas=linaer"], "did you mean 'linear'"),
         (["purifier.alphas=[0,1]"], "2 values, but the generator has 6 latents"),
         (["purifier.attenuation=2"], "is a share, from 0 to 1"),
-        (["protocol.bound=0.3"], "choose one of them"),
-        (["protocol.access=[static,grey]"], "'grey'"),
-        (["protocol.attacks.cw.norm=linf"], "protocol.attacks.cw"),
-        (["protocol.bounds=[0]"], "no attack"),
-        (["protocol.eot=abc"], "protocol.eot is 'abc'"),
+        (["threat.eps=null", "~attacks.pgd"], "a table of defences stands at a radius"),
+        (["evaluation.access=[static,grey]"], "'grey'"),
+        (["threat.norm=linf"], "Carlini and Wagner's attack is for l2"),
+        (["evaluation.eot=abc"], "evaluation.eot is abc"),
         (["purifier.draws=abc"], "purifier.draws is 'abc'"),
         (["protocol=paper_ids"], "set purifier.draws=32"),
-        (["+protocol.attacks.worst={_target_: robustcli.attacks.PGD}"], "stands for a column"),
+        (["variants={worst: {}}"], "stands for 'none' or a column"),
         (["variants={purifier: {alpha: linear}}"], "no such key"),
         (["variants={noise: {}}"], "call it otherwise"),
         (["model.checkpoint=null"], "random weights"),
@@ -136,10 +146,14 @@ def test_a_baseline_may_be_left_out(tmp_path: Path) -> None:
         (["purifier.memory=-1", "purifier.alphas=none"], "purifier.memory is -1"),
         (["purifier.attenuation=high"], "Purifier cannot be made of its settings"),
         (["purifier.temperature=warm"], "purifier.temperature is 'warm'"),
-        (["protocol.bounds=1.0"], "give a list, such as protocol.bounds=[0.5,1.0]"),
-        (["protocol.access=static"], "give a list"),
-        (["+protocol.attacks.pgd.eps=0.1"], "its eps is that of protocol.bounds"),
-        (["+protocol.attacks.words={_target_: robustcli.attacks.SynonymTable}"], "protocol.attacks.words"),
+        (["evaluation.eps_curve=1.0"], "evaluation.eps_curve"),
+        (["evaluation.access=static"], "give a list"),
+        (["+attacks.pgd.eps=0.1"], "set threat.eps=0.1 instead"),
+        (
+            ["+attacks.words={_target_: robustcli.attacks.SynonymTable}"],
+            "attacks.words is SynonymTable, which is no attack",
+        ),
+        (["+attacks.mine={_target_: robustcli.attacks.PDG}"], "attacks.mine._target_ is 'robustcli.attacks.PDG'"),
         (["protocol=paper_ids", "purifier.draws=1"], "set purifier.draws=32"),
         (["variants=[a,b]"], "variants names settings"),
         (["variants={a: null}"], "variants names settings"),

@@ -82,8 +82,10 @@ def test_killed_and_resumed_ends_in_the_same_bits(finished: Path, tmp_path: Path
         (["model=resnet20_cifar", "dataset=digits"], "the model knows the classes airplane"),
         (["trainer.batch_size=2000", "dataset=digits"], "trainer.batch_size is 2000"),
         (["objective.label_smoothing=1", "dataset=digits"], "objective.label_smoothing is 1"),
-        (["attack=mat", "dataset=digits"], "edits captions"),
-        (["objective=trades", "attack=deepfool", "dataset=digits"], "objective=trades trains within norm and eps"),
+        (["objective=pgd_at", "attack=mat", "dataset=digits"], "edits captions"),
+        (["attack=pgd", "dataset=digits"], "objective=standard trains against no attack"),
+        (["objective=pgd_at", "attack=deepfool", "dataset=digits"], "objective=pgd_at trains within norm and eps"),
+        (["objective=trades", "threat.eps=0", "dataset=digits"], "objective=trades trains within threat.eps"),
         (["trainer.optimizer=rmsprop", "dataset=digits"], "trainer.optimizer is 'rmsprop'"),
         (["augmentation.contrast=2", "dataset=digits"], "augmentation.contrast is 2"),
     ],
@@ -97,7 +99,8 @@ def test_mistakes_come_before_the_first_step(
 
 @pytest.mark.parametrize("objective", ["pgd_at", "trades"])
 def test_robust_training_costs_little_and_helps_under_attack(objective: str, finished: Path, tmp_path: Path) -> None:
-    words = [*SMALL, f"objective={objective}", "attack.image.eps=19/255", "attack.image.steps=4"]
+    words = [*SMALL, f"objective={objective}", "threat.eps=19/255"]
+    words += ["attack.steps=4"] if objective == "pgd_at" else []
     assert launch("train-classifier", [*words, "trainer.max_steps=80", f"hydra.run.dir={tmp_path}"]) == 0
     attack, data, rows = PGD(eps="19/255", steps=10), Digits(split="test"), torch.arange(100)
     standing = {}

@@ -24,7 +24,7 @@ SMALL = [
     "trainer.save_minutes=0",
     "evaluation.resamples=50",
     "evaluation.eps_curve=[0, 1]",
-    "judges=quick",
+    "attacks=quick",
 ]
 
 
@@ -67,13 +67,12 @@ def test_the_directory_holds_all_that_proves_the_run(finished: Path) -> None:
 
 def test_every_figure_is_an_aggregation_of_the_records(finished: Path) -> None:
     records, found = pd.read_parquet(finished / "records.parquet"), metrics(finished)
-    for (model, attack, direction), rows in records[~records["attack"].str.startswith("curve")].groupby(
-        ["model", "attack", "direction"]
-    ):
+    records = records[records["eps"] != 0]  # what the curve alone asked for
+    for (model, attack, direction), rows in records.groupby(["model", "attack", "direction"]):
         rank = rows["adversarial_rank"].fillna(rows["clean_rank"])
         assert found[f"{model}/{attack}/{direction}/recall_at_1"] == pytest.approx((rank <= 1).mean(), abs=1e-12)
         assert found[f"{model}/{attack}/{direction}/queries"] == len(rows)
-    judged = records[(records["model"] == "after") & ~records["attack"].str.startswith("curve")]
+    judged = records[records["model"] == "after"]
     worst = judged.groupby(["direction", "query_id"])["adversarial_rank"].max()  # each query under what hurts it most
     hits = (worst <= 1).groupby("direction").mean()
     assert found["objective"] == pytest.approx(hits.mean(), abs=1e-12)
@@ -84,9 +83,13 @@ def test_every_figure_is_an_aggregation_of_the_records(finished: Path) -> None:
 
 def test_the_curve_at_the_budget_is_its_judge_and_at_zero_the_words_alone(finished: Path) -> None:
     records = pd.read_parquet(finished / "records.parquet")
-    after = records[records["model"] == "after"].set_index(["attack", "direction", "query_id"])["adversarial_rank"]
-    assert after.loc[f"curve-{4 / 255:.6f}"].equals(after.loc["sep"])
-    assert after.loc["curve-0.000000"].equals(after.loc["words"])
+    keys = ["attack", "eps", "direction", "query_id"]
+    after = records[records["model"] == "after"].set_index(keys)["adversarial_rank"].sort_index()
+    assert after.loc["sep", 0.0].equals(after.loc["words"].droplevel("eps"))
+    found = metrics(finished)
+    for direction in ("image_to_text", "text_to_image"):
+        for point, name in (("sep@0.015686", "sep"), ("sep@0", "words")):
+            assert found[f"after/{point}/{direction}/recall_at_1"] == found[f"after/{name}/{direction}/recall_at_1"]
 
 
 def test_budgets_hold_on_the_records(finished: Path) -> None:
@@ -131,7 +134,7 @@ def test_attack_keeps_float_images_within_the_budget(finished: Path, tmp_path: P
     from robustcli.data import Scenes
 
     directory = tmp_path / "attack"
-    small = [word for word in SMALL if not word.startswith(("trainer", "model", "judges"))]
+    small = [word for word in SMALL if not word.startswith(("trainer", "model", "attacks"))]
     weights = f"checkpoint={finished / 'checkpoints' / 'last.safetensors'}"
     code = launch("attack", [*small, weights, "attack=sep", "evaluation.eps_curve=[]", f"hydra.run.dir={directory}"])
     assert code == 0

@@ -1,16 +1,19 @@
 """Judging classifiers: ranks of the label, what a minimum-norm attack counts at an eps, resuming in the middle."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pandas as pd
 import pytest
 import torch
 from torch import Tensor, nn
 
-from robustcli.attacks import PGD, LogitOracle, MinimumNormAttack
+from robustcli.attacks import PGD, Attack, LogitOracle, MinimumNormAttack, ThreatModel
 from robustcli.data.classes import PixelClasses
-from robustcli.evaluation import Attacked, ClassificationJudge, robust_recall, summarise
-from robustcli.evaluation.classification import at_eps, label_ranks
+from robustcli.evaluation import Attacked, AttackRun, ClassificationEvaluator
+from robustcli.evaluation.aggregate import robust_recall, summarise
+from robustcli.evaluation.records import within
+from robustcli.metrics import label_ranks
 from robustcli.models import Classifier
 from robustcli.utils.seeding import generator
 
@@ -28,7 +31,9 @@ class Threshold(nn.Module):
 class Walk(MinimumNormAttack):
     """To the boundary and a hair beyond, along the one direction that counts."""
 
-    def mislead(self, oracle: LogitOracle, images: Tensor, labels: Tensor, sample_ids: Tensor) -> Tensor:
+    def search(
+        self, oracle: LogitOracle, images: Tensor, labels: Tensor, sample_ids: Tensor, threat: ThreatModel
+    ) -> Tensor:
         gap = 0.5 - images.flatten(1).mean(1) + 1e-4 * (1 - 2 * labels)
         return (images + gap.view(-1, 1, 1, 1)).clamp(0, 1)
 
@@ -51,17 +56,24 @@ def model() -> Classifier:
     return Classifier(Threshold(), classes=CLASSES, mean=(0.0,), std=(1.0,))
 
 
+def evaluator(data: PixelClasses, threat: ThreatModel, *, batch_size: int = 20) -> ClassificationEvaluator:
+    return ClassificationEvaluator(data, threat, batch_size=batch_size)
+
+
+def run_of(judge: ClassificationEvaluator, model: Classifier, name: str, attack: Attack) -> AttackRun:
+    entry = judge.entry("m", model)
+    return AttackRun(name=name, attack=attack, threat=judge.threat, access="adaptive", victim=model, entries=(entry,))
+
+
 def test_the_rank_of_the_label_counts_earlier_ties() -> None:
     logits = torch.tensor([[3.0, 1.0, 2.0], [0.0, 0.0, 0.0], [0.0, 0.0, 0.0], [1.0, 5.0, 5.0]])
     assert label_ranks(logits, torch.tensor([1, 0, 2, 2])).tolist() == [3, 1, 3, 2]
 
 
 def test_robust_accuracy_is_that_of_the_closed_form(data: PixelClasses, model: Classifier) -> None:
-    judge = ClassificationJudge(data, batch_size=7)
     eps = 0.1
-    records = pd.concat(
-        [judge.records(model, "m", name, attack) for name, attack in [("clean", None), ("pgd", PGD(eps=eps))]]
-    )
+    judge = evaluator(data, ThreatModel(eps=eps), batch_size=7)
+    records = pd.concat([judge.clean(judge.entry("m", model)), judge.attacked(run_of(judge, model, "pgd", PGD()))])
     table = summarise(records, resamples=20, seed=0).set_index("attack")
     mean = data.images(torch.arange(20)).flatten(1).mean(1)
     robust = ((mean - 0.5).abs() > eps) & ((mean > 0.5).long() == data.labels)
@@ -73,21 +85,37 @@ def test_robust_accuracy_is_that_of_the_closed_form(data: PixelClasses, model: C
 
 
 def test_a_minimum_norm_attack_holds_the_whole_curve(data: PixelClasses, model: Classifier) -> None:
-    judge = ClassificationJudge(data, batch_size=20)
-    whole = judge.records(model, "m", "walk", Walk(norm="linf"))
+    free = evaluator(data, ThreatModel(eps=None))
+    clean, whole = free.clean(free.entry("m", model)), free.attacked(run_of(free, model, "walk", Walk()))
     assert not whole["adversarial_correct"].any(), "without a radius everything falls"
     for eps in (0.0, 0.05, 0.15):
-        read_off, asked = at_eps(whole, eps), judge.records(model, "m", "walk", Walk(norm="linf", eps=eps))
+        bounded = evaluator(data, ThreatModel(eps=eps))
+        read_off, asked = within(whole, clean, eps), bounded.attacked(run_of(bounded, model, "walk", Walk()))
         assert read_off["adversarial_correct"].tolist() == asked["adversarial_correct"].tolist()
         assert read_off["status"].tolist() == asked["status"].tolist()
-    assert at_eps(whole, 0.0)["adversarial_correct"].sum() == 19
+        assert read_off["mean"].tolist() == asked["mean"].tolist()
+    assert within(whole, clean, 0.0)["adversarial_correct"].sum() == 19
+
+
+class Cheat(PGD):
+    """Takes what it computes for allowed, whatever its base class says."""
+
+    def __call__(self, model, images, labels, threat=None, *, sample_ids=None):  # type: ignore[no-untyped-def]
+        found = super().__call__(model, images, labels, threat, sample_ids=sample_ids)
+        return replace(found, images=(images + 0.3).clamp(0, 1))
+
+
+def test_a_result_beyond_the_threat_model_fails_the_run(data: PixelClasses, model: Classifier) -> None:
+    judge = evaluator(data, ThreatModel(eps=0.1))
+    with pytest.raises(RuntimeError, match=r"eps is 0\.1"):
+        judge.attacked(run_of(judge, model, "cheat", Cheat()))
 
 
 def test_a_killed_attack_goes_on_at_the_images_that_are_left(data: PixelClasses, model: Classifier) -> None:
-    judge, attacked = ClassificationJudge(data, batch_size=6), list[int]()
+    judge, attacked = evaluator(data, ThreatModel(), batch_size=6), list[int]()
     parts: dict[str, pd.DataFrame] = {}
 
-    def keep(found: Attacked) -> None:
+    def keep(run: AttackRun, found: Attacked) -> None:
         attacked.extend(found.rows.tolist())
 
     def part(name: str, compute: Callable[[], pd.DataFrame]) -> pd.DataFrame:
@@ -97,16 +125,18 @@ def test_a_killed_attack_goes_on_at_the_images_that_are_left(data: PixelClasses,
             parts[name] = compute()
         return parts[name]
 
-    stop = 2
+    run, stop = run_of(judge, model, "pgd", PGD()), 2
     with pytest.raises(KeyboardInterrupt):
-        judge.records(model, "m", "pgd", PGD(), keep=keep, part=part)
+        judge.attacked(run, keep=keep, part=part)
     stop = 99
-    again = judge.records(model, "m", "pgd", PGD(), keep=keep, part=part)
+    again = judge.attacked(run, keep=keep, part=part)
     assert attacked == list(range(20))
-    pd.testing.assert_frame_equal(again, judge.records(model, "m", "pgd", PGD()))
+    pd.testing.assert_frame_equal(again, judge.attacked(run))
 
 
 def test_logits_without_a_number_are_an_error(data: PixelClasses, model: Classifier) -> None:
+    judge = evaluator(data, ThreatModel())
+    entry = judge.entry("m", model)
     model.network.forward = lambda images: torch.full((len(images), 2), torch.nan)  # type: ignore[method-assign]
     with pytest.raises(ValueError, match="NaN"):
-        ClassificationJudge(data, batch_size=20).records(model, "m", "clean", None)
+        judge.clean(entry)

@@ -1,6 +1,7 @@
 """Judging on a whole gallery: order, independence of the chunks, honest treatment of broken encoders."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import pandas as pd
@@ -8,12 +9,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from robustcli.attacks import PGD, SepAttack, SynonymTable, WordSubstitution
-from robustcli.attacks.core.oracle import Meter
+from robustcli.attacks import PGD, RetrievalAttack, SepAttack, SynonymTable, ThreatModel, WordSubstitution
+from robustcli.attacks.core.counter import QueryCounter
 from robustcli.attacks.core.target import Target
 from robustcli.data import ImageTextData, Scenes
 from robustcli.data.scenes import synonym_table
-from robustcli.evaluation import Attacked, RetrievalJudge, summarise
+from robustcli.evaluation import Attacked, AttackRun, RetrievalEvaluator
+from robustcli.evaluation.aggregate import summarise
 from robustcli.models import DualEncoder
 
 
@@ -36,41 +38,57 @@ class Scattered(ImageTextData):
         return self.inner.relevance(images, self.order[captions])
 
 
-def sep(eps: str = "8/255") -> SepAttack:
+THREAT = ThreatModel(eps="8/255", words=1)
+
+
+def sep() -> SepAttack:
     candidates = SynonymTable({word: list(others) for word, others in synonym_table().items()})
-    return SepAttack(image=PGD(eps=eps, steps=3), text=WordSubstitution(candidates=candidates))
+    return SepAttack(image=PGD(steps=3), text=WordSubstitution(candidates=candidates))
+
+
+def evaluator(
+    data: ImageTextData, *, batch_size: int = 24, limit: int | None = 24, threat: ThreatModel = THREAT
+) -> RetrievalEvaluator:
+    return RetrievalEvaluator(data, threat, batch_size=batch_size, limit=limit)
+
+
+def run_of(judge: RetrievalEvaluator, model: DualEncoder, attack: RetrievalAttack) -> AttackRun:
+    entry = judge.entry("m", model)
+    return AttackRun(name="sep", attack=attack, threat=judge.threat, access="adaptive", victim=model, entries=(entry,))
+
+
+def attacked_by(judge: RetrievalEvaluator, model: DualEncoder, attack: RetrievalAttack) -> pd.DataFrame:
+    return judge.attacked(run_of(judge, model, attack))
 
 
 def test_scattered_captions_come_back_in_their_own_places(scenes: Scenes, small_model: DualEncoder) -> None:
-    judge = RetrievalJudge(Scattered(scenes), batch_size=7, limit=20)
-    records = judge.records(small_model, "m", "sep", sep())
+    judge = evaluator(Scattered(scenes), batch_size=7, limit=20)
+    records = attacked_by(judge, small_model, sep())
     captions = records[records["direction"] == "text_to_image"]["caption"]
     for before, after in zip(judge.captions, captions, strict=True):
         assert sum(a != b for a, b in zip(before.split(), after.split(), strict=True)) <= 1
-    plain = RetrievalJudge(scenes, batch_size=20, limit=20).records(small_model, "m", "sep", sep())
-    scattered = judge.records(small_model, "m", "sep", sep())
+    plain = attacked_by(evaluator(scenes, batch_size=20, limit=20), small_model, sep())
+    scattered = attacked_by(judge, small_model, sep())
     for direction in ("image_to_text", "text_to_image"):
         hits = [t[t["direction"] == direction]["adversarial_rank"].sort_values().tolist() for t in (plain, scattered)]
         assert hits[0] == hits[1]
 
 
 def test_records_do_not_depend_on_the_chunks(scenes: Scenes, small_model: DualEncoder) -> None:
-    tables = [
-        RetrievalJudge(scenes, batch_size=size, limit=24).records(small_model, "m", "sep", sep()) for size in (24, 5)
-    ]
+    tables = [attacked_by(evaluator(scenes, batch_size=size), small_model, sep()) for size in (24, 5)]
     same = (tables[0]["adversarial_rank"] == tables[1]["adversarial_rank"]).mean()
     assert same > 0.98, "other chunks may round otherwise, and nothing else"
 
 
 def test_limit_keeps_the_captions_of_the_kept_images_only(scenes: Scenes, small_model: DualEncoder) -> None:
-    judge = RetrievalJudge(Scattered(scenes), batch_size=8, limit=10)
+    judge = evaluator(Scattered(scenes), batch_size=8, limit=10)
     assert len(judge.captions) == 60 and int(judge.owner.max()) == 9
     assert judge.relevance.shape == (10, 60) and bool(judge.relevance[judge.owner, torch.arange(60)].all())
 
 
 def test_an_attack_lowers_the_recall_and_stays_within_its_budget(scenes: Scenes, small_model: DualEncoder) -> None:
-    judge = RetrievalJudge(scenes, batch_size=24, limit=24)
-    records = judge.records(small_model, "m", "sep", sep())
+    judge = evaluator(scenes)
+    records = attacked_by(judge, small_model, sep())
     assert records["norm"].max() <= 8 / 255 * (1 + 1e-6) and records["edits"].max() <= 1
     clean, hostile = records["clean_rank"].astype(float).mean(), records["adversarial_rank"].astype(float).mean()
     assert hostile > clean * 1.2
@@ -79,25 +97,26 @@ def test_an_attack_lowers_the_recall_and_stays_within_its_budget(scenes: Scenes,
 def test_a_constant_encoder_scores_chance_and_nan_is_an_error(
     scenes: Scenes, small_model: DualEncoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    judge = RetrievalJudge(scenes, batch_size=24)
+    judge = evaluator(scenes, limit=None)
     monkeypatch.setattr(small_model, "fingerprint", lambda: "constant")
     monkeypatch.setattr(small_model, "encode_image", lambda images: torch.ones(len(images), 4) / 2)
     monkeypatch.setattr(small_model, "encode_text", lambda tokens: torch.ones(len(tokens), 4) / 2)
-    table = summarise(judge.records(small_model, "m", "clean", None), resamples=20, seed=0)
+    entry = judge.entry("m", small_model)
+    table = summarise(judge.clean(entry), resamples=20, seed=0)
     recall = table.set_index("direction")["recall_at_1"]
     assert recall["image_to_text"] <= 3 * judge.chance()["image_to_text"] + 0.05
     monkeypatch.setattr(small_model, "fingerprint", lambda: "broken")
     monkeypatch.setattr(small_model, "encode_text", lambda tokens: torch.full((len(tokens), 4), torch.nan))
     with pytest.raises(ValueError, match="NaN"):
-        judge.records(small_model, "m", "clean", None)
+        judge.clean(entry)
 
 
 def test_a_killed_attack_goes_on_at_the_chunks_that_are_left(scenes: Scenes, small_model: DualEncoder) -> None:
-    judge = RetrievalJudge(scenes, batch_size=7, limit=24)
+    judge = evaluator(scenes, batch_size=7)
     parts: dict[str, pd.DataFrame] = {}
     attacked: list[int] = []
 
-    def keep(found: Attacked) -> None:
+    def keep(run: AttackRun, found: Attacked) -> None:
         attacked.extend(found.rows.tolist())
 
     def part(name: str, compute: Callable[[], pd.DataFrame], most: int = 99) -> pd.DataFrame:
@@ -108,10 +127,10 @@ def test_a_killed_attack_goes_on_at_the_chunks_that_are_left(scenes: Scenes, sma
         return parts[name]
 
     with pytest.raises(KeyboardInterrupt):
-        judge.records(small_model, "m", "sep", sep(), keep=keep, part=partial(part, most=2))
-    again = judge.records(small_model, "m", "sep", sep(), keep=keep, part=part)
+        judge.attacked(run_of(judge, small_model, sep()), keep=keep, part=partial(part, most=2))
+    again = judge.attacked(run_of(judge, small_model, sep()), keep=keep, part=part)
     assert sorted(attacked) == list(range(24)), "no image is attacked twice"
-    pd.testing.assert_frame_equal(again, judge.records(small_model, "m", "sep", sep()))
+    pd.testing.assert_frame_equal(again, attacked_by(judge, small_model, sep()))
 
 
 @pytest.mark.parametrize("attacker", ["query", "item", "both"])
@@ -119,10 +138,10 @@ def test_what_the_attacker_may_edit_decides_the_gallery(
     attacker: str, scenes: Scenes, small_model: DualEncoder
 ) -> None:
     """Against a ranking by hand: one pair at a time is attacked, on one side, and all the rest is clean."""
-    judge = RetrievalJudge(scenes, batch_size=24, limit=24, attacker=attacker)
-    records = judge.records(small_model, "m", "sep", sep())
+    judge = evaluator(scenes, threat=replace(THREAT, edits=attacker))
+    records = attacked_by(judge, small_model, sep())
     pairs, gallery = judge.pairs(small_model, judge.image_rows)
-    found = sep()(small_model, pairs, gallery)
+    found = sep()(small_model, pairs, gallery, judge.threat)
     images, texts = judge.features(small_model)
     with torch.no_grad():
         bad_images = small_model.encode_image(found.images)
@@ -144,17 +163,17 @@ def test_what_the_attacker_may_edit_decides_the_gallery(
 class _Ragged(SepAttack):
     """As many variants as the first image of the chunk has a number, the first of them the strongest."""
 
-    def alternatives(self, target: Target, meter: Meter) -> dict[str, tuple[Tensor, tuple[str, ...]]]:
-        found = self.find(target, meter)
+    def alternatives(self, target: Target, counter: QueryCounter) -> dict[str, tuple[Tensor, tuple[str, ...]]]:
+        found = self.search(target, counter)
         count = 1 + int(target.pairs.image_ids[0]) // 10
         clean = (target.pairs.images.clone(), target.pairs.captions)
         return {f"v{number}": clean if number else found for number in range(count)}
 
 
 def test_chunks_may_have_more_variants_than_others(scenes: Scenes, small_model: DualEncoder) -> None:
-    judge, plain = RetrievalJudge(scenes, batch_size=10, limit=24), sep()
-    records = judge.records(small_model, "m", "x", _Ragged(image=plain.image, text=plain.text))
-    single = judge.records(small_model, "m", "x", plain)
+    judge, plain = evaluator(scenes, batch_size=10), sep()
+    records = attacked_by(judge, small_model, _Ragged(image=plain.image, text=plain.text))
+    single = attacked_by(judge, small_model, plain)
     assert records["variant"].nunique() <= 3
     assert (records["adversarial_rank"] >= single["adversarial_rank"]).all(), "the worst variant of each query"
     images = records["direction"] == "image_to_text"

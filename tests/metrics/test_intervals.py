@@ -74,15 +74,6 @@ def test_a_paired_difference_is_narrower_than_two_intervals():
     assert found.high - found.low < 0.5 * (single.high - single.low)
 
 
-def test_the_difference_of_two_ratios():
-    clean_a, groups = clustered(100, 3, seed=0)
-    clean_b = clustered(100, 3, seed=1)[0]
-    flips_a, flips_b = clean_a & clustered(100, 3, seed=2)[0], clean_b
-    found = bootstrap_difference(flips_b, flips_a, groups, denominators=(clean_b, clean_a))
-    assert found.mean == pytest.approx(1 - int(flips_a.sum()) / int(clean_a.sum()))
-    assert found.low > 0.3
-
-
 def test_same_seed_same_interval_and_no_global_randomness():
     values, groups = torch.linspace(0, 1, 50) ** 3, torch.arange(50)
     state = torch.get_rng_state()
@@ -101,7 +92,6 @@ def test_nothing_right_of_500_is_not_certainty():
 def test_a_ratio_over_nothing_is_none():
     nothing = torch.zeros(10, dtype=torch.bool)
     assert bootstrap_ratio(nothing, nothing, torch.arange(10)) == Interval(None, None, None)
-    assert bootstrap_difference(nothing, nothing, torch.arange(10), denominators=(nothing, nothing)).mean is None
 
 
 def test_one_image_has_a_mean_and_no_interval():
@@ -126,3 +116,18 @@ def test_wilson_is_that_of_the_tables(hits, trials, low, high):
         pytest.approx(high, abs=1e-4),
     )
     assert wilson(0, 0) == Interval(None, None, None)
+
+
+def test_the_open_end_of_a_bootstrap_is_that_of_clopper_and_pearson():
+    groups = torch.arange(50)
+    for level in (0.9, 0.95, 0.99):
+        margin = 1 - ((1 - level) / 2) ** (1 / 50)  # where nothing is a hit the bound has a closed form
+        assert bootstrap(torch.zeros(50), groups, level=level).high == pytest.approx(margin, rel=1e-9)
+        assert bootstrap(torch.ones(50), groups, level=level).low == pytest.approx(1 - margin, rel=1e-9)
+
+
+@pytest.mark.parametrize("trials", [1, 7, 500])
+def test_wilson_holds_the_share_and_keeps_within_0_and_1(trials: int):
+    for hits in {0, 1, trials // 2, trials - 1, trials}:
+        found = wilson(hits, trials)
+        assert 0 <= found.low <= found.mean <= found.high <= 1

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from robustcli.models import DualEncoder, load_weights, open_clip, save_weights
-from robustcli.models.clip import _own_randomness
+from robustcli.models.assembly import own_randomness
 from robustcli.utils.errors import UserError
 
 from .conftest import MEAN, STD
@@ -80,7 +80,7 @@ def test_a_download_that_fails_names_the_remedy(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_own_randomness_leaves_the_global_generator() -> None:
-    with _own_randomness(3):
+    with own_randomness(3):
         first = torch.rand(2)
-    with _own_randomness(3):
+    with own_randomness(3):
         assert torch.equal(first, torch.rand(2))

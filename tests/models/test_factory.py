@@ -1,12 +1,17 @@
 """From names and config nodes to models."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from robustcli.models import DualEncoder, load, restore, save_weights, tiny
+from robustcli.models.names import preset, presets, resolve
+from robustcli.models.registry import MODELS, import_factory
+from robustcli.models.weights import ASSETS
 from robustcli.utils.errors import UserError
 
 from .conftest import SIZES, WORDS
@@ -40,6 +45,15 @@ def test_the_checkpoint_given_replaces_the_configs_own(path: Path) -> None:
     assert model.fingerprint() == tiny(WORDS, **SIZES, seed=7).fingerprint()
 
 
+@pytest.mark.parametrize("name", [name for name in presets() if name not in MODELS])
+def test_a_name_means_what_it_means_on_the_command_line(name: str) -> None:
+    """Such as ``vit_b_16``, which is also an architecture of torchvision."""
+    node = preset(name)
+    assert resolve(name) == (import_factory(node.pop("_target_")), node)
+    factory, changed = resolve({"name": name, "checkpoint": "other"})
+    assert changed == {**node, "checkpoint": "other"} and factory is resolve(name)[0]
+
+
 @pytest.mark.parametrize(
     ("config", "message"),
     [
@@ -49,6 +63,8 @@ def test_the_checkpoint_given_replaces_the_configs_own(path: Path) -> None:
         ({"_target_": "nothing"}, "cannot be imported"),
         ({"name": "open_clip"}, r"model\.architecture is missing"),
         ("tinny", "did you mean 'tiny'"),
+        ("nvae", "which is a generator"),
+        ({"name": "small_cnn", "classes": 3, "widths": "wide"}, "model small_cnn cannot be made of its settings"),
     ],
 )
 def test_mistakes(config: dict[str, object] | str, message: str) -> None:
@@ -58,14 +74,22 @@ def test_mistakes(config: dict[str, object] | str, message: str) -> None:
 
 def test_a_checkpoint_of_another_factory(build: Callable[..., DualEncoder], path: Path) -> None:
     save_weights(build("clip"), path)
-    with pytest.raises(UserError, match="not saved from tiny"):
+    with pytest.raises(UserError, match="saved from open_clip, not from tiny"):
         load("tiny", path)
     save_weights(build("tiny"), path)
     with pytest.raises(UserError, match=r"saved from tiny, model\.architecture is ViT-B-16"):
         load("ViT-B-16", path)
 
 
+def test_a_file_of_a_generator_is_told() -> None:
+    with pytest.raises(UserError, match=r"is of a generator: read it with .*load_generator"):
+        restore(ASSETS / "nvae_digits.safetensors")
+
+
 def test_a_foreign_file_does_not_say_what_it_is(tmp_path: Path) -> None:
     torch.save({"weight": torch.ones(1)}, tmp_path / "foreign.pt")
-    with pytest.raises(UserError, match="does not say which model"):
-        restore(tmp_path / "foreign.pt")
+    odd = {"robustcli": json.dumps({"model": {"factory": ["tiny"]}})}
+    save_file({"weight": torch.ones(1)}, tmp_path / "odd.safetensors", metadata=odd)
+    for name in ("foreign.pt", "odd.safetensors"):
+        with pytest.raises(UserError, match=r"does not say which model.*load\('resnet50', path\)"):
+            restore(tmp_path / name)

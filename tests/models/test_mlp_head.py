@@ -5,12 +5,11 @@ from typing import Any
 
 import pytest
 import torch
-from omegaconf import OmegaConf
 from torch import Tensor
 
-from robustcli.config.groups import conf_directory
 from robustcli.models import Classifier, load, mlp_head, save_published, save_weights, torchvision
 from robustcli.models.mlp_head import build_network
+from robustcli.models.names import preset as settings_of
 from robustcli.utils.errors import UserError
 
 
@@ -37,9 +36,9 @@ def published(model: Classifier, tmp_path_factory: pytest.TempPathFactory) -> Pa
 def test_the_presets_have_the_published_names_and_shapes(
     preset: str, head: str, features: int, classes: int, body: tuple[str, tuple[int, ...]]
 ) -> None:
-    config = OmegaConf.load(conf_directory() / "model" / f"{preset}.yaml")
+    config = settings_of(preset)
     with torch.device("meta"):
-        state = build_network(config.architecture, classes).state_dict()
+        state = build_network(config["architecture"], classes).state_dict()
     shapes = {name: tuple(value.shape) for name, value in state.items()}
     assert {name: shape for name, shape in shapes.items() if name.startswith(f"{head}.")} == {
         f"{head}.0.weight": (features, features),
@@ -50,7 +49,7 @@ def test_the_presets_have_the_published_names_and_shapes(
     }
     assert shapes[body[0]] == body[1]
     assert sum(value.numel() for value in state.values()) > 6e8 or head == "fc"
-    assert list(config.mean) == list(config.std) == [0.5] * 3
+    assert config["mean"] == config["std"] == [0.5] * 3
 
 
 def test_the_published_file_has_its_layout(model: Classifier, published: Path) -> None:

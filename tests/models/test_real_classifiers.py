@@ -6,8 +6,8 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from robustcli.builders.models import build_classes
-from robustcli.config.errors import compose
+from robustcli.builders.data import build_classes
+from robustcli.config.compose import compose
 from robustcli.data import ClassArrays, ClassFolders, ImageClassData
 from robustcli.models import Classifier, load
 from robustcli.models.resnet_cifar import CIFAR10

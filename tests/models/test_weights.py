@@ -154,17 +154,19 @@ def test_missing_files_name_what_is_there(tmp_path: Path, monkeypatch: pytest.Mo
     (tmp_path / "last.safetensors").touch()
     with pytest.raises(UserError, match=r"no such file: the folder has last\.safetensors"):
         weights.read_weights(tmp_path / "best.safetensors")
-    monkeypatch.setattr(weights, "SHIPPED", tmp_path / "absent.safetensors")
-    with pytest.raises(UserError, match="make assets"):
+    monkeypatch.setattr(weights, "ASSETS", tmp_path)
+    with pytest.raises(UserError, match=r"absent\.safetensors is not there: make it with `make assets`"):
+        weights.read_weights("shipped", shipped="absent")
+    with pytest.raises(UserError, match="no weights come with this model"):
         weights.read_weights("shipped")
 
 
 def test_shipped_names_the_file_of_the_package(
-    build: Callable[..., DualEncoder], path: Path, monkeypatch: pytest.MonkeyPatch
+    build: Callable[..., DualEncoder], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = build("tiny")
-    save_weights(model, path)
-    monkeypatch.setattr(weights, "SHIPPED", path)
+    save_weights(model, tmp_path / "tiny_scenes.safetensors")
+    monkeypatch.setattr(weights, "ASSETS", tmp_path)
     assert tiny(checkpoint="shipped").fingerprint() == model.fingerprint()
 
 

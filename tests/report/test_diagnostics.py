@@ -1,4 +1,4 @@
-"""Verdicts under numbers, in the terminal and in Markdown."""
+"""Verdicts under numbers, in tables and in the terminal."""
 
 import io
 
@@ -7,9 +7,7 @@ from rich.console import Console
 from robustcli.diagnostics import Finding
 from robustcli.diagnostics.finding import Status
 from robustcli.report.diagnostics import (
-    checks_grid,
     diagnostics_grid,
-    diagnostics_markdown,
     print_findings,
     with_verdicts,
 )
@@ -56,12 +54,6 @@ def test_the_verdict_stands_under_its_number_alone() -> None:
         ["before", "90", "10\nsuspect", "5"],
         ["after", "80", "60\nok", "-\nnot run"],
     ]
-
-
-def test_every_check_is_in_the_markdown() -> None:
-    assert len(checks_grid(FINDINGS).rows) == len(FINDINGS)
-    text = diagnostics_markdown(FINDINGS)
-    assert "| before | PGD | black box | suspect | measured black box | mend black box |" in text
 
 
 def test_the_terminal_names_what_is_suspect_and_only_that() -> None:

@@ -1,15 +1,84 @@
-"""The report of a run."""
+"""The report of a run, and that a reader of Markdown sees in it what the user wrote."""
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from markdown_it import MarkdownIt
 
-from robustcli.report.markdown import Report, command_line, provenance, render, threat_model
+from robustcli.report.markdown import Report, command_line, provenance, render
 from robustcli.report.tables import Grid
 from robustcli.runs.run import Run
 
+ROOT = Path(__file__).parents[2]
 GRID = Grid("Recall@1", ["model", "SGA"], [["after mat", "46.6 / 47.0\n±2.0 / ±2.1"]], "a note")
+MANIFEST: dict[str, Any] = {
+    "command": "attack",
+    "overrides": ["dataset.root=my photos", "seed=3"],
+    "code": {"version": "1", "commit": None, "dirty": None, "sha256": "b" * 64},
+    "packages": {"torch": "2"},
+    "machine": {"cpu": "Xeon(R) | 2", "cores": 2, "memory_gib": 8, "platform": "Linux"},
+    "torch": {"threads": 1, "cpu_capability": "AVX2"},
+    "device": "cpu",
+    "seeds": {},
+    "start": "now",
+    "phases": {},
+    "sessions": [{}],
+}
+GOLDEN = """\
+# Learned alphas
+
+Better.
+
+```
+robustcli attack 'dataset.root=my photos' seed=3
+```
+
+**Recall@1**
+
+| model | SGA |
+| :-- | --: |
+| after mat | 46.6 / 47.0<br>±2.0 / ±2.1 |
+
+a note
+
+**Front**
+
+| trial | origin |
+| :-- | --: |
+| 1 | linear |
+
+![Recall over eps](figures/eps.png)
+
+*Recall over eps*
+
+## Threat model
+
+- Images are not changed.
+
+## Caveats
+
+- *worst*: each query.
+- One seed.
+
+## Provenance
+
+| | |
+| :-- | :-- |
+| code | robustcli 1, not from a git tree, sources sha256 bbbbbbbbbbbb |
+| packages | torch 2 |
+| machine | Xeon(R) \\| 2, 2 cores, 8 GiB, Linux |
+| torch | cpu, 1 threads, AVX2 |
+| seeds | none |
+| started | now |
+| phases | none |
+
+Rebuild and compare: `robustcli rerun /runs/a`
+"""
 
 
 @pytest.fixture
@@ -21,22 +90,67 @@ def run(tmp_path: Path) -> Run:
     return run
 
 
-def test_report_holds_everything_and_names_pictures_relative(run: Run) -> None:
+def test_the_report_is_golden() -> None:
     report = Report(
-        title="MAT on scenes",
+        title="Learned alphas",
         summary="Better.",
-        threat=threat_model(norm="linf", eps="4/255", max_words=1),
-        tables=[GRID],
-        figures=[("Recall over eps", run.figure("eps"))],
-        caveats=["One seed."],
+        threat=["Images are not changed."],
+        tables=[GRID, Grid("Front", ["trial", "origin"], [["1", "linear"]])],
+        figures=[("Recall over eps", Path("/runs/a/figures/eps.png"))],
+        caveats=["*worst*: each query.", "One seed."],
     )
-    text = render(report, run.manifest, run.directory)
-    assert text.startswith("# MAT on scenes\n\nBetter.\n\n```\nrobustcli train-mat seed=3\n```\n")
-    assert "| after mat | 46.6 / 47.0<br>±2.0 / ±2.1 |" in text
-    assert "![Recall over eps](figures/eps.png)" in text
-    assert "at most 4/255 (L-inf)" in text and "At most 1 word of" in text and "- One seed." in text
+    assert render(report, MANIFEST, Path("/runs/a")) == GOLDEN
+
+
+def test_the_report_of_a_run_names_its_inputs_and_how_to_rebuild_it(run: Run) -> None:
+    text = render(Report(title="MAT", threat=[]), run.manifest, run.directory)
     assert "| seeds | seed 3 |" in text and "train ffffffffffffffff" in text and "start 0123456789abcdef" in text
     assert f"robustcli rerun {run.directory}" in text
+    assert "Threat model" not in text and "Caveats" not in text
+
+
+def shown(token: Any) -> str:
+    """What a reader sees of a line of text, ``\\n`` for a break."""
+    assert {part.type for part in token.children} <= {"text", "html_inline", "em_open", "em_close"}
+    return "".join("\n" if part.content == "<br>" else part.content for part in token.children)
+
+
+@example(("~~a~~", "*a* _b_"))
+@example(("[a](b)", "<b> &lt;"))
+@example(("a|b", r"\| \* `a`"))
+@given(st.tuples(*2 * [st.text("ab1 _*`|\\<>[]()!~&;#$-+\n").map(str.strip)]))
+def test_a_cell_shows_what_the_user_wrote(words: tuple[str, str]) -> None:
+    text = render(Report(title="t", threat=[], tables=[Grid("t", ["", ""], [words])]), MANIFEST, Path("/runs/a"))
+    tokens = MarkdownIt("commonmark").enable(["table", "strikethrough"]).parse(text)
+    first, last = ([token.type for token in tokens].index(name) for name in ("tbody_open", "tbody_close"))
+    seen = [shown(token) for token in tokens[first:last] if token.type == "inline"]
+    assert [[line.strip() for line in cell.split("\n")] for cell in seen] == [
+        [line.strip() for line in word.split("\n")] for word in words
+    ]
+
+
+@pytest.mark.parametrize("name", ["a|b", "*a*", "<b>a</b>", "[a](http://b)", "`a`", "_a_", "&lt;", "] ![", "a\n# b"])
+def test_titles_and_captions_show_what_the_user_wrote(name: str) -> None:
+    report = Report(title=name, threat=[], figures=[(name, Path("/runs/a/figures/a b.png"))])
+    tokens = MarkdownIt("commonmark").parse(render(report, MANIFEST, Path("/runs/a")))
+    title, picture, caption = [token for token in tokens if token.type == "inline"][:3]
+    assert shown(title) == shown(caption) == " ".join(name.splitlines())
+    (image,) = picture.children
+    assert image.type == "image" and image.attrs["src"] == "figures/a%20b.png"
+    assert "".join(part.content for part in image.children) == shown(title)
+
+
+@pytest.mark.parametrize("directory", ["/runs/a b", "/runs/`a`", "/runs/a``b"])
+def test_the_last_line_is_code_whatever_the_directory_is_called(directory: str) -> None:
+    last = MarkdownIt("commonmark").parse(render(Report(title="t", threat=[]), MANIFEST, Path(directory)))[-2]
+    text, code = last.children
+    assert (text.content, code.type) == ("Rebuild and compare: ", "code_inline") and directory in code.content
+
+
+def test_the_command_stays_within_its_block() -> None:
+    manifest = MANIFEST | {"overrides": ["x=```\n# not a heading"]}
+    tokens = MarkdownIt("commonmark").parse(render(Report(title="t", threat=[]), manifest, Path("/runs/a")))
+    assert [token.content for token in tokens if token.type == "fence"] == [f"{command_line(manifest)}\n"]
 
 
 def test_provenance_tells_dirty_trees_and_resumed_runs(run: Run) -> None:
@@ -48,15 +162,9 @@ def test_provenance_tells_dirty_trees_and_resumed_runs(run: Run) -> None:
     assert "not from a git tree" in provenance(manifest | {"code": code | {"commit": None, "dirty": None}})["code"]
 
 
-def test_threat_model_says_what_is_not_attacked() -> None:
-    nothing = threat_model()
-    assert nothing[:2] == ["Images are not changed.", "Captions are not changed."]
-    assert "at most 0.5 in all (L2 norm)" in threat_model(norm="l2", eps=0.5)[0]
-    assert "any amount: the smallest is looked for, by the L2 norm" in threat_model(norm="l2")[0]
-    with pytest.raises(ValueError, match="expected linf or l2"):
-        threat_model(norm="linfinity", eps=1)
-
-
-def test_command_is_quoted_for_the_shell() -> None:
-    manifest = {"command": "attack", "overrides": ["dataset.root=my photos", "seed=3"]}
-    assert command_line(manifest) == "robustcli attack 'dataset.root=my photos' seed=3"
+def test_import_is_light() -> None:
+    code = (
+        "import sys, robustcli.report.markdown\nprint([each for each in ('jinja2', 'pandas') if each in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert done.stdout == "[]\n"

@@ -4,6 +4,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import torch
 
 from robustcli.runs import provenance
 
@@ -42,3 +43,15 @@ def test_packages_name_torch_and_mark_what_is_absent(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(provenance, "PACKAGES", ("torch", "no-such-package-here"))
     found = provenance.packages()
     assert found["torch"] and found["no-such-package-here"] is None and found["python"]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_the_device_is_named_and_its_memory_counted_from_the_start_of_the_run() -> None:
+    state = provenance.torch_state()
+    assert state["cuda_device"] == torch.cuda.get_device_name() and state["cuda"] == torch.version.cuda
+    block = torch.zeros(2**26, device="cuda")  # 256 MiB
+    assert (provenance.peak_memory()["cuda_mib"] or 0) >= 256
+    del block
+    provenance.reset_peak_memory()
+    assert (provenance.peak_memory()["cuda_mib"] or 0) < 256

@@ -1,10 +1,12 @@
 """The run directory: claimed once, whole at any time, marked when done or failed, and open to a resume."""
 
+import contextlib
 import itertools
 import json
 import logging
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -32,7 +34,7 @@ CONFIG: dict[str, Any] = {
 
 
 def start(directory: Path, config: Mapping[str, Any] = CONFIG, command: str = "train-mat") -> Run:
-    return Run.open(command, config, directory, ["seed=3", "attack.image.eps=4/255"])
+    return Run.open(command, config, directory, ["seed=3", "threat.eps=4/255"])
 
 
 def read(path: Path) -> Any:
@@ -57,7 +59,7 @@ def test_finished_run_holds_everything(tmp_path: Path) -> None:
     }
     assert read(run.directory / "metrics.json") == {"mat/pgd/recall": 0.1 + 0.2, "steps": 7, "objective": 0.25}
     assert "eps: 4/255" in (run.directory / "config.yaml").read_text()
-    assert (run.directory / "overrides.yaml").read_text() == "- seed=3\n- attack.image.eps=4/255\n"
+    assert (run.directory / "overrides.yaml").read_text() == "- seed=3\n- threat.eps=4/255\n"
     assert "step 1" in (run.directory / "log.txt").read_text()
     manifest = read(run.directory / "manifest.json")
     assert manifest["status"] == "done" and manifest["command"] == "train-mat" and manifest["device"] == "cpu"
@@ -129,8 +131,8 @@ def test_exception_leaves_a_marker_with_traceback_until_the_resume(tmp_path: Pat
 
 def test_user_error_leaves_the_sentence_only(tmp_path: Path) -> None:
     with pytest.raises(UserError), start(tmp_path / "a") as run:
-        raise UserError("attack.image.eps is 4: did you mean 4/255?")
-    assert (run.directory / "FAILED").read_text() == "attack.image.eps is 4: did you mean 4/255?\n"
+        raise UserError("threat.eps is 4: did you mean 4/255?")
+    assert (run.directory / "FAILED").read_text() == "threat.eps is 4: did you mean 4/255?\n"
 
 
 @pytest.mark.parametrize("stop", [KeyboardInterrupt(), SystemExit(143), SystemExit(130)])
@@ -138,7 +140,7 @@ def test_interrupt_leaves_no_marker_and_says_how_to_go_on(tmp_path: Path, stop: 
     with pytest.raises(type(stop)), start(tmp_path / "a") as run:
         raise stop
     assert not (run.directory / "DONE").exists() and not (run.directory / "FAILED").exists()
-    hint = f"robustcli train-mat seed=3 attack.image.eps=4/255 resume={run.directory}"
+    hint = f"robustcli train-mat seed=3 threat.eps=4/255 resume={run.directory}"
     assert hint in (run.directory / "log.txt").read_text()
 
 
@@ -266,6 +268,59 @@ def test_kill_leaves_whole_files_and_gives_the_lock_back(tmp_path: Path) -> None
         assert run.resumed == 1 and run.records_part("a", pd.DataFrame)["a"].tolist() == [1]
         assert not list(run.directory.rglob(".tmp-*"))
     assert [session["status"] for session in run.manifest["sessions"]] == ["killed", "done"]
+
+
+def outlived(pipe: Any, directory: Path) -> None:
+    run = Run.open("train-mat", {"seed": 0}, directory, [])
+    worker = os.fork()
+    if worker == 0:
+        time.sleep(60)
+        os._exit(0)
+    pipe.send(worker)
+    pipe.recv()
+    del run
+
+
+def test_a_worker_that_outlives_its_killed_parent_does_not_keep_the_lock(tmp_path: Path) -> None:
+    parent, pipe = forked(outlived, tmp_path / "a")
+    worker = pipe.recv()
+    try:
+        parent.kill()
+        parent.join()
+        with start(tmp_path / "a", {"seed": 0}) as run:
+            assert run.resumed == 1
+    finally:
+        os.kill(worker, signal.SIGKILL)
+
+
+def left_by_a_child(run: Run) -> None:
+    child = os.fork()
+    if child == 0:
+        with contextlib.suppress(BaseException):
+            run._exit.close()
+        os._exit(0)
+    os.waitpid(child, 0)
+
+
+def test_a_forked_child_does_not_give_the_lock_away(tmp_path: Path) -> None:
+    with start(tmp_path / "a") as run:
+        left_by_a_child(run)
+        with pytest.raises(UserError, match=f"is being worked on by process {os.getpid()}"):
+            start(tmp_path / "a")
+
+
+@pytest.mark.parametrize("plant", ["symlink_to", "hardlink_to"])
+def test_a_planted_link_for_a_lock_is_refused_and_its_target_untouched(tmp_path: Path, plant: str) -> None:
+    target = tmp_path / "precious"
+    target.write_text("mine")
+    (tmp_path / "a").mkdir()
+    getattr(tmp_path / "a" / ".lock", plant)(target)
+    with pytest.raises(UserError, match=r"\.lock cannot be locked \(it is a link to another file\): remove it"):
+        start(tmp_path / "a")
+    assert target.read_text() == "mine"
+    (tmp_path / "a" / ".lock").unlink()
+    with start(tmp_path / "a"):
+        pass
 
 
 def test_run_taken_up_elsewhere_says_what_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

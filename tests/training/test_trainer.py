@@ -7,21 +7,24 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from robustcli.attacks import SepAttack, SequentialAttack
+from robustcli.attacks import SepAttack, SequentialAttack, ThreatModel
+from robustcli.config.schemas import TrainerSettings
 from robustcli.data import Scenes
 from robustcli.defenses import Objective
-from robustcli.models import DualEncoder
+from robustcli.models import DualEncoder, small_cnn
 from robustcli.training.tasks import PairTask
-from robustcli.training.trainer import Trainer, TrainerSettings
+from robustcli.training.trainer import Trainer
 from robustcli.utils.errors import UserError
 
+THREAT = ThreatModel(norm="linf", eps="2/255", words=1)
 MAT = Objective(name="mat", image=True, text=True, attacked_captions=0.5)
 SETTINGS: dict[str, Any] = {
     "max_steps": 4,
     "max_seconds": None,
     "batch_size": 16,
+    "optimizer": "adamw",
     "lr": 1e-3,
     "weight_decay": 0.01,
     "warmup": 0.25,
@@ -30,8 +33,6 @@ SETTINGS: dict[str, Any] = {
     "clip": 1.0,
     "precision": "fp32",
     "ema": None,
-    "threads": 1,
-    "device": "cpu",
     "compile": False,
     "tensorboard": False,
     "save_minutes": 60.0,
@@ -41,17 +42,14 @@ SETTINGS: dict[str, Any] = {
 
 
 @pytest.fixture
-def make(scenes: Scenes, mat_attack: SequentialAttack, tmp_path: Path) -> Any:
-    def build(
-        model: DualEncoder, state: str = "state", objective: Objective = MAT, attack: Any = mat_attack, **change: Any
-    ) -> Trainer:
+def make(scenes: Scenes, mat_attack: SequentialAttack) -> Any:
+    def build(model: DualEncoder, objective: Objective = MAT, attack: Any = mat_attack, **change: Any) -> Trainer:
         settings = TrainerSettings(**SETTINGS | change)
         return Trainer(
             model,
-            PairTask(scenes, objective, attack, batch_size=settings.batch_size, seed=3),
+            PairTask(scenes, objective, attack, THREAT, batch_size=settings.batch_size, seed=3),
             settings,
             seed=3,
-            state=tmp_path / f"{state}.pt",
             validate=lambda m: {"recall": 0.5},
         )
 
@@ -66,50 +64,50 @@ def small(seed: int = 1) -> DualEncoder:
     return tiny(vocabulary(), seed=seed, **SMALL_MODEL)
 
 
-def trained(trainer: Trainer) -> str:
-    trainer.prepare()
+def trained(trainer: Trainer, state: Path | None = None) -> str:
+    trainer.prepare(state)
     trainer.fit(lambda figures: None)
     return trainer.model.fingerprint()
 
 
 def test_same_seed_same_bits_and_the_global_generator_does_not_matter(make: Any) -> None:
-    first = trained(make(small(), "a"))
+    first = trained(make(small()))
     torch.manual_seed(99)
-    assert trained(make(small(), "b")) == first
+    assert trained(make(small())) == first
     assert first != small().fingerprint(), "nothing was trained"
 
 
 @pytest.mark.parametrize("change", [{}, {"ema": 0.9}, {"accumulation": 2, "max_steps": 3}])
-def test_stopped_and_resumed_equals_uninterrupted(make: Any, change: dict[str, Any]) -> None:
-    whole = make(small(), "whole", **change)
+def test_stopped_and_resumed_equals_uninterrupted(make: Any, tmp_path: Path, change: dict[str, Any]) -> None:
+    whole = make(small(), **change)
     expected = trained(whole)
-    stopped = make(small(), "cut", **change)
-    stopped.prepare()
+    stopped = make(small(), **change)
+    stopped.prepare(tmp_path / "cut.pt")
     with pytest.raises(SystemExit) as end:  # SIGTERM in the middle of the second step: the step is finished first
         stopped.fit(lambda figures: os.kill(os.getpid(), signal.SIGTERM) if stopped.step == 2 else None)
     assert end.value.code == 143 and stopped.step == 2
-    resumed = make(small(seed=7), "cut", **change)  # another start: everything must come from the state
-    assert trained(resumed) == expected
+    resumed = make(small(seed=7), **change)  # another start: everything must come from the state
+    assert trained(resumed, tmp_path / "cut.pt") == expected
     assert resumed.training.history == whole.training.history
 
 
 @pytest.mark.parametrize("lost", ["optimiser", "step", "average"])
 def test_every_part_of_the_state_is_needed(make: Any, tmp_path: Path, lost: str) -> None:
     """The mutations behind the test above: a state without one part ends in other weights."""
-    expected = trained(make(small(), "whole", ema=0.9))
-    stopped = make(small(), "cut", ema=0.9)
-    stopped.prepare()
+    expected = trained(make(small(), ema=0.9))
+    stopped = make(small(), ema=0.9)
+    stopped.prepare(tmp_path / "cut.pt")
     with pytest.raises(SystemExit):
         stopped.fit(lambda figures: os.kill(os.getpid(), signal.SIGTERM) if stopped.step == 2 else None)
     content = torch.load(tmp_path / "cut.pt", weights_only=True)
-    fresh = make(small(), "none", ema=0.9)
+    fresh = make(small(), ema=0.9)
     content[lost] = {"optimiser": fresh.optimiser.state_dict(), "step": 0, "average": fresh.average}[lost]
     torch.save(content, tmp_path / "cut.pt")
-    assert trained(make(small(), "cut", ema=0.9)) != expected
+    assert trained(make(small(), ema=0.9), tmp_path / "cut.pt") != expected
 
 
 def test_looking_more_often_changes_no_weight(make: Any) -> None:
-    assert trained(make(small(), "a", eval_every=1)) == trained(make(small(), "b"))
+    assert trained(make(small(), eval_every=1)) == trained(make(small()))
 
 
 def test_first_handlers_are_back_and_weights_stay_trainable_after_fit(make: Any) -> None:
@@ -126,20 +124,42 @@ def test_a_bound_in_seconds_becomes_steps_and_leaves_the_start_as_it_was(make: A
     assert trainer.training.steps >= 1 and trainer.training.step_seconds > 0
     assert trainer.model.fingerprint() == small().fingerprint()
     assert not trainer.optimiser.state, "moments of the timed steps would lead the first real one"
-    counted = make(small(), "counted", max_steps=trainer.training.steps, ema=0.9)
+    counted = make(small(), max_steps=trainer.training.steps, ema=0.9)
     trainer.fit(lambda figures: None)
     assert trainer.model.fingerprint() == trained(counted)
 
 
-def test_objectives_attack_the_sides_that_they_name(make: Any, scenes: Scenes, mat_attack: SequentialAttack) -> None:
+def test_timed_steps_leave_the_moments_of_batch_norms_alone() -> None:
+    class Plain:
+        def load(self, number: int) -> tuple[None, Tensor]:
+            return None, torch.rand(4, 1, 8, 8, generator=torch.Generator().manual_seed(number))
+
+        def loss(self, model: Any, batch: None, images: Tensor, *, seed: int) -> Tensor:
+            return model(images).square().mean()
+
+    model = small_cnn(classes=["a", "b"], channels=1, widths=[4])
+    before = model.fingerprint()
+    settings = TrainerSettings(**SETTINGS | {"max_steps": None, "max_seconds": 0.01})
+    trainer = Trainer(model, Plain(), settings, seed=3, validate=lambda model: {})
+    trainer.prepare()
+    assert model.fingerprint() == before
+    trainer.fit(lambda figures: None)
+    assert model.fingerprint() != before
+
+
+def test_objectives_attack_the_sides_that_they_name(
+    make: Any, mat_attack: SequentialAttack, monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked: list[str] = []
     for side in ("image", "text"):
-        part = getattr(mat_attack, side)
-        original = part.maximise
-        part.maximise = lambda *a, side=side, original=original, **k: asked.append(side) or original(*a, **k)
+        kind = type(getattr(mat_attack, side))
+        original = kind.maximise
+        monkeypatch.setattr(
+            kind, "maximise", lambda *a, side=side, original=original, **k: asked.append(side) or original(*a, **k)
+        )
     for image, text in ((False, False), (True, False), (False, True), (True, True)):
         asked.clear()
-        trained(make(small(), f"{image}{text}", Objective(name="x", image=image, text=text), max_steps=1))
+        trained(make(small(), Objective(name="x", image=image, text=text), max_steps=1))
         assert asked == [side for side, wanted in (("text", text), ("image", image)) if wanted], (
             "text first, then image"
         )
@@ -154,7 +174,9 @@ def test_the_attack_moves_the_loss_up_and_leaves_no_gradient_behind(
     images = scenes.images(batch.image_ids)
     losses = {}
     for name, image, text in (("clean", False, False), ("image", True, False), ("mat", True, True)):
-        losses[name] = Objective(name=name, image=image, text=text).loss(model, mat_attack, images, batch, seed=1)
+        losses[name] = Objective(name=name, image=image, text=text).loss(
+            model, mat_attack, THREAT, images, batch, seed=1
+        )
     assert losses["clean"] < losses["image"], losses
     assert all(weight.grad is None for weight in model.parameters())
     losses["mat"].backward()
@@ -169,7 +191,7 @@ def test_a_share_of_the_captions_is_attacked(scenes: Scenes, mat_attack: Sequent
 
     batch = PairSampler(scenes, batch_size=16, seed=0)(0)
     objective = Objective(name="text", image=False, text=True, attacked_captions=0.25)
-    captions = objective._attack_captions(small(), mat_attack, scenes.images(batch.image_ids), batch, 5)
+    captions = objective._attack_captions(small(), mat_attack, THREAT, scenes.images(batch.image_ids), batch, 5)
     assert 1 <= sum(a != b for a, b in zip(captions, batch.captions, strict=True)) <= 4
 
 
@@ -179,7 +201,7 @@ def test_mistakes_come_before_the_first_step(make: Any, mat_attack: SequentialAt
     with pytest.raises(UserError, match=r"attack\.text is null"):
         make(small(), attack=SepAttack(image=mat_attack.image))
     with pytest.raises(UserError, match="max_steps"):
-        make(small(), max_steps=None).prepare()
+        make(small(), max_steps=None)
     with pytest.raises(UserError, match="between 0 and 1"):
         Objective(name="x", image=True, text=True, clean_weight=2)
 
@@ -205,11 +227,44 @@ def test_compiling_changes_how_the_image_tower_is_called_and_nothing_else(
         self._compiled_call_impl = call
 
     monkeypatch.setattr(nn.Module, "compile", compiled)
-    plain = trained(make(small(), "plain"))
+    plain = trained(make(small()))
     assert not calls
-    trainer = make(small(), "compiled", compile=True)
+    trainer = make(small(), compile=True)
     assert trained(trainer) == plain, "the same weights under the same names"
     before = len(calls)
     assert before > 0 and set(calls) == {8, 16}, "the batch, and the share of it whose captions are attacked"
     trainer.model.encode_image(torch.zeros(3, 3, 32, 32))
     assert len(calls) == before, "judging goes the plain way"
+
+
+def test_without_a_state_nothing_is_saved_and_a_stop_is_still_in_order(make: Any, tmp_path: Path) -> None:
+    trainer = make(small())
+    trainer.prepare()
+    with pytest.raises(SystemExit):
+        trainer.fit(lambda figures: os.kill(os.getpid(), signal.SIGTERM))
+    assert trainer.step == 1 and not list(tmp_path.iterdir())
+
+
+def test_micro_batches_add_up_to_one_batch_of_their_size(scenes: Scenes) -> None:
+    """A loss that is a mean over the batch has one gradient, whether the batch comes whole or in halves."""
+    rows = torch.arange(32)
+
+    class Halves:
+        def __init__(self, count: int) -> None:
+            self.parts = rows.chunk(count)
+
+        def load(self, number: int) -> tuple[Tensor, Tensor]:
+            part = self.parts[number % len(self.parts)]
+            return part, scenes.images(part)
+
+        def loss(self, model: DualEncoder, batch: Tensor, images: Tensor, *, seed: int) -> Tensor:
+            return model.encode_image(images)[:, 0].square().mean()
+
+    weights = []
+    for count in (1, 2):
+        settings = TrainerSettings(**SETTINGS | {"accumulation": count, "optimizer": "sgd", "clip": None, "lr": 0.1})
+        trainer = Trainer(small(), Halves(count), settings, seed=3, validate=lambda model: {})
+        trained(trainer)
+        weights.append(torch.cat([weight.flatten() for weight in trainer.model.parameters()]))
+    torch.testing.assert_close(weights[0], weights[1], rtol=1e-5, atol=1e-6)
+    assert not torch.equal(weights[0], torch.cat([weight.flatten() for weight in small().parameters()]))

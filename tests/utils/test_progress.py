@@ -35,13 +35,13 @@ def test_plain_lines_come_every_n_seconds_and_at_the_end() -> None:
     ]
 
 
-def test_time_left_is_that_of_the_nearer_bound() -> None:
+def test_time_left_is_at_the_mean_speed_so_far() -> None:
     clock, (console, _) = Clock(), plain()
-    with Progress(1000, "train", seconds=60, console=console, clock=clock) as progress:
-        assert progress.time_left() == 60
+    with Progress(1000, "train", console=console, clock=clock) as progress:
+        assert progress.time_left() is None
         clock.now += 10
         progress.advance(10)
-        assert progress.time_left() == 50
+        assert progress.time_left() == 990
         progress.advance(980)
         assert progress.time_left() == 10 * 10 / 990
 

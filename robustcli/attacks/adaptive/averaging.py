@@ -13,8 +13,8 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from robustcli.attacks.core.pairs import DualEncoderLike
-from robustcli.attacks.core.threat import at_least
 from robustcli.utils.errors import UserError
+from robustcli.utils.numbers import at_least
 
 Function = Callable[[Tensor], Tensor]  # images (B,C,H,W) -> (B,K)
 REDUCTIONS = ("logits", "probabilities")
@@ -174,6 +174,6 @@ class AveragedEncoder(EncoderWrapper):
 def checked(draws: int, chunk: int | None, reduce: str = "logits") -> tuple[int, int | None, str]:
     """The three as they are, or a `UserError`."""
     if reduce not in REDUCTIONS:
-        raise UserError(f"attack.eot.reduce is {reduce!r}: choose one of {', '.join(REDUCTIONS)}.")
-    least = {"node": "attack.eot"}
+        raise UserError(f"evaluation.eot.reduce is {reduce!r}: choose one of {', '.join(REDUCTIONS)}.")
+    least = {"node": "evaluation.eot"}
     return at_least("draws", draws, 1, **least), None if chunk is None else at_least("chunk", chunk, 1, **least), reduce

@@ -5,19 +5,23 @@ Shapes: B images, N images of the pairs, M captions.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from robustcli.attacks.adaptive.averaging import AveragedClassifier, AveragedEncoder, checked, draws_by_pass
-from robustcli.attacks.adaptive.wrapped import WrappedAttack, book, spread
-from robustcli.attacks.core.base import RetrievalAttack
-from robustcli.attacks.core.classifier import ClassifierAttack
-from robustcli.attacks.core.oracle import LogitOracle, Meter
+from robustcli.attacks.adaptive.wrapped import WrappedAttack
+from robustcli.attacks.core.base import ImageAttack
+from robustcli.attacks.core.counter import QueryCounter, spread
+from robustcli.attacks.core.oracle import LogitOracle
+from robustcli.attacks.core.retrieval import RetrievalAttack, TextAttack
 from robustcli.attacks.core.target import Target
+from robustcli.attacks.core.threat import ThreatModel
 from robustcli.utils.seeding import derive_seed
 
 
+@dataclass(frozen=True, kw_only=True)
 class EOT(WrappedAttack):
     """Any attack on classifiers, put to the average over ``draws`` fresh draws in place of a single one.
 
@@ -33,21 +37,27 @@ class EOT(WrappedAttack):
         UserError: see `AveragedClassifier`.
     """
 
-    def __init__(
-        self, attack: ClassifierAttack, *, draws: int = 20, chunk: int | None = None, reduce: str = "logits"
-    ) -> None:
-        super().__init__(attack)
-        self.draws, self.chunk, self.reduce = checked(draws, chunk, reduce)
+    draws: int = 20
+    chunk: int | None = None
+    reduce: str = "logits"
 
-    def mislead(self, oracle: LogitOracle, images: Tensor, labels: Tensor, sample_ids: Tensor) -> Tensor:
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        checked(self.draws, self.chunk, self.reduce)
+
+    def search(
+        self, oracle: LogitOracle, images: Tensor, labels: Tensor, sample_ids: Tensor, threat: ThreatModel
+    ) -> Tensor:
         apart = draws_by_pass(oracle.model, images)
         model = AveragedClassifier(oracle.model, self.draws, chunk=self.chunk, reduce=self.reduce, apart=apart)
-        spent = Meter.of(len(images))
-        found = self.attack.mislead(LogitOracle(model, spent, randomised=oracle.randomised), images, labels, sample_ids)
-        book(oracle.meter, spent, self.draws)
+        spent = QueryCounter.of(len(images))
+        averaged = LogitOracle(model, spent, randomised=oracle.randomised)
+        found = self.attack.search(averaged, images, labels, sample_ids, threat)
+        oracle.counter.add(spent, times=self.draws)
         return found
 
 
+@dataclass(frozen=True, kw_only=True)
 class RetrievalEOT(RetrievalAttack):
     """`EOT` for dual encoders whose image tower draws: any retrieval attack, put to the averaged image embedding.
 
@@ -58,21 +68,27 @@ class RetrievalEOT(RetrievalAttack):
         draws, chunk: see `AveragedEncoder`.
     """
 
-    def __init__(self, attack: RetrievalAttack, *, draws: int = 20, chunk: int | None = None) -> None:
-        super().__init__(image=attack.image, text=attack.text, seed=attack.seed)
-        self.attack = attack
-        self.draws, self.chunk, _ = checked(draws, chunk)
+    attack: RetrievalAttack = field(kw_only=False)
+    image: ImageAttack | None = field(init=False, repr=False)
+    text: TextAttack | None = field(init=False, repr=False)
+    seed: int = field(init=False, repr=False)
+    draws: int = 20
+    chunk: int | None = None
 
-    def find(self, target: Target, meter: Meter) -> tuple[Tensor, tuple[str, ...]]:
-        return next(iter(self.alternatives(target, meter).values()))
+    def __post_init__(self) -> None:
+        self._store(image=self.attack.image, text=self.attack.text, seed=self.attack.seed)
+        checked(self.draws, self.chunk)
 
-    def alternatives(self, target: Target, meter: Meter) -> Mapping[str, tuple[Tensor, tuple[str, ...]]]:
+    def search(self, target: Target, counter: QueryCounter) -> tuple[Tensor, tuple[str, ...]]:
+        return next(iter(self.alternatives(target, counter).values()))
+
+    def alternatives(self, target: Target, counter: QueryCounter) -> Mapping[str, tuple[Tensor, tuple[str, ...]]]:
         torch.manual_seed(derive_seed(self.seed, "eot"))  # of a model that draws; the base puts the state back
         apart = draws_by_pass(target.model.encode_image, target.pairs.images)
         model = AveragedEncoder(target.model, self.draws, chunk=self.chunk, apart=apart)
-        averaged = Target(model, target.pairs, target.gallery)
+        averaged = Target(model, target.pairs, target.gallery, target.threat)
         averaged.encoder = target.encoder
-        found = self.attack.alternatives(averaged, meter)
-        for counter, passes in ((meter.queries, model.asked), (meter.gradients, model.graded)):
-            counter.add_(spread((self.draws - 1) * passes, len(counter)))
+        found = self.attack.alternatives(averaged, counter)
+        for counts, passes in ((counter.queries, model.asked), (counter.gradients, model.graded)):
+            counts.add_(spread((self.draws - 1) * passes, len(counts)))
         return found

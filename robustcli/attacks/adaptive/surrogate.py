@@ -4,20 +4,23 @@ Shapes: B samples, C channels, H height, W width, N images, M captions.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from robustcli.attacks.adaptive.wrapped import WrappedAttack, book
-from robustcli.attacks.core.base import ImageAttack, RetrievalAttack
-from robustcli.attacks.core.classifier import Classifier, ClassifierAttack, classify
+from robustcli.attacks.adaptive.wrapped import WrappedAttack
+from robustcli.attacks.core.base import Classifier, ClassifierAttack, ImageAttack, classify
+from robustcli.attacks.core.counter import QueryCounter
 from robustcli.attacks.core.frozen import frozen
-from robustcli.attacks.core.oracle import LogitOracle, Meter
+from robustcli.attacks.core.oracle import LogitOracle
 from robustcli.attacks.core.pairs import DualEncoderLike, Gallery, Pairs
+from robustcli.attacks.core.retrieval import RetrievalAttack, TextAttack
 from robustcli.attacks.core.target import Target
+from robustcli.attacks.core.threat import ThreatModel
 
 
+@dataclass(frozen=True, kw_only=True)
 class Surrogate(WrappedAttack):
     """An attack on classifiers that never asks the model that it is judged on.
 
@@ -32,29 +35,38 @@ class Surrogate(WrappedAttack):
         model: the surrogate, images (B,C,H,W) in [0,1] -> logits (B,Y), with the classes of the target in its order.
     """
 
-    def __init__(self, attack: ClassifierAttack, model: Classifier) -> None:
-        super().__init__(attack)
-        self.model = model
+    model: Classifier = field(kw_only=False, repr=False)
 
-    def mislead(self, oracle: LogitOracle, images: Tensor, labels: Tensor, sample_ids: Tensor) -> Tensor:
-        found, spent = transferable(self.attack, self.model, images, labels, sample_ids)
-        book(oracle.meter, spent)
+    def search(
+        self, oracle: LogitOracle, images: Tensor, labels: Tensor, sample_ids: Tensor, threat: ThreatModel
+    ) -> Tensor:
+        found, spent = transferable(self.attack, self.model, images, labels, sample_ids, threat)
+        oracle.counter.add(spent)
         return found
 
 
 def transferable(
-    attack: ClassifierAttack, model: Classifier, images: Tensor, labels: Tensor, sample_ids: Tensor
-) -> tuple[Tensor, Meter]:
-    """What ``attack`` makes of images (B,C,H,W) on ``model``, for the sake of another model, and what it cost."""
+    attack: ClassifierAttack,
+    model: Classifier,
+    images: Tensor,
+    labels: Tensor,
+    sample_ids: Tensor,
+    threat: ThreatModel,
+) -> tuple[Tensor, QueryCounter]:
+    """Allowed images that ``attack`` makes of images (B,C,H,W) on ``model``, for the sake of another model, and what
+    they cost.
+    """
     if not isinstance(attack, ImageAttack):
-        result = attack(model, images, labels, sample_ids)
-        return result.images, Meter(result.queries, result.gradients, result.zero_gradients, result.nan_gradients)
-    spent, lasting = Meter.of(len(images)), attack.replace(early_stop=False)
+        result = attack(model, images, labels, threat, sample_ids=sample_ids)
+        names = ("queries", "gradients", "zero_gradients", "nan_gradients")
+        return result.images, QueryCounter(*(getattr(result, name) for name in names))
+    spent, lasting = QueryCounter.of(len(images)), attack.replace(early_stop=False)
     with frozen(model):
-        found = lasting.mislead(LogitOracle(model, spent), images, labels, sample_ids)
+        found = lasting.search(LogitOracle(model, spent), images, labels, sample_ids, threat)
     return found, spent
 
 
+@dataclass(frozen=True, kw_only=True)
 class RetrievalSurrogate(RetrievalAttack):
     """An attack on dual encoders that never asks the model that it is judged on.
 
@@ -65,24 +77,23 @@ class RetrievalSurrogate(RetrievalAttack):
             that the negatives of a sample are those of its chunk.
     """
 
-    def __init__(
-        self,
-        attack: RetrievalAttack,
-        model: DualEncoderLike,
-        *,
-        gallery: Callable[[Pairs], Gallery] | None = None,
-    ) -> None:
-        super().__init__(image=attack.image, text=attack.text, seed=attack.seed)
-        self.attack, self.model, self.gallery = attack, model, gallery
+    attack: RetrievalAttack = field(kw_only=False)
+    image: ImageAttack | None = field(init=False, repr=False)
+    text: TextAttack | None = field(init=False, repr=False)
+    seed: int = field(init=False, repr=False)
+    model: DualEncoderLike = field(kw_only=False, repr=False)
+    gallery: Callable[[Pairs], Gallery] | None = field(default=None, repr=False)
 
-    def find(self, target: Target, meter: Meter) -> tuple[Tensor, tuple[str, ...]]:
-        return next(iter(self.alternatives(target, meter).values()))
+    def __post_init__(self) -> None:
+        self._store(image=self.attack.image, text=self.attack.text, seed=self.attack.seed)
 
-    def alternatives(self, target: Target, meter: Meter) -> Mapping[str, tuple[Tensor, tuple[str, ...]]]:
+    def search(self, target: Target, counter: QueryCounter) -> tuple[Tensor, tuple[str, ...]]:
+        return next(iter(self.alternatives(target, counter).values()))
+
+    def alternatives(self, target: Target, counter: QueryCounter) -> Mapping[str, tuple[Tensor, tuple[str, ...]]]:
         with frozen(self.model), torch.no_grad():
             own = self.gallery(target.pairs) if self.gallery else self._chunk(target)
-            own = replace(own, attacker=target.gallery.attacker)
-            return self.attack.alternatives(Target(self.model, target.pairs, own), meter)
+            return self.attack.alternatives(Target(self.model, target.pairs, own, target.threat), counter)
 
     def _chunk(self, target: Target) -> Gallery:
         relevance = target.gallery.image_matches[:, target.gallery.caption_rows]

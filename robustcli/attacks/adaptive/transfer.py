@@ -11,12 +11,13 @@ import torch
 from torch import Tensor
 
 from robustcli.attacks.adaptive.surrogate import right_on, transferable
-from robustcli.attacks.core.base import RetrievalAttack
-from robustcli.attacks.core.classifier import Classifier, ClassifierAttack
+from robustcli.attacks.core.base import Classifier, ClassifierAttack
 from robustcli.attacks.core.frozen import frozen
 from robustcli.attacks.core.pairs import DualEncoderLike, Pairs, check_images
+from robustcli.attacks.core.retrieval import RetrievalAttack
 from robustcli.attacks.core.success import judge
 from robustcli.attacks.core.target import Target
+from robustcli.attacks.core.threat import ThreatModel
 
 _DIRECTIONS = ("image_to_text", "text_to_image")
 
@@ -26,6 +27,8 @@ def transfer_matrix(
     models: Mapping[str, Classifier],
     images: Tensor,
     labels: Tensor,
+    threat: ThreatModel | None = None,
+    *,
     sample_ids: Tensor | None = None,
 ) -> pd.DataFrame:
     """One row for each pair of models, ``source`` and ``target`` by name; each source is attacked once, as by
@@ -38,23 +41,26 @@ def transfer_matrix(
 
     Args:
         models: images (B,C,H,W) in [0,1] -> logits (B,Y), all of the same classes.
-        labels, sample_ids: (B,) long, see `ClassifierAttack`.
+        labels, threat, sample_ids: see `ClassifierAttack`.
     """
     check_images(images)
     ids, labels = torch.arange(len(images)) if sample_ids is None else sample_ids, labels.to(images.device)
     right = {name: right_on(model, images, labels) for name, model in models.items()}
     rows = []
     for source, model in models.items():
-        found, _ = transferable(attack, model, images, labels, ids)
-        if attack.budget is not None:
-            attack.budget.audit(found, images)
+        found, _ = transferable(attack, model, images, labels, ids, threat or attack.threat)
+        within = threat or attack.threat
+        (within.at(None) if attack.minimum_norm else within).audit(found, images)
         for target, judged in models.items():
             rows.append(_row(source, target, right[source] & right[target], ~right_on(judged, found, labels)))
     return pd.DataFrame(rows)
 
 
 def retrieval_transfer_matrix(
-    attack: RetrievalAttack, models: Mapping[str, DualEncoderLike], pairs: Pairs
+    attack: RetrievalAttack,
+    models: Mapping[str, DualEncoderLike],
+    pairs: Pairs,
+    threat: ThreatModel | None = None,
 ) -> pd.DataFrame:
     """`transfer_matrix` for dual encoders: a row for each source, target and ``direction``, over the queries that both
     rank right; the pairs themselves are the gallery. A query counts as misled where any variant of the attack misleads
@@ -63,7 +69,7 @@ def retrieval_transfer_matrix(
     clean = {name: _misled(model, pairs, pairs.images, pairs.captions) for name, model in models.items()}
     rows = []
     for source, model in models.items():
-        variants = attack.variants(model, pairs).values()
+        variants = attack.variants(model, pairs, threat=threat).values()
         for target, judged in models.items():
             found = [_misled(judged, pairs, one.images, one.captions) for one in variants]
             for number, direction in enumerate(_DIRECTIONS):

@@ -1,41 +1,35 @@
-"""What attacks around another attack share.
+"""An attack on classifiers around another one."""
 
-Shapes: B samples.
-"""
+from dataclasses import dataclass, field
 
-from abc import ABC
-
-import torch
-from torch import Tensor
-
-from robustcli.attacks.core.classifier import ClassifierAttack
-from robustcli.attacks.core.oracle import Meter
-from robustcli.attacks.core.pairs import ImageAdversarial
+from robustcli.attacks.core.base import ClassifierAttack
+from robustcli.attacks.core.threat import ThreatModel
+from robustcli.utils.numbers import Number
 
 
-class WrappedAttack(ClassifierAttack, ABC):
-    """An attack on classifiers that runs another one, within its budget.
+@dataclass(frozen=True, kw_only=True)
+class WrappedAttack(ClassifierAttack):
+    """Runs another attack on another view of the model; threat model, audit and seed are those of the one inside.
 
     Args:
         attack: the one inside.
     """
 
-    def __init__(self, attack: ClassifierAttack) -> None:
-        self.attack = attack
-        self.norm, self.budget, self.seed = attack.norm, attack.budget, attack.seed
+    attack: ClassifierAttack = field(kw_only=False)
+    norm: str = field(init=False, repr=False)
+    eps: Number | None = field(init=False, repr=False)
+    seed: int = field(init=False, repr=False)
 
-    def reported(self, found: ImageAdversarial) -> ImageAdversarial:
-        return self.attack.reported(found)
+    def __post_init__(self) -> None:
+        self._store(norm=self.attack.norm, eps=self.attack.eps, seed=self.attack.seed)
 
+    @property
+    def threat(self) -> ThreatModel:
+        return self.attack.threat
 
-def spread(total: int, samples: int) -> Tensor:
-    """(B,) long: a cost of a whole batch, shared out evenly; the sum is exact."""
-    shares = torch.full((samples,), total // max(samples, 1), dtype=torch.long)
-    shares[: total % max(samples, 1)] += 1
-    return shares
+    def check(self, threat: ThreatModel) -> None:
+        self.attack.check(threat)
 
-
-def book(meter: Meter, spent: Meter, times: int = 1) -> None:
-    """Adds to ``meter`` what was spent on the same rows, ``times`` over."""
-    for name, counted in vars(spent).items():
-        getattr(meter, name).add_(times * counted)
+    @property
+    def minimum_norm(self) -> bool:
+        return self.attack.minimum_norm

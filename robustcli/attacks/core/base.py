@@ -1,84 +1,217 @@
-"""The base classes of all attacks: a subclass supplies the search, the base projects, audits and judges every result
-itself.
+"""Base classes of attacks on images: a subclass supplies the search, the base projects, audits and judges every result.
 
-Shapes: B batch, C channels, N images, M captions, K candidates, D embedding.
+An attack is a frozen dataclass of its search's settings. What it may change is a `ThreatModel`, given with the call.
+
+Shapes: B batch, C channels, H height, W width, Y classes; pixels in [0,1].
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
 from torch import Tensor
 
-from robustcli.attacks.core.classifier import Attack, ClassifierAttack
+from robustcli.attacks.core.class_losses import class_objective
+from robustcli.attacks.core.counter import QueryCounter
 from robustcli.attacks.core.frozen import frozen
-from robustcli.attacks.core.oracle import ImageObjective, ImageOracle, LogitOracle, Meter, TextEncoder, TextObjective
-from robustcli.attacks.core.pairs import (
-    Adversarial,
-    DualEncoderLike,
-    Gallery,
-    ImageAdversarial,
-    Pairs,
-    check_images,
-)
-from robustcli.attacks.core.success import judge, worst_of
-from robustcli.attacks.core.threat import L2, Characters, Eps, Linf, Words, ball
-from robustcli.attacks.image.losses import class_objective
-from robustcli.attacks.multimodal.losses import (
-    IMAGE_LOSSES,
-    TEXT_LOSSES,
-    Target,
-    image_objective,
-    known_loss,
-    text_objective,
-)
-from robustcli.attacks.text.constraints import Constraint, audit_constraints
+from robustcli.attacks.core.losses import IMAGE_LOSSES
+from robustcli.attacks.core.oracle import ImageObjective, ImageOracle, LogitOracle
+from robustcli.attacks.core.pairs import ImageAdversarial, check_images
+from robustcli.attacks.core.threat import ThreatModel
 from robustcli.utils.errors import UserError
+from robustcli.utils.numbers import Number, one_of
 from robustcli.utils.seeding import derive_seed
 
-__all__ = [
-    "Adversarial",
-    "Attack",
-    "ClassifierAttack",
-    "DualEncoderLike",
-    "Gallery",
-    "ImageAdversarial",
-    "ImageAttack",
-    "Pairs",
-    "RetrievalAttack",
-    "TextAttack",
-    "frozen",
-]
+Classifier = Callable[[Tensor], Tensor]  # images (B,C,H,W) in [0,1] -> logits (B,Y)
+_PROBE = 8  # images that are classified twice to see whether the model draws
 
 
-class ImageAttack(ClassifierAttack, ABC):
+@dataclass(frozen=True, kw_only=True)
+class Attack(ABC):
+    """A search with its settings.
+
+    Args:
+        seed: of the run; a sample's draws depend on it and on the sample's id alone.
+    """
+
+    seed: int = 0
+
+    @property
+    @abstractmethod
+    def threat(self) -> ThreatModel:
+        """What a call may change that is given no threat model."""
+
+    def replace(self, **changed: object) -> Self:
+        """The same search with some settings changed."""
+        return replace(self, **changed)  # type: ignore[arg-type]
+
+    def _store(self, **values: object) -> None:
+        """Settings as the search reads them, in place of what a config wrote: ``"4/255"`` becomes a number."""
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+
+    def check(self, threat: ThreatModel) -> None:  # noqa: B027, for searches that object to nothing
+        """Refuse a threat model that this search cannot serve, before long work.
+
+        Raises:
+            UserError: what does not fit, and what would.
+        """
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifierAttack(Attack):
+    """Changes images so that a classifier no longer gives their label.
+
+    Args:
+        norm, eps: what a call may change that is given no threat model.
+        seed: see `Attack`.
+    """
+
+    norm: str = "linf"
+    eps: Number | None = "4/255"
+
+    def __post_init__(self) -> None:
+        self._store(eps=self.threat.eps)
+
+    @property
+    def threat(self) -> ThreatModel:
+        return ThreatModel(norm=self.norm, eps=self.eps)
+
+    @abstractmethod
+    def search(
+        self, oracle: LogitOracle, images: Tensor, labels: Tensor, sample_ids: Tensor, threat: ThreatModel
+    ) -> Tensor:
+        """The attack's own part: images (B,C,H,W) in [0,1]; row ``i`` of ``images`` is row ``i`` of the oracle.
+
+        Args:
+            images: clean, and all of them classified right unless the model is ``oracle.randomised``.
+            labels, sample_ids: (B,) long.
+        """
+
+    def __call__(
+        self,
+        model: Classifier,
+        images: Tensor,
+        labels: Tensor,
+        threat: ThreatModel | None = None,
+        *,
+        sample_ids: Tensor | None = None,
+    ) -> ImageAdversarial:
+        """Attack a classifier; a success is ``argmax != label`` of what came out, judged here.
+
+        An image that is classified wrongly to begin with is left as it is. A model whose answers are drawn has no such
+        images: all are attacked, with global draws that are seeded here, so that the same call gives the same result.
+
+        Args:
+            model: images (B,C,H,W) in [0,1] -> logits (B,Y); left as it was, if it is a module.
+            labels: (B,) long.
+            threat: what may change; None: the attack's own ``norm`` and ``eps``.
+            sample_ids: (B,) long, names of the samples' draws; None: their places in the batch.
+
+        Raises:
+            UserError: a threat model that the search cannot serve.
+            ValueError: images out of range, labels that are no class, NaN logits.
+            RuntimeError: a result out of the box or beyond the threat model: a fault of the attack.
+        """
+        threat = threat or self.threat
+        self.check(threat)
+        check_images(images)
+        ids = torch.arange(len(images)) if sample_ids is None else sample_ids
+        if len(labels) != len(images) or len(ids) != len(images):
+            raise ValueError(f"{len(labels)} labels and {len(ids)} sample_ids for {len(images)} images")
+        labels, counter = labels.to(images.device), QueryCounter.of(len(images))
+        with frozen(model):
+            torch.manual_seed(derive_seed(self.seed, "model"))  # of a model that draws; `frozen` puts the state back
+            randomised = is_randomised(model, images)
+            right = classify(model, images, labels) == labels
+            asked = torch.arange(len(images)) if randomised else torch.nonzero(right).flatten().cpu()
+            found, chosen = images.detach().clone(), asked.to(images.device)
+            if len(asked) and threat.moves_images:
+                clean = found[chosen]
+                with LogitOracle(model, counter, randomised=randomised).part(asked) as part:
+                    moved = self.search(part, clean.clone(), labels[chosen], ids[asked.to(ids.device)], threat)
+                found[chosen] = self.settle(moved.detach(), clean, threat)
+            misled = classify(model, found, labels) != labels
+        norm = (threat.at(None) if self.minimum_norm else threat).audit(found, images)
+        success = misled
+        if self.minimum_norm:
+            success = misled & (norm <= threat.ball.eps).to(misled.device)
+            norm = norm.masked_fill(~misled.to(norm.device), torch.inf)
+        return ImageAdversarial(images=found, success=success, norm=norm, **vars(counter))
+
+    @property
+    def minimum_norm(self) -> bool:
+        """Whether it looks for the smallest change; an ``eps`` is then the radius within which a success counts, and
+        the norm of the result is infinite where nothing was found.
+        """
+        return False
+
+    def settle(self, found: Tensor, clean: Tensor, threat: ThreatModel) -> Tensor:
+        """The allowed images next to what a search found, exactly; the smallest change is left as it is."""
+        return found if self.minimum_norm else threat.ball.settle(found, clean)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MinimumNormAttack(ClassifierAttack):
+    """Looks for the smallest change that misleads.
+
+    Args:
+        norm, eps, seed: see `ClassifierAttack`; an ``eps`` of None accepts any change.
+    """
+
+    norm: str = "l2"
+    eps: Number | None = None
+
+    @property
+    def minimum_norm(self) -> bool:
+        return True
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageAttack(ClassifierAttack):
     """Moves images within a ball to raise a loss, be it of a dual encoder or of a classifier.
 
     Args:
-        norm: ``linf`` or ``l2``.
-        eps: radius in units of [0,1] pixels, such as ``"4/255"``.
-        loss: what is raised: ``gallery`` (the cross-entropy over all captions of a gallery, or over the classes),
-            ``margin`` and ``dlr``; against a dual encoder also ``own_pair``, ``drift`` and ``infonce``; see `losses`
-            and `class_losses`.
+        loss: what is raised: ``cross_entropy`` (over the classes, or over all captions of a gallery), ``margin`` and
+            ``dlr``; against a dual encoder also ``own_pair``, ``drift`` and ``infonce``; see `losses` and
+            `class_losses`.
         early_stop: on a classifier, leave a sample alone as soon as it is fooled, which costs nothing in robust
             accuracy; never done where the model's answers are drawn.
-        seed: of the run; a sample's draws depend on it and on the sample's id alone.
+        norm, eps, seed: see `ClassifierAttack`.
 
     Raises:
         UserError: an unknown norm or loss, or an impossible eps.
     """
 
-    def __init__(
-        self, *, norm: str = "linf", eps: Eps = "4/255", loss: str = "gallery", early_stop: bool = True, seed: int = 0
-    ) -> None:
-        self.budget: Linf | L2 = ball(norm, eps)
-        self.norm, self.eps, self.seed, self.early_stop = norm, self.budget.eps, seed, early_stop
-        self.loss = known_loss(loss, IMAGE_LOSSES, "attack.image.loss")
+    loss: str = "cross_entropy"
+    early_stop: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        one_of("loss", self.loss, IMAGE_LOSSES)
+
+    def check(self, threat: ThreatModel) -> None:
+        if threat.eps is None:
+            raise UserError(
+                f"threat.eps is null, but {type(self).__name__} needs a radius: give one such as threat.eps=4/255, or "
+                "take an attack that looks for the smallest change, such as attack=deepfool."
+            )
 
     @abstractmethod
-    def find(self, oracle: ImageOracle, images: Tensor, sample_ids: Sequence[int], start: Tensor | None) -> Tensor:
-        """The attack's own part: images (N,C,H,W) of higher loss; row ``i`` of ``images`` is row ``i`` of the
-        oracle.
+    def ascend(
+        self,
+        oracle: ImageOracle,
+        images: Tensor,
+        sample_ids: Sequence[int],
+        threat: ThreatModel,
+        start: Tensor | None,
+    ) -> Tensor:
+        """The attack's own part: images (B,C,H,W) of higher loss; row ``i`` of ``images`` is row ``i`` of the oracle.
+
+        Args:
+            start: (B,C,H,W), the first iterate in place of a random start; it has to be projected.
         """
 
     def maximise(
@@ -86,205 +219,65 @@ class ImageAttack(ClassifierAttack, ABC):
         objective: ImageObjective,
         images: Tensor,
         sample_ids: Tensor,
+        threat: ThreatModel | None = None,
         *,
         start: Tensor | None = None,
-        meter: Meter | None = None,
+        counter: QueryCounter | None = None,
     ) -> Tensor:
-        """Images within the budget that raise ``objective``; the model behind it should be `frozen`.
+        """Allowed images that raise ``objective``; the model behind it should be `frozen`.
 
         Args:
             objective: images (B,C,H,W) and their rows (B,) in ``images`` -> (B,) losses.
             images: (N,C,H,W) float32 in [0,1]; left as they are.
             sample_ids: (N,) long, names of the samples' draws.
+            threat: what may change; None: the attack's own ``norm`` and ``eps``.
             start: (N,C,H,W), the first iterate in place of a random start; it is projected.
-            meter: is told what was spent.
+            counter: is told what was spent.
 
         Raises:
+            UserError: a threat model that the search cannot serve.
             ValueError: images out of range, or of the wrong shape or dtype.
             RuntimeError: the search changed its input, or put out a NaN: a fault of the attack.
         """
+        threat = threat or self.threat
+        self.check(threat)
         check_images(images)
         if len(sample_ids) != len(images):
             raise ValueError(f"{len(sample_ids)} sample_ids for {len(images)} images")
-        if self.budget.eps == 0 or not len(images):
+        if not threat.moves_images or not len(images):
             return images.clone()
-        clean, oracle = images.detach().clone(), ImageOracle(objective, meter or Meter.of(len(images)))
-        found = self.find(oracle, clean, sample_ids.tolist(), start)
+        clean = images.detach().clone()
+        oracle = ImageOracle(objective, counter or QueryCounter.of(len(images)))
+        found = self.ascend(oracle, clean, sample_ids.tolist(), threat, start)
         if not torch.equal(clean, images):
             raise RuntimeError(f"{type(self).__name__} wrote into its input")
-        found = self.budget.settle(found.detach(), clean)
-        self.budget.audit(found, clean)
+        found = self.settle(found.detach(), clean, threat)
+        threat.audit(found, clean)
         return found
 
-    def mislead(self, oracle: LogitOracle, images: Tensor, labels: Tensor, sample_ids: Tensor) -> Tensor:
-        objective = class_objective(self.loss, oracle.model, labels, tell=self.early_stop and not oracle.randomised)
-        return self.maximise(objective, images, sample_ids, meter=oracle.meter)
-
-
-class TextAttack(Attack, ABC):
-    """Edits captions within a budget of words or of characters, counted on the caption that comes out.
-
-    Args:
-        budget: the edits that are allowed; a subclass takes their number as ``max_words`` or ``max_characters``.
-        objective: what is raised against a dual encoder: ``guided``, ``drift``, ``gallery`` or ``margin``; see
-            `losses`.
-        constraints: what an edited caption must keep, beside the budget; see `constraints`.
-        seed: of the run; a caption's draws, if a search makes any, depend on it and on the caption's id alone.
-    """
-
-    def __init__(
-        self,
-        *,
-        budget: Words | Characters,
-        objective: str = "guided",
-        constraints: Sequence[Constraint] = (),
-        seed: int = 0,
-    ) -> None:
-        self.budget, self.constraints, self.seed = budget, tuple(constraints), seed
-        self.objective = known_loss(objective, TEXT_LOSSES, "attack.text.objective")
-
-    @abstractmethod
-    def find(
-        self, encoder: TextEncoder, objective: TextObjective, captions: Sequence[str], caption_ids: Sequence[int]
-    ) -> tuple[Sequence[str], Tensor, Tensor]:
-        """The attack's own part: M captions of higher loss, and the forward and backward passes for each, (M,) long
-        on the CPU.
-        """
-
-    def maximise(
-        self,
-        model: DualEncoderLike,
-        objective: TextObjective,
-        captions: Sequence[str],
-        caption_ids: Tensor,
-        *,
-        encoder: TextEncoder | None = None,
-        owner: Tensor | None = None,
-        meter: Meter | None = None,
-    ) -> tuple[str, ...]:
-        """Captions within the budget that raise ``objective``; ``model`` should be `frozen`.
-
-        Args:
-            objective: features (K,D) and the captions' rows (K,) -> (K,) losses.
-            encoder: features that were computed already, of the same model and weights.
-            owner, meter: the image of each caption (M,), and who is told what was spent on it.
-
-        Raises:
-            RuntimeError: an edit beyond the budget or against a constraint: a fault of the attack.
-        """
-        if self.budget.n == 0 or not captions:
-            return tuple(captions)
-        encoder = encoder or TextEncoder(model)
-        found, queries, gradients = self.find(encoder, objective, captions, caption_ids.tolist())
-        self.budget.audit(found, captions)
-        audit_constraints(self.constraints, captions, found, encoder)
-        if meter is not None and owner is not None:
-            meter.add_texts(queries, gradients, owner)
-        return tuple(found)
-
-
-class RetrievalAttack(Attack, ABC):
-    """Attacks images, captions or both of a dual encoder; either part may be None, and that side then stays clean."""
-
-    def __init__(self, *, image: ImageAttack | None = None, text: TextAttack | None = None, seed: int = 0) -> None:
-        if image is None and text is None:
-            raise UserError("attack.image and attack.text are both null: give at least one of them.")
-        self.image, self.text, self.seed = image, text, seed
-
-    @abstractmethod
-    def find(self, target: Target, meter: Meter) -> tuple[Tensor, tuple[str, ...]]:
-        """The attack's own part, from `attack_images` and `attack_captions`: images (N,C,H,W) and M captions."""
-
-    def perturb(
-        self, model: DualEncoderLike, pairs: Pairs, gallery: Gallery | None = None
-    ) -> tuple[Tensor, tuple[str, ...]]:
-        """Attacked images and captions, audited but not judged (training needs no more).
-
-        Args:
-            gallery: what queries are ranked against; None: the pairs themselves.
-
-        Raises:
-            RuntimeError: a result beyond the budget: a fault of the attack.
-        """
-        with frozen(model):
-            images, captions = self.find(Target(model, pairs, gallery), Meter.of(len(pairs.images)))
-        self._audit(pairs, images, captions)
-        return images, captions
-
-    def __call__(self, model: DualEncoderLike, pairs: Pairs, gallery: Gallery | None = None) -> Adversarial:
-        """The worst of `variants` for each query."""
-        return worst_of(list(self.variants(model, pairs, gallery).values()))
-
-    def variants(
-        self, model: DualEncoderLike, pairs: Pairs, gallery: Gallery | None = None
-    ) -> Mapping[str, Adversarial]:
-        """What an attacker may choose from for each query, by name; most attacks put out one, called "".
-
-        Every query is ranked again from the images and strings that came out. The costs of all stand with the first.
-        """
-        with frozen(model), torch.no_grad():
-            torch.manual_seed(derive_seed(self.seed, "model"))  # of a model that draws; `frozen` puts the state back
-            target, meter = Target(model, pairs, gallery), Meter.of(len(pairs.images))
-            found, encoder = self.alternatives(target, meter), TextEncoder(model)
-            costs = [meter, *(Meter.of(len(pairs.images)) for _ in range(len(found) - 1))]
-            return {
-                name: self._judged(target, encoder, images, captions, cost)
-                for (name, (images, captions)), cost in zip(found.items(), costs, strict=True)
-            }
-
-    def alternatives(self, target: Target, meter: Meter) -> Mapping[str, tuple[Tensor, tuple[str, ...]]]:
-        """Images and captions that queries may choose from, by name, at least one; the first is shown for images, the
-        last for captions where none is a success.
-        """
-        return {"": self.find(target, meter)}
-
-    def attack_images(
-        self,
-        target: Target,
-        meter: Meter,
-        objective: ImageObjective | None = None,
-        *,
-        text_features: Tensor | None = None,
-        start: Tensor | None = None,
+    def search(
+        self, oracle: LogitOracle, images: Tensor, labels: Tensor, sample_ids: Tensor, threat: ThreatModel
     ) -> Tensor:
-        """The image part, raising ``objective`` or its own loss against ``text_features`` (M,D; None: the clean
-        ones).
-        """
-        pairs = target.pairs
-        if self.image is None:
-            return pairs.images.clone()
-        chosen = objective or image_objective(self.image.loss, target, text_features)
-        return self.image.maximise(chosen, pairs.images, pairs.image_ids, start=start, meter=meter)
+        objective = class_objective(self.loss, oracle.model, labels, tell=self.early_stop and not oracle.randomised)
+        return self.maximise(objective, images, sample_ids, threat, counter=oracle.counter)
 
-    def attack_captions(self, target: Target, meter: Meter, objective: TextObjective | None = None) -> tuple[str, ...]:
-        """The text part on the clean captions, raising ``objective`` or its own one against the clean images."""
-        pairs = target.pairs
-        if self.text is None:
-            return pairs.captions
-        chosen = objective or text_objective(self.text.objective, target)
-        ids, encoder = pairs.caption_ids, target.encoder
-        return self.text.maximise(
-            target.model, chosen, pairs.captions, ids, encoder=encoder, owner=pairs.owner, meter=meter
-        )
 
-    def _judged(
-        self, target: Target, encoder: TextEncoder, images: Tensor, captions: tuple[str, ...], cost: Meter
-    ) -> Adversarial:
-        norm, edits = self._audit(target.pairs, images, captions)
-        image_features = target.model.encode_image(images)
-        text_features = encoder.encode(captions) if captions else target.encode_text(captions)
-        image_success, caption_success = judge(target, image_features, text_features)
-        return Adversarial(
-            images=images,
-            captions=captions,
-            norm=norm,
-            edits=edits,
-            image_success=image_success,
-            caption_success=caption_success,
-            **vars(cost),
-        )
+def classify(model: Classifier, images: Tensor, labels: Tensor) -> Tensor:
+    """(B,) long, the class of highest logit; `ValueError` for a NaN, or for a label that is no class."""
+    with torch.no_grad():
+        logits = model(images)
+    if bool(logits.isnan().any()):
+        raise ValueError("the model gave NaN logits: its success under attack cannot be judged")
+    if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < logits.shape[1]:
+        low, high = int(labels.min()), int(labels.max())
+        raise ValueError(f"labels reach from {low} to {high}, but the model has {logits.shape[1]} classes")
+    return logits.argmax(1)
 
-    def _audit(self, pairs: Pairs, images: Tensor, captions: tuple[str, ...]) -> tuple[Tensor, Tensor]:
-        """Norms (N,) and edits (M,) of the output; a side that is not attacked may not change at all."""
-        norm = (self.image.budget if self.image else Linf(0.0)).audit(images, pairs.images)
-        return norm, (self.text.budget if self.text else Words(0)).audit(captions, pairs.captions)
+
+def is_randomised(model: Classifier, images: Tensor) -> bool:
+    """Whether two passes over the same images differ: as the model says of itself, or by more than rounding does."""
+    if isinstance(said := getattr(model, "randomised", None), bool):
+        return said
+    probe = images[:_PROBE]
+    with torch.no_grad():
+        return bool(len(probe)) and not torch.allclose(model(probe), model(probe), rtol=1e-3, atol=1e-4, equal_nan=True)

@@ -6,11 +6,11 @@ vectors of the token table.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from robustcli.attacks.core.counter import QueryCounter
 from robustcli.attacks.core.pairs import DualEncoderLike
 
 # A pass of so many images costs as little for each as a larger one, roughly: of so many values all together, or this
@@ -23,35 +23,6 @@ Slopes = Callable[[Tensor, Tensor], Iterator[Tensor]]  # classes (B,K), against 
 TextObjective = Callable[[Tensor, Tensor], Tensor]  # features (K,D), rows (K,) -> loss (K,), to be raised
 
 
-@dataclass(frozen=True)
-class Meter:
-    """Counts by sample, each (N,) long on the CPU; added to in place."""
-
-    queries: Tensor
-    gradients: Tensor
-    zero_gradients: Tensor
-    nan_gradients: Tensor
-
-    @classmethod
-    def of(cls, samples: int) -> "Meter":
-        """All counts at 0."""
-        return cls(*(torch.zeros(samples, dtype=torch.long) for _ in range(4)))
-
-    def add(self, part: "Meter", rows: Tensor) -> None:
-        """What was spent on each of ``rows``, booked from a meter of their own."""
-        for name, spent in vars(part).items():
-            getattr(self, name).index_add_(0, rows.cpu(), spent)
-
-    def part(self, rows: Tensor) -> "Meter":
-        """A copy of the counts of ``rows`` alone."""
-        return Meter(**{name: spent[rows.cpu()] for name, spent in vars(self).items()})
-
-    def add_texts(self, queries: Tensor, gradients: Tensor, owner: Tensor) -> None:
-        """The passes for M captions, booked on the images that own them."""
-        self.queries.index_add_(0, owner.cpu(), queries)
-        self.gradients.index_add_(0, owner.cpu(), gradients)
-
-
 class ImageOracle:
     """An objective whose forward and backward passes are counted; gradients reach the images and nothing else.
 
@@ -60,14 +31,14 @@ class ImageOracle:
             where the objective cannot tell. A search may leave such a row as it is and ask for the others alone.
     """
 
-    def __init__(self, objective: ImageObjective, meter: Meter) -> None:
+    def __init__(self, objective: ImageObjective, counter: QueryCounter) -> None:
         self._objective = objective
-        self.meter = meter
-        self.fooled = torch.zeros(len(meter.queries), dtype=torch.bool)
+        self.counter = counter
+        self.fooled = torch.zeros(len(counter.queries), dtype=torch.bool)
 
     def loss(self, images: Tensor, rows: Tensor) -> Tensor:
         """(B,) loss of each image, without gradients."""
-        count(self.meter.queries, rows)
+        count(self.counter.queries, rows)
         with torch.no_grad():
             return self._evaluate(images, rows)
 
@@ -78,12 +49,12 @@ class ImageOracle:
             loss = self._evaluate(images, rows)
             # The sum, not the mean: the gradient of a sample must not depend on the size of its batch.
             (gradient,) = torch.autograd.grad(loss.sum(), images)
-        count(self.meter.queries, rows)
-        return loss.detach(), sound(gradient, rows, self.meter)
+        count(self.counter.queries, rows)
+        return loss.detach(), sound(gradient, rows, self.counter)
 
-    def repeated(self, rows: Tensor, meter: Meter) -> "ImageOracle":
-        """An oracle whose row ``i`` is row ``rows[i % len(rows)]`` of this one, and which books on ``meter``."""
-        return ImageOracle(lambda images, wide: self._objective(images, rows[wide % len(rows)]), meter)
+    def repeated(self, rows: Tensor, counter: QueryCounter) -> "ImageOracle":
+        """An oracle whose row ``i`` is row ``rows[i % len(rows)]`` of this one, and which books on ``counter``."""
+        return ImageOracle(lambda images, wide: self._objective(images, rows[wide % len(rows)]), counter)
 
     def done(self, rows: Tensor) -> Tensor:
         """(B,) bool, ``fooled`` of the rows, on their device."""
@@ -107,19 +78,19 @@ class LogitOracle:
         randomised: two passes over the same image differ, so that one success proves nothing.
     """
 
-    def __init__(self, model: Callable[[Tensor], Tensor], meter: Meter, *, randomised: bool = False) -> None:
-        self.model, self.meter, self.randomised = model, meter, randomised
+    def __init__(self, model: Callable[[Tensor], Tensor], counter: QueryCounter, *, randomised: bool = False) -> None:
+        self.model, self.counter, self.randomised = model, counter, randomised
 
     @contextmanager
     def part(self, rows: Tensor) -> Iterator["LogitOracle"]:
         """An oracle of the rows alone, as rows 0, 1, ...; what it spends is booked here at the end."""
-        meter = Meter.of(len(rows))
-        yield LogitOracle(self.model, meter, randomised=self.randomised)
-        self.meter.add(meter, rows)
+        counter = QueryCounter.of(len(rows))
+        yield LogitOracle(self.model, counter, randomised=self.randomised)
+        self.counter.add(counter, rows)
 
     def logits(self, images: Tensor, rows: Tensor) -> Tensor:
         """(B,Y), without gradients."""
-        count(self.meter.queries, rows)
+        count(self.counter.queries, rows)
         with torch.no_grad():
             return self.model(images)
 
@@ -136,8 +107,8 @@ class LogitOracle:
             logits = self.model(images)
             value = loss(logits, rows)
             (gradient,) = torch.autograd.grad(value.sum(), images)
-        count(self.meter.queries, rows)
-        return logits.detach(), value.detach(), sound(gradient, rows, self.meter)
+        count(self.counter.queries, rows)
+        return logits.detach(), value.detach(), sound(gradient, rows, self.counter)
 
     def slopes(self, images: Tensor, rows: Tensor) -> tuple[Tensor, Slopes]:
         """Logits (B,Y), and what gives differences of them, ``classes`` less ``against``, one by one a gradient
@@ -149,27 +120,27 @@ class LogitOracle:
         images = images.detach().requires_grad_(True)
         with torch.enable_grad():
             logits = self.model(images)
-        count(self.meter.queries, rows)
+        count(self.counter.queries, rows)
 
         def between(classes: Tensor, against: Tensor) -> Iterator[Tensor]:
             with torch.enable_grad():
                 columns = (logits.gather(1, classes) - logits.gather(1, against[:, None])).sum(0).unbind()
             for column in columns:
-                yield sound(torch.autograd.grad(column, images, retain_graph=True)[0], rows, self.meter)
+                yield sound(torch.autograd.grad(column, images, retain_graph=True)[0], rows, self.counter)
 
         return logits.detach(), between
 
 
-def sound(gradient: Tensor, rows: Tensor, meter: Meter) -> Tensor:
+def sound(gradient: Tensor, rows: Tensor, counter: QueryCounter) -> Tensor:
     """The gradient (B,C,H,W), counted, and zeros for a sample where it holds a NaN."""
-    count(meter.gradients, rows)
+    count(counter.gradients, rows)
     size = gradient.flatten(1).abs().sum(1)
     broken = ~torch.isfinite(size)
     if bool(broken.any()):
-        count(meter.nan_gradients, rows[broken])
+        count(counter.nan_gradients, rows[broken])
         gradient = torch.where(broken.view(-1, 1, 1, 1), torch.zeros_like(gradient), gradient)
     if bool((size == 0).any()):
-        count(meter.zero_gradients, rows[size == 0])
+        count(counter.zero_gradients, rows[size == 0])
     return gradient
 
 

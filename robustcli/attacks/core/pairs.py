@@ -4,13 +4,11 @@ Shapes: N images, M captions, C channels, D embedding, G gallery images, H galle
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
-
-ATTACKERS = ("query", "item", "both")
 
 
 class DualEncoderLike(Protocol):
@@ -100,8 +98,6 @@ class Gallery:
         image_matches: (N,H) bool, the gallery captions that are true of each image of the chunk.
         caption_matches: (M,G) bool, the gallery images that each caption of the chunk is true of.
         image_rows, caption_rows: (N,) and (M,) long, the chunk's own rows in the gallery.
-        attacker: what of a pair may be edited when a query of it is judged: the ``query`` (the other side stays clean),
-            the ``item``, one's own entry in the gallery (the query stays clean), or ``both``.
     """
 
     image_features: Tensor
@@ -110,20 +106,6 @@ class Gallery:
     caption_matches: Tensor
     image_rows: Tensor
     caption_rows: Tensor
-    attacker: str = "both"
-
-    def __post_init__(self) -> None:
-        if self.attacker not in ATTACKERS:
-            raise ValueError(f"attacker is {self.attacker!r}: choose one of {', '.join(ATTACKERS)}")
-
-    def moves(self, direction: str) -> tuple[bool, bool]:
-        """Whether image and caption of a pair may be edited when a query of ``direction`` (``image_to_text`` or
-        ``text_to_image``) is judged.
-        """
-        image_asks = direction == "image_to_text"
-        return self.attacker != ("item" if image_asks else "query"), self.attacker != (
-            "query" if image_asks else "item"
-        )
 
     @classmethod
     def of(cls, model: DualEncoderLike, pairs: Pairs, relevance: Tensor | None = None) -> "Gallery":
@@ -146,14 +128,6 @@ class Gallery:
             image_rows=torch.arange(len(pairs.images), device=image_features.device),
             caption_rows=torch.arange(len(pairs.captions), device=image_features.device),
         )
-
-    def replace_text(self, features: Tensor) -> "Gallery":
-        """A gallery with (M,D) in the rows of the chunk's captions."""
-        return replace(self, text_features=self.text_features.index_copy(0, self.caption_rows, features))
-
-    def replace_images(self, features: Tensor) -> "Gallery":
-        """A gallery with (N,D) in the rows of the chunk's images."""
-        return replace(self, image_features=self.image_features.index_copy(0, self.image_rows, features))
 
 
 @dataclass(frozen=True, kw_only=True)

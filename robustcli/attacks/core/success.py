@@ -17,7 +17,7 @@ _COSTS = ("queries", "gradients", "zero_gradients", "nan_gradients")
 def judge(target: Target, image_features: Tensor, text_features: Tensor) -> tuple[Tensor, Tensor]:
     """(N,) and (M,) bool: a query with its own pair attacked no longer ranks something true first.
 
-    Of the pair only that is taken as attacked which the attacker of the gallery may edit; all else counts clean.
+    Of the pair only that is taken as attacked which the threat model lets the attacker edit; all else counts clean.
     """
     gallery, own, owner = target.gallery, target.own, target.owner
     if not bool(image_features.isfinite().all()) or not bool(text_features.isfinite().all()):
@@ -63,7 +63,7 @@ def _first_success(successes: Sequence[Tensor], otherwise: int) -> Tensor:
 
 
 def _as_judged(target: Target, direction: str, image_features: Tensor, text_features: Tensor) -> tuple[Tensor, Tensor]:
-    image_moves, text_moves = target.gallery.moves(direction)
+    image_moves, text_moves = target.threat.sides(direction)
     return (
         image_features if image_moves else target.image_features,
         text_features if text_moves else target.text_features,

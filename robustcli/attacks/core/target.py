@@ -12,15 +12,18 @@ from torch.nn import functional as F
 
 from robustcli.attacks.core.oracle import TextEncoder
 from robustcli.attacks.core.pairs import DualEncoderLike, Gallery, Pairs
+from robustcli.attacks.core.threat import ThreatModel
 
 
 class Target:
-    """A model, the pairs under attack and the gallery; clean features are computed once, and only where a loss asks
-    for them.
+    """A model, the pairs under attack, the gallery, and what may change; clean features are computed once, and only
+    where a loss asks for them.
     """
 
-    def __init__(self, model: DualEncoderLike, pairs: Pairs, gallery: Gallery | None) -> None:
-        self.model, self.pairs = model, pairs
+    def __init__(
+        self, model: DualEncoderLike, pairs: Pairs, gallery: Gallery | None, threat: ThreatModel | None = None
+    ) -> None:
+        self.model, self.pairs, self.threat = model, pairs, threat or ThreatModel()
         self.encoder = TextEncoder(model)
         self.owner = pairs.owner.to(pairs.images.device)
         self._given = gallery
@@ -76,7 +79,7 @@ class Target:
             image_rows=gallery.image_rows[rows],
             caption_rows=gallery.caption_rows[captions],
         )
-        part = Target(self.model, chosen, before)
+        part = Target(self.model, chosen, before, self.threat)
         part.encoder = self.encoder
         return part, captions
 

@@ -10,86 +10,94 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from robustcli.attacks.core.balls import Ball
 from robustcli.attacks.core.base import ImageAttack
-from robustcli.attacks.core.oracle import Evaluated, ImageObjective, ImageOracle, LogitOracle, Meter, folds
+from robustcli.attacks.core.class_losses import dlr_targeted, margin
+from robustcli.attacks.core.counter import QueryCounter
+from robustcli.attacks.core.oracle import Evaluated, ImageObjective, ImageOracle, LogitOracle, folds
 from robustcli.attacks.core.restarts import best_of, better, lowest
-from robustcli.attacks.core.threat import Eps, at_least, parse_number
-from robustcli.attacks.image.losses import dlr_targeted, margin
+from robustcli.attacks.core.threat import ThreatModel
 from robustcli.utils.errors import UserError
+from robustcli.utils.numbers import at_least, parse_number
 from robustcli.utils.seeding import derive_seed
 
 _MOMENTUM = 0.75  # alpha of the paper: the share of the step that is new
 
 
+@dataclass(frozen=True, kw_only=True)
 class APGD(ImageAttack):
     """PGD with momentum that halves a sample's step, and returns to its best iterate, where progress ends.
 
     Args:
-        norm, eps, loss, early_stop, seed: see `ImageAttack`.
         steps: gradient evaluations of a restart, and of a target; 0 leaves the start as it is.
         restarts: each from a start of its own, for the samples that still stand.
         rho: share of the steps since the last checkpoint that must raise the loss, in (0,1).
         targets: 0: raise ``loss``. Above 0, on classifiers alone: the targeted DLR towards each of that many wrong
             classes of highest clean logit in turn, for the samples that still stand; all of them if there are fewer.
+        norm, eps, loss, early_stop, seed: see `ImageAttack`.
 
     Raises:
         UserError: a hyper-parameter out of range.
     """
 
-    def __init__(
-        self,
-        *,
-        norm: str = "linf",
-        eps: Eps = "4/255",
-        steps: int = 100,
-        loss: str = "gallery",
-        restarts: int = 1,
-        rho: float = 0.75,
-        targets: int = 0,
-        early_stop: bool = True,
-        seed: int = 0,
-    ) -> None:
-        super().__init__(norm=norm, eps=eps, loss=loss, early_stop=early_stop, seed=seed)
-        self.steps, self.restarts = at_least("steps", steps, 0), at_least("restarts", restarts, 1)
-        self.targets, self.rho = at_least("targets", targets, 0), parse_number("rho", rho)
-        if not 0 < self.rho < 1:
-            raise UserError(f"attack.image.rho is {rho}: expected a share between 0 and 1, such as 0.75.")
-        if loss == "infonce":
-            raise UserError(
-                "attack.image.loss=infonce moves all images together, so a step of one's own means nothing."
-            )
+    steps: int = 100
+    restarts: int = 1
+    rho: float = 0.75
+    targets: int = 0
 
-    def find(self, oracle: ImageOracle, images: Tensor, sample_ids: Sequence[int], start: Tensor | None) -> Tensor:
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least("steps", self.steps, 0)
+        at_least("restarts", self.restarts, 1)
+        at_least("targets", self.targets, 0)
+        self._store(rho=parse_number("rho", self.rho))
+        if not 0 < self.rho < 1:
+            raise UserError(f"attack.rho is {self.rho}: expected a share between 0 and 1, such as 0.75.")
+        if self.loss == "infonce":
+            raise UserError("attack.loss=infonce moves all images together, so a step of one's own means nothing.")
+
+    def ascend(
+        self,
+        oracle: ImageOracle,
+        images: Tensor,
+        sample_ids: Sequence[int],
+        threat: ThreatModel,
+        start: Tensor | None,
+    ) -> Tensor:
+        ball = threat.ball
+
         def search(rows: Tensor, restart: int) -> tuple[Tensor, Tensor]:
             clean, ids = images[rows], [sample_ids[row] for row in rows.tolist()]
             if start is not None and restart == 0:
-                first = self.budget.project(start, clean)  # the rows of restart 0 are all of them
+                first = ball.project(start, clean)  # the rows of restart 0 are all of them
             else:
-                first = self.budget.random_start(clean, ids, self.seed, "apgd", restart)
-            return self._climb(oracle, clean, first, rows)
+                first = ball.random_start(clean, ids, self.seed, "apgd", restart)
+            return self._climb(oracle, clean, first, rows, ball)
 
         return best_of(oracle, images, self.restarts, search)
 
-    def mislead(self, oracle: LogitOracle, images: Tensor, labels: Tensor, sample_ids: Tensor) -> Tensor:
+    def search(
+        self, oracle: LogitOracle, images: Tensor, labels: Tensor, sample_ids: Tensor, threat: ThreatModel
+    ) -> Tensor:
         if not self.targets:
-            return super().mislead(oracle, images, labels, sample_ids)
+            return super().search(oracle, images, labels, sample_ids, threat)
         rows, tell = torch.arange(len(images), device=images.device), self.early_stop and not oracle.randomised
         ranked = _wrong_classes(oracle.logits(images, rows), labels)[:, : self.targets]
         best, best_margin, done = images.clone(), lowest(images), 0
         while len(rows) and done < ranked.shape[1]:
             clean = images[rows]
             numbers = range(done, min(done + folds(clean), ranked.shape[1]))
-            wide, meter = rows.repeat(len(numbers)), Meter.of(len(numbers) * len(rows))
+            wide, counter = rows.repeat(len(numbers)), QueryCounter.of(len(numbers) * len(rows))
             own, ids = labels[wide], sample_ids[rows.to(sample_ids.device)]
             towards = torch.cat([ranked[rows, number] for number in numbers])
-            found = self._aim(LogitOracle(oracle.model, meter), clean, own, ids, towards, numbers, tell=tell)
-            heights = margin(LogitOracle(oracle.model, meter).logits(found, torch.arange(len(wide))), own)
+            found = self._aim(LogitOracle(oracle.model, counter), clean, own, ids, towards, numbers, threat, tell=tell)
+            heights = margin(LogitOracle(oracle.model, counter).logits(found, torch.arange(len(wide))), own)
             # One target after the other, as if none had been tried before the last had failed.
             for places in torch.arange(len(wide), device=rows.device).view(len(numbers), -1):
                 standing = best_margin[rows] <= 0 if tell else torch.ones_like(rows, dtype=torch.bool)
                 places, left = places[standing], rows[standing]
                 best[left], best_margin[left] = better(found[places], heights[places], best[left], best_margin[left])
-                oracle.meter.add(meter.part(places), left)
+                oracle.counter.add(counter.part(places), left)
             rows = rows[best_margin[rows] <= 0] if tell else rows
             done = numbers.stop
         return best
@@ -102,42 +110,36 @@ class APGD(ImageAttack):
         sample_ids: Tensor,
         towards: Tensor,
         numbers: Sequence[int],
+        threat: ThreatModel,
         *,
         tell: bool,
     ) -> Tensor:
         """(KB,C,H,W): the images (B,C,H,W) moved ``towards`` (KB,) classes, K ``numbers`` of targets in one pass."""
         ids, many = sample_ids.tolist(), len(numbers)
         seeds = [derive_seed(self.seed, "apgd", "target", number) for number in numbers]
-        start = torch.cat([self.budget.random_start(images, ids, seed, "apgd", 0) for seed in seeds])
+        start = torch.cat([threat.random_start(images, ids, seed, "apgd", 0) for seed in seeds])
         objective, clean = _towards(towards, labels, oracle, tell=tell), images.repeat(many, 1, 1, 1)
         single = self.replace(targets=0)
-        return single.maximise(objective, clean, sample_ids.repeat(many), start=start, meter=oracle.meter)
+        return single.maximise(objective, clean, sample_ids.repeat(many), threat, start=start, counter=oracle.counter)
 
-    def _climb(self, oracle: ImageOracle, clean: Tensor, first: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+    def _climb(
+        self, oracle: ImageOracle, clean: Tensor, first: Tensor, rows: Tensor, ball: Ball
+    ) -> tuple[Tensor, Tensor]:
         """One restart: images (B,C,H,W) and their losses (B,)."""
         result, heights = first.clone(), lowest(first)
-        walk, last = _Walk.begin(oracle, clean, first, rows, 2 * self.budget.eps), 0
+        walk, last = _Walk.begin(oracle, clean, first, rows, 2 * ball.eps), 0
         walk = walk.leave(oracle, result, heights)
         marks = set(checkpoints(self.steps))
         for step in range(1, self.steps + 1):
             if not len(walk.rows):
                 return result, heights
-            walk.move(self._advance(walk, _MOMENTUM if step > 1 else 1.0), oracle, slope=step < self.steps)
+            walk.move(_advance(walk, ball, _MOMENTUM if step > 1 else 1.0), oracle, slope=step < self.steps)
             walk = walk.leave(oracle, result, heights)
             if step in marks:
                 walk.check(self.rho * (step - last))
                 last = step
         result[walk.places], heights[walk.places] = walk.best, walk.best_loss.double()
         return result, heights
-
-    def _advance(self, walk: "_Walk", share: float) -> Tensor:
-        """The next iterate: a projected step, blended with the last move (algorithm 1, lines 7 and 8)."""
-        way = self.budget.step(walk.slope, 1.0) * walk.size.view(-1, 1, 1, 1)
-        stepped = self.budget.project(walk.now + way, walk.clean)
-        if share == 1.0:
-            return stepped
-        blended = walk.now + (stepped - walk.now) * share + (walk.now - walk.before) * (1 - share)
-        return self.budget.project(blended, walk.clean)
 
 
 @dataclass
@@ -222,6 +224,16 @@ class _Walk:
             return self
         result[self.places[fooled]], heights[self.places[fooled]] = self.now[fooled], self.loss[fooled].double()
         return _Walk(**{name: values[~fooled] for name, values in vars(self).items()})
+
+
+def _advance(walk: "_Walk", ball: Ball, share: float) -> Tensor:
+    """The next iterate: a projected step, blended with the last move (algorithm 1, lines 7 and 8)."""
+    way = ball.step(walk.slope, 1.0) * walk.size.view(-1, 1, 1, 1)
+    stepped = ball.project(walk.now + way, walk.clean)
+    if share == 1.0:
+        return stepped
+    blended = walk.now + (stepped - walk.now) * share + (walk.now - walk.before) * (1 - share)
+    return ball.project(blended, walk.clean)
 
 
 def checkpoints(steps: int) -> list[int]:

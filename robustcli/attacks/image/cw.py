@@ -3,15 +3,18 @@
 Shapes: N samples, B of them, C channels, H height, W width.
 """
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
-from robustcli.attacks.core.classifier import MinimumNormAttack
+from robustcli.attacks.core.base import MinimumNormAttack
+from robustcli.attacks.core.class_losses import margin
 from robustcli.attacks.core.oracle import LogitOracle
-from robustcli.attacks.core.threat import Eps, at_least, parse_number
-from robustcli.attacks.image.losses import margin
+from robustcli.attacks.core.threat import ThreatModel
 from robustcli.attacks.image.smallest import Smallest
 from robustcli.utils.errors import UserError
+from robustcli.utils.numbers import at_least, parse_number
 
 _INSIDE = 1 - 1e-6  # of [-1,1]; at its ends the sine has no slope
 _CHECKS = 10  # looks for progress in a descent
@@ -22,6 +25,7 @@ _REACH = 0.5  # L2, of a restart where no success bounds it
 _DECAY = (0.9, 0.999)  # of Adam's moments
 
 
+@dataclass(frozen=True, kw_only=True)
 class CW(MinimumNormAttack):
     """Descends on ``|x - clean|^2 + c max(kappa - margin, 0)`` in the space where ``x = (sin(w) + 1) / 2``.
 
@@ -33,8 +37,6 @@ class CW(MinimumNormAttack):
     shortened to where the model is just misled, which the paper does not do.
 
     Args:
-        norm: ``l2``.
-        eps, seed: see `MinimumNormAttack`.
         c: weight of the margin; of the first descent, where it is searched for.
         kappa: margin of the logits that the descent asks for; an iterate counts as soon as it misleads.
         steps: of a descent, at most.
@@ -42,35 +44,41 @@ class CW(MinimumNormAttack):
         search_steps: descents of the search for ``c``: ten times more as long as there is no success, then halving the
             interval; 1: ``c`` is what it is.
         restarts: searches; the first begins at the clean image, the others at random, half as far as what is known.
+        norm: ``l2``.
+        eps, seed: see `MinimumNormAttack`.
 
     Raises:
         UserError: a hyper-parameter out of range.
     """
 
-    def __init__(
-        self,
-        *,
-        norm: str = "l2",
-        eps: Eps | None = None,
-        c: Eps = 1e-2,
-        kappa: Eps = 0.0,
-        steps: int = 100,
-        lr: Eps = 1e-2,
-        search_steps: int = 9,
-        restarts: int = 1,
-        seed: int = 0,
-    ) -> None:
-        super().__init__(norm=norm, eps=eps, seed=seed)
-        self.c, self.kappa, self.lr = parse_number("c", c), parse_number("kappa", kappa), parse_number("lr", lr)
-        self.steps, self.search_steps = at_least("steps", steps, 0), at_least("search_steps", search_steps, 1)
-        self.restarts = at_least("restarts", restarts, 1)
-        if self.norm != "l2":
-            raise UserError(f"attack.image.norm is {self.norm!r}: Carlini and Wagner's attack is for l2, FMN for both.")
-        if self.c == 0:
-            raise UserError("attack.image.c is 0: nothing would be attacked, give more, such as 0.01.")
+    c: float = 1e-2
+    kappa: float = 0.0
+    steps: int = 100
+    lr: float = 1e-2
+    search_steps: int = 9
+    restarts: int = 1
 
-    def mislead(self, oracle: LogitOracle, images: Tensor, labels: Tensor, sample_ids: Tensor) -> Tensor:
-        best = Smallest(images, labels, self.norm, oracle)
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._store(**{key: parse_number(key, getattr(self, key)) for key in ("c", "kappa", "lr")})
+        at_least("steps", self.steps, 0)
+        at_least("search_steps", self.search_steps, 1)
+        at_least("restarts", self.restarts, 1)
+        if self.c == 0:
+            raise UserError("attack.c is 0: nothing would be attacked, give more, such as 0.01.")
+        self.check(self.threat)
+
+    def check(self, threat: ThreatModel) -> None:
+        if threat.norm != "l2":
+            raise UserError(
+                f"threat.norm is {threat.norm!r}, but Carlini and Wagner's attack is for l2: threat=smallest, or "
+                "threat.norm=l2 with its threat.eps; attack=fmn is for both norms."
+            )
+
+    def search(
+        self, oracle: LogitOracle, images: Tensor, labels: Tensor, sample_ids: Tensor, threat: ThreatModel
+    ) -> Tensor:
+        best = Smallest(images, labels, threat.ball, oracle)
         rows = torch.arange(len(images), device=images.device)
         for restart in range(self.restarts):
             start = _inverse(best.start(rows, sample_ids, _REACH, self.seed, "cw", restart))

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from robustcli.attacks.core.class_losses import margin
 from robustcli.attacks.core.oracle import Slopes
-from robustcli.attacks.image.losses import margin
 
 _ROUNDING = 1e-5  # of the largest logit
 

@@ -9,18 +9,20 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from robustcli.attacks.core.balls import Ball
 from robustcli.attacks.core.base import ImageAttack
 from robustcli.attacks.core.oracle import ImageOracle
 from robustcli.attacks.core.restarts import best_of, better, lowest
-from robustcli.attacks.core.threat import Eps, at_least, parse_number
+from robustcli.attacks.core.threat import ThreatModel
 from robustcli.utils.errors import UserError
+from robustcli.utils.numbers import Number, at_least, one_of, parse_number
 
 
+@dataclass(frozen=True, kw_only=True)
 class PGD(ImageAttack):
     """Steps along the sign (L-inf) or the direction (L2) of the gradient, each projected on ball and box.
 
     Args:
-        norm, eps, loss, early_stop, seed: see `ImageAttack`; a sample that leaves early keeps the iterate that fools.
         steps: gradient evaluations of a restart; 0 leaves the start as it is.
         alpha: step size in units of [0,1] pixels; None: ``2.5 eps / steps``, but at most ``1.25 eps``, which a single
             step takes (Wong et al. 2020).
@@ -30,70 +32,72 @@ class PGD(ImageAttack):
             each (MI-FGSM, Dong et al. 2018, algorithm 1). 0: none.
         keep: ``best``, the iterate of highest loss, for one more forward pass, or ``last``, the field's usual; None:
             ``best``, but ``last`` under ``loss="infonce"``, whose rows move together.
+        norm, eps, loss, early_stop, seed: see `ImageAttack`; a sample that leaves early keeps the iterate that fools.
 
     Raises:
         UserError: a hyper-parameter out of range, or restarts that would all be the same.
     """
 
-    def __init__(
-        self,
-        *,
-        norm: str = "linf",
-        eps: Eps = "4/255",
-        steps: int = 10,
-        alpha: Eps | None = None,
-        loss: str = "gallery",
-        random_start: bool = True,
-        restarts: int = 1,
-        keep: str | None = None,
-        momentum: float = 0.0,
-        early_stop: bool = True,
-        seed: int = 0,
-    ) -> None:
-        super().__init__(norm=norm, eps=eps, loss=loss, early_stop=early_stop, seed=seed)
-        self.steps = at_least("steps", steps, 0)
-        self.restarts = at_least("restarts", restarts, 1)
-        self.alpha = self._step_size(alpha)
-        self.random_start, self.momentum = random_start, parse_number("momentum", momentum)
-        self.keep = keep or ("last" if loss == "infonce" else "best")
-        self._check()
+    steps: int = 10
+    alpha: Number | None = None
+    random_start: bool = True
+    restarts: int = 1
+    momentum: float = 0.0
+    keep: str | None = None
 
-    def _step_size(self, alpha: Eps | None) -> float:
-        if alpha is None:
-            return min(1.25 * self.eps, 2.5 * self.eps / max(self.steps, 1))
-        return parse_number("alpha", alpha)
-
-    def _check(self) -> None:
-        if self.keep not in ("best", "last"):
-            raise UserError(f"attack.image.keep is {self.keep!r}: choose best or last.")
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least("steps", self.steps, 0)
+        at_least("restarts", self.restarts, 1)
+        self._store(
+            alpha=None if self.alpha is None else parse_number("alpha", self.alpha),
+            momentum=parse_number("momentum", self.momentum),
+            keep=one_of("keep", self.keep or ("last" if self.loss == "infonce" else "best"), ("best", "last")),
+        )
         if self.restarts > 1 and not self.random_start:
             raise UserError(
-                f"attack.image.restarts is {self.restarts}, but all of them would start at the clean image: "
+                f"attack.restarts is {self.restarts}, but all of them would start at the clean image: "
                 "set random_start=true or restarts=1."
             )
         if self.loss == "infonce" and (self.keep == "best" or self.restarts > 1):
-            raise UserError("attack.image.loss=infonce moves all images together: set keep=last and restarts=1.")
+            raise UserError("attack.loss=infonce moves all images together: set keep=last and restarts=1.")
 
-    def find(self, oracle: ImageOracle, images: Tensor, sample_ids: Sequence[int], start: Tensor | None) -> Tensor:
+    def step_size(self, eps: float) -> float:
+        """The step in a ball of radius ``eps``, in units of [0,1] pixels."""
+        if self.alpha is not None:
+            return float(self.alpha)
+        return min(1.25 * eps, 2.5 * eps / max(self.steps, 1))
+
+    def crosses(self, eps: float) -> bool:
+        """Whether all steps together reach from the clean image to the rim of a ball of radius ``eps``."""
+        return self.steps * self.step_size(eps) >= eps
+
+    def ascend(
+        self,
+        oracle: ImageOracle,
+        images: Tensor,
+        sample_ids: Sequence[int],
+        threat: ThreatModel,
+        start: Tensor | None,
+    ) -> Tensor:
+        ball = threat.ball
+
         def search(rows: Tensor, restart: int) -> tuple[Tensor, Tensor]:
             every = len(rows) == len(images)
             clean, ids = (images, sample_ids) if every else (images[rows], [sample_ids[row] for row in rows.tolist()])
             if start is not None and restart == 0:
-                first = self.budget.project(start, images)
+                first = ball.project(start, images)
+            elif self.random_start:
+                first = ball.random_start(clean, ids, self.seed, "pgd", restart)
             else:
-                first = self._start(clean, ids, restart)
-            return self._descend(oracle, _Walk.begin(clean, first, rows))
+                first = clean
+            return self._climb(oracle, _Walk.begin(clean, first, rows), ball)
 
         return best_of(oracle, images, self.restarts, search)
 
-    def _start(self, images: Tensor, sample_ids: Sequence[int], restart: int) -> Tensor:
-        if not self.random_start:
-            return images
-        return self.budget.random_start(images, sample_ids, self.seed, "pgd", restart)
-
-    def _descend(self, oracle: ImageOracle, walk: "_Walk") -> tuple[Tensor, Tensor]:
+    def _climb(self, oracle: ImageOracle, walk: "_Walk", ball: Ball) -> tuple[Tensor, Tensor]:
         """One restart: the images to keep and their losses (only computed where someone reads them)."""
-        done = []
+        done, alpha = [], self.step_size(ball.eps)
         for _ in range(self.steps):
             loss, gradient = oracle.gradient(walk.now, walk.rows)
             if self.keep == "best":
@@ -104,19 +108,16 @@ class PGD(ImageAttack):
                 walk, gradient = walk.part(~fooled), gradient[~fooled]
                 if not len(walk.rows):
                     break
-            walk.now = self.budget.project(walk.now + self._step(walk, gradient), walk.clean)
+            if self.momentum:  # MI-FGSM: gradients of length 1 in L1 are summed
+                size = gradient.flatten(1).abs().sum(1).clamp(min=torch.finfo(gradient.dtype).tiny)
+                walk.velocity = gradient = self.momentum * walk.velocity + gradient / size.view(-1, 1, 1, 1)
+            walk.now = ball.project(walk.now + ball.step(gradient, alpha), walk.clean)
         found, loss = self._kept(oracle, walk)
         if not done:
             return found, loss
         places, images, losses = (torch.cat(parts) for parts in zip(*done, (walk.places, found, loss), strict=True))
         order = places.argsort()
         return images[order], losses[order]
-
-    def _step(self, walk: "_Walk", gradient: Tensor) -> Tensor:
-        if self.momentum:
-            size = gradient.flatten(1).abs().sum(1).clamp(min=torch.finfo(gradient.dtype).tiny)
-            walk.velocity = gradient = self.momentum * walk.velocity + gradient / size.view(-1, 1, 1, 1)
-        return self.budget.step(gradient, self.alpha)
 
     def _kept(self, oracle: ImageOracle, walk: "_Walk") -> tuple[Tensor, Tensor]:
         """The image to keep of each sample that was not fooled before the last step."""

@@ -6,8 +6,9 @@ Shapes: N samples, B of them, C channels, H height, W width, Y classes.
 import torch
 from torch import Tensor
 
+from robustcli.attacks.core.balls import Ball
 from robustcli.attacks.core.oracle import LogitOracle
-from robustcli.attacks.core.threat import ball, sample_noise
+from robustcli.attacks.core.randomness import sample_noise
 from robustcli.attacks.image.hyperplane import misled
 
 _AGAIN = 2  # more answers that a success against a model that draws must mislead
@@ -23,7 +24,7 @@ class Smallest:
     Args:
         clean: (N,C,H,W) in [0,1].
         labels: (N,) long.
-        norm: ``linf`` or ``l2``.
+        ball: of the norm in which changes are measured; its radius is not read.
         oracle: of the same samples. Where its answers are drawn, one that misleads proves little: a search that kept
             the smallest change over hundreds of draws would keep the luckiest. There a success has to mislead again,
             and no change at all is none: what chance alone gets wrong is told without an attack.
@@ -31,10 +32,10 @@ class Smallest:
     """
 
     def __init__(
-        self, clean: Tensor, labels: Tensor, norm: str, oracle: LogitOracle, *, enough: float | None = None
+        self, clean: Tensor, labels: Tensor, ball: Ball, oracle: LogitOracle, *, enough: float | None = None
     ) -> None:
         self.clean, self.labels, self.images = clean, labels, clean.clone()
-        self._ball, self._oracle, self._enough = ball(norm, 0.0), oracle, 0.0 if enough is None else enough
+        self._ball, self._oracle, self._enough = ball, oracle, 0.0 if enough is None else enough
         self.norm = clean.new_full((len(clean),), torch.inf, dtype=torch.float64)
 
     def offer(self, images: Tensor, rows: Tensor, logits: Tensor) -> Tensor:

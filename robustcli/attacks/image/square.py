@@ -12,51 +12,58 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from robustcli.attacks.core.balls import Ball
 from robustcli.attacks.core.base import ImageAttack
-from robustcli.attacks.core.oracle import ImageOracle, Meter, folds
-from robustcli.attacks.core.threat import L2, Eps, Linf, at_least, parse_number, sample_noise
+from robustcli.attacks.core.counter import QueryCounter
+from robustcli.attacks.core.oracle import ImageOracle, folds
+from robustcli.attacks.core.randomness import sample_noise
+from robustcli.attacks.core.threat import ThreatModel
 from robustcli.utils.errors import UserError
+from robustcli.utils.numbers import at_least, parse_number
 from robustcli.utils.seeding import generator
 
 _HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # of 10,000 queries; section 5 of the paper
 _FEW, _MANY = 0.25, 0.5  # shares of the samples that keep a proposal: fewer, and more are tried at once, or less
 
 
+@dataclass(frozen=True, kw_only=True)
 class Square(ImageAttack):
     """Random search over square windows: a proposal that raises the loss is kept, any other is forgotten.
 
     Args:
-        norm, eps, loss, early_stop, seed: see `ImageAttack`; the paper's loss is ``margin``.
         queries: forward passes a sample, the start among them; 1 or more.
         p_init: share of the pixels that the first windows cover, in (0,1]; it is halved at the paper's points, which
             are rescaled to ``queries``.
+        norm, eps, loss, early_stop, seed: see `ImageAttack`; the paper's loss is ``margin``.
 
     Raises:
         UserError: a hyper-parameter out of range.
     """
 
-    def __init__(
-        self,
-        *,
-        norm: str = "linf",
-        eps: Eps = "4/255",
-        queries: int = 5000,
-        p_init: float = 0.8,
-        loss: str = "margin",
-        early_stop: bool = True,
-        seed: int = 0,
-    ) -> None:
-        super().__init__(norm=norm, eps=eps, loss=loss, early_stop=early_stop, seed=seed)
-        self.queries, self.p_init = at_least("queries", queries, 1), parse_number("p_init", p_init)
-        if not 0 < self.p_init <= 1:
-            raise UserError(f"attack.image.p_init is {p_init}: expected a share above 0 and up to 1, such as 0.8.")
-        if loss == "infonce":
-            raise UserError("attack.image.loss=infonce moves all images together, but Square each on its own: use PGD.")
+    queries: int = 5000
+    p_init: float = 0.8
+    loss: str = "margin"
 
-    def find(self, oracle: ImageOracle, images: Tensor, sample_ids: Sequence[int], start: Tensor | None) -> Tensor:
-        kind = _Squares(self.budget) if isinstance(self.budget, Linf) else _Bumps(self.budget)
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least("queries", self.queries, 1)
+        self._store(p_init=parse_number("p_init", self.p_init))
+        if not 0 < self.p_init <= 1:
+            raise UserError(f"attack.p_init is {self.p_init}: expected a share above 0 and up to 1, such as 0.8.")
+        if self.loss == "infonce":
+            raise UserError("attack.loss=infonce moves all images together, but Square each on its own: use PGD.")
+
+    def ascend(
+        self,
+        oracle: ImageOracle,
+        images: Tensor,
+        sample_ids: Sequence[int],
+        threat: ThreatModel,
+        start: Tensor | None,
+    ) -> Tensor:
+        kind = _Squares(threat.ball) if threat.norm == "linf" else _Bumps(threat.ball)
         first = kind.start(images, sample_ids, self.seed) if start is None else start
-        now = self.budget.project(first, images)
+        now = threat.project(first, images)
         rows = torch.arange(len(images), device=images.device)
         walk = _Walk(rows, images, now, oracle.loss(now, rows), torch.ones_like(rows))
         result, ahead = now.clone(), 1
@@ -113,8 +120,8 @@ class _Walk:
         those beyond the number of ``queries``.
         """
         ahead, count, rows = len(proposals), len(self.rows), self.rows
-        meter = Meter.of(ahead * count)
-        wide = oracle.repeated(rows, meter)
+        counter = QueryCounter.of(ahead * count)
+        wide = oracle.repeated(rows, counter)
         losses = wide.loss(proposals.flatten(0, 1), torch.arange(ahead * count, device=rows.device)).view(ahead, -1)
         fooled = wide.fooled.view(ahead, -1).to(rows.device)
         left = (queries - self.asked).clamp(max=ahead)
@@ -127,7 +134,7 @@ class _Walk:
         used = torch.where(taken, first + 1, left)
         for number in range(ahead):
             asking = used > number
-            oracle.meter.add(meter.part(number * count + each[asking]), rows[asking])
+            oracle.counter.add(counter.part(number * count + each[asking]), rows[asking])
         self.asked = self.asked + used
         return float(taken.double().mean())
 
@@ -139,8 +146,8 @@ class _Walk:
 class _Squares:
     """L-inf (algorithm 2): a window of one colour at the rim of the ball; stripes to begin with."""
 
-    def __init__(self, budget: Linf) -> None:
-        self._eps = budget.eps
+    def __init__(self, ball: Ball) -> None:
+        self._eps = ball.eps
 
     def draws(self, channels: int) -> int:
         return 2 + channels
@@ -162,8 +169,8 @@ class _Squares:
 class _Bumps:
     """L2 (algorithm 3): two smooth bumps of opposite sign in one window, paid for by the norm of a second window."""
 
-    def __init__(self, budget: L2) -> None:
-        self._budget, self._eps = budget, budget.eps
+    def __init__(self, ball: Ball) -> None:
+        self._ball, self._eps = ball, ball.eps
         self._pairs: dict[int, Tensor] = {}
 
     def draws(self, channels: int) -> int:
@@ -180,7 +187,7 @@ class _Bumps:
         way, (top, left) = torch.zeros_like(clean), (height % side // 2, width % side // 2)
         whole = tiles.transpose(3, 4).reshape(len(clean), channels, down * side, across * side)
         way[:, :, top : top + down * side, left : left + across * side] = whole
-        return clean + self._budget.step(way, self._eps)
+        return clean + self._ball.step(way, self._eps)
 
     def propose(self, walk: _Walk, draws: Tensor, part: float) -> Tensor:
         height, width = walk.now.shape[-2:]
@@ -194,7 +201,7 @@ class _Bumps:
         bump = _oriented(self._pair(side, delta), draws[:, 4, None]) * _signs(draws[:, 5:])[..., None, None]
         new = bump + _unit(old)
         delta[first] = available * _unit(new)
-        return self._budget.project(walk.clean + delta, walk.clean)
+        return self._ball.project(walk.clean + delta, walk.clean)
 
     def _pair(self, side: int, like: Tensor) -> Tensor:
         if side not in self._pairs:

@@ -8,6 +8,8 @@ import io
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass, field
+from functools import cached_property
 from inspect import Parameter, signature
 from typing import Any
 
@@ -16,18 +18,19 @@ import torch
 from torch import Tensor, nn
 
 from robustcli.attacks.adaptive.bpda import BPDA
-from robustcli.attacks.adaptive.wrapped import book, spread
-from robustcli.attacks.core.classifier import ClassifierAttack
-from robustcli.attacks.core.oracle import LogitOracle, Meter
-from robustcli.attacks.core.threat import L2, Linf, ball, parse_eps, parse_number
+from robustcli.attacks.core.base import ClassifierAttack
+from robustcli.attacks.core.counter import QueryCounter, spread
+from robustcli.attacks.core.oracle import LogitOracle
+from robustcli.attacks.core.threat import ThreatModel
 from robustcli.utils.errors import UserError
+from robustcli.utils.numbers import Number, parse_number
 from robustcli.utils.seeding import derive_seed
 from robustcli.utils.suggest import did_you_mean
 
 _NODE = "attack.params"
 _WRAPPERS = {
-    "MultiAttack": "give each attack as a judge of its own, of which the table takes the worst",
-    "LGV": "train the models that it needs first, and use one as attack.surrogate",
+    "MultiAttack": "give each attack as one of attacks=..., of which the table takes the worst",
+    "LGV": "train the models that it needs first, and use one as evaluation.surrogate",
 }
 # The norm that an attack bounds or lowers; L-inf where it is in neither table, and that of L0 and L1 attacks is taken
 # in L2.
@@ -38,6 +41,7 @@ _FEWEST_CLASSES = {"APGDT": 4, "AutoAttack": 4}  # the targeted DLR sorts the hi
 _NORMS = {"linf": "Linf", "l2": "L2"}  # FAB's L1 stops with an error in 3.5.1
 
 
+@dataclass(frozen=True, kw_only=True)
 class TorchAttack(ClassifierAttack):
     """An attack class of torchattacks 3.5.1 on a classifier, with its own defaults.
 
@@ -48,47 +52,65 @@ class TorchAttack(ClassifierAttack):
 
     Args:
         name: of the class, such as ``PGDL2``; `names` lists them.
-        params: of its constructor, such as ``{"eps": "8/255", "steps": 20}``; numbers may be fractions.
-        norm: ``linf`` or ``l2``, in which the change is measured, and where the class takes a norm, also its own;
-            None: that of the class, which for attacks on L0 and L1 is ``l2``. The budget is the eps of the class;
-            there is none where it has no eps or bounds another norm.
+        params: of its constructor but for norm and eps, such as ``{"steps": 20}``; numbers may be fractions.
+        norm, eps: see `ClassifierAttack`; None: those of the class. A class without an eps looks for the smallest
+            change, or takes what it needs, and its success counts within the radius of the threat model alone; that of
+            attacks on L0 and L1 is measured in ``l2`` where nothing else is said.
         seed: see `ClassifierAttack`.
 
     Raises:
         UserError: an unknown name or parameter, with the nearest valid ones; a value that the class refuses.
     """
 
-    def __init__(
-        self, name: str = "PGD", params: Mapping[str, Any] | None = None, *, norm: str | None = None, seed: int = 0
-    ) -> None:
-        self.name, self.seed = name, seed
-        self._class = _attack_class(name)
-        self.params = _checked_params(name, self._class, params or {})
-        defaults = _defaults(self._class)
-        if norm is not None and "norm" in defaults:
-            self.params.setdefault("norm", _NORMS[ball(norm, 0.0).norm])
-        own = str(self.params.get("norm", defaults.get("norm", _own_norm(name)))).lower()
-        self.norm = ball(norm or (own if own in _NORMS else "l2"), 0.0).norm
-        self.budget = self._radius(own, defaults)
-        self._try()
+    name: str = field(default="PGD", kw_only=False)
+    params: Mapping[str, Any] = field(default_factory=dict, kw_only=False)
+    norm: str | None = None  # type: ignore[assignment]
+    eps: Number | None = None
 
-    def mislead(self, oracle: LogitOracle, images: Tensor, labels: Tensor, sample_ids: Tensor) -> Tensor:
+    def __post_init__(self) -> None:
+        defaults = _defaults(_attack_class(self.name))
+        self._store(params=_checked_params(self.name, defaults, self.params), norm=self.norm or self._own_norm)
+        if self.eps is None and self._radius is not None:
+            self._store(eps=defaults[self._radius])
+        super().__post_init__()
+        self.check(self.threat)
+
+    @cached_property
+    def _radius(self) -> str | None:
+        """The parameter that bounds the change, if the class has one."""
+        return next((key for key in _RADII if key in _defaults(_attack_class(self.name))), None)
+
+    @cached_property
+    def _own_norm(self) -> str:
+        known = _defaults(_attack_class(self.name)).get("norm")
+        return str(known).lower() if known is not None else "l2" if self.name in (*_L2, *_SPARSE) else "linf"
+
+    @property
+    def minimum_norm(self) -> bool:
+        return self._radius is None
+
+    def check(self, threat: ThreatModel) -> None:
+        if self._radius is not None and threat.eps is None:
+            raise UserError(f"threat.eps is null, but {self.name} of torchattacks needs a radius: give threat.eps.")
+        takes_norm = "norm" in _defaults(_attack_class(self.name))
+        if self._radius is not None and threat.norm != self._own_norm and not takes_norm:
+            raise UserError(
+                f"threat.norm is {threat.norm!r}, but {self.name} of torchattacks keeps a ball in {self._own_norm}: "
+                f"choose threat.norm={self._own_norm} (and its threat.eps), or another attack.name."
+            )
+        self._try(threat)
+
+    def search(
+        self, oracle: LogitOracle, images: Tensor, labels: Tensor, sample_ids: Tensor, threat: ThreatModel
+    ) -> Tensor:
         model = _Counted(oracle.model, images.device)
         seed = derive_seed(self.seed, "torchattacks", self.name, *sample_ids.tolist()) % 2**32
         with _isolated(seed), torch.enable_grad():
-            attack = self._build(model, seed, self._class_count(oracle.model, images))
+            attack = self._build(model, seed, self._class_count(oracle.model, images), threat)
             found = attack(images.clone(), labels.clone()).detach().to(images)
-        book(oracle.meter, model.spent(len(images)))
+        oracle.counter.add(model.spent(len(images)))
         broken = ~found.isfinite().flatten(1).all(1)
         return torch.where(broken.view(-1, 1, 1, 1), images, found).clamp(0, 1)
-
-    def _radius(self, own: str, defaults: Mapping[str, Any]) -> Linf | L2 | None:
-        keys = [key for key in _RADII if key in defaults]
-        if not keys:
-            return None
-        key = keys[0]
-        eps = parse_eps(self.params.get(key, defaults[key]), own, node=_NODE, key=key)
-        return ball(own, eps) if own == self.norm else None
 
     def _class_count(self, model: Callable[[Tensor], Tensor], images: Tensor) -> int:
         with torch.no_grad():
@@ -101,20 +123,22 @@ class TorchAttack(ClassifierAttack):
             )
         return classes
 
-    def _build(self, model: nn.Module, seed: int, classes: int) -> Any:
-        own = {"seed": seed, "n_classes": classes}
-        known = _defaults(self._class)
-        settings = {key: value for key, value in own.items() if key in known} | self.params
-        attack = self._class(model, **settings)
+    def _build(self, model: nn.Module, seed: int, classes: int, threat: ThreatModel) -> Any:
+        kind = _attack_class(self.name)
+        known = _defaults(kind)
+        own: dict[str, Any] = {"seed": seed, "n_classes": classes, "norm": _NORMS[threat.norm]}
+        own |= {self._radius: threat.radius} if self._radius is not None else {}
+        settings = {key: value for key, value in own.items() if key in known} | dict(self.params)
+        attack = kind(model, **settings)
         if self.name == "JSMA":  # it aims at the next class, and takes it that there are ten
             attack.set_mode_targeted_by_function(lambda images, labels: (labels + 1) % classes, quiet=True)
         return attack
 
-    def _try(self) -> None:
+    def _try(self, threat: ThreatModel) -> None:
         """Builds the attack once, so that a value that it refuses is met before any long work."""
         try:
             with _isolated(0):
-                self._build(nn.Linear(1, 1), 0, 10)
+                self._build(nn.Linear(1, 1), 0, 10, threat)
         except Exception as error:  # whatever a constructor of another project raises for a bad value
             reason = str(error) or type(error).__name__
             raise UserError(f"{_NODE} of {self.name} are refused by torchattacks: {reason}") from error
@@ -145,33 +169,31 @@ def _defaults(attack: Callable[..., Any]) -> dict[str, Any]:
     }
 
 
-def _checked_params(name: str, attack: Callable[..., Any], params: Mapping[str, Any]) -> dict[str, Any]:
-    known = _defaults(attack)
-    for key in params:
+def _checked_params(name: str, known: Mapping[str, Any], params: Mapping[str, Any]) -> dict[str, Any]:
+    free = [key for key in known if key not in ("norm", *_RADII)]
+    for key, value in params.items():
+        if key in known and key not in free:
+            own = f"norm={str(value).lower()}" if key == "norm" else f"eps={value}"
+            raise UserError(
+                f"{_NODE}.{key} is {value}, but an attack takes what it may change from the threat model: set "
+                f"threat.{own} instead."
+            )
         if key not in known:
             raise UserError(
-                f"{_NODE}.{key} is no parameter of {name}{did_you_mean(key, list(known))} "
-                f"(choices: {', '.join(known) or 'none at all'})"
+                f"{_NODE}.{key} is no parameter of {name}{did_you_mean(key, free)} "
+                f"(choices: {', '.join(free) or 'none at all'})"
             )
     return {key: _value(key, value, known[key]) for key, value in params.items()}
 
 
 def _value(key: str, value: Any, default: Any) -> Any:
     """``value`` in the type that the class expects: fractions as numbers, norms as torchattacks spells them."""
-    if key == "norm":
-        if str(value).lower() not in _NORMS:
-            raise UserError(f"{_NODE}.norm is {value!r}: choose one of {', '.join(_NORMS)}.")
-        return _NORMS[str(value).lower()]
     if isinstance(value, Sequence) and not isinstance(value, str):
         return type(default)(value) if isinstance(default, tuple | list) else list(value)
     if isinstance(default, bool) or not isinstance(default, int | float) or not isinstance(value, str):
         return value
     number = parse_number(key, value, node=_NODE)
     return int(number) if isinstance(default, int) and number.is_integer() else number
-
-
-def _own_norm(name: str) -> str:
-    return "l2" if name in _L2 else "sparse" if name in _SPARSE else "linf"
 
 
 class _Counted(nn.Module):
@@ -192,9 +214,9 @@ class _Counted(nn.Module):
             images.register_hook(self._count)  # type: ignore[no-untyped-call]
         return self._model[0](self._boxed(images))
 
-    def spent(self, samples: int) -> Meter:
+    def spent(self, samples: int) -> QueryCounter:
         """The counts so far, shared out among the samples."""
-        return Meter(**{name: spread(total, samples) for name, total in self._counts.items()})
+        return QueryCounter(**{name: spread(total, samples) for name, total in self._counts.items()})
 
     def _count(self, gradient: Tensor) -> None:
         size = gradient.flatten(1).abs().sum(1)

@@ -12,10 +12,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from robustcli.attacks.core.base import ImageAttack, TextAttack
-from robustcli.attacks.core.oracle import Evaluated, ImageObjective, Meter, TextObjective
+from robustcli.attacks.core.base import ImageAttack
+from robustcli.attacks.core.counter import QueryCounter
+from robustcli.attacks.core.gallery_losses import NEVER, CaptionQueries, ImageQueries, caption_over_gallery
+from robustcli.attacks.core.oracle import Evaluated, ImageObjective, TextObjective
+from robustcli.attacks.core.retrieval import TextAttack
 from robustcli.attacks.core.target import Target
-from robustcli.attacks.multimodal.gallery_losses import NEVER, CaptionQueries, ImageQueries, caption_over_gallery
 
 SURE = 1e-5  # a margin in cosines that survives another batch's rounding
 
@@ -24,9 +26,9 @@ class WorstQueries(ABC):
     """Attacks queries and keeps, for each, the images and captions of the highest margin.
 
     Args:
-        image, text: how either side of a pair is attacked; None, or not allowed to the attacker of the gallery: that
-            side stays clean.
-        meter: is told what was spent, by image.
+        image, text: how either side of a pair is attacked; None, or not allowed by the threat model: that side
+            stays clean.
+        counter: is told what was spent, by image.
 
     Attributes:
         image_rows: (Q,) long, the image of each query.
@@ -38,10 +40,13 @@ class WorstQueries(ABC):
 
     direction: str
 
-    def __init__(self, target: Target, meter: Meter, *, image: ImageAttack | None, text: TextAttack | None) -> None:
-        image_moves, text_moves = target.gallery.moves(self.direction)
-        self.image, self.text = image if image_moves else None, text if text_moves else None
-        self.target, self.meter = target, meter
+    def __init__(
+        self, target: Target, counter: QueryCounter, *, image: ImageAttack | None, text: TextAttack | None
+    ) -> None:
+        image_moves, text_moves = target.threat.sides(self.direction)
+        self.image = image if image_moves and target.threat.moves_images else None
+        self.text = text if text_moves and target.threat.moves_texts else None
+        self.target, self.counter = target, counter
         self.image_rows, self.asked = self._places()
         self.images, self.captions = target.pairs.images[self.image_rows], list(target.pairs.captions)
         self.wordings = target.text_features[:, None]
@@ -72,16 +77,16 @@ class WorstQueries(ABC):
             return
         clean = self.target.pairs.images
         for part in torch.split(rows, max(1, len(clean))):
-            places, spent = self.image_rows[part], Meter.of(len(part))
+            places, spent = self.image_rows[part], QueryCounter.of(len(part))
             found = attack.maximise(
                 lambda images, inner, part=part: objective(images, part[inner]),  # type: ignore[misc]
                 clean[places],
                 self._ids()[part.cpu()],
+                self.target.threat,
                 start=self.images[part] if resume else None,
-                meter=spent,
+                counter=spent,
             )
-            for name, counted in vars(spent).items():
-                getattr(self.meter, name).index_add_(0, places.cpu(), counted)
+            self.counter.add(spent, places)
             self.answer(part, found)
 
     def answer(self, rows: Tensor, images: Tensor) -> None:
@@ -135,9 +140,10 @@ class WorstQueries(ABC):
             watched,
             tuple(pairs.captions[j] for j in chosen.tolist()),
             pairs.caption_ids[chosen.cpu()],
+            self.target.threat,
             encoder=self.target.encoder,
             owner=self.target.owner[chosen],
-            meter=self.meter,
+            counter=self.counter,
         )
         captions = list(pairs.captions)
         for j, text in zip(chosen.tolist(), texts, strict=True):

@@ -1,67 +1,56 @@
 """BERT-Attack (Li et al. 2020) as attacks on dual encoders use it (Zhang et al. 2022; Lu et al. 2023)."""
 
 import copy
-from collections.abc import Sequence
-from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field
+from functools import cached_property
 
 from robustcli.attacks.text.cached import Cached
 from robustcli.attacks.text.candidates import CandidateSource
-from robustcli.attacks.text.constraints import Constraint
 from robustcli.attacks.text.masked_lm import MaskedLM
-from robustcli.attacks.text.stopwords import STOP_WORDS
 from robustcli.attacks.text.words import WordSubstitution
 from robustcli.utils.errors import UserError
+from robustcli.utils.numbers import one_of
 
 COMPATS = ("fixed", "coattack")
 _LANGUAGE_MODEL = "bert-base-uncased"
 
 
+@dataclass(frozen=True, kw_only=True)
 class BertAttack(WordSubstitution):
     """Visits the words by how far the embedding moves without them, KL(clean || "[UNK]" there), and puts into each the
-    best of what a masked language model proposes, until ``max_words`` are replaced.
+    best of what a masked language model proposes, until the threat model is used up.
 
     It is `WordSubstitution` by importance: stop words stay, and a word is replaced only if that raises the loss.
 
     Args:
-        max_words, objective, protected, constraints, seed: see `WordSubstitution`.
         candidates: a `MaskedLM` as a rule, or any other source; None: ``bert-base-uncased``, whose answers are kept on
             disk, loaded when it is first asked.
         compat: ``fixed``, or ``coattack``: the published code's defect, see `MaskedLM`, except that the budget is
             counted on the caption that comes out there too; None: as ``candidates`` has it, fixed by default.
+        max_words, objective, protected, constraints, seed: see `WordSubstitution`.
 
     Raises:
         UserError: an unknown objective or compat, a number out of range, or ``coattack`` with candidates that are no
             masked language model's.
     """
 
-    def __init__(
-        self,
-        *,
-        max_words: int = 1,
-        objective: str = "drift",
-        candidates: CandidateSource | None = None,
-        compat: str | None = None,
-        protected: AbstractSet[str] = STOP_WORDS,
-        constraints: Sequence[Constraint] = (),
-        seed: int = 0,
-    ) -> None:
-        if compat not in (None, *COMPATS):
-            raise UserError(f"attack.text.compat is {compat!r}: choose one of {', '.join(COMPATS)}, or null.")
-        super().__init__(
-            max_words=max_words,
-            search="importance",
-            objective=objective,
-            candidates=candidates if compat is None or candidates is None else _read_as(candidates, compat),
-            protected=protected,
-            constraints=constraints,
-            seed=seed,
-        )
-        self.compat = compat
+    search: str = field(default="importance", init=False)
+    objective: str = "drift"
+    compat: str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.compat is not None:
+            one_of("compat", self.compat, COMPATS)
+            if self.candidates is not None:
+                self._store(candidates=_read_as(self.candidates, self.compat))
 
     def source(self) -> CandidateSource:
-        if self.candidates is None:
-            self.candidates = Cached(MaskedLM(_LANGUAGE_MODEL, compat=_of_model(self.compat)))
-        return self.candidates
+        return self._language_model if self.candidates is None else self.candidates
+
+    @cached_property
+    def _language_model(self) -> CandidateSource:
+        return Cached(MaskedLM(_LANGUAGE_MODEL, compat=_of_model(self.compat)))
 
 
 def _read_as(source: CandidateSource, compat: str) -> CandidateSource:
@@ -75,8 +64,8 @@ def _read_as(source: CandidateSource, compat: str) -> CandidateSource:
         return other
     if not isinstance(source, MaskedLM) and compat == "coattack":
         raise UserError(
-            f"attack.text.compat is coattack, but {type(source).__name__} is no masked language model: choose "
-            "candidates=masked_lm, or attack.text.compat=null."
+            f"attack.compat is coattack, but {type(source).__name__} is no masked language model: choose "
+            "candidates=masked_lm, or attack.compat=null."
         )
     return source
 

@@ -6,9 +6,9 @@ Shapes: V vectors of the token table, K words.
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor
@@ -23,7 +23,12 @@ _AFFIXES = re.compile(r"^(\W*)(.*?)(\W*)$", re.DOTALL)
 
 
 class CandidateSource(Protocol):
-    """Replacements for the words of captions; they depend on the caption alone."""
+    """Replacements for the words of captions; they depend on the caption alone.
+
+    A class that takes from the data set or from the model has a classmethod ``build(settings, data, model, words)``,
+    which makes the source of a config: ``settings`` as the config has them, ``data`` a `CaptionedData`, ``words``
+    counts those of its captions, most frequent first.
+    """
 
     @property
     def fingerprint(self) -> str:
@@ -31,6 +36,14 @@ class CandidateSource(Protocol):
 
     def __call__(self, captions: Sequence[str]) -> list[Candidates]:
         """For each caption (split on blanks) the positions and the words, punctuation and all, that may stand there."""
+
+
+class CaptionedData(Protocol):
+    """A set of captions, as far as sources of words read it."""
+
+    name: str
+    captions: Sequence[str]
+    synonyms: Mapping[str, Sequence[str]] | None
 
 
 def affixes(word: str) -> tuple[str, str, str]:
@@ -57,6 +70,28 @@ class SynonymTable:
     def __init__(self, table: Mapping[str, Sequence[str]] | str | Path | None = None) -> None:
         self.table = table
         self._words = None if table is None else _lower(read_table(table, "candidates.table"))
+
+    @classmethod
+    def build(
+        cls,
+        settings: Mapping[str, Any],
+        data: CaptionedData,
+        model: DualEncoderLike,
+        words: Callable[[], Sequence[str]],
+    ) -> Self:
+        """The source of a config; where ``table`` is null it has the synonyms of ``data``.
+
+        Raises:
+            UserError: no table, and ``data`` brings no synonyms.
+        """
+        if settings.get("table") is not None:
+            return cls(**settings)
+        if data.synonyms is None:
+            raise UserError(
+                f"dataset {data.name} brings no synonyms: choose candidates=masked_lm "
+                "candidates.name_or_path=NAME_OR_FOLDER, candidates=neighbours, or candidates.table=FILE.json."
+            )
+        return cls(**{**settings, "table": {word: list(others) for word, others in data.synonyms.items()}})
 
     @property
     def fingerprint(self) -> str:
@@ -88,6 +123,17 @@ class EmbeddingNeighbours:
         self.words = list(dict.fromkeys(word.lower() for word in listed))
         self.top_k = top_k
         self._neighbours = _nearest(self.words, _word_vectors(model, self.words), top_k)
+
+    @classmethod
+    def build(
+        cls,
+        settings: Mapping[str, Any],
+        data: CaptionedData,
+        model: DualEncoderLike,
+        words: Callable[[], Sequence[str]],
+    ) -> Self:
+        """The source of a config, in the token table of ``model``; where it names no words, of those of ``data``."""
+        return cls(model, **{**settings, "words": settings.get("words") or words()})
 
     @property
     def fingerprint(self) -> str:

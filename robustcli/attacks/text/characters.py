@@ -9,12 +9,13 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from robustcli.attacks.core.base import TextAttack
+from robustcli.attacks.core.edit_distance import Characters
 from robustcli.attacks.core.oracle import TextEncoder, TextObjective
-from robustcli.attacks.core.threat import Characters
-from robustcli.attacks.text.constraints import Constraint
+from robustcli.attacks.core.retrieval import TextAttack
+from robustcli.attacks.core.threat import ThreatModel
 from robustcli.attacks.text.edits import Draft, Variant, accept_best, admitted, judge_clean, losses, outcome
 from robustcli.utils.errors import UserError
+from robustcli.utils.numbers import at_least, one_of
 
 SEARCHES = ("charmer", "typos")
 ALPHABET = string.ascii_lowercase + string.digits + " .,'-"
@@ -44,59 +45,63 @@ class _Variant(Variant[_Draft]):
         self.draft.spent += self.cost
 
 
+@dataclass(frozen=True, kw_only=True)
 class CharacterEdits(TextAttack):
-    """Edits up to ``max_characters`` characters, greedily: the best single edit, then the best one beside it, etc.
+    """Edits as many characters as the threat model allows, greedily: the best single edit, then the best beside it.
 
     In each round a blank is put into every place, the ``positions`` where that raises the loss most are kept, and all
     edits there are tried (Charmer, Abad Rocamora et al. 2024). An edit is kept only if it raises the loss, so a caption
     is never worse off than clean; one that the tokenizer does not see is none.
 
     Args:
-        max_characters: characters that may be replaced, put in or left out; a swap of two neighbours counts two.
         search: ``charmer`` replaces each character and puts in one before, between and behind them, by all of
             ``alphabet``, and leaves them out; ``typos`` knows only slips of a hand on a QWERTY keyboard: the key beside
             the right one, and two letters in the wrong order.
-        objective, constraints, seed: see `TextAttack`.
         positions: places a caption and round whose edits are tried, 1 or more; every place costs a forward pass, and
             every edit there another one.
         alphabet: what ``charmer`` puts in; ``typos`` does not read it.
+        max_characters: what a call may change that is given no threat model; a swap of two neighbours counts two.
+        objective, constraints, seed: see `TextAttack`.
 
     Raises:
         UserError: an unknown search or objective, a number out of range, or an empty alphabet.
     """
 
-    def __init__(
-        self,
-        *,
-        max_characters: int = 2,
-        search: str = "charmer",
-        objective: str = "guided",
-        positions: int = 20,
-        alphabet: str = ALPHABET,
-        constraints: Sequence[Constraint] = (),
-        seed: int = 0,
-    ) -> None:
-        super().__init__(budget=Characters(max_characters), objective=objective, constraints=constraints, seed=seed)
-        if search not in SEARCHES:
-            raise UserError(f"attack.text.search is {search!r}: choose one of {', '.join(SEARCHES)}.")
-        if isinstance(positions, bool) or not isinstance(positions, int) or positions < 1:
-            raise UserError(f"attack.text.positions is {positions!r}: expected a whole number, 1 or more.")
-        if not isinstance(alphabet, str) or not alphabet:
-            raise UserError(f"attack.text.alphabet is {alphabet!r}: expected at least one character, in quotes.")
-        self.max_characters, self.search, self.positions = max_characters, search, positions
-        self.alphabet = alphabet
+    unit = "characters"
 
-    def find(
-        self, encoder: TextEncoder, objective: TextObjective, captions: Sequence[str], caption_ids: Sequence[int]
+    search: str = "charmer"
+    positions: int = 20
+    alphabet: str = ALPHABET
+    max_characters: int = 2
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        one_of("search", self.search, SEARCHES)
+        at_least("positions", self.positions, 1)
+        Characters(self.max_characters)
+        if not isinstance(self.alphabet, str) or not self.alphabet:
+            raise UserError(f"attack.alphabet is {self.alphabet!r}: expected at least one character, in quotes.")
+
+    @property
+    def threat(self) -> ThreatModel:
+        return ThreatModel(eps=0, characters=self.max_characters)
+
+    def edit(
+        self,
+        encoder: TextEncoder,
+        objective: TextObjective,
+        captions: Sequence[str],
+        caption_ids: Sequence[int],
+        threat: ThreatModel,
     ) -> tuple[Sequence[str], Tensor, Tensor]:
         drafts = [_Draft(row, caption) for row, caption in enumerate(captions)]
         judge_clean(encoder, objective, drafts)
         together = max(1, _TEXTS_AT_ONCE // (self.positions * (len(self.alphabet) + 1)))
         for start in range(0, len(drafts), together):
-            self._climb(encoder, objective, drafts[start : start + together])
+            self._climb(encoder, objective, drafts[start : start + together], threat.characters)
         return outcome(drafts)
 
-    def _climb(self, encoder: TextEncoder, objective: TextObjective, drafts: list[_Draft]) -> None:
+    def _climb(self, encoder: TextEncoder, objective: TextObjective, drafts: list[_Draft], most: int) -> None:
         while drafts:
             scratch = TextEncoder(encoder.model)  # hundreds of texts a caption, and hardly any is met again
             slots = self._ranked_slots(scratch, objective, drafts)
@@ -104,10 +109,10 @@ class CharacterEdits(TextAttack):
                 _Variant(draft, _edited(draft.text, slot, new), cost)
                 for draft, own in zip(drafts, slots, strict=True)
                 for slot, new, cost in self._edits(draft.text, own)
-                if draft.spent + cost <= self.max_characters
+                if draft.spent + cost <= most
             ]
             taken = accept_best(scratch, objective, admitted(scratch, edited, self.constraints))
-            drafts = [draft for draft in taken if draft.spent < self.max_characters]
+            drafts = [draft for draft in taken if draft.spent < most]
 
     def _ranked_slots(
         self, encoder: TextEncoder, objective: TextObjective, drafts: Sequence[_Draft]

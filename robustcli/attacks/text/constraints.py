@@ -10,26 +10,10 @@ from typing import Any, Protocol
 import torch
 from torch.nn import functional as F
 
+from robustcli.attacks.core.edit_distance import Words
 from robustcli.attacks.core.oracle import TextEncoder
-from robustcli.attacks.core.threat import Words
 from robustcli.attacks.text.candidates import affixes, read_table
 from robustcli.utils.errors import UserError
-
-_ROUNDING = 1e-4  # of a cosine, from one batch to another
-
-
-class Constraint(Protocol):
-    """A condition on edited captions; a search asks it before it judges, the base class once more of what came out."""
-
-    def allowed(
-        self, clean: Sequence[str], variants: Sequence[str], encoder: TextEncoder, *, slack: float = 0.0
-    ) -> Sequence[bool]:
-        """Whether each of K variants may stand for the clean caption beside it.
-
-        Args:
-            encoder: the attacked model's own captions -> features.
-            slack: what rounding may excuse; 0 in a search, more in the audit, whose batches are others.
-        """
 
 
 class SentenceEncoder(Protocol):
@@ -120,30 +104,18 @@ class NoAntonyms:
         return all(new.isdisjoint(self._opposites.get(word, set()) - old) for word in old - new)
 
 
-def audit_constraints(
-    constraints: Sequence[Constraint], clean: Sequence[str], found: Sequence[str], encoder: TextEncoder
-) -> None:
-    """Raise `RuntimeError`, a fault of the attack, where a caption that was edited is against a constraint."""
-    edited = [(old, new) for old, new in zip(clean, found, strict=True) if old != new]
-    for constraint in constraints if edited else ():
-        before, after = zip(*edited, strict=True)
-        for (old, new), fine in zip(edited, constraint.allowed(before, after, encoder, slack=_ROUNDING), strict=True):
-            if not fine:
-                raise RuntimeError(f"{constraint!r} forbids that {old!r} becomes {new!r}")
-
-
 def _words(caption: str) -> set[str]:
     return {affixes(word)[1].lower() for word in caption.split()}
 
 
 def _share(name: str, value: float, *, least: float) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= 1:
-        raise UserError(f"attack.text.constraints: {name} is {value!r}: expected a number from {least:g} to 1.")
+        raise UserError(f"attack.constraints: {name} is {value!r}: expected a number from {least:g} to 1.")
     return float(value)
 
 
 def _read_opposites(table: Mapping[str, Sequence[str]] | str | Path) -> Mapping[str, Sequence[str]]:
-    key = "attack.text.constraints: table"
+    key = "attack.constraints: table"
     if isinstance(table, Mapping) or Path(table).suffix == ".json":
         return read_table(table, key)
     try:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from robustcli.attacks.core.oracle import TextEncoder, TextObjective, content_lengths
-from robustcli.attacks.text.constraints import Constraint
+from robustcli.attacks.core.retrieval import Constraint
 
 _ROWS_AT_ONCE = 4096  # of an objective, which may compare each with a whole gallery
 
@@ -49,7 +49,7 @@ V = TypeVar("V", bound=Variant)  # type: ignore[type-arg]
 
 
 def outcome(drafts: Sequence[Draft]) -> tuple[list[str], Tensor, Tensor]:
-    """What `TextAttack.find` puts out: captions, forward and backward passes."""
+    """What `TextAttack.edit` puts out: captions, forward and backward passes."""
     queries, gradients = ([getattr(draft, name) for draft in drafts] for name in ("queries", "gradients"))
     return [draft.text for draft in drafts], torch.tensor(queries), torch.tensor(gradients)
 

@@ -4,7 +4,7 @@ Shapes: B captions, T word pieces, V vocabulary, K candidates.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import islice, product
 from typing import Any
 
@@ -12,7 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from robustcli.attacks.text.candidates import Candidates, affixes, digest
+from robustcli.attacks.core.pairs import DualEncoderLike
+from robustcli.attacks.text.cached import Cached
+from robustcli.attacks.text.candidates import Candidates, CaptionedData, affixes, digest
 from robustcli.utils.errors import UserError
 
 _BATCH = 64
@@ -54,6 +56,17 @@ class MaskedLM:
         self.name_or_path, self.top_k, self.threshold = str(name_or_path), top_k, threshold
         self.max_length, self.compat = max_length, compat
         self._tokenizer, self._model = _load(self.name_or_path)
+
+    @classmethod
+    def build(
+        cls,
+        settings: Mapping[str, Any],
+        data: CaptionedData,
+        model: DualEncoderLike,
+        words: Callable[[], Sequence[str]],
+    ) -> Cached:
+        """The source of a config, whose answers are kept on disk: a pass of the language model costs the most."""
+        return Cached(cls(**settings))
 
     @property
     def fingerprint(self) -> str:

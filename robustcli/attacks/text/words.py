@@ -10,16 +10,17 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from robustcli.attacks.core.base import TextAttack
+from robustcli.attacks.core.edit_distance import EditBudget, Words
+from robustcli.attacks.core.losses import divergence
 from robustcli.attacks.core.oracle import TextEncoder, TextObjective
-from robustcli.attacks.core.threat import Words
-from robustcli.attacks.multimodal.losses import divergence
+from robustcli.attacks.core.retrieval import TextAttack
+from robustcli.attacks.core.threat import ThreatModel
 from robustcli.attacks.text.candidates import CandidateSource, affixes
-from robustcli.attacks.text.constraints import Constraint
 from robustcli.attacks.text.edits import Draft, Variant, accept_best, admitted, judge_clean, outcome, rows
 from robustcli.attacks.text.hotflip import first_order
 from robustcli.attacks.text.stopwords import STOP_WORDS
 from robustcli.utils.errors import UserError
+from robustcli.utils.numbers import at_least, one_of
 
 SEARCHES = ("exhaustive", "hotflip", "importance")
 _MASK = "[UNK]"
@@ -53,17 +54,16 @@ class _Variant(Variant[_Draft]):
         self.draft.edited.add(self.position)
 
 
+@dataclass(frozen=True, kw_only=True)
 class WordSubstitution(TextAttack):
-    """Replaces up to ``max_words`` words of a caption, greedily: the best single replacement, then the best one beside
-    it, and so on.
+    """Replaces as many words of a caption as the threat model allows, greedily: the best single replacement, then the
+    best one beside it, and so on.
 
     A replacement is kept only if it raises the loss, so a caption is never worse off than clean. Stop words stay and
     are not put in; an edit that the tokenizer does not see (beyond its limit, or lost in lower case) is none. Ties
     fall to the earlier candidate.
 
     Args:
-        max_words: words that may change, 0 or more.
-        objective, constraints, seed: see `TextAttack`.
         search: ``exhaustive`` tries every candidate at every position; ``hotflip`` ranks them by one gradient through
             the token embeddings and tries the ``top_k`` best (Ebrahimi et al. 2018); ``importance`` visits the words
             by how far the embedding moves without them and takes the best candidate of each (Li et al. 2020,
@@ -72,41 +72,43 @@ class WordSubstitution(TextAttack):
             taken unverified where its gradient promises a rise, which costs no forward pass but may lower the loss.
         candidates: where replacements come from.
         protected: lower-case words that are neither replaced nor put in.
+        max_words: what a call may change that is given no threat model.
+        objective, constraints, seed: see `TextAttack`.
 
     Raises:
         UserError: an unknown search or objective, or a number out of range.
     """
 
-    def __init__(
+    unit = "words"
+    needs_candidates = True
+
+    search: str = "exhaustive"
+    top_k: int = 5
+    candidates: CandidateSource | None = None
+    protected: AbstractSet[str] = field(default=STOP_WORDS, repr=False)
+    max_words: int = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        one_of("search", self.search, SEARCHES)
+        at_least("top_k", self.top_k, 0)
+        Words(self.max_words)
+
+    @property
+    def threat(self) -> ThreatModel:
+        return ThreatModel(eps=0, words=self.max_words)
+
+    def edit(
         self,
-        *,
-        max_words: int = 1,
-        search: str = "exhaustive",
-        objective: str = "guided",
-        top_k: int = 5,
-        candidates: CandidateSource | None = None,
-        protected: AbstractSet[str] = STOP_WORDS,
-        constraints: Sequence[Constraint] = (),
-        seed: int = 0,
-    ) -> None:
-        super().__init__(budget=Words(max_words), objective=objective, constraints=constraints, seed=seed)
-        if search not in SEARCHES:
-            raise UserError(f"attack.text.search is {search!r}: choose one of {', '.join(SEARCHES)}.")
-        if isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 0:
-            raise UserError(f"attack.text.top_k is {top_k!r}: expected a whole number, 0 or more.")
-        self.max_words, self.search, self.top_k = max_words, search, top_k
-        self.candidates, self.protected = candidates, protected
-
-    def __repr__(self) -> str:
-        shown = "STOP_WORDS" if self.protected == STOP_WORDS else repr(sorted(self.protected))
-        return super().__repr__().replace(f"protected={self.protected!r}", f"protected={shown}")
-
-    def find(
-        self, encoder: TextEncoder, objective: TextObjective, captions: Sequence[str], caption_ids: Sequence[int]
+        encoder: TextEncoder,
+        objective: TextObjective,
+        captions: Sequence[str],
+        caption_ids: Sequence[int],
+        threat: ThreatModel,
     ) -> tuple[Sequence[str], Tensor, Tensor]:
         drafts = self._drafts(captions)
         searches = {"exhaustive": self._exhaustive, "hotflip": self._hotflip, "importance": self._by_importance}
-        searches[self.search](encoder, objective, drafts)
+        searches[self.search](encoder, objective, drafts, threat.text)
         return outcome(drafts)
 
     def source(self) -> CandidateSource:
@@ -116,7 +118,7 @@ class WordSubstitution(TextAttack):
             UserError: nowhere.
         """
         if self.candidates is None:
-            raise UserError("attack.text.candidates is missing: give a source of words, such as a synonym table.")
+            raise UserError("candidates are missing: give a source of words, such as a synonym table.")
         return self.candidates
 
     def _drafts(self, captions: Sequence[str]) -> list[_Draft]:
@@ -139,13 +141,17 @@ class WordSubstitution(TextAttack):
         core = affixes(word)[1].lower()
         return not core or core in self.protected
 
-    def _exhaustive(self, encoder: TextEncoder, objective: TextObjective, drafts: list[_Draft]) -> None:
+    def _exhaustive(
+        self, encoder: TextEncoder, objective: TextObjective, drafts: list[_Draft], budget: EditBudget
+    ) -> None:
         judge_clean(encoder, objective, drafts)
-        for _ in range(self.max_words):
-            drafts = accept_best(encoder, objective, self._variants(encoder, drafts))
+        for _ in range(budget.n):
+            drafts = accept_best(encoder, objective, self._variants(encoder, drafts, budget))
 
-    def _hotflip(self, encoder: TextEncoder, objective: TextObjective, drafts: list[_Draft]) -> None:
-        for _ in range(self.max_words):
+    def _hotflip(
+        self, encoder: TextEncoder, objective: TextObjective, drafts: list[_Draft], budget: EditBudget
+    ) -> None:
+        for _ in range(budget.n):
             drafts = [draft for draft in drafts if draft.options]
             if not drafts:
                 return
@@ -153,7 +159,7 @@ class WordSubstitution(TextAttack):
             found, gradient, tokens = encoder.embedding_gradient(texts, objective, rows(drafts, encoder))
             for draft, loss in zip(drafts, found.tolist(), strict=True):
                 draft.loss, draft.queries, draft.gradients = loss, draft.queries + 1, draft.gradients + 1
-            variants = self._variants(encoder, drafts)
+            variants = self._variants(encoder, drafts, budget)
             if not variants:
                 return
             place = {draft.row: index for index, draft in enumerate(drafts)}
@@ -167,18 +173,24 @@ class WordSubstitution(TextAttack):
             else:
                 drafts = _accept_unverified(ranked)
 
-    def _by_importance(self, encoder: TextEncoder, objective: TextObjective, drafts: list[_Draft]) -> None:
+    def _by_importance(
+        self, encoder: TextEncoder, objective: TextObjective, drafts: list[_Draft], budget: EditBudget
+    ) -> None:
         judge_clean(encoder, objective, drafts)
         orders = _importance(encoder, drafts)
         while True:
-            active = [d for d in drafts if orders[d.row] and len(d.edited) < self.max_words]
+            active = [d for d in drafts if orders[d.row] and len(d.edited) < budget.n]
             if not active:
                 return
             visited = {draft.row: orders[draft.row].pop(0) for draft in active}
-            accept_best(encoder, objective, self._variants(encoder, active, visited))
+            accept_best(encoder, objective, self._variants(encoder, active, budget, visited))
 
     def _variants(
-        self, encoder: TextEncoder, drafts: Sequence[_Draft], at: Mapping[int, int] | None = None
+        self,
+        encoder: TextEncoder,
+        drafts: Sequence[_Draft],
+        budget: EditBudget,
+        at: Mapping[int, int] | None = None,
     ) -> list[_Variant]:
         """All drafts with one more replacement (``at`` one position of each) that are `admitted`."""
         variants = [
@@ -188,12 +200,13 @@ class WordSubstitution(TextAttack):
             if position not in draft.edited and (at is None or at[draft.row] == position)
             for word in words
         ]
-        return admitted(encoder, [v for v in variants if self._within_budget(v)], self.constraints)
+        return admitted(encoder, [v for v in variants if _within(budget, v)], self.constraints)
 
-    def _within_budget(self, variant: _Variant) -> bool:
-        """Two words in place of one are two edits, which the number of rounds does not bound."""
-        text, clean = variant.text, variant.draft.clean
-        return len(text.split()) == len(clean.split()) or self.budget.count(text, clean) <= self.max_words
+
+def _within(budget: EditBudget, variant: _Variant) -> bool:
+    """Two words in place of one are two edits, which the number of rounds does not bound."""
+    text, clean = variant.text, variant.draft.clean
+    return len(text.split()) == len(clean.split()) or budget.count(text, clean) <= budget.n
 
 
 def _accept_unverified(ranked: Iterable[list[tuple[_Variant, float]]]) -> list[_Draft]:

@@ -1,14 +1,13 @@
 """The pictures of scenes, rendered once and kept; and what their recipe may ask for."""
 
 import hashlib
-import os
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from robustcli.data.scenes.render import render
 from robustcli.data.scenes.world import SPLITS, World
+from robustcli.utils import files, locks
 from robustcli.utils.cache import cache_directory
 from robustcli.utils.errors import UserError
 
@@ -46,13 +45,9 @@ def rendered(
     key = hashlib.sha256(repr((recipe, stream, len(world), size, noise, contrast)).encode()).hexdigest()[:24]
     path = cache_directory("scenes") / f"{key}.npy"
     if not path.exists():
-        pixels = render(world, size, stream, noise=noise, contrast=contrast)
-        _save(path, pixels)
-        return pixels
+        # The jobs of a sweep ask for the same pictures at the same time: one renders, the others wait for it.
+        with locks.exclusive(path.with_suffix(".lock")):
+            if not path.exists():
+                with files.atomic(path) as temporary:
+                    np.save(temporary, render(world, size, stream, noise=noise, contrast=contrast), allow_pickle=False)
     return np.load(path, allow_pickle=False)  # type: ignore[no-any-return]
-
-
-def _save(path: Path, pixels: NDArray[np.uint8]) -> None:
-    temporary = path.with_name(f"{path.stem}.{os.getpid()}.tmp.npy")
-    np.save(temporary, pixels, allow_pickle=False)
-    temporary.replace(path)  # two processes that render the same recipe write the same bytes

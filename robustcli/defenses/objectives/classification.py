@@ -5,11 +5,12 @@ Shapes: B batch, C channels, H height, W width, Y classes.
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 from torch.nn import functional as F
 
-from robustcli.attacks import ClassifierAttack
+from robustcli.attacks import ClassifierAttack, ThreatModel
 from robustcli.data.sampling import ClassBatch
 from robustcli.models import Classifier
 from robustcli.utils.errors import UserError
@@ -20,12 +21,15 @@ class ClassObjective(ABC):
 
     Attributes:
         name: what tables call it.
+        takes_attack, takes_threat: whether it trains against an attack, and within a threat model.
     """
 
     name: str
+    takes_attack: ClassVar[bool] = False
+    takes_threat: ClassVar[bool] = False
 
-    def check(self, attack: ClassifierAttack) -> None:  # noqa: B027, for a default that objects to nothing
-        """Refuse an attack that this objective cannot train against, before long work.
+    def check(self, attack: ClassifierAttack | None, threat: ThreatModel) -> None:  # noqa: B027, objects to nothing
+        """Refuse an attack or a threat model that this objective cannot train against, before long work.
 
         Raises:
             UserError: what is wrong with it, and another one.
@@ -33,12 +37,19 @@ class ClassObjective(ABC):
 
     @abstractmethod
     def loss(
-        self, model: Classifier, attack: ClassifierAttack, images: Tensor, batch: ClassBatch, *, seed: int
+        self,
+        model: Classifier,
+        attack: ClassifierAttack | None,
+        threat: ThreatModel,
+        images: Tensor,
+        batch: ClassBatch,
+        *,
+        seed: int,
     ) -> Tensor:
         """Loss of one batch, a scalar with gradients to the weights of ``model``.
 
         Args:
-            attack: within the budget of the run; not every objective asks for it.
+            attack, threat: what is trained against; None where the objective takes no attack.
             images: (B,C,H,W) in [0,1], those of ``batch``.
             seed: names the draws of this step; an attack takes it by ``attack.replace(seed=seed)``.
         """
@@ -61,21 +72,28 @@ class Standard(ClassObjective):
             raise UserError(f"objective.label_smoothing is {self.label_smoothing}: it is a share, from 0 to below 1.")
 
     def loss(
-        self, model: Classifier, attack: ClassifierAttack, images: Tensor, batch: ClassBatch, *, seed: int
+        self,
+        model: Classifier,
+        attack: ClassifierAttack | None,
+        threat: ThreatModel,
+        images: Tensor,
+        batch: ClassBatch,
+        *,
+        seed: int,
     ) -> Tensor:
         labels = batch.labels.to(images.device)
         return F.cross_entropy(model(images), labels, label_smoothing=self.label_smoothing)
 
 
-def needs_budget(objective: str, attack: ClassifierAttack) -> None:
-    """`UserError` unless ``attack`` stays within a ball: a robust objective needs its norm and eps."""
-    if attack.budget is None:
+def check_bounded(objective: str, attack: ClassifierAttack | None, threat: ThreatModel) -> None:
+    """`UserError` unless ``attack`` stays within a ball that is no point: a robust objective trains inside it."""
+    if attack is not None and attack.minimum_norm:
         raise UserError(
-            f"objective={objective} trains within norm and eps of the attack, but {type(attack).__name__} has no such "
-            "bound: choose attack=pgd, attack=apgd or attack=fgsm."
+            f"objective={objective} trains within norm and eps of the threat model, but {type(attack).__name__} looks "
+            "for the smallest change: choose attack=pgd, attack=apgd or attack=fgsm."
         )
-    if attack.budget.eps == 0:
+    if not threat.radius:
         raise UserError(
-            f"objective={objective} trains within eps of the attack, which is 0: give attack.image.eps, such as 4/255, "
-            "or objective=standard."
+            f"objective={objective} trains within threat.eps, which is {'null' if threat.eps is None else 0}: give it, "
+            "such as threat.eps=4/255, or take objective=standard."
         )

@@ -9,9 +9,9 @@ from typing import get_args
 import torch
 from torch import Tensor
 
-from robustcli.attacks import Pairs, RetrievalAttack
+from robustcli.attacks import Pairs, RetrievalAttack, ThreatModel
 from robustcli.attacks.core.frozen import frozen
-from robustcli.attacks.multimodal.losses import Target, text_objective
+from robustcli.attacks.core.losses import Target, text_objective
 from robustcli.data.sampling import PairBatch
 from robustcli.defenses.objectives.losses import Directions, Positives, info_nce
 from robustcli.models import DualEncoder
@@ -55,29 +55,53 @@ class Objective:
             if not 0 <= share <= 1:
                 raise UserError(f"defense.{key} is {share}: it is a share, between 0 and 1.")
 
-    def check(self, attack: RetrievalAttack) -> None:
-        """Raise `UserError` if ``attack`` lacks a side that this defence attacks."""
-        for side in ("image", "text"):
-            if getattr(self, side) and getattr(attack, side) is None:
+    @property
+    def sides(self) -> tuple[str, ...]:
+        """Of ``image`` and ``text``, what is attacked in training."""
+        return tuple(side for side in ("image", "text") if getattr(self, side))
+
+    def check(self, attack: RetrievalAttack | None, threat: ThreatModel) -> None:
+        """Refuse an attack, or a threat model, without a side that this defence attacks, before long work.
+
+        Raises:
+            UserError: which side is missing.
+        """
+        for side, moves in (("image", threat.moves_images), ("text", threat.moves_texts)):
+            if side in self.sides and getattr(attack, side, None) is None:
                 raise UserError(
                     f"defense={self.name} attacks the {side}, but attack.{side} is null: choose attack=mat."
                 )
+            if side in self.sides and not moves:
+                raise UserError(
+                    f"defense={self.name} attacks the {side}, but the threat model ({threat}) leaves it as it is: "
+                    "choose threat=both."
+                )
+        if attack is not None:
+            attack.check(threat)
 
     def loss(
-        self, model: DualEncoder, attack: RetrievalAttack, images: Tensor, batch: PairBatch, *, seed: int
+        self,
+        model: DualEncoder,
+        attack: RetrievalAttack | None,
+        threat: ThreatModel,
+        images: Tensor,
+        batch: PairBatch,
+        *,
+        seed: int,
     ) -> Tensor:
         """Loss of one batch, a scalar with gradients to the weights of ``model``.
 
         Args:
+            attack, threat: whose image and text parts attack the sides of this objective, and how far.
             images: (B,C,H,W) in [0,1], the pictures of ``batch``.
             seed: names the draws of this step.
         """
-        captions = self._attack_captions(model, attack, images, batch, seed) if self.text else batch.captions
+        captions = self._attack_captions(model, attack, threat, images, batch, seed) if self.text else batch.captions
         # Serves the inner attack too: a third of a step saved.
         text_features = model.encode_text(model.tokenize(captions))
-        attacked = (
-            self._attack_images(model, attack, images, text_features.detach(), batch, seed) if self.image else images
-        )
+        attacked = images
+        if self.image:
+            attacked = self._attack_images(model, attack, threat, images, text_features.detach(), batch, seed)
         loss = self._contrast(model, model.encode_image(attacked), text_features, batch).mean()
         if self.clean_weight == 0:
             return loss
@@ -86,10 +110,16 @@ class Objective:
         return (1 - self.clean_weight) * loss + self.clean_weight * clean
 
     def _attack_captions(
-        self, model: DualEncoder, attack: RetrievalAttack, images: Tensor, batch: PairBatch, seed: int
+        self,
+        model: DualEncoder,
+        attack: RetrievalAttack | None,
+        threat: ThreatModel,
+        images: Tensor,
+        batch: PairBatch,
+        seed: int,
     ) -> tuple[str, ...]:
         """The captions with the attacked share of them replaced; which pairs are attacked is drawn anew each step."""
-        assert attack.text is not None
+        assert attack is not None and attack.text is not None
         share = round(self.attacked_captions * len(images))
         rows = torch.randperm(len(images), generator=generator(seed, "attacked captions"))[:share].sort().values
         pairs = Pairs(
@@ -101,7 +131,7 @@ class Objective:
         )
         with frozen(model):
             objective = text_objective(attack.text.objective, Target(model, pairs, None))
-            found = attack.text.maximise(model, objective, pairs.captions, pairs.caption_ids)
+            found = attack.text.maximise(model, objective, pairs.captions, pairs.caption_ids, threat)
         captions = list(batch.captions)
         for row, caption in zip(rows.tolist(), found, strict=True):
             captions[row] = caption
@@ -110,14 +140,15 @@ class Objective:
     def _attack_images(
         self,
         model: DualEncoder,
-        attack: RetrievalAttack,
+        attack: RetrievalAttack | None,
+        threat: ThreatModel,
         images: Tensor,
         text_features: Tensor,
         batch: PairBatch,
         seed: int,
     ) -> Tensor:
         """The images moved against the captions as they are now; the inner loss is the outer one, over all rows."""
-        assert attack.image is not None
+        assert attack is not None and attack.image is not None
 
         def objective(moved: Tensor, rows: Tensor) -> Tensor:
             if len(rows) != len(images):
@@ -125,7 +156,7 @@ class Objective:
             return self._contrast(model, model.encode_image(moved), text_features, batch)
 
         with frozen(model):
-            return attack.image.maximise(objective, images, _of_this_step(batch.image_ids, seed))
+            return attack.image.maximise(objective, images, _of_this_step(batch.image_ids, seed), threat)
 
     def _contrast(self, model: DualEncoder, image_features: Tensor, text_features: Tensor, batch: PairBatch) -> Tensor:
         matches = batch.matches.to(image_features.device)

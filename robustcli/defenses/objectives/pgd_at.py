@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from torch import Tensor
 from torch.nn import functional as F
 
-from robustcli.attacks import ClassifierAttack, frozen
-from robustcli.attacks.core.oracle import LogitOracle, Meter
+from robustcli.attacks import ClassifierAttack, ThreatModel, frozen
+from robustcli.attacks.core.counter import QueryCounter
+from robustcli.attacks.core.oracle import LogitOracle
 from robustcli.data.sampling import ClassBatch
-from robustcli.defenses.objectives.classification import ClassObjective, needs_budget
+from robustcli.defenses.objectives.classification import ClassObjective, check_bounded
 from robustcli.models import Classifier
 from robustcli.utils.errors import UserError
 
@@ -38,6 +39,8 @@ class PGDAdversarialTraining(ClassObjective):
         UserError: another mode, or a share out of range.
     """
 
+    takes_attack = takes_threat = True
+
     name: str = "pgd_at"
     attack_mode: str = "eval"
     label_smoothing: float = 0.0
@@ -48,15 +51,29 @@ class PGDAdversarialTraining(ClassObjective):
         if not 0 <= self.label_smoothing < 1:
             raise UserError(f"objective.label_smoothing is {self.label_smoothing}: it is a share, from 0 to below 1.")
 
-    def check(self, attack: ClassifierAttack) -> None:
-        needs_budget(self.name, attack)
+    def check(self, attack: ClassifierAttack | None, threat: ThreatModel) -> None:
+        check_bounded(self.name, attack, threat)
+        assert attack is not None
+        attack.check(threat)
 
     def loss(
-        self, model: Classifier, attack: ClassifierAttack, images: Tensor, batch: ClassBatch, *, seed: int
+        self,
+        model: Classifier,
+        attack: ClassifierAttack | None,
+        threat: ThreatModel,
+        images: Tensor,
+        batch: ClassBatch,
+        *,
+        seed: int,
     ) -> Tensor:
+        assert attack is not None
         labels = batch.labels.to(images.device)
         with _searching(model, self.attack_mode) as searched:
-            found = _attacked(searched, attack.replace(seed=seed), images, labels, batch.image_ids)
+            # As if the model drew: then no attack leaves a sample alone because it is fooled already.
+            oracle = LogitOracle(searched, QueryCounter.of(len(images)), randomised=True)
+            own = attack.replace(seed=seed)
+            found = own.search(oracle, images.clone(), labels, batch.image_ids, threat).detach()
+            found = own.settle(found, images, threat)
         return F.cross_entropy(model(found), labels, label_smoothing=self.label_smoothing)
 
 
@@ -66,13 +83,3 @@ def _searching(model: Classifier, mode: str) -> Iterator[Callable[[Tensor], Tens
     with frozen(model):
         model.train(mode == "train")
         yield model
-
-
-def _attacked(
-    model: Callable[[Tensor], Tensor], attack: ClassifierAttack, images: Tensor, labels: Tensor, sample_ids: Tensor
-) -> Tensor:
-    """(B,C,H,W): all images attacked, within the budget."""
-    # As if the model drew: then no attack leaves a sample alone because it is fooled already.
-    oracle = LogitOracle(model, Meter.of(len(images)), randomised=True)
-    found = attack.mislead(oracle, images.clone(), labels, sample_ids).detach()
-    return found if attack.budget is None else attack.budget.settle(found, images)

@@ -11,12 +11,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from robustcli.attacks import ClassifierAttack, frozen
-from robustcli.attacks.core.threat import L2, Eps, Linf, at_least, parse_number, sample_noise
+from robustcli.attacks import ClassifierAttack, ThreatModel, frozen
+from robustcli.attacks.core.balls import Ball
+from robustcli.attacks.core.randomness import sample_noise
 from robustcli.data.sampling import ClassBatch
-from robustcli.defenses.objectives.classification import ClassObjective, needs_budget
+from robustcli.defenses.objectives.classification import ClassObjective, check_bounded
 from robustcli.models import Classifier
 from robustcli.utils.errors import UserError
+from robustcli.utils.numbers import Number, at_least, parse_number
 
 Draws = Callable[[], Tensor]  # standard normal (B,C,H,W), fresh at every call
 _START = 1e-3  # standard deviation of the start: at the clean image itself the gradient of the divergence is zero
@@ -26,8 +28,8 @@ _START = 1e-3  # standard deviation of the start: at the clean image itself the 
 class TRADES(ClassObjective):
     """Cross-entropy of the clean images plus ``beta`` times KL(clean || adversarial) (equation 5).
 
-    The adversarial images maximise that divergence within norm and eps of the run's attack, whose other settings are
-    not used. The search runs in eval mode, the loss in train mode; gradients flow through both sides of the divergence.
+    The adversarial images maximise that divergence within norm and eps of the threat model; the run's attack is not
+    used. The search runs in eval mode, the loss in train mode; gradients flow through both sides of the divergence.
 
     Args:
         name: what tables call it.
@@ -39,10 +41,12 @@ class TRADES(ClassObjective):
         UserError: a value out of range.
     """
 
+    takes_threat = True
+
     name: str = "trades"
     beta: float = 6.0
     steps: int = 10
-    step_size: Eps | None = None
+    step_size: Number | None = None
 
     def __post_init__(self) -> None:
         if not self.beta >= 0:
@@ -51,28 +55,34 @@ class TRADES(ClassObjective):
         if self.step_size is not None:
             parse_number("step_size", self.step_size, node="objective")
 
-    def check(self, attack: ClassifierAttack) -> None:
-        needs_budget(self.name, attack)
+    def check(self, attack: ClassifierAttack | None, threat: ThreatModel) -> None:
+        check_bounded(self.name, attack, threat)
 
     def loss(
-        self, model: Classifier, attack: ClassifierAttack, images: Tensor, batch: ClassBatch, *, seed: int
+        self,
+        model: Classifier,
+        attack: ClassifierAttack | None,
+        threat: ThreatModel,
+        images: Tensor,
+        batch: ClassBatch,
+        *,
+        seed: int,
     ) -> Tensor:
-        assert attack.budget is not None, "`check` refuses such an attack"
         drawn, ids = count(), batch.image_ids.tolist()
 
         def draws() -> Tensor:
             return sample_noise(images.shape[1:], ids, seed, "trades", next(drawn), normal=True).to(images)
 
-        found = self.adversarial(model, attack.budget, images, draws)
+        found = self.adversarial(model, threat.ball, images, draws)
         return trades_loss(model, images, found, batch.labels.to(images.device), beta=self.beta)
 
-    def adversarial(self, model: Classifier, budget: Linf | L2, images: Tensor, draws: Draws) -> Tensor:
-        """Images (B,C,H,W) in the budget whose predictions are far from those of ``images``.
+    def adversarial(self, model: Classifier, ball: Ball, images: Tensor, draws: Draws) -> Tensor:
+        """Images (B,C,H,W) in the ball whose predictions are far from those of ``images``.
 
         Args:
             draws: the start, and steps where the gradient is zero.
         """
-        size = 2 * budget.eps / self.steps if self.step_size is None else parse_number("step_size", self.step_size)
+        size = 2 * ball.eps / self.steps if self.step_size is None else parse_number("step_size", self.step_size)
         with frozen(model):
             with torch.no_grad():
                 target = F.softmax(model(images), dim=1)
@@ -80,9 +90,9 @@ class TRADES(ClassObjective):
             for _ in range(self.steps):
                 slope = _slope(model, found, target)
                 empty = slope.flatten(1).abs().amax(1) == 0
-                if isinstance(budget, L2) and bool(empty.any()):  # where nothing points anywhere, any way will do
+                if ball.norm == "l2" and bool(empty.any()):  # where nothing points anywhere, any way will do
                     slope = torch.where(empty.view(-1, 1, 1, 1), draws(), slope)
-                found = _within(budget, found + budget.step(slope, size), images)
+                found = _within(ball, found + ball.step(slope, size), images)
         return found
 
 
@@ -104,6 +114,6 @@ def _slope(model: Classifier, images: Tensor, target: Tensor) -> Tensor:
     return slope.detach()
 
 
-def _within(budget: Linf | L2, images: Tensor, clean: Tensor) -> Tensor:
+def _within(ball: Ball, images: Tensor, clean: Tensor) -> Tensor:
     """The box first, then the ball, as the authors do; the ball shrinks towards ``clean`` and so stays in the box."""
-    return budget.project(images.clamp(0.0, 1.0), clean)
+    return ball.project(images.clamp(0.0, 1.0), clean)

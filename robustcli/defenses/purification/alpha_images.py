@@ -12,9 +12,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from robustcli.attacks import FGSM
+from robustcli.attacks import FGSM, ThreatModel
 from robustcli.attacks.adaptive.surrogate import right_on
-from robustcli.attacks.core.threat import Eps
 from robustcli.data import ImageClassData
 from robustcli.defenses import PurifiedClassifier
 from robustcli.utils import files
@@ -57,32 +56,32 @@ class FooledImages:
 def fool_reconstruction(
     defence: PurifiedClassifier,
     data: ImageClassData,
+    threat: ThreatModel,
     *,
-    eps: Eps,
     count: int,
     batch_size: int,
     seed: int,
     limit: int | None = None,
     on_batch: Callable[[int], None] = lambda found: None,
 ) -> FooledImages:
-    """Attack the images of ``data`` in a shuffled order with FGSM of the L2 norm ``eps``, until ``count`` are fooled.
+    """Attack the images of ``data`` in a shuffled order with FGSM within ``threat``, until ``count`` are fooled.
 
     Args:
         defence: what is attacked; with alphas all 0 the paper's reconstruction.
-        eps: L2 norm in pixels of [0,1]; every pixel moves by the same amount, see `FGSM`.
+        threat: how far; every pixel moves by the same amount, see `FGSM`.
         count: adversarial images that are wanted; fewer come out where the data set ends before.
         batch_size: images that are attacked at once.
         seed: of the order.
         limit: images that are attacked at most; None: all.
         on_batch: is told how many have been found.
     """
-    attack = FGSM(norm="l2", eps=eps, sign=True, seed=seed)
+    attack = FGSM(sign=True, seed=seed)
     order = torch.randperm(len(data), generator=generator(seed, "learn alphas", data.split))[:limit]
     found, places, seen, right, total = [], [], 0, 0, 0
     for rows in torch.split(order, batch_size):
         images, labels = data.images(rows).to(defence.device), data.labels[rows].to(defence.device)
         before = right_on(defence, images, labels)
-        result = attack(defence, images, labels, rows)
+        result = attack(defence, images, labels, threat, sample_ids=rows)
         fooled = before & result.success.cpu()
         found.append(result.images.cpu()[fooled])
         places.append(rows[fooled])

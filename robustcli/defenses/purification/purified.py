@@ -14,11 +14,11 @@ from torch.utils.checkpoint import checkpoint
 from robustcli.attacks.adaptive.averaging import EncoderWrapper
 from robustcli.attacks.core.frozen import frozen
 from robustcli.attacks.core.pairs import DualEncoderLike
-from robustcli.attacks.core.threat import at_least
-from robustcli.defenses.purification.cleaner import Cleaner
+from robustcli.defenses.purification.cleaner import Cleaner, StraightThrough
 from robustcli.models import Classifier
 from robustcli.models.network import fingerprint
 from robustcli.utils.errors import UserError
+from robustcli.utils.numbers import at_least
 from robustcli.utils.seeding import derive_seed
 
 _GIB = 1 << 30
@@ -205,6 +205,10 @@ class PurifiedClassifier(nn.Module):
         together = self._drawn(images, times * self.draws, names=names)
         return together.reshape(times, self.draws, *together.shape[1:]).mean(1)
 
+    def straight_through(self) -> "PurifiedClassifier":
+        """The same defence with the identity in place of the cleaner's gradient, for BPDA."""
+        return PurifiedClassifier(self.classifier, StraightThrough(self.cleaner), draws=self.draws, memory=self.memory)
+
     def fingerprint(self) -> str:
         """sha256 (hex) over the weights of the classifier and of the cleaner."""
         return fingerprint(self)
@@ -222,12 +226,33 @@ class PurifiedEncoder(EncoderWrapper):
     ) -> None:
         super().__init__(model)
         self.cleaner = cleaner
-        self.draws = _checked(cleaner, draws, memory)
+        self.draws, self.memory = _checked(cleaner, draws, memory), memory
         self._drawn = FoldedDraws(cleaner, model.encode_image, memory)
 
     def encode_image(self, images: Tensor) -> Tensor:
         """(B,C,H,W) in [0,1] -> (B,D) of unit norm."""
         return F.normalize(self._drawn(images, self.draws).mean(0), dim=-1)
+
+    @property
+    def randomised(self) -> bool:
+        """Whether two answers for the same image differ."""
+        return self.cleaner.randomised
+
+    def answers(self, images: Tensor, times: int, names: Sequence[int] | None = None) -> Tensor:
+        """(R,B,D): ``times`` embeddings of unit norm, each the mean over draws of its own; the encoder of the cleaner
+        runs once an image.
+
+        Args:
+            names: of the images; with them the draws of an image are the same in any batch.
+        """
+        if not self.randomised:
+            return self.encode_image(images).expand(times, -1, -1)
+        together = self._drawn(images, times * self.draws, names=names)
+        return F.normalize(together.reshape(times, self.draws, *together.shape[1:]).mean(1), dim=-1)
+
+    def straight_through(self) -> "PurifiedEncoder":
+        """The same defence with the identity in place of the cleaner's gradient, for BPDA."""
+        return PurifiedEncoder(self.model, StraightThrough(self.cleaner), draws=self.draws, memory=self.memory)
 
     def fingerprint(self) -> str:
         """sha256 (hex) over the weights of the model and of the cleaner."""

@@ -1,7 +1,7 @@
 """Generative models with several latents, behind the one interface that a purifier uses."""
 
 from robustcli.models.generators.base import Generator
-from robustcli.models.generators.elbo import Evidence, bits, bound
+from robustcli.models.generators.elbo import ELBO, bits, bound
 from robustcli.models.generators.factory import load_generator, nvae
 from robustcli.models.generators.files import load_nvae, save_nvae
 from robustcli.models.generators.mixture import LogisticMixture
@@ -9,8 +9,8 @@ from robustcli.models.generators.moments import moments_at
 from robustcli.models.generators.nvae import NVAE
 
 __all__ = [
+    "ELBO",
     "NVAE",
-    "Evidence",
     "Generator",
     "LogisticMixture",
     "bits",

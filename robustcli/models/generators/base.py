@@ -1,4 +1,4 @@
-"""What a purifier asks of a multiple-latent-variable generative model (MLVGM), whichever it is.
+"""The interface of a multiple-latent-variable generative model (MLVGM) to a purifier.
 
 Shapes: B batch, C channels, H height, W width; L latents, coarse to fine, of which one is (C,h,w) or (D,).
 """

@@ -1,4 +1,4 @@
-"""How large an NVAE is, in the words of the published files."""
+"""The sizes of an NVAE, in the words of the published files."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -16,7 +16,7 @@ _PUBLISHED = {
 
 @dataclass(frozen=True, kw_only=True)
 class Sizes:
-    """How large an NVAE is; the keys of ``configuration.autoencoder``, less their ``num_``.
+    """The sizes of an NVAE; the keys of ``configuration.autoencoder``, less their ``num_``.
 
     Args:
         scales, groups_per_scale: a group has one latent. With ``is_adaptive`` a scale has half the groups of the next

@@ -1,4 +1,4 @@
-"""What an NVAE is trained on: the evidence lower bound, with the cares that keep a deep hierarchy stable.
+"""The objective of an NVAE: the evidence lower bound, with what keeps a deep hierarchy stable in training.
 
 Shapes: B batch, C channels, H height, W width; L latents, coarse to fine; O channels out, K entries of a kernel.
 """
@@ -20,8 +20,8 @@ _FLOOR = 0.01  # nats, so that a latent that says nothing keeps a little of the 
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evidence:
-    """The loss of a batch: negative log-likelihood plus weighted KL, in bits a dimension, plus regularisation.
+class ELBO:
+    """The negative evidence lower bound of a batch, its KL weighted, in bits a dimension, plus regularisation.
 
     Args:
         beta: weight of the KL at the end; 1 is the evidence lower bound, less gives sharper reconstructions and a

@@ -7,13 +7,11 @@ from typing import Any
 from robustcli.models.generators.base import Generator
 from robustcli.models.generators.files import load_nvae
 from robustcli.models.generators.nvae import NVAE
+from robustcli.models.registry import MODELS, import_factory
+from robustcli.models.weights import find_weights, read_safetensors
 from robustcli.utils.errors import UserError
 
-SHIPPED = {
-    "digits": "nvae_digits",
-    "scene_classes": "nvae_scene_classes",
-    "scenes": "nvae_scene_classes",
-}  # by data set
+_PUBLISHED = "nvae"  # whose layout files have that do not name their generator
 
 
 def nvae(
@@ -65,12 +63,20 @@ def load_generator(path: str | Path, *, temperature: float = 0.6, shipped_for: s
     Raises:
         UserError: no such file, none shipped for that data set, or no generator.
     """
-    if str(path) == "shipped" and shipped_for not in SHIPPED:
+    rows = {name: row for name, row in MODELS.items() if row.kind == "generator"}
+    shipped = {name: file for row in rows.values() for name, file in row.shipped.items()}
+    if str(path) == "shipped" and shipped_for not in shipped:
         raise UserError(
-            f"generator is shipped, but none is shipped for {shipped_for}, only for {', '.join(SHIPPED)}: train one "
+            f"generator is shipped, but none is shipped for {shipped_for}, only for {', '.join(shipped)}: train one "
             "with `robustcli train-generator`, or give the path of a published checkpoint."
         )
-    return load_nvae(path, temperature=temperature, shipped=SHIPPED.get(shipped_for or ""))
+    file = find_weights(path, shipped.get(shipped_for or ""))
+    stored = read_safetensors(file, tensors=False)[0] if file.suffix == ".safetensors" else {}
+    name = stored.get("generator", _PUBLISHED)
+    if name not in rows:
+        raise UserError(f"checkpoint {file} is of the generator {name!r}: expected one of {', '.join(rows)}.")
+    generator: Generator = import_factory(rows[name].target)(checkpoint=file, temperature=temperature)
+    return generator
 
 
 def _check_same(key: str, asked: Any, stored: Any, checkpoint: str | Path) -> None:

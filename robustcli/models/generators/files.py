@@ -13,17 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from robustcli import __version__
 from robustcli.models.generators.nvae import NVAE
-from robustcli.models.weights import find_weights, read_torch
+from robustcli.models.weights import METADATA_KEY, find_weights, read_safetensors, read_torch
 from robustcli.utils.errors import UserError
 from robustcli.utils.files import atomic
 
-_KEY = "robustcli"
 _WEIGHTS, _AT = "state_dict", "state_dict_temp="
 _WRAPPERS = ("module.", "_orig_mod.")  # of distributed and of compiled training
 
@@ -84,7 +82,7 @@ def save_nvae(
     written = {name: _packed(value, half) for name, value in tensors.items()}
     stored = {**(metadata or {}), "version": __version__, "generator": "nvae", "configuration": model.configuration}
     with atomic(Path(path)) as temporary:
-        save_file(written, temporary, metadata={_KEY: json.dumps(stored, sort_keys=True)})
+        save_file(written, temporary, metadata={METADATA_KEY: json.dumps(stored, sort_keys=True)})
 
 
 def _packed(value: Tensor, half: bool) -> Tensor:
@@ -93,12 +91,7 @@ def _packed(value: Tensor, half: bool) -> Tensor:
 
 
 def _read_safetensors(path: Path) -> _Stored:
-    try:
-        with safe_open(path, framework="pt") as file:
-            stored = json.loads((file.metadata() or {}).get(_KEY, "{}"))
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, json.JSONDecodeError) as error:
-        raise UserError(f"checkpoint {path} cannot be read ({error}): it is damaged or no safetensors file") from error
+    stored, tensors = read_safetensors(path)
     tensors = {name: value.float() if value.is_floating_point() else value for name, value in tensors.items()}
     at: dict[float, dict[str, Tensor]] = {}
     for name in [name for name in tensors if name.startswith(_AT)]:

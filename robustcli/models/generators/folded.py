@@ -28,7 +28,7 @@ class Folded:
 
     @property
     def possible(self) -> bool:
-        """Whether the norms are at rest and no weight asks for a gradient."""
+        """True while the norms are at rest and no weight asks for a gradient."""
         layers = self._layers[0]
         return not layers.training and not any(weight.requires_grad for weight in layers.parameters())
 

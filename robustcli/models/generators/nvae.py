@@ -28,7 +28,7 @@ _TOWER, _AFTER = 6, 3  # expansion of the decoder's cells
 
 
 class Inference(NamedTuple):
-    """What training reads: ``parameters`` of the mixture (see `LogisticMixture`) and ``kl`` (B,L) in nats."""
+    """The outputs for training: ``parameters`` of the mixture (see `LogisticMixture`) and ``kl`` (B,L) in nats."""
 
     parameters: Tensor
     kl: Tensor
@@ -72,18 +72,18 @@ class NVAE(Generator):
 
     @property
     def configuration(self) -> dict[str, Any]:
-        """What builds this network again; plain JSON data, in the layout of published files."""
+        """The sizes that build this network again; plain JSON data, in the layout of published files."""
         found = {"autoencoder": self.sizes.published(), "resolution": list(self.resolution)}
         return found if self.levels == 256 else {**found, "levels": self.levels}
 
     @property
     def description(self) -> dict[str, Any]:
-        """What a record of a run keeps of the generator."""
+        """The entry of the generator in a run's records; plain JSON data."""
         return {"generator": "nvae", "configuration": self.configuration, "temperature": self.temperature}
 
     @property
     def device(self) -> torch.device:
-        """Where the network is."""
+        """The device of the weights."""
         return self.const_prior.device
 
     @property
@@ -185,7 +185,7 @@ class NVAE(Generator):
         return mean, log_scale
 
     def _correction(self, i: int, x: Tensor, feature: Tensor, *, first: int | None = None) -> Tensor:
-        """What the encoder adds to the prior's mean and log scale, side by side; ``first``: only these channels."""
+        """The encoder's correction of the prior's mean and log scale, side by side; ``first``: only these channels."""
         seen = self.encoder_combiners[f"combiner_{self._name(i)}"](feature, x) if i else feature
         found: Tensor = self.enc_sampler[self._key(i)](seen, first=first)
         return found

@@ -21,9 +21,11 @@ from robustcli.attacks import (
     Pairs,
     RetrievalEOT,
     SepAttack,
+    ThreatModel,
     judge_on_draws,
 )
 from robustcli.attacks.adaptive.averaging import draws_by_pass
+from robustcli.metrics import label_ranks
 from robustcli.utils.errors import UserError
 from robustcli.utils.seeding import generator
 
@@ -200,6 +202,21 @@ def test_fresh_draws_are_summed_up_as_mean_worst_and_majority() -> None:
     assert found.summary() == {"mean": 0.5625, "worst": 0.25, "majority": 0.75}
 
 
+def test_fresh_draws_tell_the_rank_of_the_label_and_what_is_answered() -> None:
+    """The median rank, the higher one of two; the class that most draws give."""
+    script = torch.tensor([[0, 1], [0, 2], [1, 2], [1, 2], [1, 0]])  # draws, images
+    images = (torch.arange(2.0) / 10).view(2, 1, 1, 1).expand(2, 1, 2, 2).contiguous()
+    labels = torch.tensor([1, 0])
+    found = judge_on_draws(Scripted(script), images, labels, draws=5)
+    one_hot = F.one_hot(script, 3).float()
+    assert torch.equal(found.ranks, torch.stack([label_ranks(answer, labels) for answer in one_hot]))
+    assert torch.equal(found.ranks == 1, found.right)
+    assert found.rank().tolist() == [1, int(found.ranks[0, 1])] and found.ranks[0, 1] > 1
+    assert found.answer().tolist() == [1, 2]
+    even = judge_on_draws(Scripted(script[:4]), images, labels, draws=4)
+    assert even.rank().tolist() == [int(even.ranks[:, 0].max()), int(even.ranks[:, 1].max())]
+
+
 def test_a_tied_vote_counts_against_the_model() -> None:
     images = torch.zeros(1, 1, 2, 2)
     found = judge_on_draws(Scripted(torch.tensor([[0], [1]])), images, torch.zeros(1, dtype=torch.long), draws=2)
@@ -247,7 +264,11 @@ def test_a_dual_encoder_that_draws_is_attacked_better_by_its_average(pairs: Pair
 
 @pytest.mark.parametrize(
     ("settings", "message"),
-    [({"draws": 0}, "attack.eot.draws is 0"), ({"chunk": 0}, "attack.eot.chunk is 0"), ({"reduce": "x"}, "reduce")],
+    [
+        ({"draws": 0}, "evaluation.eot.draws is 0"),
+        ({"chunk": 0}, "evaluation.eot.chunk is 0"),
+        ({"reduce": "x"}, "reduce"),
+    ],
 )
 def test_impossible_settings_are_refused(settings: dict[str, int], message: str) -> None:
     with pytest.raises(UserError, match=message):
@@ -258,4 +279,4 @@ def test_the_hyper_parameters_show() -> None:
     attack = EOT(PGD(eps=0.1), draws=7)
     assert "draws=7" in repr(attack) and "PGD(" in repr(attack)
     assert attack.replace(draws=3).draws == 3
-    assert attack.budget == PGD(eps=0.1).budget
+    assert attack.threat == PGD(eps=0.1).threat == ThreatModel(eps=0.1)

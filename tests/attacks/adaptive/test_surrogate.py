@@ -18,6 +18,7 @@ from robustcli.attacks import (
     RetrievalSurrogate,
     SepAttack,
     Surrogate,
+    ThreatModel,
     retrieval_transfer_matrix,
     transfer_matrix,
 )
@@ -135,6 +136,16 @@ def test_the_matrix_counts_over_what_both_models_get_right(images: Tensor) -> No
     assert table.loc[("c", "a"), "success_rate"] < table.loc[("a", "a"), "success_rate"]
 
 
+def test_a_matrix_within_the_threat_model_of_the_call(images: Tensor) -> None:
+    models = {"a": Counting(), "b": Counting(0.1)}
+    labels, threat = models["a"](images).argmax(1), ThreatModel(norm="l2", eps=0.2)
+    given = transfer_matrix(PGD(steps=4), models, images, labels, threat)
+    assert given.equals(transfer_matrix(PGD(norm="l2", eps=0.2, steps=4), models, images, labels))
+    assert not given.equals(transfer_matrix(PGD(steps=4), models, images, labels))
+    smallest = transfer_matrix(FAB(norm="l2", steps=4), models, images, labels, ThreatModel(norm="l2", eps=None))
+    assert smallest.equals(transfer_matrix(FAB(norm="l2", steps=4), models, images, labels))
+
+
 def test_each_source_is_attacked_once(images: Tensor) -> None:
     models = {"a": Counting(), "b": Counting(0.1), "c": Counting(0.2)}
     transfer_matrix(PGD(steps=5, keep="last"), models, images, torch.zeros(48, dtype=torch.long))
@@ -163,7 +174,7 @@ def _shifted(share: float) -> ToyDual:
 
 
 def test_a_retrieval_attack_transfers_and_never_asks_the_target(model: ToyDual, other: ToyDual, pairs: Pairs) -> None:
-    attack = SepAttack(image=PGD(eps=0.02, loss="gallery"), text=words())
+    attack = SepAttack(image=PGD(eps=0.02, loss="cross_entropy"), text=words())
     white, transfer = attack(model, pairs), RetrievalSurrogate(attack, other)(model, pairs)
     clean = SepAttack(image=PGD(eps=0.02, steps=0))(model, pairs)
     assert clean.image_success.sum() < transfer.image_success.sum() <= white.image_success.sum()
@@ -199,5 +210,10 @@ def test_a_matrix_of_dual_encoders(model: ToyDual, other: ToyDual, pairs: Pairs)
     assert 0 < int(far_right.sum()) < len(far_right)
     assert rows.loc[("a", "c", "text_to_image"), "samples"] == int(far_right.sum())
     assert rows.loc[("c", "a", "text_to_image"), "samples"] == int(far_right.sum())
+    threat = ThreatModel(eps=0.01, words=1)
+    given = retrieval_transfer_matrix(attack, {"a": model}, pairs, threat)["successes"]
+    own = attack(model, pairs, threat=threat)
+    assert given.tolist() == [int(own.image_success.sum()), int(own.caption_success.sum())]
+    assert given.sum() < int(white.image_success.sum() + white.caption_success.sum())
     rates = rows["success_rate"]
     assert 0 < rates["b", "a", "image_to_text"] <= rates["a", "a", "image_to_text"]

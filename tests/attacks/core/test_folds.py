@@ -6,7 +6,7 @@ from torch import Tensor
 
 from robustcli.attacks import APGD, FAB, Square
 from robustcli.attacks.core import oracle
-from robustcli.attacks.core.classifier import ClassifierAttack
+from robustcli.attacks.core.base import ClassifierAttack
 from robustcli.utils.seeding import generator
 
 from ..conftest import SmallNet

@@ -3,16 +3,14 @@
 Shapes: N images, M captions.
 """
 
-from dataclasses import replace
-
 import pytest
 import torch
 from torch import Tensor
 
-from robustcli.attacks import Gallery, Pairs
-from robustcli.attacks.core.pairs import ATTACKERS
+from robustcli.attacks import Gallery, Pairs, ThreatModel
 from robustcli.attacks.core.success import judge
 from robustcli.attacks.core.target import Target
+from robustcli.attacks.core.threat import EDITS
 from robustcli.utils.seeding import generator
 
 from ..conftest import ToyDual, make_pairs
@@ -23,31 +21,26 @@ def _near(features: Tensor, seed: int) -> Tensor:
     return torch.nn.functional.normalize(features + noise, dim=1)
 
 
-@pytest.mark.parametrize("attacker", ATTACKERS)
-def test_only_what_the_attacker_may_edit_counts_as_attacked(model: ToyDual, attacker: str) -> None:
+@pytest.mark.parametrize("edits", EDITS)
+def test_only_what_the_attacker_may_edit_counts_as_attacked(model: ToyDual, edits: str) -> None:
     pairs = make_pairs(model, (1, 3, 2, 0, 2, 2))
     matches = pairs.matches().clone()
     matches[0, 3] = matches[2, 0] = True
     pairs = Pairs(**{**vars(pairs), "relevance": matches})
-    gallery = replace(Gallery.of(model, pairs), attacker=attacker)
-    target = Target(model, pairs, gallery)
+    gallery = Gallery.of(model, pairs)
+    target = Target(model, pairs, gallery, ThreatModel(edits=edits))
     images, texts = _near(gallery.image_features, 1), _near(gallery.text_features, 2)
     image_success, caption_success = judge(target, images, texts)
     for i in range(6):
         captions, own = gallery.text_features.clone(), pairs.owner == i
-        if attacker != "query":
+        if edits != "query":
             captions[own] = texts[own]
-        scores = captions @ (gallery.image_features[i] if attacker == "item" else images[i])
+        scores = captions @ (gallery.image_features[i] if edits == "item" else images[i])
         assert image_success[i] == (not matches[i, scores.argmax()])
     for j, i in enumerate(pairs.owner.tolist()):
         items = gallery.image_features.clone()
-        if attacker != "query":
+        if edits != "query":
             items[i] = images[i]
-        scores = items @ (gallery.text_features[j] if attacker == "item" else texts[j])
+        scores = items @ (gallery.text_features[j] if edits == "item" else texts[j])
         assert caption_success[j] == (not matches[scores.argmax(), j])
     assert 0 < torch.cat([image_success, caption_success]).float().mean() < 1
-
-
-def test_an_unknown_attacker_is_refused(model: ToyDual, pairs: Pairs) -> None:
-    with pytest.raises(ValueError, match="query, item, both"):
-        replace(Gallery.of(model, pairs), attacker="me")

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from robustcli.attacks.core.threat import ball
+from robustcli.attacks.core.balls import ball
 from robustcli.attacks.image.hyperplane import Plane, least_margin, misled, nearest_plane, rivals_of
 from robustcli.utils.seeding import generator
 

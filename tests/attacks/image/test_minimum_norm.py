@@ -10,9 +10,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from robustcli.attacks import CW, FAB, FMN, DeepFool, MinimumNormAttack
-from robustcli.attacks.core.oracle import LogitOracle, Meter
-from robustcli.attacks.core.threat import ball
+from robustcli.attacks import CW, FAB, FMN, DeepFool, MinimumNormAttack, ReducedAutoAttack
+from robustcli.attacks.core.balls import ball
+from robustcli.attacks.core.counter import QueryCounter
+from robustcli.attacks.core.oracle import LogitOracle
 from robustcli.attacks.image.hyperplane import Plane
 from robustcli.attacks.image.smallest import Smallest
 from robustcli.utils.errors import UserError
@@ -93,9 +94,9 @@ def test_a_sample_does_not_depend_on_its_batch_mates(name: str) -> None:
     images[4] = (images[4] * 0.05).clamp(0, 1)
     labels = net(images).argmax(1)
     labels[0] = (labels[0] + 1) % 4
-    whole = ATTACKS[name](net, images, labels, torch.arange(5))
+    whole = ATTACKS[name](net, images, labels, sample_ids=torch.arange(5))
     for i in range(5):
-        alone = ATTACKS[name](net, images[i : i + 1], labels[i : i + 1], torch.tensor([i]))
+        alone = ATTACKS[name](net, images[i : i + 1], labels[i : i + 1], sample_ids=torch.tensor([i]))
         assert torch.allclose(whole.images[i], alone.images[0], atol=1e-5)
         assert int(whole.queries[i]) == int(alone.queries[0])
         assert int(whole.gradients[i]) == int(alone.gradients[0])
@@ -170,6 +171,24 @@ def test_fab_lets_go_of_what_is_near_enough() -> None:
     assert (near.norm >= free.norm).all()
 
 
+def test_the_members_of_the_reduced_autoattack_let_go_of_what_is_near_enough() -> None:
+    net, images, labels = inputs(8)
+    attack = ReducedAutoAttack(cross_entropy=[1], dlr=[], steps=4, fab_steps=10)
+    free = attack(net, images, labels)
+    radius = float(free.norm.max()) * 1.2
+    assert radius < 1
+    near = attack(net, images, labels, attack.threat.at(radius))
+    assert near.success.all() and (near.norm >= free.norm).all()
+    assert near.gradients.sum() < free.gradients.sum() / 2
+
+
+def test_a_radius_of_nothing_adds_nothing_to_the_reduced_autoattack() -> None:
+    net, images, labels = inputs(3)
+    attack = ReducedAutoAttack(cross_entropy=[0, 0.2], dlr=[0], steps=4, fab_steps=4)
+    found, without = (each(net, images, labels) for each in (attack, attack.replace(cross_entropy=[0.2], dlr=[])))
+    assert torch.equal(found.images, without.images) and torch.equal(found.gradients, without.gradients)
+
+
 class Lucky(nn.Module):
     """A classifier of which one answer in ten is turned round."""
 
@@ -196,8 +215,8 @@ def test_a_lucky_draw_is_no_success(attack: MinimumNormAttack) -> None:
 @pytest.mark.parametrize("randomised", [False, True])
 def test_no_change_at_all_is_no_success_against_a_model_that_draws(randomised: bool) -> None:
     clean, rows, wrong = torch.full((2, 3, 8, 8), 0.5), torch.arange(2), torch.tensor([[0.0, 1.0]]).expand(2, -1)
-    oracle = LogitOracle(lambda images: wrong[: len(images)], Meter.of(2), randomised=randomised)
-    best = Smallest(clean, torch.zeros(2, dtype=torch.long), "l2", oracle)
+    oracle = LogitOracle(lambda images: wrong[: len(images)], QueryCounter.of(2), randomised=randomised)
+    best = Smallest(clean, torch.zeros(2, dtype=torch.long), ball("l2", None), oracle)
     assert best.offer(clean, rows, wrong).tolist() == [not randomised] * 2
     assert best.offer(clean + 0.01, rows, wrong).all()
     assert bool((best.norm > 0).all()) == randomised
@@ -206,7 +225,8 @@ def test_no_change_at_all_is_no_success_against_a_model_that_draws(randomised: b
 @pytest.mark.parametrize("norm", ["l2", "linf"])
 def test_a_restart_begins_half_as_far_as_what_is_known_by_a_draw_of_its_own(norm: str) -> None:
     clean, ids, rows = torch.full((4, 3, 8, 8), 0.5), torch.arange(4) + 7, torch.arange(4)
-    best = Smallest(clean, torch.zeros(4, dtype=torch.long), norm, LogitOracle(nn.Identity(), Meter.of(4)))
+    oracle = LogitOracle(nn.Identity(), QueryCounter.of(4))
+    best = Smallest(clean, torch.zeros(4, dtype=torch.long), ball(norm, None), oracle)
     best.norm[1] = 0.02
     assert torch.equal(best.start(rows, ids, 0.3, 0, "fab", 0), clean)
     first, second = best.start(rows, ids, 0.3, 0, "fab", 1), best.start(rows, ids, 0.3, 0, "fab", 2)
@@ -283,5 +303,5 @@ def test_cw_ends_where_the_model_is_just_misled() -> None:
 def test_impossible_settings_are_named(attack: type[MinimumNormAttack], settings: dict[str, Any], key: str) -> None:
     if attack is FMN and key == "eps":
         settings = {**settings, "norm": "linf"}
-    with pytest.raises(UserError, match=rf"attack\.image\.{key} is"):
+    with pytest.raises(UserError, match=rf"{'threat' if key in ('norm', 'eps') else 'attack'}\.{key} is"):
         attack(**settings)

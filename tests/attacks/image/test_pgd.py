@@ -4,6 +4,7 @@ Shapes: N images, C channels, H height, W width.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -11,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from robustcli.attacks import L2, PGD, ImageAttack, Linf, frozen
-from robustcli.attacks.core.oracle import ImageOracle, Meter
+from robustcli.attacks import L2, PGD, ImageAttack, Linf, ThreatModel, frozen
+from robustcli.attacks.core.counter import QueryCounter
+from robustcli.attacks.core.oracle import ImageOracle
 from robustcli.utils.errors import UserError
 from robustcli.utils.seeding import generator
 
@@ -39,24 +41,30 @@ def test_on_a_linear_model_the_closed_form_is_reached(norm: str, eps: float, sha
     assert (_reached(PGD(norm=norm, eps=eps, steps=30, alpha=eps / 2), weight, n) > 0.999).all()
 
 
+@dataclass(frozen=True, kw_only=True)
 class _Mutant(PGD):
     """PGD with one line broken."""
 
-    def __init__(self, fault: str) -> None:
-        super().__init__(steps=0 if fault == "zero steps" else 10)
-        self.fault = fault
+    fault: str
 
-    def find(self, oracle: ImageOracle, images: Tensor, sample_ids: Sequence[int], start: Tensor | None) -> Tensor:
+    def ascend(
+        self,
+        oracle: ImageOracle,
+        images: Tensor,
+        sample_ids: Sequence[int],
+        threat: ThreatModel,
+        start: Tensor | None,
+    ) -> Tensor:
         sign = {"sign flipped": -1.0, "gradient zeroed": 0.0}.get(self.fault, 1.0)
-        broken = ImageOracle(lambda x, rows: sign * oracle._objective(x, rows), oracle.meter)
-        return super().find(broken, images, sample_ids, start)
+        broken = ImageOracle(lambda x, rows: sign * oracle._objective(x, rows), oracle.counter)
+        return super().ascend(broken, images, sample_ids, threat, start)
 
 
 @pytest.mark.parametrize("fault", ["sign flipped", "zero steps", "gradient zeroed"])
 def test_the_strength_check_notices_a_broken_attack(fault: str) -> None:
     _, weight = _linear()
-    assert (_reached(_Mutant("none"), weight) > 0.999).all()
-    assert (_reached(_Mutant(fault), weight) < 0.5).all()
+    assert (_reached(_Mutant(fault="none"), weight) > 0.999).all()
+    assert (_reached(_Mutant(fault=fault, steps=0 if fault == "zero steps" else 10), weight) < 0.5).all()
 
 
 @pytest.mark.parametrize(("norm", "momentum"), [("linf", 0.0), ("l2", 0.0), ("linf", 1.0), ("linf", 0.5)])
@@ -168,11 +176,11 @@ def test_success_grows_with_eps_and_from_noise_over_one_step_to_ten() -> None:
 def test_a_sample_does_not_depend_on_its_batch() -> None:
     net, images = SmallNet().eval(), torch.rand(6, 3, 8, 8, generator=generator(11))
     labels, ids, attack = net(images).argmax(1), torch.arange(6) + 40, PGD(steps=3, restarts=2)
-    whole = attack(net, images, labels, ids).images
+    whole = attack(net, images, labels, sample_ids=ids).images
     order = torch.tensor([4, 1, 5])
-    assert (attack(net, images[order], labels[order], ids[order]).images - whole[order]).abs().max() < 1e-5
-    assert torch.equal(attack(net, images, labels, ids).images, whole)
-    assert not torch.equal(attack(net, images, labels, ids + 1).images, whole)
+    assert (attack(net, images[order], labels[order], sample_ids=ids[order]).images - whole[order]).abs().max() < 1e-5
+    assert torch.equal(attack(net, images, labels, sample_ids=ids).images, whole)
+    assert not torch.equal(attack(net, images, labels, sample_ids=ids + 1).images, whole)
 
 
 def test_nothing_of_model_or_generators_is_changed() -> None:
@@ -214,13 +222,13 @@ def test_a_gradient_without_a_number_is_dropped_and_counted() -> None:
         slope = torch.tensor([1.0, 0.0, torch.nan])[rows]
         return slope * x.flatten(1).sum(1)
 
-    meter = Meter.of(3)
+    counter = QueryCounter.of(3)
     radius = 0.1 * 48**0.5
     l2 = PGD(norm="l2", eps=radius, steps=4, keep="last")  # a NaN would spread over the whole image
     assert l2.maximise(objective, images, torch.arange(3)).isfinite().all()
-    found = PGD(steps=4, eps=0.1, keep="last").maximise(objective, images, torch.arange(3), meter=meter)
-    assert meter.nan_gradients.tolist() == [0, 0, 4]
-    assert meter.zero_gradients.tolist() == [0, 4, 0]
+    found = PGD(steps=4, eps=0.1, keep="last").maximise(objective, images, torch.arange(3), counter=counter)
+    assert counter.nan_gradients.tolist() == [0, 0, 4]
+    assert counter.zero_gradients.tolist() == [0, 4, 0]
     assert (found[0] > 0.6 - 1e-6).all()
     assert found.isfinite().all()
 
@@ -254,11 +262,25 @@ def test_images_out_of_range_are_refused(bad: Tensor) -> None:
 
 def test_a_search_that_cheats_is_caught() -> None:
     class Far(PGD):
-        def find(self, oracle: ImageOracle, images: Tensor, sample_ids: Sequence[int], start: Tensor | None) -> Tensor:
+        def ascend(
+            self,
+            oracle: ImageOracle,
+            images: Tensor,
+            sample_ids: Sequence[int],
+            threat: ThreatModel,
+            start: Tensor | None,
+        ) -> Tensor:
             return 1 - images
 
     class Scribbler(PGD):
-        def find(self, oracle: ImageOracle, images: Tensor, sample_ids: Sequence[int], start: Tensor | None) -> Tensor:
+        def ascend(
+            self,
+            oracle: ImageOracle,
+            images: Tensor,
+            sample_ids: Sequence[int],
+            threat: ThreatModel,
+            start: Tensor | None,
+        ) -> Tensor:
             return images.add_(0.01)
 
     net, images = SmallNet().eval(), torch.rand(2, 3, 8, 8, generator=generator(0)) / 2
@@ -281,10 +303,14 @@ def test_success_is_judged_on_the_output_and_nan_logits_are_an_error() -> None:
 
 def test_hyper_parameters_show_and_are_checked() -> None:
     assert repr(PGD(eps="4/255", steps=1, seed=3)) == (
-        f"PGD(norm='linf', eps={4 / 255}, steps=1, alpha={5 / 255}, loss='gallery', random_start=True, restarts=1, "
-        "keep='best', momentum=0.0, early_stop=True, seed=3)"
+        f"PGD(seed=3, norm='linf', eps={4 / 255}, loss='cross_entropy', early_stop=True, steps=1, alpha=None, "
+        "random_start=True, restarts=1, momentum=0.0, keep='best')"
     )
-    assert PGD(eps=0.1, steps=10).alpha == pytest.approx(0.025)
+    assert PGD(steps=1).step_size(4 / 255) == 5 / 255
+    assert PGD(steps=10).step_size(0.1) == pytest.approx(0.025)
+    assert PGD(alpha="1/255").step_size(0.1) == 1 / 255
+    assert PGD(steps=1).crosses(0.1) and PGD(steps=4, alpha=0.025).crosses(0.1)
+    assert not PGD(steps=3, alpha=0.025).crosses(0.1)
     alone = [
         {"norm": "l1"},
         {"steps": -1},
@@ -296,5 +322,5 @@ def test_hyper_parameters_show_and_are_checked() -> None:
     ]
     clashes = [{"restarts": 2, "random_start": False}, {"restarts": 2, "loss": "infonce"}]
     for bad in [*alone, *clashes, {"loss": "infonce", "keep": "best"}]:
-        with pytest.raises(UserError, match=r"attack\.image\."):
+        with pytest.raises(UserError, match=rf"(attack|threat)\.({'|'.join(bad)})(=| is)"):
             PGD(**bad)  # type: ignore[arg-type]

@@ -14,10 +14,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from robustcli.attacks import EOT, L2, Linf, Surrogate, TorchAttack
+from robustcli.attacks import EOT, L2, Linf, Surrogate, ThreatModel, TorchAttack
 from robustcli.attacks.image.torchattack import names
-from robustcli.builders.attacks import build_classifier_attack
-from robustcli.config.errors import compose
+from robustcli.builders.attacks import build_attack, build_threat
+from robustcli.config.compose import compose
 from robustcli.utils.errors import UserError
 from robustcli.utils.seeding import derive_seed, generator
 
@@ -94,8 +94,9 @@ def test_every_attack_runs_within_its_ball_and_leaves_no_trace(
     assert torch.equal(found.images, again.images) and torch.equal(found.success, again.success)
     assert torch.equal(found.success, model.eval()(found.images).argmax(1) != labels)
     assert found.images.isfinite().all() and found.images.min() >= 0 and found.images.max() <= 1
-    expected = Linf if name in LINF else L2 if name in L2_BOUNDED else type(None)
-    assert type(attack.budget) is expected
+    expected = Linf if name in LINF else L2 if name in L2_BOUNDED else None
+    assert attack.minimum_norm == (attack.threat.eps is None) == (expected is None)
+    assert expected is None or type(attack.threat.ball) is expected
     if name != "VANILA":
         assert found.queries.sum() + found.gradients.sum() > 0 or name == "GN"
         assert not torch.equal(found.images, images) or name in ("FAB", "APGD", "APGDT", "AutoAttack", "Square")
@@ -108,7 +109,7 @@ def test_draws_follow_the_seed_and_the_ids_of_the_batch(name: str, images: Tenso
     labels, ids = net(images).argmax(1), torch.tensor([4, 8, 6])
 
     def found(ids: Tensor, seed: int = 0) -> Tensor:
-        return TorchAttack(name, params, seed=seed)(net, images, labels, ids).images
+        return TorchAttack(name, params, seed=seed)(net, images, labels, sample_ids=ids).images
 
     torch.manual_seed(1)
     first = found(ids)
@@ -123,11 +124,16 @@ def test_the_result_is_that_of_torchattacks_itself(images: Tensor) -> None:
 
     net = SmallNet().eval()
     labels, ids = net(images).argmax(1), torch.arange(3)
-    for name, params in (("PGD", {"eps": 0.02, "steps": 3}), ("PGDL2", {"eps": 0.1, "steps": 3}), ("CW", {"steps": 5})):
+    for name, params, radius, norm in (
+        ("PGD", {"steps": 3}, {"eps": 0.02}, "linf"),
+        ("PGDL2", {"steps": 3}, {"eps": 0.1}, "l2"),
+        ("CW", {"steps": 5}, {}, "l2"),
+    ):
         with torch.random.fork_rng():
             torch.manual_seed(derive_seed(0, "torchattacks", name, *ids.tolist()) % 2**32)
-            theirs = getattr(torchattacks, name)(net, **params)(images, labels).detach()
-        ours = TorchAttack(name, params)(net, images, labels, ids)
+            theirs = getattr(torchattacks, name)(net, **params, **radius)(images, labels).detach()
+        threat = ThreatModel(norm=norm, eps=radius.get("eps"))
+        ours = TorchAttack(name, params)(net, images, labels, threat, sample_ids=ids)
         assert torch.allclose(ours.images, theirs, atol=1e-6)
 
 
@@ -142,30 +148,66 @@ def test_costs_add_up_to_those_of_the_batch(images: Tensor) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "params", "norm", "measured", "budget"),
+    ("name", "settings", "threat"),
     [
-        ("PGD", {"eps": "8/255"}, None, "linf", Linf(8 / 255)),
-        ("PGDL2", {"eps": 0.5}, None, "l2", L2(0.5)),
-        ("APGD", {"norm": "L2", "eps": 0.5}, None, "l2", L2(0.5)),
-        ("APGD", {"norm": "l2", "eps": 0.5}, None, "l2", L2(0.5)),
-        ("APGD", {"eps": 0.5}, "l2", "l2", L2(0.5)),
-        ("PIFGSM", {"max_epsilon": 0.1}, None, "linf", Linf(0.1)),
-        ("PGD", {}, "l2", "l2", None),
-        ("Pixle", {}, None, "l2", None),
-        ("Pixle", {}, "linf", "linf", None),
-        ("CW", {}, None, "l2", None),
+        ("PGD", {"eps": "8/255"}, ThreatModel(eps=8 / 255)),
+        ("PGD", {}, ThreatModel(eps=8 / 255)),
+        ("PGDL2", {"eps": 0.5}, ThreatModel(norm="l2", eps=0.5)),
+        ("PGDL2", {}, ThreatModel(norm="l2", eps=1.0)),
+        ("APGD", {"norm": "l2", "eps": 0.5}, ThreatModel(norm="l2", eps=0.5)),
+        ("APGD", {}, ThreatModel(eps=8 / 255)),
+        ("PIFGSM", {"eps": 0.1}, ThreatModel(eps=0.1)),
+        ("Pixle", {}, ThreatModel(norm="l2", eps=None)),
+        ("Pixle", {"norm": "linf"}, ThreatModel(norm="linf", eps=None)),
+        ("CW", {}, ThreatModel(norm="l2", eps=None)),
     ],
 )
-def test_the_budget_is_that_of_the_attack(
-    name: str, params: dict[str, Any], norm: str | None, measured: str, budget: Linf | L2 | None, images: Tensor
+def test_norm_and_eps_are_those_that_are_given_or_those_of_the_class(
+    name: str, settings: dict[str, Any], threat: ThreatModel, images: Tensor
 ) -> None:
-    attack = TorchAttack(name, params, norm=norm)
-    assert attack.norm == measured and attack.budget == budget
-    assert attack.replace(seed=3).budget == budget and name in repr(attack)
+    attack = TorchAttack(name, **settings)
+    assert attack.norm == threat.norm and attack.threat == threat
+    assert attack.replace(seed=3).threat == threat and name in repr(attack)
     net = SmallNet().eval()
-    found = attack(net, images, net(images).argmax(1))
-    distance = (budget or (L2(999.0) if measured == "l2" else Linf(1.0))).distance(found.images, images)
-    assert torch.equal(found.norm, distance)
+    labels = net(images).argmax(1)
+    found = attack(net, images, labels)
+    distance = threat.ball.distance(found.images, images)
+    assert torch.equal(found.norm, distance.masked_fill(~found.success, torch.inf) if threat.eps is None else distance)
+    assert (found.norm > 0).any()
+    given = TorchAttack(name)(net, images, labels, threat)  # the same with the call, whatever its own are
+    assert torch.equal(given.images, found.images) and torch.equal(given.norm, found.norm)
+
+
+def test_a_radius_says_which_smallest_changes_count(images: Tensor) -> None:
+    net = SmallNet().eval()
+    labels, attack = net(images).argmax(1), TorchAttack("DeepFool", {"steps": 9})
+    free = attack(net, images, labels)
+    assert free.success.all()
+    radius = float(free.norm.median()) * 1.001
+    within = attack(net, images, labels, ThreatModel(norm="l2", eps=radius))
+    assert torch.equal(within.images, free.images) and torch.equal(within.norm, free.norm)
+    assert torch.equal(within.success, free.norm <= radius) and 0 < within.success.sum() < 3
+
+
+@pytest.mark.parametrize(
+    ("name", "threat", "says"),
+    [
+        ("PGDL2", ThreatModel(), r"threat\.norm is 'linf', but PGDL2 .* keeps a ball in l2: choose threat\.norm=l2"),
+        ("PGD", ThreatModel(norm="l2"), r"threat\.norm is 'l2', but PGD .* keeps a ball in linf"),
+        ("PGD", ThreatModel(eps=None), r"threat\.eps is null, but PGD of torchattacks needs a radius"),
+    ],
+)
+def test_a_threat_model_that_the_class_cannot_serve_is_refused(
+    name: str, threat: ThreatModel, says: str, images: Tensor
+) -> None:
+    net = SmallNet().eval()
+    with pytest.raises(UserError, match=says):
+        TorchAttack(name).check(threat)
+    with pytest.raises(UserError, match=says):
+        TorchAttack(name)(net, images, net(images).argmax(1), threat)
+    if threat.eps is not None:
+        with pytest.raises(UserError, match=says):
+            TorchAttack(name, norm=threat.norm, eps=threat.eps)
 
 
 @pytest.mark.parametrize(
@@ -175,18 +217,32 @@ def test_the_budget_is_that_of_the_attack(
         ("pgdl2", {}, "did you mean 'PGDL2'"),
         ("MultiAttack", {}, "made of other attacks"),
         ("LGV", {}, "made of other attacks or models"),
-        ("PGD", {"step": 3}, "attack.params.step is no parameter of PGD: did you mean 'steps'.*eps, alpha, steps"),
-        ("PGD", {"eps": 4}, r"attack.params.eps is 4, but pixels are in \[0, 1\]: did you mean 4/255"),
-        ("PIFGSM", {"max_epsilon": 16}, "attack.params.max_epsilon is 16.*16/255"),
+        ("PGD", {"step": 3}, "attack.params.step is no parameter of PGD: did you mean 'steps'.*choices: alpha, steps"),
+        ("PGD", {"eps": "4/255"}, r"attack\.params\.eps is 4/255, but .* threat model: set threat\.eps=4/255 instead"),
+        ("PIFGSM", {"max_epsilon": 16}, r"attack\.params\.max_epsilon is 16.* set threat\.eps=16 instead"),
+        ("APGD", {"norm": "L2"}, r"attack\.params\.norm is L2, but .* set threat\.norm=l2 instead"),
         ("PGD", {"alpha": "x/255"}, "attack.params.alpha is 'x/255': expected a number or a fraction"),
         ("Pixle", {"restarts": -1}, "attack.params of Pixle are refused by torchattacks"),
-        ("FAB", {"norm": "L1"}, "attack.params.norm is 'L1': choose one of linf, l2"),
+        ("FAB", {"norm": "L1"}, r"attack\.params\.norm is L1, but .* set threat\.norm=l1 instead"),
         ("VANILA", {"eps": 1}, "none at all"),
     ],
 )
 def test_mistakes_are_met_before_any_work(name: str, params: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         TorchAttack(name, params)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "message"),
+    [
+        ("PGD", {"eps": 4}, r"threat\.eps is 4, but pixels are in \[0, 1\]: did you mean 4/255"),
+        ("PIFGSM", {"eps": 16}, r"threat\.eps is 16.*16/255"),
+        ("FAB", {"norm": "l1"}, r"threat\.norm is 'l1': choose linf or l2"),
+    ],
+)
+def test_an_impossible_threat_model_is_met_before_any_work(name: str, settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        TorchAttack(name, **settings)
 
 
 def test_an_attack_that_needs_more_classes_says_so(images: Tensor) -> None:
@@ -197,7 +253,7 @@ def test_an_attack_that_needs_more_classes_says_so(images: Tensor) -> None:
 
 def test_the_number_of_classes_is_the_model_s(images: Tensor) -> None:
     net = SmallNet().eval()  # four classes; the class's own default is ten
-    assert TorchAttack("APGDT", {"eps": 0.1})(net, images, net(images).argmax(1)).success.all()
+    assert TorchAttack("APGDT", eps=0.1)(net, images, net(images).argmax(1)).success.all()
 
 
 def test_a_nan_gives_the_clean_image(images: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -246,7 +302,7 @@ def test_the_isolation_holds_an_attack_that_misbehaves(images: Tensor, capsys: p
 
 def test_it_goes_into_eot_and_onto_a_surrogate(images: Tensor) -> None:
     net = SmallNet().eval()
-    labels, attack = net(images).argmax(1), TorchAttack("PGD", {"eps": 0.1})
+    labels, attack = net(images).argmax(1), TorchAttack("PGD", eps=0.1)
     plain = attack(net, images, labels)
     averaged, moved = EOT(attack, draws=2)(net, images, labels), Surrogate(attack, net)(net, images, labels)
     assert torch.allclose(plain.images, averaged.images, atol=1e-6) and torch.equal(plain.images, moved.images)
@@ -254,11 +310,12 @@ def test_it_goes_into_eot_and_onto_a_surrogate(images: Tensor) -> None:
 
 
 def test_any_parameter_can_be_given_on_the_command_line() -> None:
-    overrides = ["dataset=digits", "model=digits", "attack=torchattacks", "attack.name=PGDL2"]
-    composed = compose("attack", [*overrides, "attack.params.eps=1/2", "attack.params.steps=3"])
-    attack = build_classifier_attack(composed.attack, seed=7)
-    assert isinstance(attack, TorchAttack) and attack.seed == 7
-    assert attack.params == {"eps": 0.5, "steps": 3} and attack.budget == L2(0.5)
+    overrides = ["dataset=digits", "model=digits", "attack=torchattacks", "attack.name=PGDL2", "attack.params.steps=3"]
+    composed = compose("attack", [*overrides, "threat.norm=l2", "threat.eps=1/2"])
+    threat = build_threat(composed.threat)
+    built = build_attack(composed.attack, threat, captions=False, candidates=None, seed=7, key="attack")
+    assert isinstance(built.attack, TorchAttack) and built.attack.seed == 7
+    assert built.attack.params == {"steps": 3} and threat.ball == L2(0.5)
 
 
 def test_torchattacks_is_imported_only_when_it_is_asked_for() -> None:

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from robustcli.attacks import Gallery, Pairs
-from robustcli.attacks.core.oracle import ImageOracle, Meter
-from robustcli.attacks.multimodal.gallery_losses import DIRECTIONS, image_over_gallery, query_loss
-from robustcli.attacks.multimodal.losses import (
+from robustcli.attacks.core.counter import QueryCounter
+from robustcli.attacks.core.gallery_losses import DIRECTIONS, image_over_gallery, query_loss
+from robustcli.attacks.core.losses import (
     IMAGE_LOSSES,
     TEXT_LOSSES,
     OwnCaptions,
@@ -18,6 +18,7 @@ from robustcli.attacks.multimodal.losses import (
     image_objective,
     text_objective,
 )
+from robustcli.attacks.core.oracle import ImageOracle
 from robustcli.utils.errors import UserError
 from robustcli.utils.seeding import generator
 
@@ -41,7 +42,7 @@ def test_the_gallery_loss_is_the_cross_entropy_of_both_directions(model: ToyDual
     pairs, scale = target.pairs, model.logit_scale.detach()
     moved = (pairs.images + 0.02).clamp(0, 1)
     texts = _features(len(pairs.captions), target.text_features, 1) if attacked else None
-    losses = image_objective("gallery", target, texts)(moved, torch.arange(4)).detach()
+    losses = image_objective("cross_entropy", target, texts)(moved, torch.arange(4)).detach()
     images = model.encode_image(moved).detach()
     for i in range(4):
         own = torch.nonzero(pairs.owner == i).flatten()
@@ -78,7 +79,7 @@ def test_the_gallery_loss_reads_a_gallery_that_is_larger_than_the_chunk(model: T
         caption_rows=own,
     )
     moved = (whole.images * 0.98).clamp(0, 1)
-    for loss in ("gallery", "margin", "dlr", "own_pair", "drift"):
+    for loss in ("cross_entropy", "margin", "dlr", "own_pair", "drift"):
         of_whole = image_objective(loss, Target(model, whole, gallery))(moved[rows], rows)
         of_chunk = image_objective(loss, Target(model, chunk, part))(moved[rows], torch.arange(2))
         assert of_chunk.tolist() == pytest.approx(of_whole.tolist(), abs=1e-5)
@@ -109,12 +110,12 @@ def test_a_gallery_without_a_false_or_without_a_second_true_item_gives_sound_gra
     pairs = make_pairs(model, (1, 2, 0))
     for relevance in (torch.ones(3, 3, dtype=torch.bool), None):
         target = Target(model, Pairs(**{**vars(pairs), "relevance": relevance}), None)
-        meter = Meter.of(3)
+        counter = QueryCounter.of(3)
         moved = (pairs.images + 0.01).clamp(0, 1)
-        values, gradient = ImageOracle(image_objective(loss, target), meter).gradient(moved, torch.arange(3))
+        values, gradient = ImageOracle(image_objective(loss, target), counter).gradient(moved, torch.arange(3))
         assert values.isfinite().all()
         assert gradient.isfinite().all()
-        assert meter.nan_gradients.sum() == 0
+        assert counter.nan_gradients.sum() == 0
 
 
 def test_the_text_losses_are_what_they_say(model: ToyDual) -> None:
@@ -130,7 +131,7 @@ def test_the_text_losses_are_what_they_say(model: ToyDual) -> None:
     assert text_objective("drift", target)(features, rows).tolist() == pytest.approx(drift.tolist(), rel=1e-6)
     attacked = _features(4, target.image_features, 4)
     for images in (None, attacked):
-        losses = text_objective("gallery", target, images)(features, rows)
+        losses = text_objective("cross_entropy", target, images)(features, rows)
         for k, j in enumerate(rows.tolist()):
             gallery = target.image_features.clone()
             if images is not None:
@@ -207,5 +208,5 @@ def test_own_captions_are_found_in_any_order() -> None:
 
 
 def test_an_unknown_loss_names_the_known_ones(model: ToyDual) -> None:
-    with pytest.raises(UserError, match=r"attack\.image\.loss.*gallery, margin, dlr, own_pair"):
+    with pytest.raises(UserError, match=r"attack\.loss is 'own': choose one of cross_entropy, margin, dlr, own_pair"):
         image_objective("own", _target(model))

@@ -3,16 +3,14 @@
 Shapes: N images, M captions.
 """
 
-from dataclasses import replace
-
 import pytest
 import torch
 
-from robustcli.attacks import APGD, PGD, SGA, Adversarial, Gallery, Pairs, RetrievalAutoAttack, SepAttack
-from robustcli.attacks.core.pairs import ATTACKERS
+from robustcli.attacks import APGD, PGD, SGA, Adversarial, Gallery, Pairs, RetrievalAutoAttack, SepAttack, ThreatModel
+from robustcli.attacks.core.losses import text_objective
 from robustcli.attacks.core.success import worst_of
 from robustcli.attacks.core.target import Target
-from robustcli.attacks.multimodal.losses import text_objective
+from robustcli.attacks.core.threat import EDITS
 from robustcli.attacks.multimodal.worst_queries import SURE, WorstCaptionQueries, WorstImageQueries, WorstQueries
 
 from ..conftest import ToyDual, make_pairs, words
@@ -70,15 +68,14 @@ def test_it_is_never_weaker_than_sga_and_clearly_stronger(model: ToyDual, pairs:
     assert _lost(found) > _lost(sga) + 0.1
 
 
-@pytest.mark.parametrize("attacker", ATTACKERS)
-def test_each_side_is_edited_only_where_the_attacker_may(model: ToyDual, pairs: Pairs, attacker: str) -> None:
-    gallery = replace(Gallery.of(model, pairs), attacker=attacker)
-    variants = ensemble().variants(model, pairs, gallery)
+@pytest.mark.parametrize("edits", EDITS)
+def test_each_side_is_edited_only_where_the_attacker_may(model: ToyDual, pairs: Pairs, edits: str) -> None:
+    variants = ensemble().variants(model, pairs, threat=ThreatModel(eps=EPS, words=1, edits=edits))
     of_images, of_captions = variants["image_to_text"], variants["text_to_image_1"]
-    assert (of_images.norm > 0).any() == (attacker != "item")
-    assert (of_images.edits > 0).any() == (attacker != "query")
-    assert (of_captions.norm > 0).any() == (attacker != "query")
-    assert (of_captions.edits > 0).any() == (attacker != "item")
+    assert (of_images.norm > 0).any() == (edits != "item")
+    assert (of_images.edits > 0).any() == (edits != "query")
+    assert (of_captions.norm > 0).any() == (edits != "query")
+    assert (of_captions.edits > 0).any() == (edits != "item")
 
 
 def test_where_words_alone_decide_the_search_is_exact(model: ToyDual, pairs: Pairs) -> None:
@@ -88,10 +85,11 @@ def test_where_words_alone_decide_the_search_is_exact(model: ToyDual, pairs: Pai
     with torch.no_grad():
         features = model.encode_text(model.tokenize(best))
     expected = text_objective("margin", target)(features, torch.arange(len(best))) >= 0
-    found = ensemble()(model, pairs, replace(clean, attacker="query"))
+    query, item = (ThreatModel(eps=EPS, words=1, edits=edits) for edits in ("query", "item"))
+    found = ensemble()(model, pairs, clean, query)
     assert torch.equal(found.caption_success, expected)
-    apart = SepAttack(text=words(objective="guided"))(model, pairs, replace(clean, attacker="item"))
-    found = ensemble()(model, pairs, replace(clean, attacker="item"))
+    apart = SepAttack(text=words(objective="guided"))(model, pairs, clean, item)
+    found = ensemble()(model, pairs, clean, item)
     assert torch.equal(found.image_success, apart.image_success)
 
 

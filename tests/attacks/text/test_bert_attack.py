@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from robustcli.attacks import BertAttack, Cached, MaskedLM, SynonymTable, Words, WordSubstitution
-from robustcli.attacks.multimodal.losses import Target, text_objective
+from robustcli.attacks.core.losses import Target, text_objective
 from robustcli.utils.errors import UserError
 
 from ..conftest import SYNONYMS, LetterDual, ToyDual, make_pairs
@@ -67,7 +67,7 @@ def test_compat_is_that_of_the_candidates_unless_it_is_said(folder: Path, tmp_pa
     assert fixed.compat is None
     with pytest.raises(UserError, match="no masked language model"):
         BertAttack(candidates=SynonymTable(SYNONYMS), compat="coattack")
-    with pytest.raises(UserError, match=r"attack\.text\.compat"):
+    with pytest.raises(UserError, match=r"attack\.compat is 'sga'"):
         BertAttack(compat="sga")
 
 
@@ -80,7 +80,8 @@ def test_it_is_the_search_by_importance_over_any_candidates(model: ToyDual) -> N
     assert attack.objective == "drift"
     found = attack.maximise(model, drift, pairs.captions, pairs.caption_ids)
     assert found == plain.maximise(model, drift, pairs.captions, pairs.caption_ids) != pairs.captions
-    assert repr(attack).startswith("BertAttack(max_words=2, objective='drift', candidates=SynonymTable(11 words), ")
+    shown = ("objective='drift'", "search='importance'", "candidates=SynonymTable(11 words)", "max_words=2")
+    assert repr(attack).startswith("BertAttack(") and all(f"{setting}, " in repr(attack) for setting in shown)
 
 
 def test_without_candidates_bert_is_loaded_when_it_is_asked(
@@ -90,6 +91,8 @@ def test_without_candidates_bert_is_loaded_when_it_is_asked(
     monkeypatch.setattr("robustcli.attacks.text.bert_attack._LANGUAGE_MODEL", str(folder))
     attack = BertAttack(compat="coattack")
     assert attack.candidates is None
+    assert not list(tmp_path.iterdir())
     attack.maximise(model, lambda f, rows: f.sum(1), ["the guitar"], ONE)
-    assert isinstance(attack.candidates, Cached)
-    assert attack.candidates.fingerprint == MaskedLM(str(folder), compat="coattack").fingerprint
+    assert list(tmp_path.iterdir())
+    assert isinstance(source := attack.source(), Cached) and source is attack.source()
+    assert source.fingerprint == MaskedLM(str(folder), compat="coattack").fingerprint

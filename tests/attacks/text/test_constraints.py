@@ -87,7 +87,7 @@ def test_mistakes_name_what_is_wrong(tmp_path: Path) -> None:
         lambda: NoAntonyms(table=tmp_path / "absent.txt"),
         lambda: NoAntonyms(table=tmp_path / "absent.json"),
     ):
-        with pytest.raises(UserError, match=r"attack\.text\.constraints: (minimum|maximum|table) is"):
+        with pytest.raises(UserError, match=r"attack\.constraints: (minimum|maximum|table) is"):
             make()
     shown = repr([MinSimilarity(minimum=0.5), MaxShare(maximum=1), NoAntonyms(table={"a": ["b"]})])
     assert shown == "[MinSimilarity(minimum=0.5, encoder=None), MaxShare(maximum=1.0), NoAntonyms(1 words)]"

@@ -1,4 +1,5 @@
-"""The contract of every text attack: what it may change, and that it finds what there is to be found.
+"""The contract of every text attack: what it may change, and that it finds what there is to be found; an attack joins
+with its row in `ATTACKS`.
 
 Shapes: M captions, D embedding.
 """
@@ -11,23 +12,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from robustcli.attacks import (
-    TEXT_ATTACKS,
-    MaxShare,
-    SepAttack,
-    SynonymTable,
-    TextAttack,
-    Words,
-    WordSubstitution,
-    frozen,
-)
+from robustcli.attacks import MaxShare, SepAttack, SynonymTable, TextAttack, ThreatModel, WordSubstitution, frozen
+from robustcli.attacks.core.losses import Target, text_objective
 from robustcli.attacks.core.oracle import TextEncoder, TextObjective
-from robustcli.attacks.multimodal.losses import Target, text_objective
 
-from ..conftest import SYNONYMS, LetterDual, ToyDual, make_pairs, text_attack
+from ..conftest import SYNONYMS, LetterDual, ToyDual, make_pairs, names_of, text_attack
 
-NAMES = sorted(TEXT_ATTACKS)
-OF_WORDS = [name for name in NAMES if isinstance(TEXT_ATTACKS[name]().budget, Words)]
+NAMES = names_of(TextAttack)
+OF_WORDS = [name for name in NAMES if text_attack(name).unit == "words"]
 OF_CHARACTERS = [name for name in NAMES if name not in OF_WORDS]
 ONE = torch.tensor([7])
 
@@ -120,7 +112,7 @@ def test_an_edit_that_the_tokenizer_does_not_see_is_none(letters: LetterDual, na
 
 @pytest.mark.parametrize("name", NAMES)
 def test_batched_is_the_same_as_one_by_one_and_the_same_again(target: Target, name: str) -> None:
-    attack, objective = text_attack(name, 2), text_objective("gallery", target)
+    attack, objective = text_attack(name, 2), text_objective("cross_entropy", target)
     pairs = target.pairs
     whole = _maximise(attack, target, objective)
     assert _maximise(attack, target, objective) == whole
@@ -214,8 +206,13 @@ def test_constraints_are_asked_of_every_variant_and_obeyed(target: Target, name:
 
 def test_an_attack_that_ignores_its_constraints_is_a_fault(model: ToyDual) -> None:
     class Deaf(WordSubstitution):
-        def find(
-            self, encoder: TextEncoder, objective: TextObjective, captions: Sequence[str], caption_ids: Sequence[int]
+        def edit(
+            self,
+            encoder: TextEncoder,
+            objective: TextObjective,
+            captions: Sequence[str],
+            caption_ids: Sequence[int],
+            threat: ThreatModel,
         ) -> tuple[Sequence[str], Tensor, Tensor]:
             return ["a dark ball"], torch.zeros(1), torch.zeros(1)
 
@@ -231,4 +228,4 @@ def test_settings_show_and_can_be_replaced(name: str) -> None:
     again = attack.replace(seed=4, objective="drift")
     assert repr(again) == repr(text_attack(name, 3, constraints=[MaxShare(maximum=0.5)], seed=4, objective="drift"))
     assert "constraints=(MaxShare(maximum=0.5),)" in repr(again)
-    assert f"{attack.budget.key}=3" in repr(again)
+    assert f"max_{attack.unit}=3" in repr(again)

@@ -4,15 +4,16 @@ Shapes: M captions, K candidates.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from itertools import count, pairwise
 
 import pytest
 import torch
 from torch import Tensor
 
-from robustcli.attacks import SynonymTable, TextAttack, Words, WordSubstitution, frozen
+from robustcli.attacks import SynonymTable, TextAttack, ThreatModel, Words, WordSubstitution, frozen
+from robustcli.attacks.core.losses import TEXT_LOSSES, Target, divergence, text_objective
 from robustcli.attacks.core.oracle import TextEncoder, TextObjective, content_lengths
-from robustcli.attacks.multimodal.losses import TEXT_LOSSES, Target, divergence, text_objective
 from robustcli.attacks.text.hotflip import first_order
 from robustcli.attacks.text.words import SEARCHES
 from robustcli.utils.errors import UserError
@@ -141,17 +142,24 @@ def test_the_promise_of_a_gradient_is_exact_to_first_order_for_one_token_and_a_m
     )
 
 
+@dataclass(frozen=True, kw_only=True)
 class _Broken(WordSubstitution):
     """The search with its objective turned round or silenced."""
 
-    def __init__(self, factor: float, **hyper: object) -> None:
-        super().__init__(candidates=SynonymTable(SYNONYMS), **hyper)  # type: ignore[arg-type]
-        self.factor = factor
+    factor: float = field(kw_only=False)
 
-    def find(
-        self, encoder: TextEncoder, objective: TextObjective, captions: Sequence[str], caption_ids: Sequence[int]
+    def edit(
+        self,
+        encoder: TextEncoder,
+        objective: TextObjective,
+        captions: Sequence[str],
+        caption_ids: Sequence[int],
+        threat: ThreatModel,
     ) -> tuple[Sequence[str], Tensor, Tensor]:
-        return super().find(encoder, lambda f, rows: self.factor * objective(f, rows), captions, caption_ids)
+        def broken(features: Tensor, rows: Tensor) -> Tensor:
+            return self.factor * objective(features, rows)
+
+        return super().edit(encoder, broken, captions, caption_ids, threat)
 
 
 @pytest.mark.parametrize("search", SEARCHES)
@@ -162,18 +170,18 @@ def test_the_strength_check_notices_a_broken_search(model: ToyDual, search: str)
         clean = target.pairs.captions
         return sum(_loss(model, plain, found[j], j) - _loss(model, plain, clean[j], j) for j in range(len(clean)))
 
-    sound = rise(_Broken(1.0, search=search))
-    assert sound > 0.2
-    assert rise(_Broken(-1.0, search=search)) < 0
-    assert rise(_Broken(0.0, search=search)) == 0
-    assert rise(_Broken(1.0, search=search, max_words=0)) == 0
+    sound = _Broken(1.0, search=search, candidates=SynonymTable(SYNONYMS))
+    assert rise(sound) > 0.2
+    assert rise(sound.replace(factor=-1.0)) < 0
+    assert rise(sound.replace(factor=0.0)) == 0
+    assert rise(sound.replace(max_words=0)) == 0
 
 
 @pytest.mark.parametrize("search", SEARCHES)
 def test_a_caption_does_not_depend_on_its_batch(model: ToyDual, search: str) -> None:
     target = Target(model, make_pairs(model), None)
     pairs, attack = target.pairs, words(search=search, max_words=2)
-    objective = text_objective("gallery", target)
+    objective = text_objective("cross_entropy", target)
     whole = attack.maximise(model, objective, pairs.captions, pairs.caption_ids)
     picked = torch.tensor([5, 30, 2])
     part = attack.maximise(
@@ -223,8 +231,13 @@ def test_a_word_after_a_phrase_counts_with_it(model: ToyDual, search: str) -> No
 
 def test_a_search_beyond_the_budget_is_a_fault(model: ToyDual) -> None:
     class Greedy(WordSubstitution):
-        def find(
-            self, encoder: TextEncoder, objective: TextObjective, captions: Sequence[str], caption_ids: Sequence[int]
+        def edit(
+            self,
+            encoder: TextEncoder,
+            objective: TextObjective,
+            captions: Sequence[str],
+            caption_ids: Sequence[int],
+            threat: ThreatModel,
         ) -> tuple[Sequence[str], Tensor, Tensor]:
             return ["two other words"] * len(captions), torch.zeros(1), torch.zeros(1)
 
@@ -249,8 +262,12 @@ def test_the_encoder_gives_each_caption_once_in_any_chunks(model: ToyDual) -> No
 
 def test_hyper_parameters_are_checked(model: ToyDual) -> None:
     for bad in ({"search": "beam"}, {"objective": "own"}, {"top_k": -1}, {"max_words": "one"}):
-        with pytest.raises(UserError, match=r"attack\.text\."):
+        key = next(iter(bad))
+        with pytest.raises(UserError, match=r"threat\.words is 'one'" if key == "max_words" else rf"attack\.{key} is"):
             words(**bad)
-    with pytest.raises(UserError, match="candidates is missing"):
+    with pytest.raises(UserError, match="candidates are missing"):
         WordSubstitution().maximise(model, lambda f, rows: f.sum(1), ["a"], torch.tensor([0]))
-    assert repr(words(max_words=2)).startswith("WordSubstitution(max_words=2, search='exhaustive', objective='guided'")
+    assert repr(words(max_words=2)) == (
+        "WordSubstitution(seed=0, objective='guided', constraints=(), search='exhaustive', top_k=5, "
+        "candidates=SynonymTable(11 words), max_words=2)"
+    )

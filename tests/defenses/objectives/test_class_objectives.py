@@ -10,14 +10,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from robustcli.attacks import PGD, DeepFool
-from robustcli.attacks.core.threat import L2, Linf
+from robustcli.attacks import PGD, DeepFool, ThreatModel
+from robustcli.attacks.core.balls import L2, Linf
 from robustcli.data.sampling import ClassBatch
 from robustcli.defenses import TRADES, ClassObjective, PGDAdversarialTraining, Standard
 from robustcli.defenses.objectives.trades import trades_loss
 from robustcli.models import Classifier
 from robustcli.utils.errors import UserError
 
+THREAT = ThreatModel(norm="linf", eps="8/255")
 FIXTURES = Path(__file__).resolve().parents[4] / "shared" / "fixtures"
 
 
@@ -111,12 +112,12 @@ def test_a_zero_gradient_takes_a_drawn_step(batch: tuple[Tensor, ClassBatch]) ->
 @pytest.mark.parametrize("norm", ["l2", "linf"])
 def test_a_trades_draw_is_the_samples_own(norm: str, batch: tuple[Tensor, ClassBatch]) -> None:
     images, labelled = batch
-    attack, seen = PGD(norm=norm, eps=0.1), []
+    threat, seen = ThreatModel(norm=norm, eps=0.1), []
     for rows in (torch.arange(6), torch.tensor([4, 2])):
         model = classifier()  # in eval mode: batch norms would mix the samples of the loss
         model.network.register_forward_pre_hook(lambda _, given, seen=seen: seen.append(given[0].detach()))
         part = ClassBatch(labelled.image_ids[rows], labelled.labels[rows])
-        TRADES(steps=2).loss(model, attack, images[rows], part, seed=3)
+        TRADES(steps=2).loss(model, None, threat, images[rows], part, seed=3)
     whole, two = seen[4], seen[9]  # target, two steps, clean, moved
     assert torch.allclose(whole[[4, 2]], two, atol=1e-5) and not torch.allclose(whole[0], whole[1])
 
@@ -135,8 +136,8 @@ def test_the_search_has_its_mode_and_leaves_the_model_in_train_mode(
 ) -> None:
     network = Small()
     model = classifier(network).train()
-    attack = PGD(eps="8/255", steps=2, keep="last")
-    objective.loss(model, attack, batch[0], batch[1], seed=1).backward()
+    attack = PGD(steps=2, keep="last") if objective.takes_attack else None
+    objective.loss(model, attack, THREAT, batch[0], batch[1], seed=1).backward()
     assert network.modes == modes and network.training
     assert all(weight.grad is not None and weight.requires_grad for weight in model.parameters())
     assert int(network.bn_norm.num_batches_tracked) == (2 if objective.name == "trades" else 1), (
@@ -150,24 +151,25 @@ def test_adversarial_training_attacks_every_image_to_the_last_step(batch: tuple[
     model, seen = classifier(), []
     labels = (model(images).argmax(1) + torch.tensor([0, 1, 0, 1, 0, 1])) % 4  # each second one is wrong
     model.network.register_forward_pre_hook(lambda _, given: seen.append(given[0].detach()))
-    attack = PGD(eps="32/255", steps=6, keep="last", early_stop=True)
-    loss = PGDAdversarialTraining().loss(model, attack, images, replace(labelled, labels=labels), seed=2)
+    attack, threat = PGD(steps=6, keep="last", early_stop=True), ThreatModel(norm="linf", eps="32/255")
+    loss = PGDAdversarialTraining().loss(model, attack, threat, images, replace(labelled, labels=labels), seed=2)
     moved = (seen[-1] - seen[0]).flatten(1).abs().amax(1)
     assert [len(each) for each in seen] == [6] * 7 and (moved > 0).all()
     assert loss > F.cross_entropy(model(images), labels)
-    again = PGDAdversarialTraining().loss(model, attack, images, replace(labelled, labels=labels), seed=2)
-    other = PGDAdversarialTraining().loss(model, attack, images, replace(labelled, labels=labels), seed=3)
+    again = PGDAdversarialTraining().loss(model, attack, threat, images, replace(labelled, labels=labels), seed=2)
+    other = PGDAdversarialTraining().loss(model, attack, threat, images, replace(labelled, labels=labels), seed=3)
     assert torch.equal(loss, again) and not torch.equal(loss, other)
 
 
 @pytest.mark.parametrize("objective", [TRADES(), PGDAdversarialTraining()])
 def test_an_attack_without_a_budget_is_refused(objective: ClassObjective) -> None:
-    with pytest.raises(UserError, match=f"objective={objective.name} trains within.*DeepFool has no such bound"):
-        objective.check(DeepFool())
-    with pytest.raises(UserError, match=r"which is 0: give attack\.image\.eps"):
-        objective.check(PGD(eps=0))
-    objective.check(PGD())
-    Standard().check(DeepFool())
+    with pytest.raises(UserError, match=f"objective={objective.name} trains within.*DeepFool looks for the smallest"):
+        objective.check(DeepFool(), THREAT)
+    for eps, told in ((0, "0"), (None, "null")):
+        with pytest.raises(UserError, match=rf"trains within threat\.eps, which is {told}: give it"):
+            objective.check(PGD(), ThreatModel(norm="linf", eps=eps))
+    objective.check(PGD(), THREAT)
+    Standard().check(None, ThreatModel(norm="linf", eps=None))
 
 
 @pytest.mark.parametrize(

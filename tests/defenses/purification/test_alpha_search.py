@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from robustcli.attacks import ThreatModel
 from robustcli.attacks.adaptive.surrogate import right_on
 from robustcli.data import Digits
 from robustcli.defenses import PurifiedClassifier, Purifier
@@ -24,6 +25,7 @@ from robustcli.utils.errors import UserError
 from ...two_latents import TwoLatents
 
 GOAL = (0.2, 0.7, 0.9)
+UNIT = ThreatModel(norm="l2", eps=1.0)
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +109,7 @@ def test_objectives_that_make_no_sense(names: list[str]) -> None:
 
 def test_kept_are_images_that_were_right_before_and_are_wrong_after(classifier: Classifier, digits: Digits) -> None:
     defence = defended(classifier)
-    found = fool_reconstruction(defence, digits, eps=1.0, count=10, batch_size=40, seed=0)
+    found = fool_reconstruction(defence, digits, UNIT, count=10, batch_size=40, seed=0)
     clean, labels = digits.images(found.rows), digits.labels[found.rows]
     assert len(found.rows) == len(found.images) == len(found.clean) == 10
     assert bool(right_on(defence, clean, labels).all()) and not bool(right_on(defence, found.images, labels).any())
@@ -121,7 +123,7 @@ def test_kept_are_images_that_were_right_before_and_are_wrong_after(classifier: 
 def test_the_images_depend_on_the_seed_and_not_on_the_batch(classifier: Classifier, digits: Digits) -> None:
     def rows(seed: int, batch_size: int) -> list[int]:
         found = fool_reconstruction(
-            defended(classifier), digits, eps=1.0, count=5, batch_size=batch_size, seed=seed, limit=80
+            defended(classifier), digits, UNIT, count=5, batch_size=batch_size, seed=seed, limit=80
         )
         assert found.seen <= 80
         return found.rows.tolist()

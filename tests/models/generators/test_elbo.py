@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from robustcli.models.generators import NVAE, Evidence, bits, bound, moments_at
+from robustcli.models.generators import ELBO, NVAE, bits, bound, moments_at
 from robustcli.models.generators.elbo import largest_gains, spectral_norms
 from robustcli.models.generators.layers import NormedConv2d
 from robustcli.utils.errors import UserError
@@ -20,9 +20,9 @@ def test_the_loss_is_the_bound_in_bits(configuration: Configuration) -> None:
     model, images = NVAE(configuration()), pictures(3, (1, 8, 8))
     nll, kl = bound(model, images, seed=5)
     assert nll.shape == (3,) and kl.shape == (3, 4) and bool((kl >= 0).all())
-    whole = Evidence().loss(model, images, number=0, seed=5)
+    whole = ELBO().loss(model, images, number=0, seed=5)
     torch.testing.assert_close(whole, (nll + kl.sum(1)).mean() / bits(model))
-    half = Evidence(beta=0.5).loss(model, images, number=0, seed=5)
+    half = ELBO(beta=0.5).loss(model, images, number=0, seed=5)
     torch.testing.assert_close(half, (nll + 0.5 * kl.sum(1)).mean() / bits(model))
     assert not torch.equal(bound(model, images, seed=6)[0], nll)
 
@@ -43,18 +43,18 @@ def test_the_kl_is_that_of_the_drawn_densities(configuration: Configuration) -> 
 def test_the_weight_rises_and_the_balance_ends_with_it(configuration: Configuration) -> None:
     model, images = NVAE(configuration()), pictures(3, (1, 8, 8))
     nll, kl = bound(model, images, seed=5)
-    start, end = (Evidence(warmup=10).loss(model, images, number=number, seed=5) for number in (0, 10))
+    start, end = (ELBO(warmup=10).loss(model, images, number=number, seed=5) for number in (0, 10))
     torch.testing.assert_close(start, nll.mean() / bits(model))
     torch.testing.assert_close(end, (nll + kl.sum(1)).mean() / bits(model))
-    middle = Evidence(warmup=10).loss(model, images, number=5, seed=5)
-    plain = Evidence(warmup=10, balance=False).loss(model, images, number=5, seed=5)
+    middle = ELBO(warmup=10).loss(model, images, number=5, seed=5)
+    plain = ELBO(warmup=10, balance=False).loss(model, images, number=5, seed=5)
     assert middle > plain  # latents that are large and say much weigh more
     torch.testing.assert_close(plain, (nll + 0.5 * kl.sum(1)).mean() / bits(model))
 
 
 def test_every_weight_learns(configuration: Configuration) -> None:
     model = NVAE(configuration(**{"num_pre-post_process_blocks": 1, "num_nf_cells": 1})).train()
-    Evidence(spectral=0.1, batch_norm=0.1).loss(model, pictures(4, (1, 8, 8)), number=0, seed=0).backward()
+    ELBO(spectral=0.1, batch_norm=0.1).loss(model, pictures(4, (1, 8, 8)), number=0, seed=0).backward()
     silent = [name for name, weight in model.named_parameters() if weight.grad is None]
     assert silent == []
 
@@ -88,4 +88,4 @@ def test_moments_are_those_of_draws_and_leave_the_model(configuration: Configura
 @pytest.mark.parametrize("key", ["beta", "warmup", "spectral", "batch_norm"])
 def test_impossible_settings_are_told(key: str) -> None:
     with pytest.raises(UserError, match=rf"objective\.{key} is -1"):
-        Evidence(**{key: -1})
+        ELBO(**{key: -1})

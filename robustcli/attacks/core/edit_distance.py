@@ -1,0 +1,85 @@
+"""Edits of captions, counted on the string that comes out.
+
+Shapes: M captions.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from robustcli.utils.errors import UserError
+
+
+@dataclass(frozen=True)
+class EditBudget(ABC):
+    """At most ``n`` edits (insert, delete, replace) of a caption, counted on the string that comes out."""
+
+    key: ClassVar[str]
+    n: int
+
+    def __post_init__(self) -> None:
+        if isinstance(self.n, bool) or not isinstance(self.n, int) or self.n < 0:
+            raise UserError(f"threat.{self.key} is {self.n!r}: expected a whole number, 0 or more.")
+
+    @abstractmethod
+    def count(self, caption: str, clean: str) -> int:
+        """Edits between both."""
+
+    def audit(self, captions: Sequence[str], clean: Sequence[str]) -> Tensor:
+        """(M,) long: the edits of each caption of the attack's output.
+
+        Raises:
+            RuntimeError: more than ``n`` edits, or a caption lost: a fault of the attack.
+        """
+        if len(captions) != len(clean):
+            raise RuntimeError(f"the attack turned {len(clean)} captions into {len(captions)}")
+        edits = [self.count(new, old) for new, old in zip(captions, clean, strict=True)]
+        worst = max(range(len(edits)), key=edits.__getitem__, default=None)
+        if worst is not None and edits[worst] > self.n:
+            raise RuntimeError(f"{edits[worst]} edits, {self.n} allowed: {clean[worst]!r} became {captions[worst]!r}")
+        return torch.tensor(edits, dtype=torch.long)
+
+
+class Words(EditBudget):
+    """At most ``n`` words (split on blanks) may be replaced, put in or left out."""
+
+    key = "words"
+
+    def count(self, caption: str, clean: str) -> int:
+        return 0 if caption == clean else levenshtein(caption.split(), clean.split())
+
+
+class Characters(EditBudget):
+    """At most ``n`` characters may be replaced, put in or left out; two neighbours that change places are two edits."""
+
+    key = "characters"
+
+    def count(self, caption: str, clean: str) -> int:
+        return 0 if caption == clean else levenshtein(caption, clean)
+
+
+def levenshtein(first: Sequence[str], second: Sequence[str]) -> int:
+    """Fewest insertions, deletions and replacements that turn one sequence into the other."""
+    first, second = _without_common_ends(first, second)
+    if not first or not second:
+        return len(first) + len(second)
+    row = list(range(len(second) + 1))
+    for i, left in enumerate(first, start=1):
+        diagonal, row[0] = row[0], i
+        for j, right in enumerate(second, start=1):
+            diagonal, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, diagonal + (left != right))
+    return row[-1]
+
+
+def _without_common_ends(first: Sequence[str], second: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
+    start, shorter = 0, min(len(first), len(second))
+    while start < shorter and first[start] == second[start]:
+        start += 1
+    end = 0
+    while end < shorter - start and first[-1 - end] == second[-1 - end]:
+        end += 1
+    return first[start : len(first) - end], second[start : len(second) - end]

@@ -1,0 +1,128 @@
+"""What an attack raises: losses over a gallery, and the similarities that the field attacks. All are per sample.
+
+A loss of a sample reads its own attacked item and clean items of others, so that it does not depend on its batch;
+`infonce`, the loss of training, is the one exception and says so.
+
+Shapes: B images asked for, N images, M captions, K candidates, D embedding, P captions of an image.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from robustcli.attacks.core.gallery_losses import (
+    GALLERY_LOSSES,
+    caption_over_gallery,
+    image_over_gallery,
+    log_mass,
+)
+from robustcli.attacks.core.oracle import ImageObjective, TextObjective
+from robustcli.attacks.core.target import OwnCaptions, Target
+from robustcli.utils.numbers import one_of
+
+__all__ = [
+    "IMAGE_LOSSES",
+    "TEXT_LOSSES",
+    "OwnCaptions",
+    "Target",
+    "divergence",
+    "guided",
+    "image_objective",
+    "text_drift",
+    "text_objective",
+]
+
+IMAGE_LOSSES = (*GALLERY_LOSSES, "own_pair", "drift", "infonce")
+TEXT_LOSSES = ("guided", "drift", "cross_entropy", "margin")
+
+
+def image_objective(loss: str, target: Target, text_features: Tensor | None = None) -> ImageObjective:
+    """The loss called ``loss`` of the images of ``target``; ``text_features`` (M,D): attacked captions, default the
+    clean ones.
+    """
+    if one_of("loss", loss, IMAGE_LOSSES) in GALLERY_LOSSES:
+        return image_over_gallery(loss, target, text_features)
+    makers = {"own_pair": _own_pair, "drift": _image_drift, "infonce": _infonce}
+    return makers[loss](target, text_features)
+
+
+def text_objective(objective: str, target: Target, image_features: Tensor | None = None) -> TextObjective:
+    """The loss called ``objective`` of the captions of ``target``; ``image_features`` (N,D): attacked images,
+    default the clean ones.
+    """
+    if one_of("objective", objective, TEXT_LOSSES) in GALLERY_LOSSES:
+        own = None if image_features is None else image_features[target.owner]
+        return caption_over_gallery(objective, target, own)
+    makers = {"guided": guided, "drift": text_drift}
+    return makers[objective](target, image_features)
+
+
+def divergence(first: Tensor, second: Tensor) -> Tensor:
+    """KL(first || second) of softmaxed embeddings, (...,D) -> (...), in float64: the values are 1e-6 to 1e-3 (Zhang
+    et al. 2022).
+    """
+    log_p, log_q = F.log_softmax(first.double(), -1), F.log_softmax(second.double(), -1)
+    return (log_p.exp() * (log_p - log_q)).sum(-1)
+
+
+def _own_similarities(features: Tensor, text_features: Tensor, table: Tensor) -> Tensor:
+    """(B,D), (M,D), (B,P) -> (B,P) cosines of each image with its captions."""
+    return torch.einsum("bd,bpd->bp", features, text_features[table])
+
+
+def _own_pair(target: Target, text_features: Tensor | None) -> ImageObjective:
+    """Minus the mean cosine to the own captions, what SGA lowers (Lu et al. 2023); it knows no negatives."""
+    own, texts = target.own, target.text_features if text_features is None else text_features
+
+    def objective(images: Tensor, rows: Tensor) -> Tensor:
+        similarities = _own_similarities(target.model.encode_image(images), texts, own.table[rows])
+        return -own.mean(similarities, rows)
+
+    return objective
+
+
+def _image_drift(target: Target, _text_features: Tensor | None) -> ImageObjective:
+    """KL of the attacked to the clean image; its gradient is zero at the clean image, so it needs a random start."""
+
+    def objective(images: Tensor, rows: Tensor) -> Tensor:
+        return divergence(target.model.encode_image(images), target.image_features[rows])
+
+    return objective
+
+
+def _infonce(target: Target, text_features: Tensor | None) -> ImageObjective:
+    """The batch's own contrastive loss, all images moving at once: that of training, where other true pairs are no
+    negatives.
+
+    Row ``i`` is the mean over the captions of image ``i`` of both directions' cross-entropies; their sum is what
+    moves. It reads the whole batch, so it must be asked for all rows at once.
+    """
+    texts = target.text_features if text_features is None else text_features
+    matches, owner, own, scale = target.pairs.matches(), target.owner, target.own, target.scale
+    columns = torch.arange(len(owner), device=owner.device)
+
+    def objective(images: Tensor, rows: Tensor) -> Tensor:
+        if len(rows) != len(matches):
+            raise ValueError(f"infonce reads the whole batch: asked for {len(rows)} of {len(matches)} images")
+        logits = scale * target.model.encode_image(images) @ texts.T
+        pairs = logits[owner, columns]
+        false_texts, false_images = log_mass(logits, ~matches, 1), log_mass(logits, ~matches, 0)
+        loss = F.softplus(false_texts[owner] - pairs) + F.softplus(false_images - pairs)
+        return own.mean(loss[own.table], rows) / 2
+
+    return objective
+
+
+def guided(target: Target, image_features: Tensor | None) -> TextObjective:
+    """Minus the cosine to the own image (Lu et al. 2023)."""
+    images = target.image_features if image_features is None else image_features
+
+    def objective(features: Tensor, rows: Tensor) -> Tensor:
+        return -(features * images[target.owner[rows]]).sum(1)
+
+    return objective
+
+
+def text_drift(target: Target, _image_features: Tensor | None) -> TextObjective:
+    """KL of the clean caption to the attacked one (Zhang et al. 2022); it needs no image."""
+    return lambda features, rows: divergence(target.text_features[rows], features)

@@ -1,0 +1,287 @@
+"""Base classes of attacks on captions, and on pairs of images and captions before a gallery.
+
+Shapes: N images, M captions, C channels, H height, W width, K candidates, D embedding.
+"""
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
+
+import torch
+from torch import Tensor
+
+from robustcli.attacks.core.base import Attack, ImageAttack
+from robustcli.attacks.core.counter import QueryCounter
+from robustcli.attacks.core.edit_distance import Words
+from robustcli.attacks.core.frozen import frozen
+from robustcli.attacks.core.losses import TEXT_LOSSES, image_objective, text_objective
+from robustcli.attacks.core.oracle import ImageObjective, TextEncoder, TextObjective
+from robustcli.attacks.core.pairs import Adversarial, DualEncoderLike, Gallery, Pairs
+from robustcli.attacks.core.success import judge, worst_of
+from robustcli.attacks.core.target import Target
+from robustcli.attacks.core.threat import ThreatModel
+from robustcli.utils.errors import UserError
+from robustcli.utils.numbers import one_of
+from robustcli.utils.seeding import derive_seed
+
+_ROUNDING = 1e-4  # of a cosine, from one batch to another
+
+
+class Constraint(Protocol):
+    """A condition on edited captions; a search asks it before it judges, the base class once more of what came out."""
+
+    def allowed(
+        self, clean: Sequence[str], variants: Sequence[str], encoder: TextEncoder, *, slack: float = 0.0
+    ) -> Sequence[bool]:
+        """Whether each of K variants may stand for the clean caption beside it.
+
+        Args:
+            encoder: the attacked model's own captions -> features.
+            slack: what rounding may excuse; 0 in a search, more in the audit, whose batches are others.
+        """
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextAttack(Attack):
+    """Edits captions within a budget of words or of characters, counted on the caption that comes out.
+
+    Args:
+        objective: what is raised against a dual encoder: ``guided``, ``drift``, ``cross_entropy`` or ``margin``; see
+            `losses`.
+        constraints: what an edited caption must keep, beside the budget; see `constraints`.
+        seed: see `Attack`.
+    """
+
+    unit: ClassVar[str]  # ``words`` or ``characters``, what the search edits
+    needs_candidates: ClassVar[bool] = False  # whether it takes words from a `CandidateSource`
+
+    objective: str = "guided"
+    constraints: Sequence[Constraint] = ()
+
+    def __post_init__(self) -> None:
+        self._store(constraints=tuple(self.constraints))
+        one_of("objective", self.objective, TEXT_LOSSES)
+
+    def check(self, threat: ThreatModel) -> None:
+        if threat.moves_texts and threat.text.key != self.unit:
+            raise UserError(
+                f"{type(self).__name__} edits {self.unit}, but the threat model counts {threat.text.key}: choose "
+                f"threat={'characters' if self.unit == 'characters' else 'text'}, or another attack."
+            )
+
+    @abstractmethod
+    def edit(
+        self,
+        encoder: TextEncoder,
+        objective: TextObjective,
+        captions: Sequence[str],
+        caption_ids: Sequence[int],
+        threat: ThreatModel,
+    ) -> tuple[Sequence[str], Tensor, Tensor]:
+        """The attack's own part: M captions of higher loss, and the forward and backward passes for each, (M,) long
+        on the CPU.
+        """
+
+    def maximise(
+        self,
+        model: DualEncoderLike,
+        objective: TextObjective,
+        captions: Sequence[str],
+        caption_ids: Tensor,
+        threat: ThreatModel | None = None,
+        *,
+        encoder: TextEncoder | None = None,
+        owner: Tensor | None = None,
+        counter: QueryCounter | None = None,
+    ) -> tuple[str, ...]:
+        """Allowed captions that raise ``objective``; ``model`` should be `frozen`.
+
+        Args:
+            objective: features (K,D) and the captions' rows (K,) -> (K,) losses.
+            threat: what may change; None: the attack's own number of words or characters.
+            encoder: features that were computed already, of the same model and weights.
+            owner, counter: the image of each caption (M,), and who is told what was spent on it.
+
+        Raises:
+            RuntimeError: an edit beyond the budget or against a constraint: a fault of the attack.
+        """
+        threat = threat or self.threat
+        if not threat.moves_texts or not captions:
+            return tuple(captions)
+        self.check(threat)
+        encoder = encoder or TextEncoder(model)
+        found, queries, gradients = self.edit(encoder, objective, captions, caption_ids.tolist(), threat)
+        threat.audit_captions(found, captions)
+        self._audit_constraints(captions, found, encoder)
+        if counter is not None and owner is not None:
+            counter.add_texts(queries, gradients, owner)
+        return tuple(found)
+
+    def _audit_constraints(self, clean: Sequence[str], found: Sequence[str], encoder: TextEncoder) -> None:
+        edited = [(old, new) for old, new in zip(clean, found, strict=True) if old != new]
+        for constraint in self.constraints if edited else ():
+            before, after = zip(*edited, strict=True)
+            allowed = constraint.allowed(before, after, encoder, slack=_ROUNDING)
+            for (old, new), fine in zip(edited, allowed, strict=True):
+                if not fine:
+                    raise RuntimeError(f"{constraint!r} forbids that {old!r} becomes {new!r}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetrievalAttack(Attack):
+    """Attacks images, captions or both of a dual encoder; either part may be None, and that side then stays clean.
+
+    Args:
+        image, text: the searches of either side, within one threat model.
+        seed: see `Attack`.
+    """
+
+    image: ImageAttack | None = None
+    text: TextAttack | None = None
+
+    def __post_init__(self) -> None:
+        if self.image is None and self.text is None:
+            raise UserError("attack.image and attack.text are both null: give at least one of them.")
+
+    @property
+    def threat(self) -> ThreatModel:
+        """That of the parts together."""
+        image = {"eps": 0.0} if self.image is None else {"norm": self.image.norm, "eps": self.image.eps}
+        text = {} if self.text is None else {self.text.unit: self.text.threat.text.n}
+        return ThreatModel(**image, **text)  # type: ignore[arg-type]
+
+    def check(self, threat: ThreatModel) -> None:
+        if self.image is not None:
+            self.image.check(threat)
+        if self.text is not None:
+            self.text.check(threat)
+
+    @abstractmethod
+    def search(self, target: Target, counter: QueryCounter) -> tuple[Tensor, tuple[str, ...]]:
+        """The attack's own part, from `attack_images` and `attack_captions`: images (N,C,H,W) and M captions."""
+
+    def perturb(
+        self,
+        model: DualEncoderLike,
+        pairs: Pairs,
+        gallery: Gallery | None = None,
+        threat: ThreatModel | None = None,
+    ) -> tuple[Tensor, tuple[str, ...]]:
+        """Attacked images and captions, audited but not judged.
+
+        Args:
+            gallery: what queries are ranked against; None: the pairs themselves.
+            threat: what may change; None: what the parts allow.
+
+        Raises:
+            RuntimeError: a result beyond the threat model: a fault of the attack.
+        """
+        threat = threat or self.threat
+        self.check(threat)
+        with frozen(model):
+            target = Target(model, pairs, gallery, threat)
+            images, captions = self.search(target, QueryCounter.of(len(pairs.images)))
+        self._audit(target, images, captions)
+        return images, captions
+
+    def __call__(
+        self,
+        model: DualEncoderLike,
+        pairs: Pairs,
+        gallery: Gallery | None = None,
+        threat: ThreatModel | None = None,
+    ) -> Adversarial:
+        """The worst of `variants` for each query."""
+        return worst_of(list(self.variants(model, pairs, gallery, threat).values()))
+
+    def variants(
+        self,
+        model: DualEncoderLike,
+        pairs: Pairs,
+        gallery: Gallery | None = None,
+        threat: ThreatModel | None = None,
+    ) -> Mapping[str, Adversarial]:
+        """What an attacker may choose from for each query, by name; most attacks put out one, called "".
+
+        Every query is ranked again from the images and strings that came out. The costs of all stand with the first.
+        """
+        threat = threat or self.threat
+        self.check(threat)
+        with frozen(model), torch.no_grad():
+            torch.manual_seed(derive_seed(self.seed, "model"))  # of a model that draws; `frozen` puts the state back
+            target, counter = Target(model, pairs, gallery, threat), QueryCounter.of(len(pairs.images))
+            found, encoder = self.alternatives(target, counter), TextEncoder(model)
+            costs = [counter, *(QueryCounter.of(len(pairs.images)) for _ in range(len(found) - 1))]
+            return {
+                name: self._judged(target, encoder, images, captions, cost)
+                for (name, (images, captions)), cost in zip(found.items(), costs, strict=True)
+            }
+
+    def alternatives(self, target: Target, counter: QueryCounter) -> Mapping[str, tuple[Tensor, tuple[str, ...]]]:
+        """Images and captions that queries may choose from, by name, at least one; the first is shown for images, the
+        last for captions where none is a success.
+        """
+        return {"": self.search(target, counter)}
+
+    def attack_images(
+        self,
+        target: Target,
+        counter: QueryCounter,
+        objective: ImageObjective | None = None,
+        *,
+        text_features: Tensor | None = None,
+        start: Tensor | None = None,
+    ) -> Tensor:
+        """The image part, raising ``objective`` or its own loss against ``text_features`` (M,D; None: the clean
+        ones).
+        """
+        pairs = target.pairs
+        if self.image is None:
+            return pairs.images.clone()
+        chosen = objective or image_objective(self.image.loss, target, text_features)
+        return self.image.maximise(chosen, pairs.images, pairs.image_ids, target.threat, start=start, counter=counter)
+
+    def attack_captions(
+        self, target: Target, counter: QueryCounter, objective: TextObjective | None = None
+    ) -> tuple[str, ...]:
+        """The text part on the clean captions, raising ``objective`` or its own one against the clean images."""
+        pairs = target.pairs
+        if self.text is None:
+            return pairs.captions
+        return self.text.maximise(
+            target.model,
+            objective or text_objective(self.text.objective, target),
+            pairs.captions,
+            pairs.caption_ids,
+            target.threat,
+            encoder=target.encoder,
+            owner=pairs.owner,
+            counter=counter,
+        )
+
+    def _judged(
+        self, target: Target, encoder: TextEncoder, images: Tensor, captions: tuple[str, ...], cost: QueryCounter
+    ) -> Adversarial:
+        norm, edits = self._audit(target, images, captions)
+        image_features = target.model.encode_image(images)
+        text_features = encoder.encode(captions) if captions else target.encode_text(captions)
+        image_success, caption_success = judge(target, image_features, text_features)
+        return Adversarial(
+            images=images,
+            captions=captions,
+            norm=norm,
+            edits=edits,
+            image_success=image_success,
+            caption_success=caption_success,
+            **vars(cost),
+        )
+
+    def _audit(self, target: Target, images: Tensor, captions: tuple[str, ...]) -> tuple[Tensor, Tensor]:
+        """Norms (N,) and edits (M,) of the output; a side that is not attacked may not change at all."""
+        pairs, threat = target.pairs, target.threat
+        norm = (threat if self.image else threat.at(0)).audit(images, pairs.images)
+        edits = (
+            threat.audit_captions(captions, pairs.captions) if self.text else Words(0).audit(captions, pairs.captions)
+        )
+        return norm, edits

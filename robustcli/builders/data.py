@@ -1,0 +1,29 @@
+"""From a composed config to a data set, of captions or of classes."""
+
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from robustcli.data import ImageClassData, ImageTextData
+from robustcli.utils.errors import UserError
+
+
+def build_data(config: DictConfig, split: str) -> ImageTextData | ImageClassData:
+    """The data set of ``dataset=...``, one split of it."""
+    data: ImageTextData | ImageClassData = instantiate(config, split=split)
+    return data
+
+
+def build_captioned(config: DictConfig, split: str) -> ImageTextData:
+    """`build_data` for a command that needs captions."""
+    data = build_data(config, split)
+    if not isinstance(data, ImageTextData):
+        raise UserError(f"dataset {data.name} has classes and no captions: choose one such as dataset=scenes.")
+    return data
+
+
+def build_classes(config: DictConfig, split: str) -> ImageClassData:
+    """`build_data` for a command that needs classes."""
+    data = build_data(config, split)
+    if not isinstance(data, ImageClassData):
+        raise UserError(f"dataset {data.name} has captions and no classes: choose one such as dataset=scene_classes.")
+    return data

@@ -1,0 +1,23 @@
+"""From ``device=...`` and ``threads=...`` to a device of torch."""
+
+import torch
+
+from robustcli.utils.errors import UserError
+
+
+def choose_device(name: str, threads: int) -> torch.device:
+    """The device called ``name`` (``auto``: a GPU if there is one), with ``threads`` CPU threads.
+
+    Threads are never taken by default: two busy processes with two threads each are slower than with one.
+    """
+    torch.set_num_threads(threads)
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(
+            f"device {name!r} is not to be had here ({str(error).splitlines()[0]}): use cpu or auto."
+        ) from error
+    return device

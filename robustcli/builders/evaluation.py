@@ -1,0 +1,172 @@
+"""Builders of evaluations: the suite, the threat model and what the attacker has, from a composed config."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
+from robustcli.attacks import Gallery, Pairs, ThreatModel
+from robustcli.builders.attacks import BuiltAttack, Candidates, build_attack, build_suite, build_threat
+from robustcli.config.unread import refuse_unread
+from robustcli.data import ImageClassData, ImageTextData
+from robustcli.evaluation import (
+    ACCESS,
+    Attacker,
+    ClassificationEvaluator,
+    Evaluation,
+    Evaluator,
+    RetrievalEvaluator,
+)
+from robustcli.utils.errors import UserError
+from robustcli.utils.numbers import at_least, parse_number
+from robustcli.utils.suggest import did_you_mean
+
+_DRAWS = {"draws", "chunk"}
+
+
+def build_evaluation(
+    config: DictConfig,
+    data: ImageTextData | ImageClassData,
+    attacks: Mapping[str, BuiltAttack],
+    *,
+    surrogate: Any = None,
+    defended: bool = False,
+) -> Evaluation:
+    """The evaluation of a command: on what, by which attacks, within which threat model, by whom.
+
+    Args:
+        attacks: of `build_attacks`.
+        surrogate: the model on which all attacks are computed; None: the one that is judged.
+        defended: something cleans images in front of the models.
+
+    Raises:
+        UserError: a curve that no attack draws, an access that there is not, or draws that are none.
+    """
+    settings, threat = config.evaluation, build_threat(config.threat)
+    if isinstance(data, ImageClassData):
+        for name in ("words", "characters", "edits"):
+            refuse_unread(f"threat.{name}", f"the data set {data.name} has classes and no captions")
+    suite = {name: built.attack for name, built in attacks.items()}
+    radii, curve = _radii(settings, threat, defended=defended), _curve(settings, suite)
+    evaluator = _evaluator(config, data, threat, radii)
+    gallery = None
+    if surrogate is not None and isinstance(evaluator, RetrievalEvaluator):
+        gallery = _gallery_of(evaluator, surrogate)
+    draws, chunk = _draws(settings.eot)
+    if surrogate is not None:
+        refuse_unread("evaluation.access", "an attack on evaluation.surrogate has access to no other model")
+        refuse_unread("evaluation.eot", "it averages the judged model, which evaluation.surrogate never asks")
+    if defended and threat.radius is None:
+        raise UserError(
+            "threat.eps is null, but a table of defences stands at a radius: give it, such as threat.eps=1.0; the "
+            "smallest changes are looked for anyway where an attack does so."
+        )
+    return Evaluation(
+        evaluator=evaluator,
+        attacks=suite,
+        threat=threat,
+        radii=radii,
+        curve=curve,
+        attacker=Attacker(
+            access=_access(settings, defended=defended), eot=draws, chunk=chunk, surrogate=surrogate, gallery=gallery
+        ),
+        keys={name: built.keys for name, built in attacks.items()},
+        resamples=settings.resamples,
+        seed=config.seed,
+    )
+
+
+def build_attacks(
+    config: DictConfig,
+    data: ImageTextData | ImageClassData,
+    candidates: Candidates | None,
+    *,
+    name: str | None = None,
+    another: str = "+attack@attacks.{0}={0}",
+) -> dict[str, BuiltAttack]:
+    """The suite of ``attacks=...`` with the attack of ``attack=...`` besides, if there is one.
+
+    Args:
+        name: what the table calls the attack of ``attack=...``; None: there is none, or one that is trained against.
+        another: see `ConfigKeys`.
+    """
+    threat, captions = build_threat(config.threat), isinstance(data, ImageTextData)
+    settings: Any = {"captions": captions, "candidates": candidates, "seed": config.seed}
+    suite = build_suite(config.attacks, threat, **settings) if "attacks" in config else {}
+    if name is not None:
+        suite[name] = build_attack(config.attack, threat, **settings, key="attack")
+    return {each: replace(built, keys=replace(built.keys, another=another)) for each, built in suite.items()}
+
+
+def _evaluator(
+    config: DictConfig, data: ImageTextData | ImageClassData, threat: ThreatModel, radii: tuple[float, ...]
+) -> Evaluator:
+    settings = config.evaluation
+    fresh = at_least("fresh", settings.fresh, 1, node="evaluation")
+    common = {"batch_size": settings.batch_size, "limit": settings.limit, "fresh": fresh, "seed": config.seed}
+    if isinstance(data, ImageTextData):
+        return RetrievalEvaluator(data, threat, **common)
+    return ClassificationEvaluator(data, threat, **common, radii=radii)
+
+
+def _radii(settings: DictConfig, threat: ThreatModel, *, defended: bool) -> tuple[float, ...]:
+    """``evaluation.eps_curve`` times the eps of the threat model, in rising order; of a defence that of the table too,
+    to which smallest changes are followed on.
+    """
+    if not isinstance(settings.eps_curve, ListConfig):
+        raise UserError(f"evaluation.eps_curve is {settings.eps_curve!r}: give a list, such as [0, 0.5, 1, 2].")
+    factors = [parse_number("eps_curve", factor, node="evaluation") for factor in settings.eps_curve]
+    if threat.radius is None or not threat.moves_images:
+        return ()
+    own = {threat.radius} if defended else set()
+    return tuple(sorted({*own, *(threat.radius * factor for factor in factors)}))
+
+
+def _curve(settings: DictConfig, suite: Mapping[str, Any]) -> str | None:
+    """Name of the attack that draws the curve; None: all of them."""
+    asked = settings.curve_attack
+    if asked == "all":
+        return None
+    if asked is not None and asked not in suite and settings.eps_curve and suite:
+        raise UserError(
+            f"evaluation.curve_attack is {asked!r}{did_you_mean(asked, list(suite))}: the attacks are "
+            f"{', '.join(suite)}; choose one of them, all, or evaluation.eps_curve=[] for no curve."
+        )
+    return asked or ("sep" if "sep" in suite else next(reversed(list(suite)), ""))
+
+
+def _access(settings: DictConfig, *, defended: bool) -> tuple[str, ...]:
+    asked = settings.access
+    if asked is None:
+        return ACCESS
+    if not isinstance(asked, ListConfig):
+        raise UserError(f"evaluation.access is {asked!r}: give a list, such as [static,bpda,adaptive].")
+    access = tuple(str(each) for each in asked)
+    if unknown := [each for each in access if each not in ACCESS]:
+        raise UserError(f"evaluation.access has {unknown[0]!r}: choose of {', '.join(ACCESS)}.")
+    if not defended and access != ("adaptive",):
+        raise UserError(
+            f"evaluation.access is {list(access)}, but nothing stands in front of the model, so that an attacker sees "
+            "all of it: leave it out, or choose purifier=... ."
+        )
+    return access
+
+
+def _draws(eot: Any) -> tuple[int, int | None]:
+    """Draws for a gradient, and images of a pass at most."""
+    if isinstance(eot, DictConfig) and set(eot) <= _DRAWS:
+        settings: Any = OmegaConf.to_container(eot, resolve=True)
+        return at_least("draws", settings.get("draws", 1), 1, node="evaluation.eot"), settings.get("chunk")
+    if isinstance(eot, bool) or not isinstance(eot, int) or eot < 1:
+        raise UserError(f"evaluation.eot is {eot}: expected a number of draws, or '{{draws: 20, chunk: 256}}'.")
+    return eot, None
+
+
+def _gallery_of(evaluator: RetrievalEvaluator, model: Any) -> Any:
+    """The whole gallery of the evaluator as ``model`` sees it, around pairs of it."""
+
+    def gallery(pairs: Pairs) -> Gallery:
+        return evaluator.pairs(model, pairs.image_ids)[1]
+
+    return gallery

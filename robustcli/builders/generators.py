@@ -1,0 +1,26 @@
+"""From a composed config to a generator that can be trained."""
+
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from robustcli.data import ImageClassData
+from robustcli.models.generators import NVAE
+from robustcli.utils.errors import UserError
+
+
+def build_generator(config: DictConfig, checkpoint: str | None, data: ImageClassData, *, seed: int) -> NVAE:
+    """The generator of ``generator=...`` with weights that can be trained, those of ``checkpoint`` if one is given.
+
+    Raises:
+        UserError: it makes images of another size than those of ``data``.
+    """
+    chosen = {} if checkpoint is None else {"checkpoint": checkpoint}
+    generator: NVAE = instantiate(config, **chosen, seed=seed, _convert_="all")
+    shape = tuple(data.images(torch.tensor([0])).shape[1:])
+    if shape != generator.resolution:
+        raise UserError(
+            f"generator.resolution is {list(generator.resolution)}, but images of dataset {data.name} are "
+            f"{list(shape)}: set generator.resolution={str(list(shape)).replace(' ', '')}, or the size of the data set."
+        )
+    return generator.requires_grad_(True)

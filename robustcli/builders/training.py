@@ -1,0 +1,139 @@
+"""From a composed config to a trainer: the model as it starts, its task, and the look at the validation set.
+
+``sets`` are the data by split, ``train`` and ``val`` among them.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from robustcli import metrics
+from robustcli.attacks import ClassifierAttack, RetrievalAttack
+from robustcli.builders.attacks import Candidates, build_attack, build_threat
+from robustcli.builders.candidates import lazy_candidates
+from robustcli.builders.generators import build_generator
+from robustcli.builders.models import build_classifier, build_dual_encoder
+from robustcli.builders.objectives import build_class_objective, build_elbo, build_objective
+from robustcli.config.unread import refuse_unread
+from robustcli.data import ImageClassData, ImageTextData
+from robustcli.data.augmentation import Augmentation
+from robustcli.evaluation import ClassificationEvaluator, RetrievalEvaluator
+from robustcli.evaluation.generation import GenerationJudge
+from robustcli.models import Classifier, DualEncoder
+from robustcli.models.generators import NVAE
+from robustcli.training.tasks import ClassTask, GeneratorTask, PairTask, Task
+from robustcli.training.trainer import Trainer
+from robustcli.utils.errors import UserError
+from robustcli.utils.numbers import parse_number
+
+
+def build_pair_trainer(
+    config: DictConfig, sets: Mapping[str, ImageTextData], device: torch.device
+) -> tuple[Trainer, Candidates]:
+    """Trainer of a dual encoder, validated by recall@1 of both directions; and where attacks take words from."""
+    model = build_dual_encoder(config.model, config.checkpoint, sets["train"], seed=config.seed).to(device)
+    candidates, threat = lazy_candidates(config.candidates, sets["train"], model), build_threat(config.threat)
+    objective = build_objective(config.defense)
+    attack = None
+    if objective.sides:
+        for side in {"image", "text"} - set(objective.sides):
+            refuse_unread(f"attack.{side}", f"defense={objective.name} leaves the {side} clean")
+        node: Any = OmegaConf.merge(config.attack, dict.fromkeys({"image", "text"} - set(objective.sides)))
+        built = build_attack(node, threat, captions=True, candidates=candidates, seed=config.seed, key="attack").attack
+        assert isinstance(built, RetrievalAttack)
+        attack = built
+    else:
+        refuse_unread("attack", f"defense={objective.name} trains against no attack")
+    sizes = {"batch_size": config.trainer.batch_size, "seed": config.seed}
+    task = PairTask(sets["train"], objective, attack, threat, **sizes)
+    judge = RetrievalEvaluator(sets["val"], threat, **_looked_at(config))
+
+    def recall(trained: DualEncoder) -> dict[str, float]:
+        ranks = judge.ranks(trained)
+        directions = {"i2t@1": ranks.image_to_text, "t2i@1": ranks.text_to_image}
+        return {name: metrics.recall_at_k(found, 1) for name, found in directions.items()}
+
+    return _trainer(config, model, task, recall), candidates
+
+
+def build_class_trainer(config: DictConfig, sets: Mapping[str, ImageClassData], device: torch.device) -> Trainer:
+    """Trainer of a classifier, validated by its accuracy."""
+    model = build_classifier(config.model, config.checkpoint, sets["train"], seed=config.seed).to(device)
+    threat, objective = build_threat(config.threat), build_class_objective(config.objective)
+    attack = None
+    if objective.takes_attack:
+        built = build_attack(config.attack, threat, captions=False, candidates=None, seed=config.seed, key="attack")
+        assert isinstance(built.attack, ClassifierAttack)
+        attack = built.attack
+    else:
+        refuse_unread("attack", f"objective={objective.name} trains against no attack")
+    if not objective.takes_threat and not config.attacks:
+        refuse_unread("threat", f"objective={objective.name} trains without it, and attacks=none evaluates without it")
+    sizes = {"batch_size": config.trainer.batch_size, "seed": config.seed}
+    task = ClassTask(sets["train"], objective, attack, threat, _augmentation(config), **sizes)
+    judge = ClassificationEvaluator(sets["val"], threat, **_looked_at(config))
+
+    def accuracy(trained: Classifier) -> dict[str, float]:
+        batches = (judge.batch(trained, rows) for rows in judge.chunks())
+        right = sum(int((trained(images).argmax(1) == labels).sum()) for images, labels in batches)
+        return {"accuracy": right / len(judge)}
+
+    return _trainer(config, model, task, accuracy)
+
+
+def build_generator_trainer(config: DictConfig, sets: Mapping[str, ImageClassData], device: torch.device) -> Trainer:
+    """Trainer of a generator, validated by its likelihood and its reconstructions."""
+    moment_temperatures(config)
+    model = build_generator(config.generator, config.checkpoint, sets["train"], seed=config.seed).to(device)
+    task = GeneratorTask(
+        sets["train"],
+        build_elbo(config.objective),
+        _augmentation(config),
+        batch_size=config.trainer.batch_size,
+        seed=config.seed,
+    )
+    judge = build_generation_judge(config, sets["val"])
+
+    def likelihood(trained: NVAE) -> dict[str, float]:
+        figures = judge.figures(judge.records(trained))
+        return {key: figures[key] for key in ("bits_per_dim", "likelihood_bits", "mse")}
+
+    return _trainer(config, model, task, likelihood)
+
+
+def build_generation_judge(config: DictConfig, data: ImageClassData) -> GenerationJudge:
+    """What measures a generator on ``data``."""
+    settings = config.evaluation
+    return GenerationJudge(data, batch_size=settings.batch_size, limit=settings.limit, seed=config.seed)
+
+
+def moment_temperatures(config: DictConfig) -> list[float]:
+    """Temperatures that moments are estimated again for; where there are any, the generator's own is among them.
+
+    Raises:
+        UserError: it is not.
+    """
+    values = [parse_number("temperatures", value, node="moments") for value in config.moments.temperatures]
+    if values and float(config.generator.temperature) not in values:
+        raise UserError(
+            f"generator.temperature is {config.generator.temperature}, which moments.temperatures {values} lacks: add "
+            "it, or give [] to use the moments of the training at every temperature."
+        )
+    return values
+
+
+def _looked_at(config: DictConfig) -> dict[str, Any]:
+    """Of the validation set."""
+    return {"batch_size": config.evaluation.batch_size, "limit": config.evaluation.limit, "seed": config.seed}
+
+
+def _augmentation(config: DictConfig) -> Augmentation:
+    settings: Any = OmegaConf.to_container(config.augmentation, resolve=True)
+    return Augmentation(**settings)
+
+
+def _trainer(config: DictConfig, model: Any, task: Task, validate: Callable[[Any], Mapping[str, float]]) -> Trainer:
+    settings: Any = OmegaConf.to_object(config.trainer)  # a TrainerSettings, which the schema has put there
+    return Trainer(model, task, settings, seed=config.seed, validate=validate)

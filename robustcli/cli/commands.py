@@ -1,0 +1,103 @@
+"""The commands that take Hydra overrides, and the engine that tells the story of each."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from robustcli.config import groups as config_groups
+from robustcli.utils.errors import UserError
+from robustcli.utils.suggest import did_you_mean
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command whose options are Hydra overrides.
+
+    Attributes:
+        name: as typed.
+        engine: module of ``robustcli.engines`` with ``load(config)`` and ``run(config, run)``.
+        examples: what may stand after ``robustcli NAME``.
+    """
+
+    name: str
+    engine: str
+    examples: tuple[str, ...]
+
+    @property
+    def summary(self) -> str:
+        """What the command does, as its primary config says."""
+        return config_groups.summary(config_groups.conf_directory() / f"{self.name.replace('-', '_')}.yaml")
+
+
+COMMANDS: Mapping[str, Command] = {
+    command.name: command
+    for command in (
+        Command(
+            "train-mat",
+            "train",
+            (
+                "",
+                "dataset=flickr30k model=vit_b_16 defense=mat attack.image.eps=4/255 seed=3",
+                "--multirun seed=0,1,2 defense=mat,tecoa hydra/launcher=joblib",
+                "resume=outputs/train-mat/2026-01-31/12-00-00-4f1c2a",
+            ),
+        ),
+        Command(
+            "train-classifier",
+            "train",
+            (
+                "",
+                "dataset=digits model=digits augmentation.shift=1 judges=classes",
+                "dataset=cifar10 model=resnet20_cifar augmentation.shift=4 augmentation.flip=true trainer=long",
+            ),
+        ),
+        Command(
+            "train-generator",
+            "train",
+            (
+                "",
+                "dataset=mnist generator=nvae_mnist trainer.max_steps=2000",
+                "dataset=class_folders dataset.root=faces 'dataset.classes=[a,b]' dataset.image_size=64 "
+                "generator=nvae_64",
+            ),
+        ),
+        Command(
+            "purify",
+            "purify",
+            (
+                "",
+                "purifier.alphas=linear purifier.attenuation=0.5 protocol.eot=4",
+                "'variants={linear: {alphas: linear}, cosine: {alphas: cosine}}' baselines=null",
+                "dataset=scene_classes model=scene_classes",
+            ),
+        ),
+        Command(
+            "learn-alphas",
+            "learn_alphas",
+            (
+                "",
+                "'objectives=[adversarial,clean]' trials=100",
+                "dataset=scene_classes model=scene_classes adversarial.eps=2 sampler=tpe",
+            ),
+        ),
+        Command(
+            "attack",
+            "attack",
+            ("attack=sga attack.image.eps=2/255 attack.text.max_words=1", "attack=pgd checkpoint=model.safetensors"),
+        ),
+        Command(
+            "evaluate",
+            "evaluate",
+            (
+                "checkpoint=outputs/train-mat/2026-01-31/12-00-00-4f1c2a/checkpoints/last.safetensors",
+                "'checkpoints={clean: clean.safetensors, mat: mat.safetensors}' judges=quick",
+            ),
+        ),
+    )
+}
+
+
+def find(name: str) -> Command:
+    """The command that is typed as ``name``; raises UserError where there is none."""
+    if name not in COMMANDS:
+        raise UserError(f"there is no command {name!r}{did_you_mean(name, list(COMMANDS))} ({', '.join(COMMANDS)})")
+    return COMMANDS[name]

@@ -1,0 +1,62 @@
+"""``robustcli validate COMMAND``: compose, check and build what a command would run, and run nothing of it."""
+
+import shlex
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, open_dict, read_write
+
+from robustcli.cli.commands import find
+from robustcli.cli.job import engine_of, user_error
+from robustcli.cli.launch import one_sentence, written_out
+from robustcli.config import groups as config_groups
+from robustcli.config.checks import check
+from robustcli.config.compose import compose
+from robustcli.config.overrides import key
+from robustcli.utils.errors import UserError
+
+
+def validate(name: str, argv: Sequence[str]) -> int:
+    """Print one line that all is well and what would be run; returns 0.
+
+    Data is opened and models are built as the engine does before it works, so that a missing file or an attack that
+    does not fit to the model is met here; nothing is attacked, trained or written but caches of data.
+
+    Raises:
+        UserError: the mistake.
+    """
+    command = find(name).name
+    with one_sentence(command, argv):
+        words = written_out(command, argv)
+        overrides = words[2:] if words[:1] == ["--config-dir"] else words
+        if flags := [word for word in overrides if word.startswith("-")]:
+            raise UserError(f"validate looks at one job and takes no {flags[0]}: leave it out, with one value a key.")
+        config = compose(command, overrides, words, with_hydra=True)
+    chosen = {group: config.hydra.runtime.choices.get(group) for group in config_groups.groups_of(command, words)}
+    with _as_job(config):
+        try:
+            check(config)
+            engine_of(command).load(config)
+        except Exception as error:
+            if mistake := user_error(error):
+                raise mistake from error
+            raise
+    shown = [f"{group}={choice}" for group, choice in chosen.items() if choice is not None]
+    shown += [word for word in overrides if key(word).partition("@")[0] not in chosen]
+    print(f"all is well, nothing was run: {shlex.join(['robustcli', command, *shown])}")
+    return 0
+
+
+@contextmanager
+def _as_job(config: DictConfig) -> Iterator[None]:
+    """Within it ``config`` is as a job gets it, and Hydra's own part is where a job finds it."""
+    holder = HydraConfig.instance()
+    before = holder.cfg
+    holder.set_config(config)
+    with read_write(config), open_dict(config):
+        del config["hydra"]
+    try:
+        yield
+    finally:
+        holder.cfg = before

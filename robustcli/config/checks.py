@@ -1,0 +1,78 @@
+"""Bounds and choices of settings, written at the field itself and read by one check.
+
+batch_size: int = within(1)
+schedule: str = one_of("cosine", "constant")
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import Field, field, fields, is_dataclass
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from robustcli.utils.errors import UserError
+from robustcli.utils.suggest import did_you_mean
+
+# YAML 1.1 reads `off` and `on` as booleans, which OmegaConf turns into these texts where a text is expected.
+_BOOLEANS: Mapping[str, tuple[str, ...]] = {"False": ("off", "none"), "True": ("on",)}
+
+
+def within(low: float | None = None, high: float | None = None) -> Any:
+    """A dataclass field for a number from ``low`` to ``high``, both allowed; None stands for no bound."""
+    return field(metadata={"low": low, "high": high})
+
+
+def one_of(*choices: str) -> Any:
+    """A dataclass field for one of ``choices``."""
+    return field(metadata={"choices": choices})
+
+
+def check(config: DictConfig) -> None:
+    """Refuse a composed config that no run could work with; a choice that YAML read as a boolean is put right in it.
+
+    Raises:
+        UserError: a value is missing, out of its bounds or not among the choices, or an interpolation leads nowhere.
+    """
+    try:
+        OmegaConf.to_container(config, resolve=True)
+        deleted = {key for key, node, entry in _settings(config) if entry.name not in node}  # by `~key`
+        missing = sorted(OmegaConf.missing_keys(config) | deleted)
+    except OmegaConfBaseException as error:
+        raise UserError(f"the config cannot be resolved: {str(error).splitlines()[0]}") from error
+    if missing:
+        raise UserError(f"{missing[0]} has no value: give it one on the command line as {missing[0]}=VALUE")
+    for key, node, entry in _settings(config):
+        value = node[entry.name]
+        if value is None:
+            continue
+        if {"low", "high"} <= set(entry.metadata):
+            _check_bounds(key, value, entry.metadata["low"], entry.metadata["high"])
+        if choices := entry.metadata.get("choices"):
+            node[entry.name] = _chosen(key, value, choices)
+
+
+def _settings(node: DictConfig, prefix: str = "") -> Iterator[tuple[str, DictConfig, "Field[Any]"]]:
+    """Every field of a structured config: its dotted key, the node that it stands in, and its declaration."""
+    schema = OmegaConf.get_type(node)
+    if not is_dataclass(schema):
+        return
+    for entry in fields(schema):
+        yield f"{prefix}{entry.name}", node, entry
+        inner = None if OmegaConf.is_missing(node, entry.name) else node.get(entry.name)
+        if isinstance(inner, DictConfig):
+            yield from _settings(inner, f"{prefix}{entry.name}.")
+
+
+def _check_bounds(key: str, value: float, low: float | None, high: float | None) -> None:
+    # Written so that NaN, which compares as false, is refused too.
+    if not ((low is None or value >= low) and (high is None or value <= high)):
+        expected = f"at least {low}" if high is None else f"at most {high}" if low is None else f"from {low} to {high}"
+        raise UserError(f"{key} is {value}, but must be {expected}")
+
+
+def _chosen(key: str, value: str, choices: tuple[str, ...]) -> str:
+    meant = next((choice for choice in _BOOLEANS.get(value, ()) if choice in choices), value)
+    if meant not in choices:
+        raise UserError(f"{key} is {value!r}{did_you_mean(value, choices)} (choices: {', '.join(choices)})")
+    return meant

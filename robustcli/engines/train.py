@@ -1,0 +1,129 @@
+"""`robustcli train-mat`, `train-classifier` and `train-generator`: train a model, and judge what became of it."""
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+from omegaconf import DictConfig
+
+from robustcli.builders.data import build_captioned, build_classes
+from robustcli.builders.device import choose_device
+from robustcli.builders.evaluation import build_attacks, build_evaluation
+from robustcli.builders.training import (
+    build_class_trainer,
+    build_generation_judge,
+    build_generator_trainer,
+    build_pair_trainer,
+    moment_temperatures,
+)
+from robustcli.engines.loading import judge
+from robustcli.evaluation import Evaluation, Group
+from robustcli.evaluation.aggregate import robust_recall
+from robustcli.models import save_weights
+from robustcli.models.generators import NVAE, load_nvae, moments_at, save_nvae
+from robustcli.report.generation import write_generation
+from robustcli.report.results import write_results
+from robustcli.runs.run import Run
+from robustcli.training.history import check_tensorboard, train, write_history
+from robustcli.training.trainer import Trainer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loaded:
+    """Data by split (``train``, ``val`` and the one that is judged), and the trainer, which holds the model.
+
+    ``evaluation`` judges dual encoders and classifiers; None for a generator, which nothing attacks.
+    """
+
+    sets: Mapping[str, Any]
+    trainer: Trainer
+    evaluation: Evaluation | None
+
+
+def load(config: DictConfig) -> Loaded:
+    """Build all that a training needs, so that whatever does not fit together is met before any work.
+
+    Raises:
+        UserError: the mistake.
+    """
+    device, pairs = choose_device(config.device, config.threads), "defense" in config
+    check_tensorboard(config.trainer.tensorboard)
+    read = build_captioned if pairs else build_classes
+    sets: dict[str, Any] = {split: read(config.dataset, split) for split in ("train", "val", config.evaluation.split)}
+    if "generator" in config:
+        return Loaded(sets=sets, trainer=build_generator_trainer(config, sets, device), evaluation=None)
+    if pairs:
+        trainer, candidates = build_pair_trainer(config, sets, device)
+    else:
+        trainer, candidates = build_class_trainer(config, sets, device), None
+    judged = sets[config.evaluation.split]
+    evaluation = build_evaluation(config, judged, build_attacks(config, judged, candidates))
+    return Loaded(sets=sets, trainer=trainer, evaluation=evaluation)
+
+
+def run(config: DictConfig, run: Run) -> float:
+    """Train as ``config`` says and judge the model, before it too where ``evaluation.before`` is set.
+
+    Returns what is left under the worst attack, see `robust_recall`, or the bits per dimension of a generator.
+    """
+    with run.phase("load"):
+        loaded = load(config)
+    model, trainer, evaluation = loaded.trainer.model, loaded.trainer, loaded.evaluation
+    run.note(device=str(model.device))
+    data = {split: data.provenance() for split, data in loaded.sets.items()}
+    run.note_inputs(data=data, weights={"before": model.fingerprint()})
+    groups, records = [], []
+    if evaluation is not None and config.evaluation.before:
+        # A copy, since the report shows what an attack makes of it, when it is long trained.
+        groups.append(Group(bare=evaluation.evaluator.entry("before", copy.deepcopy(model))))
+        with run.phase("judge before"):
+            records.append(judge(run, evaluation, groups))
+    with run.phase("train"):
+        training = train(trainer, run, "pairs" if "defense" in config else "images")
+    metrics = write_history(run, training)
+    if isinstance(model, NVAE):
+        return _judge_generator(config, run, model, loaded.sets[config.evaluation.split], metrics)
+    assert evaluation is not None
+
+    name = str(config.defense.name if "defense" in config else config.objective.name)
+    save_weights(model, run.checkpoint_path("last"), {"trained_with": name})
+    run.note(weights={"after": model.fingerprint()})
+    after = Group(bare=evaluation.evaluator.entry("after", model))
+    with run.phase("judge after"):
+        records.append(judge(run, evaluation, [after]))
+    with run.phase("report"):
+        table = write_results(
+            run,
+            evaluation,
+            [*groups, after],
+            pd.concat(records, ignore_index=True),
+            title=f"Before and after: {name}" if "defense" in config else f"A classifier trained with {name}",
+            metrics=metrics,
+            shown={"after": f"after {name}"},
+            diagnostics=config.diagnostics,
+        )
+    return robust_recall(table, "after")
+
+
+def _judge_generator(config: DictConfig, run: Run, model: NVAE, data: Any, metrics: Mapping[str, float]) -> float:
+    """Save a trained generator with its moments, and measure what was saved; returns its bits per dimension."""
+    saved, settings = run.checkpoint_path("last"), config.moments
+    with run.phase("moments"):
+        # The batch norms of the decoder saw posteriors in the training; draws of the prior look otherwise.
+        at = {
+            temperature: moments_at(
+                model, temperature, batches=settings.batches, batch_size=settings.batch_size, seed=config.seed
+            )
+            for temperature in moment_temperatures(config)
+        }
+        save_nvae(model, saved, at=at, half=config.half)
+    model = load_nvae(saved, temperature=model.temperature).to(model.device)  # what others will load
+    run.note(weights={"after": model.fingerprint()})
+    measured = build_generation_judge(config, data)
+    with run.phase("judge"):
+        records = run.records_part("records", lambda: measured.records(model))
+    with run.phase("report"):
+        figures = write_generation(run, measured, model, records, metrics)
+    return figures["bits_per_dim"]

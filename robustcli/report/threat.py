@@ -1,0 +1,52 @@
+"""The threat model of a run in words."""
+
+from collections.abc import Sequence
+
+from robustcli.attacks import ThreatModel
+from robustcli.attacks.core.threat import shown
+
+_ACCESS = {
+    "static": "static: the attacker knows the model alone and nothing of what stands in front of it.",
+    "transfer": "transfer: the attacker knows a surrogate, and nothing of the judged model.",
+    "bpda": "BPDA: the attacker runs the defence, but takes the cleaner's gradient for the identity.",
+    "adaptive": "adaptive: the attacker knows all weights and averages gradients over draws, but not the draws of the "
+    "verdict.",
+}
+
+
+def threat_model(threat: ThreatModel, *, captions: bool, access: Sequence[str] = ("adaptive",)) -> list[str]:
+    """What may change in an image and in a caption, and what the attacker knows, a sentence each.
+
+    Args:
+        captions: the data set has captions.
+        access: see `robustcli.evaluation.access`; only ``adaptive``: a model that hides nothing.
+    """
+    sentences = [_image(threat)]
+    if captions:
+        sentences.append(_captions(threat))
+    if list(access) == ["adaptive"]:
+        return [
+            *sentences,
+            "The attacker knows all weights, and every result is judged again on what the attack put out.",
+        ]
+    return [*sentences, *(_ACCESS[each] for each in access)]
+
+
+def _image(threat: ThreatModel) -> str:
+    eps = shown(threat.eps, threat.norm)
+    if not threat.moves_images:
+        return "Images are not changed."
+    if threat.norm == "linf":
+        if threat.eps is None:
+            return "An image may change by any amount: the smallest largest change of a pixel value is looked for."
+        return f"Each pixel value of an image, in [0, 1], may change by at most {eps} (L-inf)."
+    if threat.eps is None:
+        return "An image may change by any amount: the smallest L2 norm of the change is looked for."
+    return f"An image, with pixel values in [0, 1], may change by at most {eps} in all (L2 norm)."
+
+
+def _captions(threat: ThreatModel) -> str:
+    if not threat.moves_texts:
+        return "Captions are not changed."
+    unit = threat.text.key if threat.text.n != 1 else threat.text.key.removesuffix("s")
+    return f"At most {threat.text.n} {unit} of a caption may be replaced, put in or left out."

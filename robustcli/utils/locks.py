@@ -1,0 +1,64 @@
+"""Locks between processes: the kernel's (flock) on a file that stays, so that a killed holder leaves no stale one.
+
+filelock, from 4.2.1 on, opens the file with O_NOFOLLOW, truncates nothing (older ones wipe the target of a hard link)
+and closes the descriptor in a forked child: workers that outlive a killed parent do not keep its lock.
+"""
+
+import os
+import platform
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from robustcli.utils.errors import UserError
+
+
+def take(path: Path, *, busy: Callable[[str], str] | None = None) -> FileLock:
+    """The lock at ``path``, signed and held until its ``release()`` or the end of this process.
+
+    Args:
+        path: of the lock file, made if absent.
+        busy: from the holder, ``process <pid> on <host>``, the sentence where another has it; None: wait for it.
+
+    Raises:
+        UserError: another holds the lock; or ``path`` cannot be locked, as where it is a link, symbolic or hard, whose
+            target is left as it is.
+    """
+    # A preserved file also rules out filelock's soft lock, which holds as long as its file is there: a kill leaves it.
+    lock = FileLock(path, thread_local=False, preserve_lock_file=True, on_acquired=_sign)
+    try:
+        lock.acquire(blocking=busy is None)
+    except Timeout:
+        assert busy is not None
+        raise UserError(busy(_holder(path))) from None
+    except OSError as error:
+        link = path.is_symlink() or (path.is_file() and path.stat().st_nlink > 1)
+        reason = "it is a link to another file" if link else error.strerror
+        raise UserError(
+            f"{path} cannot be locked ({reason}): remove it, or work in a directory that you may write to"
+        ) from error
+    return lock
+
+
+@contextmanager
+def exclusive(path: Path) -> Iterator[None]:
+    """Wait for the lock at ``path`` and hold it for the block; raises as :func:`take`."""
+    lock = take(path)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _sign(descriptor: int) -> None:
+    # The descriptor is checked, not the path: between a look at the path and the opening somebody may put a link there.
+    if os.fstat(descriptor).st_nlink > 1:
+        raise OSError("the lock file has another name")
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, f"process {os.getpid()} on {platform.node()}\n".encode(), 0)
+
+
+def _holder(path: Path) -> str:
+    return path.read_text(encoding="utf-8", errors="replace")[:200].strip() or "another process"

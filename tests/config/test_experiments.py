@@ -1,0 +1,88 @@
+"""Every experiment composes with its command and wins over the command's own values; those on embedded data run."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from robustcli.cli.launch import launch
+from robustcli.config import checks, schemas
+from robustcli.config import groups as config_groups
+from robustcli.config.compose import compose
+
+COMMANDS = [name.replace("_", "-") for name in schemas.SCHEMAS]
+EXPERIMENTS = [
+    (command, name) for command in COMMANDS for name in config_groups.groups_of(command).get("experiment", [])
+]
+# What only the user has, for those that need it. The others run, cut down by the words here.
+FACES = ["dataset.root=images"]
+NEEDS = {
+    "purify/celeba64_identities": [*FACES, "purifier.generator=a.pt"],
+    **{
+        f"train_classifier/{kind}_{name}": FACES
+        for kind in ("standard", "trades")
+        for name in ("celeba64_identities", "celebahq_gender", "stanford_cars4")
+    },
+    "train_mat/mat_clip_paper_unverified": [],
+}
+SHORT = ["trainer.max_steps=2", "trainer.batch_size=8", "evaluation.limit=8", "evaluation.resamples=5", "device=cpu"]
+SCENES = ["dataset.train=32", "dataset.val=16", "dataset.test=16"]
+RUNS = {
+    "train_mat/tiny_clean": SCENES,
+    "train_mat/sweep": [*SCENES, "attacks=quick"],
+    "train_classifier/tiny_digits": [],
+    "train_classifier/tiny_scene_classes": SCENES,
+    "train_generator/nvae_digits": [],
+    "train_generator/nvae_scene_classes": SCENES,
+}
+
+
+def test_every_experiment_is_either_run_or_lacks_a_file() -> None:
+    assert sorted(name for _, name in EXPERIMENTS) == sorted([*NEEDS, *RUNS])
+
+
+@pytest.mark.parametrize(("command", "name"), EXPERIMENTS)
+def test_it_composes_with_its_command_and_says_what_it_is(command: str, name: str) -> None:
+    checks.check(compose(command, [f"experiment={name}", *NEEDS.get(name, [])]))
+    assert config_groups.summary(config_groups.conf_directory() / "experiment" / f"{name}.yaml")
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_it_runs(name: str, tmp_path: Path) -> None:
+    command = next(command for command, other in EXPERIMENTS if other == name)
+    assert launch(command, [f"experiment={name}", *SHORT, *RUNS[name], f"hydra.run.dir={tmp_path / 'run'}"]) == 0
+    assert json.loads((tmp_path / "run" / "metrics.json").read_text())["train/steps"] == 2
+    assert f"- experiment={name}" in (tmp_path / "run" / "overrides.yaml").read_text()
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_an_experiment_changes_the_command_s_own_values(command: str, tmp_path: Path) -> None:
+    (tmp_path / "experiment").mkdir()
+    # What every command's own file sets is the name of its job; seed and checkpoint stand in a file that it lists.
+    mine = "# @package _global_\n# Mine.\nseed: 5\ncheckpoint: mine.pt\nhydra: {job: {name: mine}}\n"
+    (tmp_path / "experiment" / "mine.yaml").write_text(mine)
+    argv = ["--config-dir", str(tmp_path)]
+    composed = compose(command, ["experiment=mine"], argv, with_hydra=True)
+    assert (composed.seed, composed.checkpoint, composed.hydra.job.name) == (5, "mine.pt", "mine")
+    assert "mine" in config_groups.groups_of(command, argv)["experiment"]
+
+
+def test_the_name_alone_is_written_out_before_hydra_reads_it(capsys: pytest.CaptureFixture[str]) -> None:
+    assert launch("train-classifier", ["experiment=tiny_digits", "--cfg", "hydra"]) == 0
+    assert "- experiment=train_classifier/tiny_digits" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("command", "word", "sentence"),
+    [
+        ("train-mat", "experiment=tiny_claen", "did you mean 'train_mat/tiny_clean'? (choices: train_mat/mat_clip"),
+        ("evaluate", "experiment=tiny_clean", "write `robustcli train-mat experiment=train_mat/tiny_clean`"),
+        ("purify", "experiment=train_mat/sweep", "is one of train-mat, not of purify (choices: purify/celeba64_"),
+    ],
+)
+def test_the_wrong_one_gets_the_right_spelling(
+    command: str, word: str, sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert launch(command, [word]) == 2
+    said = capsys.readouterr().err
+    assert sentence in said and said.startswith("error: experiment") and said.count("\n") == 1, said

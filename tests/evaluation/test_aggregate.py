@@ -1,0 +1,112 @@
+"""Robust accuracy at a radius, from records that were made by hand."""
+
+import math
+
+import pandas as pd
+import pytest
+
+from robustcli.evaluation.aggregate import claimed_norms, paper_table, summarise, up_to_radius
+from robustcli.evaluation.records import CLEAN, WORST, with_status
+
+
+def record(model: str, attack: str, access: str, image: str, mean: float, **more: object) -> dict[str, object]:
+    known = {"model": model, "defence": model, "attack": attack, "access": access, "image_id": image, "query_id": image}
+    said = {"mean": mean, "worst": mean == 1, "majority": mean > 0.5, "draws": 4, "direction": "image_to_class"}
+    ranks = {"clean_rank": 1, "adversarial_rank": None if access == CLEAN else 1 if mean > 0.5 else 2}
+    return {**known, **said, **ranks, "eps": None, "norm": 0.0, "followed": False, **more}
+
+
+def frame(rows: list[dict[str, object]]) -> pd.DataFrame:
+    table = pd.DataFrame(rows).astype({"clean_rank": "Int64", "adversarial_rank": "Int64", "eps": "float64"})
+    return with_status(table)
+
+
+def robust_table(records: pd.DataFrame, radii: tuple[float, ...]) -> pd.DataFrame:
+    return pd.concat([summarise(up_to_radius(records, eps), resamples=10, seed=0) for eps in radii])
+
+
+@pytest.fixture
+def records() -> pd.DataFrame:
+    rows = [record(model, "clean", "clean", image, 1.0) for model in ("none", "mine") for image in "ab"]
+    rows += [record("none", "cw", "static", "a", 0.0, norm=0.4), record("none", "cw", "static", "b", 0.0, norm=3.0)]
+    rows += [record("mine", "cw", "static", "a", 1.0, norm=0.4), record("mine", "cw", "static", "b", 1.0, norm=3.0)]
+    rows += [record("mine", "cw", "adaptive", "a", 0.5, norm=0.6)]
+    rows += [record("mine", "cw", "adaptive", "b", 0.25, norm=2.5)]
+    for model, access in (("none", "static"), ("mine", "static"), ("mine", "adaptive"), ("mine", "bpda")):
+        left = {"static": 0.75, "adaptive": 0.25, "bpda": 0.5}[access]
+        rows += [record(model, "pgd", access, image, left, norm=bound, eps=bound) for image in "ab" for bound in (1, 2)]
+    return frame(rows)
+
+
+def accuracy(table: pd.DataFrame, model: str, access: str, attack: str, bound: float, verdict: str = "mean") -> float:
+    found = table
+    for key, value in {"model": model, "access": access, "attack": attack, "eps": bound}.items():
+        found = found[found[key] == value]
+    (row,) = found["recall_at_1" if verdict == "mean" else verdict]
+    return float(row)
+
+
+def test_a_change_beyond_the_radius_counts_as_no_attack(records: pd.DataFrame) -> None:
+    table = robust_table(records, (1, 2))
+    assert accuracy(table, "none", "static", "cw", 1) == 0.5  # a falls at 0.4, b at 3
+    assert accuracy(table, "mine", "adaptive", "cw", 1) == 0.75  # a is right half of the time
+    assert accuracy(table, "mine", "adaptive", "cw", 2, "worst") == 0.5
+
+
+def test_to_the_bare_classifier_static_and_adaptive_is_one(records: pd.DataFrame) -> None:
+    table = robust_table(records, (1,))
+    assert accuracy(table, "none", "adaptive", "cw", 1) == accuracy(table, "none", "static", "cw", 1)
+
+
+def test_the_worst_is_that_of_each_image_and_of_all_access(records: pd.DataFrame) -> None:
+    table = robust_table(records, (1,))
+    assert accuracy(table, "none", WORST, WORST, 1) == (0.0 + 0.75) / 2  # a falls to cw, b stands as under pgd
+    assert accuracy(table, "mine", "static", WORST, 1) == 0.75
+    assert accuracy(table, "mine", WORST, WORST, 1) == 0.25
+    within = up_to_radius(records, 1)
+    members = within[(within["model"] == "mine") & (within["attack"] != WORST)].groupby("image_id")["mean"].min()
+    worst = within[(within["model"] == "mine") & (within["access"] == WORST)].set_index("image_id")["mean"]
+    assert (worst == members).all()
+
+
+def test_an_attack_has_one_row_an_image_at_each_bound(records: pd.DataFrame) -> None:
+    within = up_to_radius(records, 2)
+    assert (
+        len(within[within["attack"] == "pgd"]) == 2 * 4 + 2
+    )  # an image, and the bare classifier's once more as adaptive
+
+
+def test_a_followed_change_counts_among_the_worst_alone(records: pd.DataFrame) -> None:
+    more = [record("mine", "cw", "static", "a", 0.125, norm=1.0, eps=1.0, followed=True)]
+    table = robust_table(pd.concat([records, frame(more)]), (1, 2))
+    assert accuracy(table, "mine", "static", "cw", 1) == 1.0
+    assert accuracy(table, "mine", "static", WORST, 1) == accuracy(table, "mine", "static", WORST, 2)
+    assert accuracy(table, "mine", "static", WORST, 1) == (0.125 + 0.75) / 2
+    assert accuracy(table, "mine", WORST, WORST, 1) == (0.125 + 0.25) / 2
+
+
+def test_what_falls_within_a_radius_falls_within_a_larger_one(records: pd.DataFrame) -> None:
+    at_two = (records["attack"] == "pgd") & (records["eps"] == 2)
+    records.loc[at_two, ["mean", "worst", "majority"]] = [1.0, True, True]
+    table = robust_table(records, (1, 2))
+    assert accuracy(table, "mine", "adaptive", "pgd", 2) == accuracy(table, "mine", "adaptive", "pgd", 1) == 0.25
+
+
+def test_the_paper_counts_what_the_attack_claimed(records: pd.DataFrame) -> None:
+    norms = claimed_norms(records).set_index(["model", "image_id"])["norm"]
+    assert norms["mine", "a"] == 0.6 and norms["mine", "b"] == 2.5 and norms["none", "a"] == 0.4
+    table = paper_table(records, (1, 2), resamples=10, seed=0).set_index(["model", "attack", "eps"])
+    assert table.loc[("mine", "cw", 1), "accuracy"] == 0.5
+    assert "pgd" not in set(table.index.get_level_values("attack"))
+
+
+def test_an_image_that_is_wrong_already_has_norm_zero_and_one_never_fooled_infinity(records: pd.DataFrame) -> None:
+    mine = records["model"] == "mine"
+    records.loc[mine & (records["access"] == "clean") & (records["image_id"] == "a"), ["mean", "majority"]] = [
+        0.0,
+        False,
+    ]
+    smallest = mine & (records["access"] == "adaptive") & (records["image_id"] == "b") & (records["attack"] == "cw")
+    records.loc[smallest, "norm"] = 0.0
+    norms = claimed_norms(records).set_index(["model", "image_id"])["norm"]
+    assert norms["mine", "a"] == 0.0 and math.isinf(norms["mine", "b"])
