@@ -2,15 +2,13 @@
 
 from collections.abc import Callable
 from functools import cache, partial
-from typing import Any
 
-from hydra.utils import get_object, instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from robustcli.attacks import CandidateSource
+from robustcli.builders.hook import build
 from robustcli.data import ImageTextData
 from robustcli.models import DualEncoder, build_vocabulary
-from robustcli.utils.errors import wrong_type
 
 
 def build_candidates(config: DictConfig, data: ImageTextData, model: DualEncoder) -> CandidateSource:
@@ -23,16 +21,7 @@ def build_candidates(config: DictConfig, data: ImageTextData, model: DualEncoder
     Raises:
         UserError: settings of which no source can be made, or data that lack what it takes.
     """
-    kind: Any = get_object(config["_target_"])
-    if not hasattr(kind, "build"):
-        source: CandidateSource = instantiate(config)
-        return source
-    settings: Any = OmegaConf.to_container(config, resolve=True)
-    del settings["_target_"]
-    try:  # not through Hydra, which would copy the data set and the model
-        source = kind.build(settings, data, model, partial(build_vocabulary, data.captions))
-    except (TypeError, ValueError) as error:
-        raise wrong_type(f"candidates {kind.__name__}", error) from error
+    source: CandidateSource = build(config, data, model, partial(build_vocabulary, data.captions), node="candidates")
     return source
 
 

@@ -1,24 +1,18 @@
 """Builders of what cleans images in front of a model, from config nodes."""
 
-import logging
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
 import torch
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from robustcli.builders.hook import build
 from robustcli.data import ImageClassData, ImageTextData
-from robustcli.defenses import Cleaner, PurifiedClassifier, PurifiedEncoder, preprocessing
-from robustcli.defenses.purification.alphas import learned_attenuation
+from robustcli.defenses import Cleaner, PurifiedClassifier, PurifiedEncoder
 from robustcli.evaluation.records import BARE, CLEAN, WORST
 from robustcli.models import Classifier, DualEncoder
-from robustcli.models.generators import load_generator
 from robustcli.utils.errors import UserError
-from robustcli.utils.numbers import parse_number
-
-log = logging.getLogger(__name__)
 
 Data = ImageTextData | ImageClassData
 _TAKEN = (BARE, CLEAN, WORST)
@@ -34,8 +28,8 @@ def build_purified(config: DictConfig | None, data: Data, device: torch.device) 
         return lambda model: model
     settings: Any = OmegaConf.to_container(config, resolve=True)
     draws, memory = settings.pop("draws", 1), settings.pop("memory", None)
-    cleaner = _build_cleaner(settings, data).to(device)
-    return partial(_in_front, cleaner, draws, memory)
+    cleaner: Cleaner = build(settings, data, node="purifier")
+    return partial(_in_front, cleaner.to(device), draws, memory)
 
 
 def build_defences(config: DictConfig, data: Data, device: torch.device) -> dict[str, Callable[[Any], Any]]:
@@ -70,42 +64,8 @@ def check_draws(defences: Mapping[str, PurifiedClassifier], config: DictConfig) 
             raise UserError(f"evaluation.draws is {wanted}, but {name} has {defence.draws}: set {key}={wanted}.")
 
 
-def _build_cleaner(settings: dict[str, Any], data: Data) -> Cleaner:
-    if "generator" not in settings:
-        cleaner: Cleaner = instantiate(settings)
-        return cleaner
-    temperature = parse_number("temperature", settings.pop("temperature"), node="purifier")
-    generator = load_generator(settings.pop("generator"), temperature=temperature, shipped_for=data.name)
-    shape = tuple(data.images(torch.tensor([0])).shape[1:])
-    if shape != tuple(generator.resolution):
-        raise UserError(
-            f"the generator makes images of {_sizes(generator.resolution)}, but those of {data.name} are "
-            f"{_sizes(shape)}: choose purifier.generator, or the size of the data set, to fit."
-        )
-    before = preprocessing(settings.pop("preprocess"))
-    _check_learned(settings)
-    purifier: Cleaner = instantiate(settings, generator=generator, preprocess=before)
-    return purifier
-
-
-def _check_learned(settings: Mapping[str, Any]) -> None:
-    """Alphas that were learned under another attenuation are not what was found."""
-    learned = learned_attenuation(settings["alphas"])
-    if learned is not None and learned != settings["attenuation"]:
-        log.warning(
-            "purifier.attenuation is %s, but the alphas of %s were learned with %g: set it to that for what was found",
-            settings["attenuation"],
-            settings["alphas"],
-            learned,
-        )
-
-
 def _is_settings(node: Any) -> bool:
     return isinstance(node, DictConfig | dict)
-
-
-def _sizes(shape: tuple[int, ...]) -> str:
-    return f"{shape[0]} x {shape[1]} x {shape[2]}"
 
 
 def _in_front(cleaner: Cleaner, draws: int, memory: float | None, model: Any) -> Any:

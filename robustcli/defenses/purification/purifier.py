@@ -5,16 +5,23 @@ Keep what the coarse latents say of an image, draw the fine ones anew, and decod
 Shapes: B images, R draws, C channels, H height, W width; L latents, coarse to fine.
 """
 
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from robustcli.defenses.purification.alphas import schedule
+from robustcli.data import ImageClassData, ImageTextData
+from robustcli.defenses.preprocessing import preprocessing
+from robustcli.defenses.purification.alphas import learned_attenuation, schedule
 from robustcli.defenses.purification.cleaner import Cleaner, standard_normal
-from robustcli.models.generators import Generator
+from robustcli.models.generators import Generator, load_generator
 from robustcli.utils.errors import UserError
+from robustcli.utils.numbers import parse_number
+
+log = logging.getLogger(__name__)
 
 
 class Purifier(Cleaner):
@@ -53,6 +60,37 @@ class Purifier(Cleaner):
         self.attenuation = attenuation
         mixed = attenuation * schedule(alphas, len(generator.latent_shapes)).float()
         self.register_buffer("alphas", mixed, persistent=False)
+
+    @classmethod
+    def build(cls, settings: dict[str, Any], data: ImageTextData | ImageClassData) -> "Purifier":
+        """The purifier of a config node in front of models of ``data``.
+
+        Args:
+            settings: those of the constructor, but ``generator`` is a path, or ``shipped`` for the one that comes for
+                ``data``, ``temperature`` is that of its prior, and ``preprocess`` is a name, see `preprocessing`.
+
+        Raises:
+            UserError: no such generator, one of images of another size than those of ``data``, or see the class.
+        """
+        temperature = parse_number("temperature", settings.pop("temperature"), node="purifier")
+        generator = load_generator(settings.pop("generator"), temperature=temperature, shipped_for=data.name)
+        shape = tuple(data.images(torch.tensor([0])).shape[1:])
+        if shape != tuple(generator.resolution):
+            made, given = (" x ".join(map(str, size)) for size in (generator.resolution, shape))
+            raise UserError(
+                f"the generator makes images of {made}, but those of {data.name} are {given}: choose "
+                "purifier.generator, or the size of the data set, to fit."
+            )
+        learned = learned_attenuation(settings["alphas"])
+        if learned is not None and learned != settings["attenuation"]:
+            log.warning(
+                "purifier.attenuation is %s, but the alphas of %s were learned with %g: set it to that for what was "
+                "found",
+                settings["attenuation"],
+                settings["alphas"],
+                learned,
+            )
+        return cls(generator, preprocess=preprocessing(settings.pop("preprocess")), **settings)
 
     @property
     def resolution(self) -> tuple[int, int, int]:
