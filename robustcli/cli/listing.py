@@ -1,6 +1,7 @@
 """``robustcli list``: the commands and the config groups with their choices, as tables."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
@@ -11,26 +12,35 @@ from robustcli.utils.errors import UserError
 from robustcli.utils.suggest import did_you_mean
 
 
-def show(name: str | None = None) -> None:
+def show(name: str | None = None, argv: Sequence[str] = ()) -> None:
     """Print the commands and all groups, the groups of the command ``name``, or the choices of the group ``name``.
 
+    Args:
+        argv: is looked through for ``--config-dir``, a directory with groups of the user's own.
+
     Raises:
-        UserError: there is no such command or group.
+        UserError: there is no such command, group or directory.
     """
-    every = config_groups.groups()
+    roots = config_groups.roots(argv)
+    if missing := [root for root in roots if not root.is_dir()]:
+        raise UserError(f"--config-dir {missing[0]} is no directory: give one with config groups, such as my_conf.")
+    every = config_groups.groups(argv)
     if name is None:
         print_table("robustcli COMMAND", ((command.name, command.summary) for command in COMMANDS.values()))
         chosen = every
     elif name in COMMANDS and name not in every:
-        chosen = config_groups.groups_of(name)
+        chosen = config_groups.groups_of(name, argv)
     elif name in every:
         chosen = {name: every[name]}
     else:
         near = did_you_mean(name, [*every, *COMMANDS])
         raise UserError(f"there is no config group {name!r}{near} (groups: {', '.join(every)})")
     for group, choices in chosen.items():
-        folder = config_groups.conf_directory() / group
-        print_table(f"{group}=", ((choice, config_groups.summary(folder / f"{choice}.yaml")) for choice in choices))
+        print_table(f"{group}=", ((choice, _summary(roots, f"{group}/{choice}.yaml")) for choice in choices))
+
+
+def _summary(roots: Sequence[Path], name: str) -> str:
+    return next(config_groups.summary(root / name) for root in reversed(roots) if (root / name).is_file())
 
 
 def print_table(title: str, rows: Iterable[tuple[str, str]]) -> None:

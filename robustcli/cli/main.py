@@ -92,6 +92,9 @@ def validate(
 @app.command("list")
 def list_(
     name: Annotated[str | None, typer.Argument(help="A config group, or a command for its own.")] = None,
+    config_dir: Annotated[
+        str | None, typer.Option("--config-dir", "-cd", metavar="DIR", help="Config groups of your own, listed too.")
+    ] = None,
 ) -> None:
     """Show the commands and what can be configured."""
     from robustcli.cli.launch import guarded
@@ -99,7 +102,7 @@ def list_(
     def work() -> int:
         from robustcli.cli.listing import show
 
-        show(name)
+        show(name, [] if config_dir is None else ["--config-dir", config_dir])
         return 0
 
     raise typer.Exit(guarded(work))

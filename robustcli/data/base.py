@@ -56,3 +56,15 @@ class ImageTextData(ABC):
 
     def __len__(self) -> int:
         return len(self.image_ids)
+
+
+def rows_of(indices: Tensor, count: int) -> Tensor:
+    """``indices`` (B,) on the CPU, of images of a set of ``count``.
+
+    Raises:
+        IndexError: one that is not there; a negative one too, which tensors would count from the end.
+    """
+    rows = indices.cpu()
+    if len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < count:
+        raise IndexError(f"image {int(rows.min())} to {int(rows.max())} asked for, the set has {count}")
+    return rows

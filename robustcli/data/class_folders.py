@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from robustcli.data.base import rows_of
 from robustcli.data.classes import ImageClassData, class_list, held_out
 from robustcli.data.decode import FITS, Fit
 from robustcli.data.faults import Faults, OnError
@@ -91,7 +92,7 @@ class ClassFolders(ImageClassData):
         check_fingerprint(self, fingerprint, limit)
 
     def images(self, indices: Tensor) -> Tensor:
-        return torch.from_numpy(np.asarray(self._pixels[indices.cpu().numpy()])).float().div_(255)
+        return torch.from_numpy(np.asarray(self._pixels[rows_of(indices, len(self)).numpy()])).float().div_(255)
 
 
 def _split_folder(root: str, split: str) -> Path:

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from robustcli.data.base import rows_of
 from robustcli.data.sources import existing
 from robustcli.utils.errors import UserError
 from robustcli.utils.seeding import derive_seed
@@ -86,7 +87,7 @@ class PixelClasses(ImageClassData):
         self._pixels, self._scale = pixels, scale
 
     def images(self, indices: Tensor) -> Tensor:
-        return self._pixels[indices.cpu()].float() / self._scale
+        return self._pixels[rows_of(indices, len(self))].float() / self._scale
 
 
 def class_list(classes: Sequence[str] | str | Path | int | None, key: str, remedy: str) -> tuple[str, ...]:

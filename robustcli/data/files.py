@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from robustcli.data.base import ImageTextData
+from robustcli.data.base import ImageTextData, rows_of
 from robustcli.data.decode import Fit
 from robustcli.data.faults import Faults
 from robustcli.data.pixels import PixelStore, open_store
@@ -70,9 +70,7 @@ class FileSet(ImageTextData):
         check_fingerprint(self, fingerprint, limit)
 
     def images(self, indices: Tensor) -> Tensor:
-        rows = indices.cpu().numpy()
-        if len(rows) and not (rows.min() >= 0 and rows.max() < len(self)):
-            raise IndexError(f"image {rows.min()} to {rows.max()} asked for, the set has {len(self)}")
+        rows = rows_of(indices, len(self)).numpy()
         return torch.from_numpy(np.asarray(self._pixels[rows])).float().div_(255)
 
     def __repr__(self) -> str:

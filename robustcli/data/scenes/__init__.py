@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from robustcli.data.base import ImageTextData
+from robustcli.data.base import ImageTextData, rows_of
 from robustcli.data.scenes.captions import PER_IMAGE, synonym_table, truth, vocabulary, write_captions
 from robustcli.data.scenes.pictures import RECIPE, check_pictures, rendered, split_count
 from robustcli.data.scenes.world import draw_world
@@ -69,7 +69,7 @@ class Scenes(ImageTextData):
         self.fingerprint = _fingerprint(self._pixels.numpy(), texts)
 
     def images(self, indices: Tensor) -> Tensor:
-        return self._pixels[indices].float() / 255
+        return self._pixels[rows_of(indices, len(self))].float() / 255
 
     def relevance(self, images: Tensor, captions: Tensor) -> Tensor:
         asked = self._predicates[captions.numpy()]
