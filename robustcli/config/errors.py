@@ -111,7 +111,8 @@ def _unknown_key(command: str, argv: Sequence[str], wrong: str) -> str:
     choices, valid = config_groups.groups_of(command, argv), keys_of(command, argv)
     budget = BUDGETS.get(wrong.rpartition(".")[2], "")
     if wrong.partition(".")[0] in ("attack", "attacks") and budget in valid:
-        return f"{wrong}: what an attack may change is the threat model, one for all attacks of a run: set {budget}"
+        asked = next((f"={value(word)}" for word in argv if key(word) == wrong), "")
+        return f"{wrong}: what an attack may change is the threat model, one for all attacks: set {budget}{asked}"
     near = nearest_keys(wrong, [*valid, *(name for name in choices if name not in valid)])
     first = wrong.partition(".")[0]
     if first not in choices and first not in valid and (owners := _owners(first)):

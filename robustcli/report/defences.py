@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from robustcli.attacks.core.threat import NORMS, shown
 from robustcli.evaluation.records import BARE, CLEAN, WORST
 from robustcli.report.figures import COLOURS, FAINT, INK, MARKERS, save
-from robustcli.report.tables import ATTACKS, DIRECTIONS, MISSING, Grid, directions_of
+from robustcli.report.tables import DIRECTIONS, MISSING, Grid, directions_of, label_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -86,7 +86,7 @@ def paper_grid(table: "pd.DataFrame", radii: Sequence[float], *, norm: str) -> G
         by_radius = {row["eps"]: _cell(row, "accuracy") for row in part.to_dict("records")}
         median = float(part["median_norm"].iloc[0])
         far = f"{median:.3g}" if np.isfinite(median) else "not broken"
-        rows.append([str(model), ATTACKS.get(str(attack), str(attack)), far, *(by_radius[eps] for eps in radii)])
+        rows.append([str(model), label_of(str(attack)), far, *(by_radius[eps] for eps in radii)])
     title = (
         "By the paper's protocol: share of images in percent that the adaptive attack did not claim within the radius"
     )
@@ -195,7 +195,7 @@ def _heading(access: str, attack: str) -> str:
         return "no attack"
     if access == WORST:
         return "worst of all"
-    return f"{ACCESS[access]}\n{'worst' if attack == WORST else ATTACKS.get(attack, attack)}"
+    return f"{ACCESS[access]}\n{'worst' if attack == WORST else label_of(attack)}"
 
 
 def _cells(table: "pd.DataFrame", model: Any, access: str, attack: str, measure: str) -> str:

@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from robustcli.diagnostics.finding import NOT_RUN, OK, SUSPECT, Finding, verdict, verdicts
-from robustcli.report.tables import ATTACKS, Grid
+from robustcli.report.tables import Grid, label_of
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -21,13 +21,13 @@ def diagnostics_grid(findings: Sequence[Finding]) -> Grid:
     rows = []
     for model, attack in verdicts(findings):
         own = [each for each in findings if (each.model, each.attack) == (model, attack)]
-        rows.append([model, ATTACKS.get(attack, attack), verdict(own), _measured(own), _remedies(own)])
+        rows.append([model, label_of(attack), verdict(own), _measured(own), _remedies(own)])
     return Grid(_TITLE, ["model", "attack", "verdict", "measured", "what to do"], rows, _note(findings))
 
 
 def with_verdicts(grid: Grid, findings: Sequence[Finding]) -> Grid:
     """The table of `attack_grid` with the verdict on the last line of each number that was diagnosed."""
-    words = {(model, ATTACKS.get(attack, attack)): word for (model, attack), word in verdicts(findings).items()}
+    words = {(model, label_of(attack)): word for (model, attack), word in verdicts(findings).items()}
     rows = [
         [
             row[0],
@@ -52,7 +52,7 @@ def print_findings(findings: Sequence[Finding], console: "Console | None" = None
     shown.print(Text(_TITLE, "bold"))
     for (model, attack), word in verdicts(findings).items():
         own = [each for each in findings if (each.model, each.attack) == (model, attack)]
-        shown.print(Text.assemble(f"  {model}, {ATTACKS.get(attack, attack)}: ", (word, _STYLES[word]), _counted(own)))
+        shown.print(Text.assemble(f"  {model}, {label_of(attack)}: ", (word, _STYLES[word]), _counted(own)))
         for each in own:
             if each.status == SUSPECT:
                 shown.print(Text(f"    {each.check}: {each.measured}. {each.advice}"))

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from rich.console import Console, Group
 
-ATTACKS = {
+ATTACK_LABELS = {  # of the attacks in the order of the columns; others follow under their own names
     "clean": "no attack",
     "pgd": "PGD",
     "words": "words",
@@ -81,12 +81,12 @@ def attack_grid(frame: "pd.DataFrame", measure: str = "recall_at_1") -> Grid:
     shown = frame[frame[measure].notna()]
     cells = {(str(row["model"]), str(row["attack"]), str(row["direction"])): row for _, row in shown.iterrows()}
     known = list(dict.fromkeys(attack for _, attack, _ in cells))
-    attacks = [name for name in ATTACKS if name in known] + [name for name in known if name not in ATTACKS]
+    attacks = [name for name in ATTACK_LABELS if name in known] + [name for name in known if name not in ATTACK_LABELS]
     models = list(dict.fromkeys(model for model, _, _ in cells))
     directions = directions_of(frame)
     rows = [[model, *(_cell(cells, model, attack, measure, directions) for attack in attacks)] for model in models]
     title = f"{title_of(measure, directions)} in percent, {' / '.join(DIRECTIONS[name] for name in directions)}"
-    return Grid(title, ["model", *(ATTACKS.get(name, name) for name in attacks)], rows, _note(shown, measure))
+    return Grid(title, ["model", *(label_of(name) for name in attacks)], rows, _note(shown, measure))
 
 
 def cost_grid(frame: "pd.DataFrame") -> Grid:
@@ -99,7 +99,11 @@ def cost_grid(frame: "pd.DataFrame") -> Grid:
     keys = [key for key in ("norm_median", "queries_mean", "gradients_mean") if key in frame]
     shown = frame[frame[keys].notna().any(axis=1)].drop_duplicates(["model", "attack"]) if keys else frame[:0]
     rows = [
-        [str(row["model"]), ATTACKS.get(str(row["attack"]), str(row["attack"])), *(_number(row[key]) for key in keys)]
+        [
+            str(row["model"]),
+            label_of(str(row["attack"])),
+            *(_number(row[key]) for key in keys),
+        ]
         for _, row in shown.iterrows()
     ]
     headings = {"norm_median": "median norm", "queries_mean": "forward passes", "gradients_mean": "gradients"}
@@ -216,6 +220,11 @@ def _denominators(frame: "pd.DataFrame", measure: str) -> list[str]:
         numbers = [_range(rows.loc[rows["direction"] == direction, column]) for direction in directions_of(frame)]
         counts.append(f"{model} {' / '.join(numbers)}")
     return [f"Of the {whole}: {'; '.join(counts)}."]
+
+
+def label_of(attack: str) -> str:
+    """The name of an attack as the field writes it; its own where none is known."""
+    return ATTACK_LABELS.get(attack, attack)
 
 
 def _number(value: float) -> str:

@@ -3,10 +3,12 @@
 from typing import Any
 
 import pytest
+from hydra.utils import get_object
 from omegaconf import OmegaConf
 
-from robustcli.attacks import PGD, RetrievalAttack, SynonymTable, WordSubstitution
+from robustcli.attacks import ATTACKS, PGD, RetrievalAttack, SynonymTable, WordSubstitution
 from robustcli.builders.attacks import BuiltAttack, build_attack, build_suite, build_threat
+from robustcli.config import groups as config_groups
 from robustcli.config.compose import compose
 from robustcli.diagnostics import ConfigKeys
 from robustcli.utils.errors import UserError
@@ -106,3 +108,13 @@ def test_words_are_asked_for_only_where_an_attack_uses_them() -> None:
 
     composed = compose("evaluate", ["threat=image"])
     build_suite(composed.attacks, build_threat(composed.threat), captions=True, candidates=missing, seed=0)
+
+
+def test_the_registry_and_the_choices_of_attack_are_one_list() -> None:
+    """A class without a YAML cannot be chosen, and one without a row is under no contract."""
+    chosen = config_groups.groups()["attack"]
+    assert sorted(ATTACKS) == chosen
+    for name in chosen:
+        node = compose("attack", [f"attack={name}"]).attack
+        family = getattr(ATTACKS[name], "func", ATTACKS[name])
+        assert get_object(node["_target_"]) is family, name

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -97,6 +98,15 @@ def test_list_shows_commands_groups_and_what_each_choice_is() -> None:
 def test_list_of_a_command_shows_its_groups() -> None:
     code, text = run("list", "learn-alphas")
     assert code == 0 and "purifier=" in text and "trainer=" not in text and "train_mat/" not in text
+
+
+def test_list_shows_what_a_directory_of_ones_own_adds(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "mine.yaml").write_text("# A model of mine.\n_target_: mine.mine\n")
+    code, text = run("list", "model", "--config-dir", str(tmp_path))
+    assert code == 0 and "A model of mine." in text and "open_clip" in text
+    code, text = run("list", "model", "--config-dir", str(tmp_path / "nowhere"))
+    assert code == 2 and "is no directory" in text + capfd.readouterr().err
 
 
 def test_list_shows_brackets_as_they_stand(capsys: pytest.CaptureFixture[str]) -> None:
