@@ -107,4 +107,5 @@ def _group(evaluation: Evaluation, label: str, model: Model, put_in_front: Any) 
     entry = evaluation.evaluator.entry
     if put_in_front is None:
         return Group(bare=entry(label, model))
-    return Group(bare=entry(label, model), defended=(entry(f"{label}+purifier", put_in_front(model), "purifier"),))
+    name = str(HydraConfig.get().runtime.choices["purifier"])
+    return Group(bare=entry(label, model), defended=(entry(f"{label}+{name}", put_in_front(model), name),))

@@ -102,11 +102,11 @@ def test_a_purifier_stands_in_front_of_what_other_commands_judge(tmp_path: Path)
     small = ["evaluation.limit=8", "evaluation.resamples=20", "diagnostics=off", "purifier.draws=2"]
     assert launch("attack", [*words, *small, f"hydra.run.dir={run}"]) == 0
     found = json.loads((run / "metrics.json").read_text())
-    assert found["model+purifier/clean/clean/image_to_class/recall_at_1"] > 0.8
-    assert found["objective"] == found["model+purifier/worst/worst@0.062745/image_to_class/recall_at_1"]
+    assert found["model+mlvgm/clean/clean/image_to_class/recall_at_1"] > 0.8
+    assert found["objective"] == found["model+mlvgm/worst/worst@0.062745/image_to_class/recall_at_1"]
     records = pd.read_parquet(run / "records.parquet")
-    assert set(records[records["model"] == "model+purifier"]["access"]) == {"clean", "static", "bpda", "adaptive"}
-    assert set(records[records["defence"] == "purifier"]["draws"]) == {4}
+    assert set(records[records["model"] == "model+mlvgm"]["access"]) == {"clean", "static", "bpda", "adaptive"}
+    assert set(records[records["defence"] == "mlvgm"]["draws"]) == {4}
 
 
 def test_a_baseline_may_be_left_out(tmp_path: Path) -> None:
