@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from robustcli.builders import defences as purifying
 from robustcli.cli.launch import launch
+from robustcli.defenses.purification import purifier
 from robustcli.defenses.purification.alpha_search import AlphaJudge
 from robustcli.defenses.purification.alphas import schedule
 from robustcli.models.generators import Generator
@@ -30,8 +30,7 @@ WORDS = [
 
 @pytest.fixture(autouse=True)
 def no_training(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("load_nvae", "load_generator"):
-        monkeypatch.setattr(purifying, name, _two_latents, raising=False)
+    monkeypatch.setattr(purifier, "load_generator", _two_latents)
 
 
 def _two_latents(*_: Any, **__: Any) -> Generator:
