@@ -59,23 +59,63 @@ def _rows(path: Path, columns: Mapping[str, str], faults: Faults) -> Iterator[tu
     """The line number and the wanted fields (image, caption, and split if asked for) of each row."""
     if path.suffix.lower() not in DELIMITERS:
         raise UserError(f"dataset.table is {path}, expected a name that ends with .csv or .tsv.")
-    line = 1
+    delimiter = DELIMITERS[path.suffix.lower()]
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, delimiter=DELIMITERS[path.suffix.lower()], strict=True)
-            header = next(reader, [])
-            wanted = [_column(header, key, name, path) for key, name in columns.items()]
-            for row in reader:
-                line, start = reader.line_num, line + 1
-                if len(row) == len(header):
-                    yield start, [row[column] for column in wanted]
-                elif row:
-                    what = f"has {len(row)} fields, expected {len(header)} (text that holds the separator needs quotes)"
-                    faults.report(f"{path}, line {start}", what)
+        with path.open(encoding="utf-8-sig") as file:
+            lines = list(file)
+    except UnicodeDecodeError as error:
+        at = path.read_bytes()[: error.start].count(b"\n")
+        raise UserError(f"{path} is not UTF-8 text ({error.reason} after line {at}).") from None
+    header = _fields(lines[0], delimiter) if lines else []
+    wanted = [_column(header, key, name, path) for key, name in columns.items()]
+    for line, row in _split_rows(lines, delimiter, len(header), path):
+        if len(row) == len(header):
+            yield line, [row[column] for column in wanted]
+        elif row:
+            what = f"has {len(row)} fields, expected {len(header)} (text that holds the separator needs quotes)"
+            faults.report(f"{path}, line {line}", what)
+
+
+def _split_rows(lines: Sequence[str], delimiter: str, count: int, path: Path) -> list[tuple[int, list[str]]]:
+    """Rows with their first line, without the header.
+
+    Many files quote nothing, and a caption that begins with a quotation mark would there swallow the rows up to the
+    next one that ends with such a mark. So a line is a row wherever every line alone has ``count`` fields; only else
+    may a quoted field go on over several lines.
+
+    Raises:
+        UserError: a quoted field over several lines, of which one alone is a whole row, or one without an end.
+    """
+    alone = [_fields(line, delimiter, count) for line in lines]
+    if all(len(row) in (0, count) for row in alone):
+        return list(enumerate(alone[1:], 2))
+    rows, reader, line = list[tuple[int, list[str]]](), csv.reader(lines, delimiter=delimiter, strict=True), 1
+    try:
+        next(reader)
+        for row in reader:
+            start, line = line + 1, reader.line_num
+            whole = [at for at in range(start + 1, line + 1) if len(alone[at - 1]) == count]
+            if whole:
+                raise UserError(
+                    f"{path}, line {start}: a quotation mark opens a field that only ends in line {line}, but line "
+                    f"{whole[0]} looks like a row of its own: put the caption into quotation marks and double those in "
+                    "it, or take the line break out of it."
+                )
+            rows.append((start, row))
     except csv.Error as error:
         raise UserError(f"{path}, line {line + 1} cannot be read as a table: {error}.") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 text ({error.reason} after line {line}).") from None
+    return rows
+
+
+def _fields(line: str, delimiter: str, count: int | None = None) -> list[str]:
+    """Fields of one line, taken as plain text where it breaks the rules of quotation or gives another ``count``."""
+    line = line.rstrip("\n")
+    try:
+        fields = next(csv.reader([line], delimiter=delimiter, strict=True), [])
+    except csv.Error:
+        return line.split(delimiter)
+    plain = line.split(delimiter)
+    return plain if count is not None and len(fields) != count == len(plain) else fields
 
 
 def _column(header: Sequence[str], key: str, name: str, path: Path) -> int:

@@ -106,6 +106,24 @@ def test_table_with_columns_of_other_names_and_a_split_column(folder: Path):
         table(folder, lines, "test", **options)
 
 
+@pytest.mark.parametrize(("name", "separator"), [("captions_test.csv", ","), ("captions_test.tsv", "\t")])
+@pytest.mark.parametrize("closing", ['sign reads stop"', 'sign reads "open"', '"sign" reads'])
+def test_a_quotation_mark_that_begins_an_unquoted_caption_swallows_no_row(
+    folder: Path, name: str, separator: str, closing: str
+):
+    captions = ['"a dog runs', "a cat", closing, "a man"]
+    lines = [f"image{separator}caption", *(f"{n}.jpg{separator}{text}" for n, text in enumerate(captions))]
+    data = table(folder, lines, name=name)
+    assert data.image_ids == [f"{n}.jpg" for n in range(4)] and data.captions == captions
+
+
+def test_a_quoted_caption_of_a_table_may_hold_a_line_break_but_no_row(folder: Path):
+    lines = ["image,caption", '0.jpg,"a dog', 'runs"', "1.jpg,a cat"]
+    assert table(folder, lines).captions == ["a dog runs", "a cat"]
+    with pytest.raises(UserError, match=r"line 2: a quotation mark .* ends in line 4, but line 3 looks like a row"):
+        table(folder, ["image,caption", '0.jpg,"a dog', "1.jpg,a cat", 'a shop, whose sign reads, stop"'])
+
+
 # Mistakes: each is an error that names the file and the place, or is skipped and counted
 
 
