@@ -11,6 +11,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from robustcli.config.leaves import settle_types
 from robustcli.utils.errors import UserError
 from robustcli.utils.suggest import did_you_mean
 
@@ -29,7 +30,10 @@ def one_of(*choices: str) -> Any:
 
 
 def check(config: DictConfig) -> None:
-    """Refuse a composed config that no run could work with; a choice that YAML read as a boolean is put right in it.
+    """Refuse a composed config that no run could work with.
+
+    What stands in it in another type than it should (the text ``off`` for a truth value, a choice that is a boolean in
+    YAML) is put right.
 
     Raises:
         UserError: a value is missing, out of its bounds or not among the choices, or an interpolation leads nowhere.
@@ -42,6 +46,7 @@ def check(config: DictConfig) -> None:
         raise UserError(f"the config cannot be resolved: {str(error).splitlines()[0]}") from error
     if missing:
         raise UserError(f"{missing[0]} has no value: give it one on the command line as {missing[0]}=VALUE")
+    settle_types(config)
     for key, node, entry in _settings(config):
         value = node[entry.name]
         if value is None:

@@ -49,6 +49,8 @@ class Sizes:
             wrong = f"has no key {odd[0]!r}" if odd else f"lacks {lacking[0]!r}"
             raise UserError(f"the configuration of an NVAE {wrong}: expected {', '.join(names)}.")
         sizes = cls(**{names[key]: value for key, value in published.items()})
+        if not isinstance(sizes.is_adaptive, bool):
+            raise UserError(f"the configuration of an NVAE has is_adaptive {sizes.is_adaptive!r}: write true or false.")
         for key, name in names.items():
             value, least = getattr(sizes, name), 0 if name.startswith("pre_post") else 1
             if name not in ("is_adaptive", "nf_cells") and not (isinstance(value, int) and value >= least):
