@@ -97,7 +97,7 @@ class _Task:
         self.norms[side] = norm.masked_fill(failed, torch.inf)
 
     def agreement(self, ours: str, theirs: str) -> str:
-        """How many of the images were misled by each, and how the norms compare where both did."""
+        """Number of images that each has fooled, and the ratio of the norms where both have."""
         here, there = self.norms[ours], self.norms[theirs]
         both = (here < torch.inf) & (there < torch.inf)
         ratio = here[both] / there[both]

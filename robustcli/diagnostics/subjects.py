@@ -22,7 +22,7 @@ from robustcli.attacks import (
     judge_on_draws,
 )
 from robustcli.attacks.core.base import Classifier, is_randomised
-from robustcli.attacks.core.success import judge
+from robustcli.attacks.core.success import fooled_queries
 from robustcli.attacks.core.target import Target
 from robustcli.diagnostics.changes import AnyAttack
 from robustcli.diagnostics.watching import Slopes, WatchedClassifier, WatchedEncoder
@@ -200,7 +200,7 @@ class RetrievalSubject:
             torch.manual_seed(derive_seed(0, "diagnostics", "fresh draws"))
             texts = target.encode_text(captions)
             passes = range(_DRAWS if self.randomised else 1)
-            drawn = [torch.cat(judge(target, self.model.encode_image(images), texts)) for _ in passes]
+            drawn = [torch.cat(fooled_queries(target, self.model.encode_image(images), texts)) for _ in passes]
         return torch.stack(drawn).cpu().double().mean(0) > 0.5
 
 

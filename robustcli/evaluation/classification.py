@@ -12,7 +12,7 @@ from torch import Tensor
 
 from robustcli.attacks import ClassifierAttack, judge_on_draws
 from robustcli.attacks.adaptive.randomised import DrawnAnswers
-from robustcli.attacks.adaptive.surrogate import transferable
+from robustcli.attacks.adaptive.surrogate import attack_for_transfer
 from robustcli.data.classes import ImageClassData
 from robustcli.diagnostics import ClassifierSubject
 from robustcli.evaluation.access import AttackRun, Entry
@@ -109,7 +109,7 @@ class ClassificationEvaluator(Evaluator):
         """
         attack: ClassifierAttack = run.attack
         if run.access == "static":
-            found, spent = transferable(attack, run.victim, images, labels, rows, run.threat)
+            found, spent = attack_for_transfer(attack, run.victim, images, labels, rows, run.threat)
             costs = {name: getattr(spent, name) for name in SPENT}
         else:
             result = attack(run.victim, images, labels, run.threat, sample_ids=rows)

@@ -1,4 +1,4 @@
-"""What holds for every attack on classifiers; an attack joins with its row in `ATTACKS`.
+"""Contract of every attack on classifiers; an attack joins with its row in `ATTACKS`.
 
 Shapes: N images, C channels, H height, W width.
 """

@@ -1,4 +1,4 @@
-"""What the published implementations found on a small network, where their results are at hand.
+"""Parity with the results of the published implementations on a small network, where these are at hand.
 
 Shapes: N images, C channels, H height, W width.
 """

@@ -1,4 +1,4 @@
-"""What an attack may change comes with the call: one attack serves every threat model that it can keep to.
+"""Threat model given with the call: one attack serves every threat model within its scope.
 
 Shapes: B images, C channels, H height, W width, M captions.
 """
@@ -44,7 +44,7 @@ SEARCHES: Sequence[tuple[str, dict[str, Any]]] = (
 
 
 def same(first: Any, second: Any) -> bool:
-    """Whether two results are equal in every field, bit for bit."""
+    """True if two results are equal in every field, bit for bit."""
     return all(
         torch.equal(value, getattr(second, name)) if isinstance(value, Tensor) else value == getattr(second, name)
         for name, value in vars(first).items()

@@ -1,4 +1,4 @@
-"""Models whose answers are drawn, asked several times for each image: the draws are folded into the batch.
+"""Randomised models averaged over draws, which are folded into the batch.
 
 Shapes: B images, R draws, C channels, H height, W width, Y classes, D embedding.
 """
@@ -22,23 +22,25 @@ REDUCTIONS = ("logits", "probabilities")
 
 @runtime_checkable
 class Draws(Protocol):
-    """A model that draws and has a shorter way to several answers than as many passes; its memory is its own care."""
+    """Randomised model with several answers at less than the cost of as many passes; it bounds its memory itself."""
 
     def answers(self, images: Tensor, times: int, names: Sequence[int] | None = None) -> Tensor:
-        """Images (B,C,H,W) -> (R,B,K), R of them; with B names each image has the same draws in any batch."""
+        """(R,B,K): R = ``times`` answers for images (B,C,H,W); with B ``names`` an image has the same draws in any
+        batch.
+        """
 
 
-def every_draw(
+def evaluate_draws(
     function: Function, images: Tensor, draws: int, *, chunk: int | None = None, apart: bool = False
 ) -> Tensor:
-    """(R,B,K): the answers of ``draws`` passes over images (B,C,H,W), folded into as few as ``chunk`` allows.
+    """(R,B,K): answers of R = ``draws`` passes over images (B,C,H,W), folded into as few as ``chunk`` allows.
 
-    With several chunks their activations are not kept: the backward pass computes each chunk again, with the same
+    With several chunks their activations are checkpointed: the backward pass computes each chunk again, with the same
     global draws, for half as much time again, so that its memory is that of one chunk. The gradient is the same.
 
     Args:
         chunk: images of a forward pass at most; None: all ``R B``.
-        apart: no pass holds two draws of an image, for models that draw once a pass and not once an image.
+        apart: no pass holds two draws of an image, for models that draw once a pass instead of once an image.
     """
     rows = torch.arange(len(images), device=images.device)
     if isinstance(function, Draws) and len(images):
@@ -47,32 +49,34 @@ def every_draw(
         return function(images).expand(draws, -1, -1)
     size = chunk or draws * len(images)
     if apart:
-        pieces = list(torch.split(rows, min(size, len(rows)))) * draws
+        chunks = list(torch.split(rows, min(size, len(rows)))) * draws
     else:
-        pieces = list(torch.split(rows.repeat(draws), size))
-    bounded = chunk is not None and len(pieces) > 1
-    if bounded and images.requires_grad and torch.is_grad_enabled():
-        answers = [checkpoint(_asked, function, images, piece, use_reentrant=False) for piece in pieces]
+        chunks = list(torch.split(rows.repeat(draws), size))
+    checkpointed = chunk is not None and len(chunks) > 1
+    if checkpointed and images.requires_grad and torch.is_grad_enabled():
+        answers = [
+            checkpoint(_rows_of, function, images, rows_of_chunk, use_reentrant=False) for rows_of_chunk in chunks
+        ]
     else:
-        answers = [_asked(function, images, piece) for piece in pieces]
-    together = torch.cat(answers)
-    return together.reshape(draws, len(images), *together.shape[1:])
+        answers = [_rows_of(function, images, rows_of_chunk) for rows_of_chunk in chunks]
+    stacked = torch.cat(answers)
+    return stacked.reshape(draws, len(images), *stacked.shape[1:])
 
 
-def _asked(function: Function, images: Tensor, rows: Tensor) -> Tensor:
+def _rows_of(function: Function, images: Tensor, rows: Tensor) -> Tensor:
     return function(images[rows])
 
 
 def draws_by_pass(function: Function, images: Tensor) -> bool:
-    """Whether two copies of an image in one pass get one answer, although the next pass gives another.
+    """True if the model draws once a pass: two copies of an image get one answer, and another one in the next pass.
 
-    Folding the draws into the batch would then average nothing. A random resize of the whole batch is of this kind.
+    Draws that are folded into the batch would then average nothing. A random resize of the whole batch is of this kind.
     """
     if not len(images):
         return False
-    twice = images[:1].expand(2, -1, -1, -1)
+    two_copies = images[:1].expand(2, -1, -1, -1)
     with torch.no_grad():
-        first, second = function(twice), function(twice)
+        first, second = function(two_copies), function(two_copies)
 
     def differ(some: Tensor, other: Tensor) -> bool:
         return not torch.allclose(some, other, rtol=1e-3, atol=1e-4, equal_nan=True)
@@ -81,7 +85,7 @@ def draws_by_pass(function: Function, images: Tensor) -> bool:
 
 
 class AveragedClassifier(nn.Module):
-    """A classifier whose logits are an average over draws; a model of its own, or what `EOT` attacks.
+    """Classifier whose logits are an average over draws, a defence of its own, or the model that `EOT` attacks.
 
     Args:
         model: images (B,C,H,W) in [0,1] -> logits (B,Y); it draws from torch's global generators.
@@ -89,7 +93,7 @@ class AveragedClassifier(nn.Module):
         chunk: images of a forward pass at most, the bound of the memory; None: all draws of all images in one.
         reduce: ``logits``, their mean; ``probabilities``, the logarithm of the mean softmax, in which no draw counts
             for more than its vote.
-        apart: see `every_draw`.
+        apart: see `evaluate_draws`.
 
     Raises:
         UserError: a number below 1, or an unknown ``reduce``.
@@ -110,14 +114,14 @@ class AveragedClassifier(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """(B,C,H,W) in [0,1] -> (B,Y)."""
-        answers = every_draw(self.model, images, self.draws, chunk=self.chunk, apart=self.apart)
+        answers = evaluate_draws(self.model, images, self.draws, chunk=self.chunk, apart=self.apart)
         if self.reduce == "logits":
             return answers.mean(0)
         return F.log_softmax(answers, -1).logsumexp(0) - math.log(self.draws)
 
 
 class EncoderWrapper(nn.Module):
-    """A dual encoder that is another one, but for what a subclass changes."""
+    """Base class of wrappers of a dual encoder; everything is that of the model, but for what a subclass overrides."""
 
     def __init__(self, model: DualEncoderLike) -> None:
         super().__init__()
@@ -125,7 +129,7 @@ class EncoderWrapper(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the tokens are looked up."""
+        """Device of the token table."""
         return self.token_embedding().weight.device
 
     @property
@@ -146,33 +150,37 @@ class EncoderWrapper(nn.Module):
 
 
 class AveragedEncoder(EncoderWrapper):
-    """A dual encoder whose image embedding is the mean over draws, scaled back to unit norm.
+    """Dual encoder whose image embedding is the mean over draws, scaled back to unit norm.
 
     Args:
         model: it draws from torch's global generators when it encodes images.
         draws, chunk, apart: see `AveragedClassifier`.
 
     Attributes:
-        asked, graded: images that were encoded so far, and those of them that a gradient can reach; each costs
-            ``draws`` passes.
+        forward_images, backward_images: images encoded so far, and those of them that a gradient was recorded for; each
+            costs ``draws`` passes.
     """
 
     def __init__(self, model: DualEncoderLike, draws: int, *, chunk: int | None = None, apart: bool = False) -> None:
         super().__init__(model)
         self.apart = apart
         self.draws, self.chunk, _ = checked(draws, chunk)
-        self.asked = self.graded = 0
+        self.forward_images = self.backward_images = 0
 
     def encode_image(self, images: Tensor) -> Tensor:
         """(B,C,H,W) in [0,1] -> (B,D) of unit norm."""
-        self.asked += len(images)
-        self.graded += len(images) if images.requires_grad and torch.is_grad_enabled() else 0
-        features = every_draw(self.model.encode_image, images, self.draws, chunk=self.chunk, apart=self.apart)
+        self.forward_images += len(images)
+        self.backward_images += len(images) if images.requires_grad and torch.is_grad_enabled() else 0
+        features = evaluate_draws(self.model.encode_image, images, self.draws, chunk=self.chunk, apart=self.apart)
         return F.normalize(features.mean(0), dim=-1)
 
 
 def checked(draws: int, chunk: int | None, reduce: str = "logits") -> tuple[int, int | None, str]:
-    """The three as they are, or a `UserError`."""
+    """Checked settings, as they are.
+
+    Raises:
+        UserError: a number below 1, or an unknown ``reduce``.
+    """
     if reduce not in REDUCTIONS:
         raise UserError(f"evaluation.eot.reduce is {reduce!r}: choose one of {', '.join(REDUCTIONS)}.")
     least = {"node": "evaluation.eot"}

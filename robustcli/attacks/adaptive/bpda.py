@@ -1,5 +1,5 @@
 """Backward pass differentiable approximation (Athalye et al. 2018, "Obfuscated gradients give a false sense of
-security"): a step of a defence without a useful gradient lends that of another.
+security"): a step of a defence without a useful gradient takes that of an approximation.
 
 Shapes: B batch, C channels, H height, W width.
 """
@@ -17,15 +17,17 @@ Step = Callable[[Tensor], Tensor]  # images (B,C,H,W) -> images (B,C,H,W), in [0
 
 
 class BPDA(nn.Module):
-    """``forward_step`` forward, bit for bit; backward the gradient of ``backward``.
+    """Step with an approximate gradient: ``forward_step`` forward, bit for bit, and the gradient of ``backward``.
+
+    A backward pass costs a forward and a backward pass of ``backward``; the identity costs nothing.
 
     Args:
         forward_step: the step as it is, such as a quantisation or a JPEG; it runs without gradients.
-        backward: a differentiable stand-in of the same output shape, recomputed at the step's own input; None: the
-            identity (straight through), for steps that give back about what they got.
+        backward: differentiable approximation of the same output shape, evaluated at the input of the step; None: the
+            identity (straight-through), for steps whose output is close to their input.
 
     Raises:
-        ValueError: in the backward pass, a stand-in whose shape is not that of the step.
+        ValueError: in the backward pass, an approximation whose output shape is not that of the step.
     """
 
     def __init__(self, forward_step: Step, backward: Step | None = None) -> None:
@@ -33,9 +35,9 @@ class BPDA(nn.Module):
         self.forward_step, self.backward = forward_step, backward
 
     def forward(self, images: Tensor) -> Tensor:
-        """(B,C,H,W) -> what ``forward_step`` makes of it."""
-        found: Tensor = _Approximated.apply(images, self.forward_step, self.backward)
-        return found
+        """(B,C,H,W) -> output of ``forward_step``."""
+        output: Tensor = _Approximated.apply(images, self.forward_step, self.backward)
+        return output
 
 
 class _Approximated(torch.autograd.Function):
@@ -43,28 +45,30 @@ class _Approximated(torch.autograd.Function):
     def forward(ctx: Any, images: Tensor, forward_step: Step, backward: Step | None) -> Tensor:
         ctx.save_for_backward(images)
         ctx.approximation = backward
-        found = forward_step(images.detach())
-        return found.clone() if found.data_ptr() == images.data_ptr() else found  # a view is no output of a Function
+        output = forward_step(images.detach())
+        # autograd treats an input that a Function gives back as it is in another way than a new tensor.
+        return output.clone() if output.data_ptr() == images.data_ptr() else output
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None, None]:
         (images,) = ctx.saved_tensors
+        # The approximation gets a graph of its own: that of the step ended at the detach in the forward pass.
         images = images.detach().requires_grad_(True)
         with torch.enable_grad():
-            found = images if ctx.approximation is None else ctx.approximation(images)
-        if found.shape != gradient.shape:
+            output = images if ctx.approximation is None else ctx.approximation(images)
+        if output.shape != grad_output.shape:
             raise ValueError(
-                f"BPDA: the step gave {tuple(gradient.shape)}, its stand-in {tuple(found.shape)}: give a backward step "
-                "of the same shape"
+                f"BPDA: the step gave {tuple(grad_output.shape)}, its stand-in {tuple(output.shape)}: give a "
+                "backward step of the same shape"
             )
-        return torch.autograd.grad(found, images, gradient)[0], None, None
+        return torch.autograd.grad(output, images, grad_output)[0], None, None
 
 
 class Preprocessed(nn.Module):
-    """A classifier behind the steps of a defence, in their order.
+    """Classifier behind the preprocessing steps of a defence, in their order.
 
-    ``Preprocessed(model, quantise)`` is the defence, ``Preprocessed(model, BPDA(quantise))`` what an attack on it
-    needs; their logits are equal.
+    ``Preprocessed(model, quantise)`` is the defence, ``Preprocessed(model, BPDA(quantise))`` its differentiable form
+    for an attack; their logits are equal.
 
     Args:
         model: images (B,C,H,W) in [0,1] -> logits (B,Y).
@@ -73,27 +77,27 @@ class Preprocessed(nn.Module):
 
     def __init__(self, model: Callable[[Tensor], Tensor], *steps: Step) -> None:
         super().__init__()
-        self.model, self.steps = model, _kept(steps)
+        self.model, self.steps = model, _as_modules(steps)
 
     def forward(self, images: Tensor) -> Tensor:
         """(B,C,H,W) in [0,1] -> (B,Y)."""
-        return self.model(_through(self.steps, images))
+        return self.model(_apply_all(self.steps, images))
 
 
 class PreprocessedEncoder(EncoderWrapper):
-    """`Preprocessed` for a dual encoder, whose images go through the steps."""
+    """Dual encoder behind preprocessing steps of its images; see `Preprocessed`."""
 
     def __init__(self, model: DualEncoderLike, *steps: Step) -> None:
         super().__init__(model)
-        self.steps = _kept(steps)
+        self.steps = _as_modules(steps)
 
     def encode_image(self, images: Tensor) -> Tensor:
         """(B,C,H,W) in [0,1] -> (B,D) of unit norm."""
-        return self.model.encode_image(_through(self.steps, images))
+        return self.model.encode_image(_apply_all(self.steps, images))
 
 
 class _Call(nn.Module):
-    """A function as a module, so that modules and functions can stand in one list."""
+    """Module of a function, so that modules and functions can be in one list."""
 
     def __init__(self, function: Step) -> None:
         super().__init__()
@@ -103,11 +107,11 @@ class _Call(nn.Module):
         return self.function(images)
 
 
-def _kept(steps: Sequence[Step]) -> nn.ModuleList:
+def _as_modules(steps: Sequence[Step]) -> nn.ModuleList:
     return nn.ModuleList(step if isinstance(step, nn.Module) else _Call(step) for step in steps)
 
 
-def _through(steps: nn.ModuleList, images: Tensor) -> Tensor:
+def _apply_all(steps: nn.ModuleList, images: Tensor) -> Tensor:
     for step in steps:
         images = step(images)
     return images

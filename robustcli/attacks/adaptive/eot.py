@@ -1,5 +1,5 @@
-"""Expectation over transformation (Athalye et al. 2018, "Synthesizing robust adversarial examples"): attacks on a model
-that draws, by way of its average.
+"""Expectation over transformation (Athalye et al. 2018, "Synthesizing robust adversarial examples"): attacks on
+the average of a randomised model.
 
 Shapes: B images, N images of the pairs, M captions.
 """
@@ -23,14 +23,15 @@ from robustcli.utils.seeding import derive_seed
 
 @dataclass(frozen=True, kw_only=True)
 class EOT(WrappedAttack):
-    """Any attack on classifiers, put to the average over ``draws`` fresh draws in place of a single one.
+    """EOT: any attack on classifiers, against logits averaged over ``draws`` fresh draws in place of a single one.
 
-    What comes out is judged by a draw of the bare model that the attack has not seen; see `judge_on_draws` for more.
-    A model that draws once a pass gets a pass for each draw, any other all draws in one batch.
+    A pass costs ``draws`` passes of the model. The result is judged by a draw of the bare model that the attack has not
+    seen; see `judge_on_draws` for more. A model that draws once a pass gets a pass a draw, any other all draws in one
+    batch.
 
     Args:
         attack: the search.
-        draws: for each image and query, 1 or more; each is counted as a query of its own.
+        draws: for each image and pass, 1 or more; each is counted as a query of its own.
         chunk, reduce: see `AveragedClassifier`.
 
     Raises:
@@ -50,18 +51,20 @@ class EOT(WrappedAttack):
     ) -> Tensor:
         apart = draws_by_pass(oracle.model, images)
         model = AveragedClassifier(oracle.model, self.draws, chunk=self.chunk, reduce=self.reduce, apart=apart)
-        spent = QueryCounter.of(len(images))
-        averaged = LogitOracle(model, spent, randomised=oracle.randomised)
-        found = self.attack.search(averaged, images, labels, sample_ids, threat)
-        oracle.counter.add(spent, times=self.draws)
-        return found
+        draw_counter = QueryCounter.of(len(images))
+        averaged = LogitOracle(model, draw_counter, randomised=oracle.randomised)
+        x_adv = self.attack.search(averaged, images, labels, sample_ids, threat)
+        # Each pass of the average is a pass of the bare model for each draw, backward as well as forward.
+        oracle.counter.add(draw_counter, times=self.draws)
+        return x_adv
 
 
 @dataclass(frozen=True, kw_only=True)
 class RetrievalEOT(RetrievalAttack):
-    """`EOT` for dual encoders whose image tower draws: any retrieval attack, put to the averaged image embedding.
+    """`EOT` for dual encoders with a randomised image tower: any retrieval attack, against the averaged image
+    embedding.
 
-    Queries are judged with a draw of the bare model. The costs of the draws are shared out evenly among the images.
+    Queries are judged with a draw of the bare model. The costs of the draws are booked in even shares of the images.
 
     Args:
         attack: the search.
@@ -83,12 +86,13 @@ class RetrievalEOT(RetrievalAttack):
         return next(iter(self.alternatives(target, counter).values()))
 
     def alternatives(self, target: Target, counter: QueryCounter) -> Mapping[str, tuple[Tensor, tuple[str, ...]]]:
-        torch.manual_seed(derive_seed(self.seed, "eot"))  # of a model that draws; the base puts the state back
+        torch.manual_seed(derive_seed(self.seed, "eot"))  # of a randomised model; the base puts the state back
         apart = draws_by_pass(target.model.encode_image, target.pairs.images)
         model = AveragedEncoder(target.model, self.draws, chunk=self.chunk, apart=apart)
         averaged = Target(model, target.pairs, target.gallery, target.threat)
         averaged.encoder = target.encoder
-        found = self.attack.alternatives(averaged, counter)
-        for counts, passes in ((counter.queries, model.asked), (counter.gradients, model.graded)):
+        alternatives = self.attack.alternatives(averaged, counter)
+        # The search has counted one pass for each average; the others are known in sum alone, so they are spread.
+        for counts, passes in ((counter.queries, model.forward_images), (counter.gradients, model.backward_images)):
             counts.add_(spread((self.draws - 1) * passes, len(counts)))
-        return found
+        return alternatives

@@ -1,4 +1,4 @@
-"""Answers of a model that draws, on draws that no attack has seen.
+"""Evaluation of a randomised model on fresh draws, which no attack has seen.
 
 Shapes: R draws, B images, Y classes.
 """
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from robustcli.attacks.adaptive.averaging import Draws, draws_by_pass, every_draw
+from robustcli.attacks.adaptive.averaging import Draws, draws_by_pass, evaluate_draws
 from robustcli.attacks.core.base import Classifier
 from robustcli.attacks.core.frozen import frozen
 from robustcli.attacks.core.pairs import check_images
@@ -23,7 +23,7 @@ from robustcli.utils.seeding import derive_seed
 class DrawnAnswers:
     """R answers of a model for B images; all fields on the CPU.
 
-    Clean images that are judged the same way give the floor: the share that the draws alone get wrong.
+    Clean images that are judged the same way give the floor: the share that the draws alone misclassify.
 
     Args:
         predictions, ranks: (R,B) long, the class of highest logit and the rank of the label.
@@ -38,29 +38,29 @@ class DrawnAnswers:
 
     @property
     def right(self) -> Tensor:
-        """(R,B) bool."""
+        """(R,B) bool: the answer is correct."""
         return self.predictions == self.labels
 
     def mean(self) -> Tensor:
-        """(B,) float64: the share of the draws that are right, the chance that one more will be."""
+        """(B,) float64: share of the draws that are correct, an estimate of the probability that the next one is."""
         return self.right.double().mean(0)
 
     def worst(self) -> Tensor:
-        """(B,) bool: every draw is right, as it must be where an attacker may try R times."""
+        """(B,) bool: every draw is correct, as it must be where an attacker may try R times."""
         return self.right.all(0)
 
     def majority(self) -> Tensor:
         """(B,) bool: the label has more draws than any other class; a tie counts against the model."""
         votes = F.one_hot(self.predictions, self.classes).sum(0)
-        own = votes.gather(1, self.labels[:, None])
-        return own.squeeze(1) > votes.scatter(1, self.labels[:, None], -1).amax(1)
+        label_votes = votes.gather(1, self.labels[:, None])
+        return label_votes.squeeze(1) > votes.scatter(1, self.labels[:, None], -1).amax(1)
 
     def rank(self) -> Tensor:
         """(B,) long: the median rank of the label, the higher one of two."""
         return self.ranks.sort(0).values[len(self.ranks) // 2]
 
     def answer(self) -> Tensor:
-        """(B,) long: the class that most draws give."""
+        """(B,) long: the most frequent class."""
         return self.predictions.mode(0).values
 
     def summary(self) -> dict[str, float]:
@@ -84,9 +84,9 @@ def judge_on_draws(
     Args:
         model: images (B,C,H,W) in [0,1] -> logits (B,Y); left as it was, if it is a module.
         labels: (B,) long.
-        seed: names the draws, which are none of an attack's; the same draws for the same shape of ``images``.
+        seed: of the draws, which are none of an attack's; the same draws for the same shape of ``images``.
         chunk: images of a forward pass at most; None: all draws of all images in one.
-        names: B of them: a model with `Draws` then gives an image the same draws in any batch.
+        names: of the B images: a model with `Draws` then gives an image the same draws in any batch.
 
     Raises:
         ValueError: images out of range, or NaN logits.
@@ -98,7 +98,7 @@ def judge_on_draws(
         if names is not None and isinstance(model, Draws):
             logits = model.answers(images, count, names)
         else:
-            logits = every_draw(model, images, count, chunk=chunk, apart=draws_by_pass(model, images))
+            logits = evaluate_draws(model, images, count, chunk=chunk, apart=draws_by_pass(model, images))
     if not bool(logits.isfinite().all()):
         raise ValueError("the model gave NaN or infinite logits: it cannot be judged")
     truth = labels.to(logits.device)

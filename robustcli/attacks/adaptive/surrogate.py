@@ -1,4 +1,4 @@
-"""Transfer: an attack that is computed on one model and judged on another.
+"""Transfer attacks: computed on a surrogate model, judged on another one.
 
 Shapes: B samples, C channels, H height, W width, N images, M captions.
 """
@@ -22,13 +22,12 @@ from robustcli.attacks.core.threat import ThreatModel
 
 @dataclass(frozen=True, kw_only=True)
 class Surrogate(WrappedAttack):
-    """An attack on classifiers that never asks the model that it is judged on.
+    """Transfer attack on a classifier: the search runs on a surrogate, without a query of the target.
 
-    An image is not left as soon as the surrogate is fooled, since a point at the surrogate's boundary hardly ever
-    fools another model; and an `ImageAttack` also moves images that the surrogate gets wrong. Other attacks leave those
-    as they are.
+    There is no early stop, since a point at the surrogate's decision boundary hardly ever fools another model; and an
+    `ImageAttack` also attacks images that the surrogate misclassifies. Other attacks leave those as they are.
 
-    The counts of the result are passes through the surrogate; the target is asked nothing.
+    The counts of the result are passes through the surrogate.
 
     Args:
         attack: the search.
@@ -40,12 +39,12 @@ class Surrogate(WrappedAttack):
     def search(
         self, oracle: LogitOracle, images: Tensor, labels: Tensor, sample_ids: Tensor, threat: ThreatModel
     ) -> Tensor:
-        found, spent = transferable(self.attack, self.model, images, labels, sample_ids, threat)
-        oracle.counter.add(spent)
-        return found
+        x_adv, counter = attack_for_transfer(self.attack, self.model, images, labels, sample_ids, threat)
+        oracle.counter.add(counter)
+        return x_adv
 
 
-def transferable(
+def attack_for_transfer(
     attack: ClassifierAttack,
     model: Classifier,
     images: Tensor,
@@ -53,27 +52,25 @@ def transferable(
     sample_ids: Tensor,
     threat: ThreatModel,
 ) -> tuple[Tensor, QueryCounter]:
-    """Allowed images that ``attack`` makes of images (B,C,H,W) on ``model``, for the sake of another model, and what
-    they cost.
-    """
+    """Adversarial images (B,C,H,W), computed on ``model`` to transfer to another one, and the passes that they cost."""
     if not isinstance(attack, ImageAttack):
         result = attack(model, images, labels, threat, sample_ids=sample_ids)
         names = ("queries", "gradients", "zero_gradients", "nan_gradients")
         return result.images, QueryCounter(*(getattr(result, name) for name in names))
-    spent, lasting = QueryCounter.of(len(images)), attack.replace(early_stop=False)
+    counter, without_early_stop = QueryCounter.of(len(images)), attack.replace(early_stop=False)
     with frozen(model):
-        found = lasting.search(LogitOracle(model, spent), images, labels, sample_ids, threat)
-    return found, spent
+        x_adv = without_early_stop.search(LogitOracle(model, counter), images, labels, sample_ids, threat)
+    return x_adv, counter
 
 
 @dataclass(frozen=True, kw_only=True)
 class RetrievalSurrogate(RetrievalAttack):
-    """An attack on dual encoders that never asks the model that it is judged on.
+    """Transfer attack on a dual encoder: the search runs on a surrogate, without a query of the target.
 
     Args:
         attack: the search.
         model: the surrogate.
-        gallery: of the surrogate, for pairs; None: the pairs themselves, with the relevance that the judge knows, so
+        gallery: of the surrogate, for pairs; None: the pairs themselves, with the relevance of the target's gallery, so
             that the negatives of a sample are those of its chunk.
     """
 
@@ -92,15 +89,15 @@ class RetrievalSurrogate(RetrievalAttack):
 
     def alternatives(self, target: Target, counter: QueryCounter) -> Mapping[str, tuple[Tensor, tuple[str, ...]]]:
         with frozen(self.model), torch.no_grad():
-            own = self.gallery(target.pairs) if self.gallery else self._chunk(target)
-            return self.attack.alternatives(Target(self.model, target.pairs, own, target.threat), counter)
+            gallery = self.gallery(target.pairs) if self.gallery else self._chunk_gallery(target)
+            return self.attack.alternatives(Target(self.model, target.pairs, gallery, target.threat), counter)
 
-    def _chunk(self, target: Target) -> Gallery:
+    def _chunk_gallery(self, target: Target) -> Gallery:
         relevance = target.gallery.image_matches[:, target.gallery.caption_rows]
         return Gallery.of(self.model, target.pairs, relevance)
 
 
 def right_on(model: Classifier, images: Tensor, labels: Tensor) -> Tensor:
-    """(B,) bool on the CPU: what ``model`` classifies right."""
+    """(B,) bool on the CPU: ``model`` classifies the image correctly."""
     with frozen(model):
         return (classify(model, images, labels.to(images.device)) == labels.to(images.device)).cpu()

@@ -1,4 +1,4 @@
-"""An attack on classifiers around another one."""
+"""Base class of attacks on classifiers that wrap another one."""
 
 from dataclasses import dataclass, field
 
@@ -9,10 +9,10 @@ from robustcli.utils.numbers import Number
 
 @dataclass(frozen=True, kw_only=True)
 class WrappedAttack(ClassifierAttack):
-    """Runs another attack on another view of the model; threat model, audit and seed are those of the one inside.
+    """Attack that runs another one on a changed model; threat model, audit and seed are those of the inner attack.
 
     Args:
-        attack: the one inside.
+        attack: the inner attack.
     """
 
     attack: ClassifierAttack = field(kw_only=False)

@@ -1,4 +1,4 @@
-"""Balls around images: they project, draw a start, step and measure.
+"""Norm balls around images, cut by the box [0,1]: projection, uniform start, steepest step, distance and audit.
 
 Shapes: B batch, C channels, H height, W width; pixels in [0,1].
 """
@@ -16,14 +16,14 @@ from robustcli.attacks.core.randomness import sample_noise
 from robustcli.utils.errors import UserError
 from robustcli.utils.numbers import Number, parse_number
 
-_SLACK = 1e-6  # relative; what a distance in float64 of float32 pixels may exceed eps by
+_SLACK = 1e-6  # relative; by what a float64 distance of float32 pixels may exceed eps
 
 
 def parse_eps(value: Number, norm: str = "linf", *, node: str = "threat", key: str = "eps") -> float:
     """The radius of a ball in units of [0,1] pixels; ``"4/255"`` and ``0.0157`` are both understood, 0 is allowed.
 
     Args:
-        node, key: what the error calls it.
+        node, key: its name in the error.
 
     Raises:
         UserError: not a number, negative, or above 1 for ``norm="linf"``.
@@ -55,7 +55,7 @@ class Ball(ABC):
 
     @abstractmethod
     def project(self, images: Tensor, clean: Tensor) -> Tensor:
-        """The point of ball and box that is next to ``images``, up to float32 rounding; fast, for the inner loop."""
+        """Projection onto ball and box, up to float32 rounding; fast, for the inner loop."""
 
     @abstractmethod
     def random_start(self, clean: Tensor, sample_ids: Sequence[int], *parts: int | str) -> Tensor:
@@ -63,22 +63,22 @@ class Ball(ABC):
 
     @abstractmethod
     def step(self, gradient: Tensor, alpha: float) -> Tensor:
-        """The move of length ``alpha`` in this norm that raises a loss with this gradient most."""
+        """Steepest ascent step: the move of length ``alpha`` in this norm that raises a loss of this gradient most."""
 
     @abstractmethod
     def distance(self, images: Tensor, clean: Tensor) -> Tensor:
-        """(B,) float64: how far each image is from the clean one."""
+        """(B,) float64: norm of the perturbation of each image."""
 
     def settle(self, images: Tensor, clean: Tensor) -> Tensor:
-        """``project``, then rounded towards ``clean``, so that the norm holds exactly in float64."""
-        exact = self.project(images.double(), clean.double())
-        moved, base = (exact - clean.double()).abs(), clean.double()
-        rounded = exact.to(clean.dtype)
-        beyond = (rounded.double() - base).abs() > moved
+        """Exact projection: computed in float64 and rounded towards ``clean``, so that the norm holds exactly."""
+        projected = self.project(images.double(), clean.double())
+        delta, origin = (projected - clean.double()).abs(), clean.double()
+        rounded = projected.to(clean.dtype)
+        beyond = (rounded.double() - origin).abs() > delta
         return torch.where(beyond, torch.nextafter(rounded, clean), rounded)
 
     def audit(self, images: Tensor, clean: Tensor) -> Tensor:
-        """(B,) float64 distances of what an attack put out.
+        """(B,) float64: norms of the perturbations of an attack's output, which has to be in ball and box.
 
         Raises:
             RuntimeError: a NaN, a pixel out of [0,1] or a norm beyond ``eps (1 + 1e-6)``: a fault of the attack.
@@ -96,7 +96,7 @@ class Ball(ABC):
 
 
 class Linf(Ball):
-    """Each pixel may change by ``eps`` at most, in units of [0,1] pixels; 0 <= eps <= 1."""
+    """L-inf ball: each pixel changes by ``eps`` at most, in units of [0,1] pixels; 0 <= eps <= 1."""
 
     norm = "linf"
 
@@ -116,7 +116,11 @@ class Linf(Ball):
 
 
 class L2(Ball):
-    """The Euclidean length of the change is ``eps`` at most, over all pixels of an image; eps >= 0."""
+    """L2 ball: the perturbation of an image has a Euclidean length of ``eps`` at most; eps >= 0.
+
+    The projection is onto the ball and then onto the box, which cannot leave the ball again; their intersection may
+    hold a nearer point.
+    """
 
     norm = "l2"
 
@@ -127,16 +131,17 @@ class L2(Ball):
         return (clean + delta * shrink.view(-1, 1, 1, 1)).clamp_(0.0, 1.0)
 
     def random_start(self, clean: Tensor, sample_ids: Sequence[int], *parts: int | str) -> Tensor:
-        way = sample_noise(clean.shape[1:], sample_ids, *parts, normal=True).to(clean)
+        # Uniform in the ball: a Gaussian direction, and a radius of eps u^(1/d) in d dimensions.
+        direction = sample_noise(clean.shape[1:], sample_ids, *parts, normal=True).to(clean)
         radius = sample_noise((1,), sample_ids, *parts, "radius").to(clean) ** (1 / clean[0].numel())
-        return self.project(clean + self.step(way, self.eps) * radius.view(-1, 1, 1, 1), clean)
+        return self.project(clean + self.step(direction, self.eps) * radius.view(-1, 1, 1, 1), clean)
 
     def step(self, gradient: Tensor, alpha: float) -> Tensor:
         largest = gradient.flatten(1).abs().amax(1).clamp(min=torch.finfo(gradient.dtype).tiny)
-        scaled = gradient / largest.view(-1, 1, 1, 1)  # squares of tiny gradients would underflow
-        length = torch.linalg.vector_norm(scaled.flatten(1), dim=1).clamp_(min=torch.finfo(gradient.dtype).tiny)
+        direction = gradient / largest.view(-1, 1, 1, 1)  # squares of tiny gradients would underflow
+        length = torch.linalg.vector_norm(direction.flatten(1), dim=1).clamp_(min=torch.finfo(gradient.dtype).tiny)
         factor: Tensor = alpha / length
-        return scaled * factor.view(-1, 1, 1, 1)
+        return direction * factor.view(-1, 1, 1, 1)
 
     def distance(self, images: Tensor, clean: Tensor) -> Tensor:
         norm: Tensor = torch.linalg.vector_norm((images.double() - clean.double()).flatten(1), dim=1)

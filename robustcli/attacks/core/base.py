@@ -1,6 +1,6 @@
 """Base classes of attacks on images: a subclass supplies the search, the base projects, audits and judges every result.
 
-An attack is a frozen dataclass of its search's settings. What it may change is a `ThreatModel`, given with the call.
+An attack is a frozen dataclass of the settings of its search. The budget is a `ThreatModel`, given with the call.
 
 Shapes: B batch, C channels, H height, W width, Y classes; pixels in [0,1].
 """
@@ -25,15 +25,15 @@ from robustcli.utils.numbers import Number, one_of
 from robustcli.utils.seeding import derive_seed
 
 Classifier = Callable[[Tensor], Tensor]  # images (B,C,H,W) in [0,1] -> logits (B,Y)
-_PROBE = 8  # images that are classified twice to see whether the model draws
+_PROBE = 8  # images that are classified twice to see if the model is randomised
 
 
 @dataclass(frozen=True, kw_only=True)
 class Attack(ABC):
-    """A search with its settings.
+    """Base class of all attacks: a search and its settings.
 
     Args:
-        seed: of the run; a sample's draws depend on it and on the sample's id alone.
+        seed: of the run; the random draws of a sample depend on it and on the sample's id alone.
     """
 
     seed: int = 0
@@ -41,31 +41,31 @@ class Attack(ABC):
     @property
     @abstractmethod
     def threat(self) -> ThreatModel:
-        """What a call may change that is given no threat model."""
+        """Threat model of a call without one."""
 
     def replace(self, **changed: object) -> Self:
-        """The same search with some settings changed."""
+        """A copy with some settings changed."""
         return replace(self, **changed)  # type: ignore[arg-type]
 
     def _store(self, **values: object) -> None:
-        """Settings as the search reads them, in place of what a config wrote: ``"4/255"`` becomes a number."""
+        """Write parsed settings over those of the config: ``"4/255"`` becomes a number."""
         for name, value in values.items():
             object.__setattr__(self, name, value)
 
     def check(self, threat: ThreatModel) -> None:  # noqa: B027, for searches that object to nothing
-        """Refuse a threat model that this search cannot serve, before long work.
+        """Refuse a threat model outside the scope of this search, before long work.
 
         Raises:
-            UserError: what does not fit, and what would.
+            UserError: names the setting that does not fit, and one that does.
         """
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClassifierAttack(Attack):
-    """Changes images so that a classifier no longer gives their label.
+    """Untargeted attack on a classifier.
 
     Args:
-        norm, eps: what a call may change that is given no threat model.
+        norm, eps: threat model of a call without one; eps in units of [0,1] pixels.
         seed: see `Attack`.
     """
 
@@ -83,10 +83,10 @@ class ClassifierAttack(Attack):
     def search(
         self, oracle: LogitOracle, images: Tensor, labels: Tensor, sample_ids: Tensor, threat: ThreatModel
     ) -> Tensor:
-        """The attack's own part: images (B,C,H,W) in [0,1]; row ``i`` of ``images`` is row ``i`` of the oracle.
+        """The search: adversarial images (B,C,H,W) in [0,1]; row ``i`` of ``images`` is row ``i`` of the oracle.
 
         Args:
-            images: clean, and all of them classified right unless the model is ``oracle.randomised``.
+            images: clean, all of them classified correctly unless the model is ``oracle.randomised``.
             labels, sample_ids: (B,) long.
         """
 
@@ -99,19 +99,19 @@ class ClassifierAttack(Attack):
         *,
         sample_ids: Tensor | None = None,
     ) -> ImageAdversarial:
-        """Attack a classifier; a success is ``argmax != label`` of what came out, judged here.
+        """Attack a classifier; success is ``argmax != label`` of the output, judged here by a forward pass of its own.
 
-        An image that is classified wrongly to begin with is left as it is. A model whose answers are drawn has no such
-        images: all are attacked, with global draws that are seeded here, so that the same call gives the same result.
+        An image that is misclassified when clean is left as it is. Of a randomised model all images are attacked, with
+        global draws that are seeded here, so that the same call gives the same result.
 
         Args:
             model: images (B,C,H,W) in [0,1] -> logits (B,Y); left as it was, if it is a module.
             labels: (B,) long.
-            threat: what may change; None: the attack's own ``norm`` and ``eps``.
-            sample_ids: (B,) long, names of the samples' draws; None: their places in the batch.
+            threat: None: the attack's own ``norm`` and ``eps``.
+            sample_ids: (B,) long, seeds of the samples' random draws; None: their places in the batch.
 
         Raises:
-            UserError: a threat model that the search cannot serve.
+            UserError: a threat model outside the scope of the search.
             ValueError: images out of range, labels that are no class, NaN logits.
             RuntimeError: a result out of the box or beyond the threat model: a fault of the attack.
         """
@@ -123,42 +123,42 @@ class ClassifierAttack(Attack):
             raise ValueError(f"{len(labels)} labels and {len(ids)} sample_ids for {len(images)} images")
         labels, counter = labels.to(images.device), QueryCounter.of(len(images))
         with frozen(model):
-            torch.manual_seed(derive_seed(self.seed, "model"))  # of a model that draws; `frozen` puts the state back
+            torch.manual_seed(derive_seed(self.seed, "model"))  # of a randomised model; `frozen` puts the state back
             randomised = is_randomised(model, images)
-            right = classify(model, images, labels) == labels
-            asked = torch.arange(len(images)) if randomised else torch.nonzero(right).flatten().cpu()
-            found, chosen = images.detach().clone(), asked.to(images.device)
-            if len(asked) and threat.moves_images:
-                clean = found[chosen]
-                with LogitOracle(model, counter, randomised=randomised).part(asked) as part:
-                    moved = self.search(part, clean.clone(), labels[chosen], ids[asked.to(ids.device)], threat)
-                found[chosen] = self.settle(moved.detach(), clean, threat)
-            misled = classify(model, found, labels) != labels
-        norm = (threat.at(None) if self.minimum_norm else threat).audit(found, images)
-        success = misled
+            correct = classify(model, images, labels) == labels
+            attacked = torch.arange(len(images)) if randomised else torch.nonzero(correct).flatten().cpu()
+            x_adv, rows = images.detach().clone(), attacked.to(images.device)
+            if len(attacked) and threat.moves_images:
+                clean = x_adv[rows]
+                with LogitOracle(model, counter, randomised=randomised).part(attacked) as part:
+                    result = self.search(part, clean.clone(), labels[rows], ids[attacked.to(ids.device)], threat)
+                x_adv[rows] = self.settle(result.detach(), clean, threat)
+            fooled = classify(model, x_adv, labels) != labels
+        norm = (threat.at(None) if self.minimum_norm else threat).audit(x_adv, images)
+        success = fooled
         if self.minimum_norm:
-            success = misled & (norm <= threat.ball.eps).to(misled.device)
-            norm = norm.masked_fill(~misled.to(norm.device), torch.inf)
-        return ImageAdversarial(images=found, success=success, norm=norm, **vars(counter))
+            success = fooled & (norm <= threat.ball.eps).to(fooled.device)
+            norm = norm.masked_fill(~fooled.to(norm.device), torch.inf)
+        return ImageAdversarial(images=x_adv, success=success, norm=norm, **vars(counter))
 
     @property
     def minimum_norm(self) -> bool:
-        """Whether it looks for the smallest change; an ``eps`` is then the radius within which a success counts, and
-        the norm of the result is infinite where nothing was found.
+        """True of a search for the smallest perturbation; ``eps`` is then the radius within which a success counts, and
+        the norm of the result is infinite where the model is not fooled.
         """
         return False
 
-    def settle(self, found: Tensor, clean: Tensor, threat: ThreatModel) -> Tensor:
-        """The allowed images next to what a search found, exactly; the smallest change is left as it is."""
-        return found if self.minimum_norm else threat.ball.settle(found, clean)
+    def settle(self, x_adv: Tensor, clean: Tensor, threat: ThreatModel) -> Tensor:
+        """Exact projection of a result onto the threat model; that of a minimum-norm attack is left as it is."""
+        return x_adv if self.minimum_norm else threat.ball.settle(x_adv, clean)
 
 
 @dataclass(frozen=True, kw_only=True)
 class MinimumNormAttack(ClassifierAttack):
-    """Looks for the smallest change that misleads.
+    """Base class of searches for the smallest perturbation that fools the model.
 
     Args:
-        norm, eps, seed: see `ClassifierAttack`; an ``eps`` of None accepts any change.
+        norm, eps, seed: see `ClassifierAttack`; an ``eps`` of None accepts any perturbation.
     """
 
     norm: str = "l2"
@@ -171,14 +171,14 @@ class MinimumNormAttack(ClassifierAttack):
 
 @dataclass(frozen=True, kw_only=True)
 class ImageAttack(ClassifierAttack):
-    """Moves images within a ball to raise a loss, be it of a dual encoder or of a classifier.
+    """Base class of searches that maximise a loss within a ball, of a classifier or of a dual encoder.
 
     Args:
-        loss: what is raised: ``cross_entropy`` (over the classes, or over all captions of a gallery), ``margin`` and
+        loss: ``cross_entropy`` (over the classes, or over all captions of a gallery), ``margin`` and
             ``dlr``; against a dual encoder also ``own_pair``, ``drift`` and ``infonce``; see `losses` and
             `class_losses`.
-        early_stop: on a classifier, leave a sample alone as soon as it is fooled, which costs nothing in robust
-            accuracy; never done where the model's answers are drawn.
+        early_stop: on a classifier, a sample leaves the search as soon as it is fooled, which costs nothing in robust
+            accuracy; never done with a randomised model.
         norm, eps, seed: see `ClassifierAttack`.
 
     Raises:
@@ -208,10 +208,10 @@ class ImageAttack(ClassifierAttack):
         threat: ThreatModel,
         start: Tensor | None,
     ) -> Tensor:
-        """The attack's own part: images (B,C,H,W) of higher loss; row ``i`` of ``images`` is row ``i`` of the oracle.
+        """The search: images (B,C,H,W) of higher loss; row ``i`` of ``images`` is row ``i`` of the oracle.
 
         Args:
-            start: (B,C,H,W), the first iterate in place of a random start; it has to be projected.
+            start: (B,C,H,W), first iterate in place of a random start; the search projects it.
         """
 
     def maximise(
@@ -224,18 +224,18 @@ class ImageAttack(ClassifierAttack):
         start: Tensor | None = None,
         counter: QueryCounter | None = None,
     ) -> Tensor:
-        """Allowed images that raise ``objective``; the model behind it should be `frozen`.
+        """Images within the threat model that maximise ``objective``; the model behind it should be `frozen`.
 
         Args:
             objective: images (B,C,H,W) and their rows (B,) in ``images`` -> (B,) losses.
             images: (N,C,H,W) float32 in [0,1]; left as they are.
-            sample_ids: (N,) long, names of the samples' draws.
-            threat: what may change; None: the attack's own ``norm`` and ``eps``.
-            start: (N,C,H,W), the first iterate in place of a random start; it is projected.
-            counter: is told what was spent.
+            sample_ids: (N,) long, seeds of the samples' random draws.
+            threat: None: the attack's own ``norm`` and ``eps``.
+            start: (N,C,H,W), first iterate in place of a random start; it is projected.
+            counter: forward and backward passes are added to it.
 
         Raises:
-            UserError: a threat model that the search cannot serve.
+            UserError: a threat model outside the scope of the search.
             ValueError: images out of range, or of the wrong shape or dtype.
             RuntimeError: the search changed its input, or put out a NaN: a fault of the attack.
         """
@@ -248,17 +248,18 @@ class ImageAttack(ClassifierAttack):
             return images.clone()
         clean = images.detach().clone()
         oracle = ImageOracle(objective, counter or QueryCounter.of(len(images)))
-        found = self.ascend(oracle, clean, sample_ids.tolist(), threat, start)
+        x_adv = self.ascend(oracle, clean, sample_ids.tolist(), threat, start)
         if not torch.equal(clean, images):
             raise RuntimeError(f"{type(self).__name__} wrote into its input")
-        found = self.settle(found.detach(), clean, threat)
-        threat.audit(found, clean)
-        return found
+        x_adv = self.settle(x_adv.detach(), clean, threat)
+        threat.audit(x_adv, clean)
+        return x_adv
 
     def search(
         self, oracle: LogitOracle, images: Tensor, labels: Tensor, sample_ids: Tensor, threat: ThreatModel
     ) -> Tensor:
-        objective = class_objective(self.loss, oracle.model, labels, tell=self.early_stop and not oracle.randomised)
+        report_fooled = self.early_stop and not oracle.randomised
+        objective = class_objective(self.loss, oracle.model, labels, report_fooled=report_fooled)
         return self.maximise(objective, images, sample_ids, threat, counter=oracle.counter)
 
 
@@ -275,9 +276,9 @@ def classify(model: Classifier, images: Tensor, labels: Tensor) -> Tensor:
 
 
 def is_randomised(model: Classifier, images: Tensor) -> bool:
-    """Whether two passes over the same images differ: as the model says of itself, or by more than rounding does."""
-    if isinstance(said := getattr(model, "randomised", None), bool):
-        return said
+    """True if two passes over the same images differ: by the model's own ``randomised``, or by more than rounding."""
+    if isinstance(declared := getattr(model, "randomised", None), bool):
+        return declared
     probe = images[:_PROBE]
     with torch.no_grad():
         return bool(len(probe)) and not torch.allclose(model(probe), model(probe), rtol=1e-3, atol=1e-4, equal_nan=True)

@@ -1,4 +1,4 @@
-"""What an attack on a classifier raises, all per sample, of the logits (B,Y) and the labels (B,).
+"""Losses of a classifier that attacks maximise, per sample, of logits (B,Y) and labels (B,).
 
 Shapes: B samples asked for, N samples, Y classes.
 """
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from robustcli.attacks.core.oracle import Evaluated, ImageObjective
+from robustcli.attacks.core.oracle import ImageObjective, ObjectiveValue
 from robustcli.utils.errors import UserError
 
 LogitLoss = Callable[[Tensor, Tensor], Tensor]  # logits (B,Y), labels (B,) -> (B,)
@@ -22,8 +22,8 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
 
 def margin(logits: Tensor, labels: Tensor) -> Tensor:
     """Highest wrong logit minus that of the label: above 0 where the sample is fooled (Carlini and Wagner 2017)."""
-    own = logits.gather(1, labels[:, None]).squeeze(1)
-    return logits.scatter(1, labels[:, None], -torch.inf).amax(1) - own
+    label_logit = logits.gather(1, labels[:, None]).squeeze(1)
+    return logits.scatter(1, labels[:, None], -torch.inf).amax(1) - label_logit
 
 
 def dlr(logits: Tensor, labels: Tensor) -> Tensor:
@@ -47,32 +47,41 @@ def dlr_targeted(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
     if logits.shape[1] < 3:
         return margin(logits, labels)
     ordered = logits.sort(dim=1, descending=True).values
-    last = logits.shape[1] - 1
-    low = 0.5 * (ordered[:, 2] + ordered[:, min(3, last)])
-    own, towards = (logits.gather(1, each[:, None]).squeeze(1) for each in (labels, targets))
-    return (towards - own) / (ordered[:, 0] - low + 1e-12)
+    lowest = logits.shape[1] - 1
+    reference = 0.5 * (ordered[:, 2] + ordered[:, min(3, lowest)])
+    label_logit, target_logit = (logits.gather(1, each[:, None]).squeeze(1) for each in (labels, targets))
+    return (target_logit - label_logit) / (ordered[:, 0] - reference + 1e-12)
 
 
 LOGIT_LOSSES: Mapping[str, LogitLoss] = {"cross_entropy": cross_entropy, "margin": margin, "dlr": dlr}
 
 
 def class_objective(
-    loss: str, model: Callable[[Tensor], Tensor], labels: Tensor, *, tell: bool = True
+    loss: str, model: Callable[[Tensor], Tensor], labels: Tensor, *, report_fooled: bool = True
 ) -> ImageObjective:
-    """The loss called ``loss`` of the classifier's logits; with ``tell`` also whether each sample is fooled already."""
+    """The loss called ``loss`` of a classifier's logits; see `logit_objective`.
+
+    Raises:
+        UserError: a loss that classifiers do not have.
+    """
     if loss not in LOGIT_LOSSES:
         raise UserError(f"attack.loss is {loss!r}: on a classifier choose one of {', '.join(LOGIT_LOSSES)}.")
-    return logit_objective(LOGIT_LOSSES[loss], model, labels, tell=tell)
+    return logit_objective(LOGIT_LOSSES[loss], model, labels, report_fooled=report_fooled)
 
 
 def logit_objective(
-    loss: LogitLoss, model: Callable[[Tensor], Tensor], labels: Tensor, *, tell: bool = True
+    loss: LogitLoss, model: Callable[[Tensor], Tensor], labels: Tensor, *, report_fooled: bool = True
 ) -> ImageObjective:
-    """Any loss of logits and labels as an objective of images and rows."""
+    """A loss of logits and labels as an objective of images (B,C,H,W) and rows (B,).
 
-    def objective(images: Tensor, rows: Tensor) -> Evaluated:
-        logits, own = model(images), labels[rows]
-        value = loss(logits, own)
-        return (value, logits.detach().argmax(1) != own) if tell else value
+    Args:
+        labels: (N,) long, of all rows.
+        report_fooled: give also (B,) bool, True for each image that is misclassified: the stop signal of a search.
+    """
+
+    def objective(images: Tensor, rows: Tensor) -> ObjectiveValue:
+        logits, labels_of_rows = model(images), labels[rows]
+        value = loss(logits, labels_of_rows)
+        return (value, logits.detach().argmax(1) != labels_of_rows) if report_fooled else value
 
     return objective

@@ -1,6 +1,6 @@
-"""Forward and backward passes that an attack asked of a model, counted by sample.
+"""Query counter of an attack: forward and backward passes, by sample.
 
-Shapes: N samples, B of them.
+Shapes: N samples, B rows of them, M captions.
 """
 
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class QueryCounter:
-    """Counts, each (N,) long on the CPU, added to in place.
+    """Counts of passes, each (N,) long on the CPU, added to in place.
 
     Attributes:
         queries, gradients: forward and backward passes.
@@ -29,26 +29,26 @@ class QueryCounter:
         return cls(*(torch.zeros(samples, dtype=torch.long) for _ in range(4)))
 
     def add(self, spent: "QueryCounter", rows: Tensor | None = None, *, times: int = 1) -> None:
-        """What a counter of ``rows`` (B,) counted (None: of the same samples), ``times`` over."""
+        """Add the counts of a counter of ``rows`` (B,) (None: of the same samples), multiplied by ``times``."""
         for name, counts in vars(spent).items():
-            mine: Tensor = getattr(self, name)
+            total: Tensor = getattr(self, name)
             if rows is None:
-                mine.add_(times * counts)
+                total.add_(times * counts)
             else:
-                mine.index_add_(0, rows.cpu(), times * counts)
+                total.index_add_(0, rows.cpu(), times * counts)
 
     def part(self, rows: Tensor) -> "QueryCounter":
         """A copy of the counts of ``rows`` (B,) alone."""
         return QueryCounter(**{name: counts[rows.cpu()] for name, counts in vars(self).items()})
 
     def add_texts(self, queries: Tensor, gradients: Tensor, owner: Tensor) -> None:
-        """The passes for M captions, each (M,) long, booked on the images that own them (``owner`` (M,))."""
+        """Add the passes for M captions, each (M,) long, to the images that own them (``owner`` (M,))."""
         self.queries.index_add_(0, owner.cpu(), queries)
         self.gradients.index_add_(0, owner.cpu(), gradients)
 
 
 def spread(total: int, samples: int) -> Tensor:
-    """(N,) long: a cost of a whole batch, shared out evenly; the sum is exact."""
+    """(N,) long: even shares of the cost of a whole batch; their sum is exactly ``total``."""
     shares = torch.full((samples,), total // max(samples, 1), dtype=torch.long)
     shares[: total % max(samples, 1)] += 1
     return shares

@@ -1,4 +1,4 @@
-"""Edits of captions, counted on the string that comes out.
+"""Edit budgets of captions: Levenshtein distance in words or characters, counted on the output string.
 
 Shapes: M captions.
 """
@@ -16,7 +16,11 @@ from robustcli.utils.errors import UserError
 
 @dataclass(frozen=True)
 class EditBudget(ABC):
-    """At most ``n`` edits (insert, delete, replace) of a caption, counted on the string that comes out."""
+    """Budget of ``n`` edits (insert, delete, replace) a caption, counted on the output string.
+
+    Raises:
+        UserError: an ``n`` that is no whole number, or negative.
+    """
 
     key: ClassVar[str]
     n: int
@@ -27,10 +31,10 @@ class EditBudget(ABC):
 
     @abstractmethod
     def count(self, caption: str, clean: str) -> int:
-        """Edits between both."""
+        """Fewest edits between both."""
 
     def audit(self, captions: Sequence[str], clean: Sequence[str]) -> Tensor:
-        """(M,) long: the edits of each caption of the attack's output.
+        """(M,) long: number of edits of each caption in the output of an attack.
 
         Raises:
             RuntimeError: more than ``n`` edits, or a caption lost: a fault of the attack.
@@ -45,7 +49,7 @@ class EditBudget(ABC):
 
 
 class Words(EditBudget):
-    """At most ``n`` words (split on blanks) may be replaced, put in or left out."""
+    """Budget of ``n`` words (split on blanks) replaced, inserted or deleted."""
 
     key = "words"
 
@@ -54,7 +58,7 @@ class Words(EditBudget):
 
 
 class Characters(EditBudget):
-    """At most ``n`` characters may be replaced, put in or left out; two neighbours that change places are two edits."""
+    """Budget of ``n`` characters replaced, inserted or deleted; a swap of two neighbours is two edits."""
 
     key = "characters"
 
@@ -63,7 +67,7 @@ class Characters(EditBudget):
 
 
 def levenshtein(first: Sequence[str], second: Sequence[str]) -> int:
-    """Fewest insertions, deletions and replacements that turn one sequence into the other."""
+    """Levenshtein distance: fewest insertions, deletions and replacements that turn one sequence into the other."""
     first, second = _without_common_ends(first, second)
     if not first or not second:
         return len(first) + len(second)

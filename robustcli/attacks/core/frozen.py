@@ -1,4 +1,4 @@
-"""A model that is only looked at: nothing of it, nor of the global generators, is changed by an attack."""
+"""Freezing of a model during an attack: flags, gradients, buffers and global generators are restored afterwards."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,7 +9,7 @@ from torch import nn
 
 @contextmanager
 def frozen(*models: object) -> Iterator[None]:
-    """Eval mode and no gradients to weights inside; afterwards everything is as it was found.
+    """Context of eval mode without gradients to weights; afterwards everything is as before.
 
     Restored are the train flag of every submodule, ``requires_grad`` and ``.grad`` (the same objects) of every
     parameter, the values of all buffers and the states of torch's global generators. Autocast and the default dtype
@@ -35,7 +35,7 @@ def frozen(*models: object) -> Iterator[None]:
 
 
 def _restore(buffers: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
-    """Only what changed is written: a needless copy would invalidate graphs that the caller still holds."""
+    """Copy back the buffers that changed, and no others: a needless copy would invalidate graphs of the caller."""
     with torch.no_grad():
         for buffer, before in buffers:
             if not torch.equal(buffer, before):

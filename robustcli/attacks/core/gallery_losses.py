@@ -1,10 +1,10 @@
-"""Losses of a query before a gallery, with all that is true of it known: cross-entropy, margin, and the margin over the
-spread of the best.
+"""Losses over a gallery, per sample: cross-entropy, margin and difference of logits ratio (DLR) of a query.
 
-A query takes part in two directions: an image ranks all captions, and each of its captions ranks all images. Only what
-the attacker moves is computed anew; the rest of the gallery is clean and condensed into a few columns beforehand.
+A pair takes part in two directions: an image ranks all captions, and each of its captions ranks all images. Positives
+are the gallery items that are true of the query, negatives all others. Only the similarities of attacked items are
+computed anew; the rest of the gallery is clean and condensed into a few columns beforehand.
 
-Shapes: B images asked for, N images, M captions, K wordings of a caption, D embedding, G gallery images, H gallery
+Shapes: B images of a call, N images, M captions, K candidates of a caption, D embedding, G gallery images, H gallery
 captions, P captions of an image, C columns, Q queries.
 """
 
@@ -18,50 +18,49 @@ from robustcli.attacks.core.target import Target
 
 GALLERY_LOSSES = ("cross_entropy", "margin", "dlr")
 DIRECTIONS = ("image_to_text", "text_to_image")
-NEVER = -1e30  # the logit of what is left out; the gradient of a log-sum over nothing but -inf is NaN
-_BELOW_ALL = -2.0  # stands for a cosine where there is nothing to compare with
-_ROWS_AT_ONCE = 1 << 12
+MASKED_LOGIT = -1e30  # of a masked logit; the gradient of a log-sum-exp over nothing but -inf is NaN
+_BELOW_ALL = -2.0  # of a masked cosine, below any other
+_ROWS_AT_ONCE = 1 << 12  # of (Q K, G) similarities, the bound of the memory
 
 
 def log_mass(logits: Tensor, chosen: Tensor, dim: int) -> Tensor:
-    """Log of the summed exponentials of the chosen entries; where none is, next to no mass and a gradient that is no
-    NaN.
-    """
-    return logits.masked_fill(~chosen, NEVER).logsumexp(dim)
+    """Log-sum-exp over the chosen entries; where none is, next to no mass, and a gradient that is finite."""
+    return logits.masked_fill(~chosen, MASKED_LOGIT).logsumexp(dim)
 
 
 def query_loss(loss: str, similarities: Tensor, matches: Tensor, scale: Tensor) -> Tensor:
-    """(...,C) cosines and which of them are true -> (...) losses, above 0 where ``margin`` or ``dlr`` has misled the
-    query.
+    """Losses (...) of queries, from their cosines (...,C); ``margin`` and ``dlr`` are above 0 where the query is
+    fooled.
 
     Args:
-        loss: ``cross_entropy``, with every true item a positive: -log of their summed share; ``margin``,
-            the best false cosine minus the best true one; ``dlr``, the margin over the distance of the best from the
-            third best, where all that is true counts once (after Croce and Hein 2020, equation 6), so that it does
-            not change with the scale of the cosines.
+        loss: ``cross_entropy``, -log of the summed softmax of all positives; ``margin``, the best negative cosine minus
+            the best positive one; ``dlr``, the margin over the distance of the best from the third best, all positives
+            counted once (after Croce and Hein 2020, equation 6), so that it does not change with the scale of the
+            cosines.
+        matches: (...,C) bool, the positives.
         scale: inverse temperature, read by ``cross_entropy`` alone.
     """
     if loss == "cross_entropy":
         logits = scale * similarities
         return logits.logsumexp(-1) - log_mass(logits, matches, -1)
-    best_true = similarities.masked_fill(~matches, _BELOW_ALL).amax(-1)
-    false = similarities.masked_fill(matches, _BELOW_ALL)
+    best_positive = similarities.masked_fill(~matches, _BELOW_ALL).amax(-1)
+    negatives = similarities.masked_fill(matches, _BELOW_ALL)
     if loss == "margin":
-        return false.amax(-1) - best_true
-    best_false = false.topk(min(3, false.shape[-1]), dim=-1).values
-    ordered = torch.cat([best_true[..., None], best_false], dim=-1).sort(dim=-1, descending=True).values
+        return negatives.amax(-1) - best_positive
+    best_negatives = negatives.topk(min(3, negatives.shape[-1]), dim=-1).values
+    ordered = torch.cat([best_positive[..., None], best_negatives], dim=-1).sort(dim=-1, descending=True).values
     spread = ordered[..., 0] - ordered[..., min(2, ordered.shape[-1] - 1)]
-    return (best_false[..., 0] - best_true) / (spread + 1e-12)
+    return (best_negatives[..., 0] - best_positive) / (spread + 1e-12)
 
 
 @dataclass(frozen=True)
 class CaptionQueries:
-    """Captions, each in K wordings, before a gallery of images of which only a caption's own one moves.
+    """Captions as queries, each with K candidates, before a gallery of images of which only the paired one is attacked.
 
     Args:
         features: (M,K,D) unit norm.
-        columns: (M,K,C) cosines that stand for all images but the own one, without changing the loss.
-        matches: (1+C,) bool, which of the own one and of the columns are true.
+        columns: (M,K,C) cosines that stand for all images but the paired one, without changing the loss.
+        matches: (1+C,) bool, the positives among the paired image and the columns.
     """
 
     loss: str
@@ -72,63 +71,63 @@ class CaptionQueries:
 
     @classmethod
     def of(cls, loss: str, target: Target, features: Tensor) -> "CaptionQueries":
-        """From features (M,K,D) of the captions of ``target``."""
+        """From features (M,K,D) of the captions of ``target``; one comparison with the whole gallery, in parts."""
         gallery = target.gallery
-        own = gallery.image_rows[target.owner]
+        paired_rows = gallery.image_rows[target.owner]
         parts = torch.split(torch.arange(len(features), device=features.device), _at_once(features))
         columns = [
             _condensed(
                 loss,
                 features[rows] @ gallery.image_features.T,
                 gallery.caption_matches[rows],
-                own[rows],
+                paired_rows[rows],
                 target.scale,
             )
             for rows in parts
         ]
-        found = torch.cat(columns) if columns else features.new_zeros(0, features.shape[1], 2)
-        true = torch.arange(1 + found.shape[-1], device=features.device) < 2
-        return cls(loss, features, found, true, target.scale)
+        condensed = torch.cat(columns) if columns else features.new_zeros(0, features.shape[1], 2)
+        matches = torch.arange(1 + condensed.shape[-1], device=features.device) < 2
+        return cls(loss, features, condensed, matches, target.scale)
 
     def losses(self, similarities: Tensor, captions: Tensor) -> Tensor:
-        """(...,K) cosines of the wordings of ``captions`` (...) with their own images -> (...,K)."""
-        row = torch.cat([similarities[..., None], self.columns[captions]], dim=-1)
-        return query_loss(self.loss, row, self.matches, self.scale)
+        """(...,K) losses, from cosines (...,K) of the candidates of ``captions`` (...) with their paired images."""
+        columns = torch.cat([similarities[..., None], self.columns[captions]], dim=-1)
+        return query_loss(self.loss, columns, self.matches, self.scale)
 
 
 @dataclass(frozen=True)
 class ImageQueries:
-    """Images before a gallery of captions, of which an image's own ones stand in K wordings.
+    """Images as queries before a gallery of captions, of which the paired ones have K candidates each.
 
     Args:
-        features: (M,K,D) unit norm; None: the clean ones, as they stand in the gallery.
+        features: (M,K,D) unit norm; None: those of the clean captions, as in the gallery.
     """
 
     target: Target
     features: Tensor | None
 
     def similarities(self, images: Tensor, rows: Tensor) -> Tensor:
-        """Features (B,D) of attacked images, their rows (B,) -> (B,H): of an own caption that of the wording which is
-        farthest.
+        """(B,H) cosines, from features (B,D) of attacked images and their rows (B,); a paired caption counts by its
+        least similar candidate.
         """
-        gallery, own = self.target.gallery, self.target.own
-        ranked = images @ gallery.text_features.T
+        gallery, paired = self.target.gallery, self.target.paired
+        similarities = images @ gallery.text_features.T
         if self.features is None:
-            return ranked
-        table = own.table[rows]
-        places = torch.nonzero(own.valid[rows], as_tuple=True)
-        least = own_similarities(images, self.features, table).amin(2)
-        return ranked.index_put((places[0], gallery.caption_rows[table[places]]), least[places])
+            return similarities
+        captions = paired.table[rows]
+        places = torch.nonzero(paired.valid[rows], as_tuple=True)
+        least_similar = paired_similarities(images, self.features, captions).amin(2)
+        return similarities.index_put((places[0], gallery.caption_rows[captions[places]]), least_similar[places])
 
     def losses(self, loss: str, images: Tensor, rows: Tensor) -> Tensor:
-        """Features (B,D), rows (B,) -> (B,)."""
+        """(B,) losses, from features (B,D) of attacked images and their rows (B,)."""
         return query_loss(
             loss, self.similarities(images, rows), self.target.gallery.image_matches[rows], self.target.scale
         )
 
 
-def own_similarities(images: Tensor, features: Tensor, table: Tensor) -> Tensor:
-    """(B,D), (M,K,D), (B,P) -> (B,P,K) cosines of each image with all wordings of its captions."""
+def paired_similarities(images: Tensor, features: Tensor, table: Tensor) -> Tensor:
+    """(B,P,K) cosines of images (B,D) with all candidates (M,K,D) of their captions ``table`` (B,P)."""
     return torch.einsum("bd,bpkd->bpk", images, features[table])
 
 
@@ -136,36 +135,45 @@ def _at_once(features: Tensor) -> int:
     return max(1, _ROWS_AT_ONCE // features.shape[1])
 
 
-def _condensed(loss: str, similarities: Tensor, matches: Tensor, own: Tensor, scale: Tensor) -> Tensor:
-    """(Q,K,G) cosines, (Q,G) matches, (Q,) own columns -> (Q,K,C): first what is true besides the own one, then what
-    is false.
+def _condensed(loss: str, similarities: Tensor, matches: Tensor, paired_rows: Tensor, scale: Tensor) -> Tensor:
+    """(Q,K,C) columns that give the same loss as (Q,K,G) cosines: the positives besides the paired one, then negatives.
+
+    Cross-entropy needs the log-sum-exp of either (C = 2), margin and DLR the best positive and the three best
+    negatives.
+
+    Args:
+        matches: (Q,G) bool.
+        paired_rows: (Q,) long, column of the paired item.
     """
-    others = matches.scatter(1, own[:, None], False)[:, None]
-    false = ~matches.scatter(1, own[:, None], True)[:, None]
+    other_positives = matches.scatter(1, paired_rows[:, None], False)[:, None]
+    negatives = ~matches.scatter(1, paired_rows[:, None], True)[:, None]
     if loss == "cross_entropy":
         logits = scale * similarities
-        return torch.stack([log_mass(logits, others, -1), log_mass(logits, false, -1)], dim=-1) / scale
-    true = similarities.masked_fill(~others, _BELOW_ALL).amax(-1, keepdim=True)
-    best = similarities.masked_fill(~false, _BELOW_ALL).topk(min(3, similarities.shape[-1]), dim=-1).values
-    return torch.cat([true, best], dim=-1)
+        return torch.stack([log_mass(logits, other_positives, -1), log_mass(logits, negatives, -1)], dim=-1) / scale
+    best_positive = similarities.masked_fill(~other_positives, _BELOW_ALL).amax(-1, keepdim=True)
+    best_negatives = (
+        similarities.masked_fill(~negatives, _BELOW_ALL).topk(min(3, similarities.shape[-1]), dim=-1).values
+    )
+    return torch.cat([best_positive, best_negatives], dim=-1)
 
 
 def image_over_gallery(
     loss: str, target: Target, text_features: Tensor | None = None, directions: tuple[str, ...] = DIRECTIONS
 ) -> ImageObjective:
-    """Loss of the image over all captions, plus the mean over its captions of theirs over all images.
+    """Loss of an image over all captions, plus the mean over its captions of their loss over all images.
 
-    Of the gallery's other images and captions the clean features count.
+    All other images and captions of the gallery are clean. An evaluation is one pass of the image tower; the features
+    of the text are computed beforehand.
 
     Args:
-        text_features: attacked captions (M,D), or (M,K,D) of K wordings each, of which the attacker takes for every
+        text_features: attacked captions (M,D), or (M,K,D) of K candidates each, of which the attacker takes for every
             caption and direction the one that serves best; None: the clean captions.
-        directions: which of the two count.
+        directions: those that are summed.
     """
-    attacked = None if text_features is None else as_wordings(text_features)
-    wordings, own = as_wordings(target.text_features) if attacked is None else attacked, target.own
-    as_query = ImageQueries(target, attacked)
-    as_item = CaptionQueries.of(loss, target, wordings) if "text_to_image" in directions else None
+    edited = None if text_features is None else as_candidates(text_features)
+    candidates, paired = as_candidates(target.text_features) if edited is None else edited, target.paired
+    as_query = ImageQueries(target, edited)
+    as_item = CaptionQueries.of(loss, target, candidates) if "text_to_image" in directions else None
 
     def objective(images: Tensor, rows: Tensor) -> Tensor:
         features = target.model.encode_image(images)
@@ -173,29 +181,29 @@ def image_over_gallery(
         if "image_to_text" in directions:
             total = total + as_query.losses(loss, features, rows)
         if as_item is not None:
-            table = own.table[rows]
-            of_captions = as_item.losses(own_similarities(features, wordings, table), table).amax(2)
-            total = total + own.mean(of_captions, rows)
+            captions = paired.table[rows]
+            of_captions = as_item.losses(paired_similarities(features, candidates, captions), captions).amax(2)
+            total = total + paired.mean(of_captions, rows)
         return total
 
     return objective
 
 
-def caption_over_gallery(loss: str, target: Target, own_features: Tensor | None = None) -> TextObjective:
-    """Loss of a caption over all images; ``own_features`` (M,D): attacked images, one for each caption's own."""
+def caption_over_gallery(loss: str, target: Target, paired_features: Tensor | None = None) -> TextObjective:
+    """Loss of a caption over all images; ``paired_features`` (M,D): attacked images, one for each caption's own."""
     gallery, scale = target.gallery, target.scale
-    own_rows = gallery.image_rows[target.owner]
+    paired_rows = gallery.image_rows[target.owner]
 
     def objective(features: Tensor, rows: Tensor) -> Tensor:
         similarities = features @ gallery.image_features.T
-        if own_features is not None:
-            own = (features * own_features[rows]).sum(1, keepdim=True)
-            similarities = similarities.scatter(1, own_rows[rows][:, None], own)
+        if paired_features is not None:
+            paired = (features * paired_features[rows]).sum(1, keepdim=True)
+            similarities = similarities.scatter(1, paired_rows[rows][:, None], paired)
         return query_loss(loss, similarities, gallery.caption_matches[rows], scale)
 
     return objective
 
 
-def as_wordings(features: Tensor) -> Tensor:
+def as_candidates(features: Tensor) -> Tensor:
     """(M,D) as (M,1,D); (M,K,D) as it is."""
     return features[:, None] if features.ndim == 2 else features

@@ -1,9 +1,9 @@
-"""What an attack raises: losses over a gallery, and the similarities that the field attacks. All are per sample.
+"""Losses of retrieval attacks by name, per sample: those over a gallery, and the similarities that the field attacks.
 
-A loss of a sample reads its own attacked item and clean items of others, so that it does not depend on its batch;
-`infonce`, the loss of training, is the one exception and says so.
+The loss of a sample reads its own attacked item and clean items of others, so that it does not depend on its batch; the
+one exception is ``infonce``, the loss of training.
 
-Shapes: B images asked for, N images, M captions, K candidates, D embedding, P captions of an image.
+Shapes: B images of a call, N images, M captions, K candidates, D embedding, P captions of an image.
 """
 
 import torch
@@ -17,13 +17,13 @@ from robustcli.attacks.core.gallery_losses import (
     log_mass,
 )
 from robustcli.attacks.core.oracle import ImageObjective, TextObjective
-from robustcli.attacks.core.target import OwnCaptions, Target
+from robustcli.attacks.core.target import PairedCaptions, Target
 from robustcli.utils.numbers import one_of
 
 __all__ = [
     "IMAGE_LOSSES",
     "TEXT_LOSSES",
-    "OwnCaptions",
+    "PairedCaptions",
     "Target",
     "divergence",
     "guided",
@@ -51,8 +51,8 @@ def text_objective(objective: str, target: Target, image_features: Tensor | None
     default the clean ones.
     """
     if one_of("objective", objective, TEXT_LOSSES) in GALLERY_LOSSES:
-        own = None if image_features is None else image_features[target.owner]
-        return caption_over_gallery(objective, target, own)
+        paired_features = None if image_features is None else image_features[target.owner]
+        return caption_over_gallery(objective, target, paired_features)
     makers = {"guided": guided, "drift": text_drift}
     return makers[objective](target, image_features)
 
@@ -65,24 +65,24 @@ def divergence(first: Tensor, second: Tensor) -> Tensor:
     return (log_p.exp() * (log_p - log_q)).sum(-1)
 
 
-def _own_similarities(features: Tensor, text_features: Tensor, table: Tensor) -> Tensor:
-    """(B,D), (M,D), (B,P) -> (B,P) cosines of each image with its captions."""
+def _paired_similarities(features: Tensor, text_features: Tensor, table: Tensor) -> Tensor:
+    """(B,P) cosines of images (B,D) with their captions ``table`` (B,P), rows of ``text_features`` (M,D)."""
     return torch.einsum("bd,bpd->bp", features, text_features[table])
 
 
 def _own_pair(target: Target, text_features: Tensor | None) -> ImageObjective:
-    """Minus the mean cosine to the own captions, what SGA lowers (Lu et al. 2023); it knows no negatives."""
-    own, texts = target.own, target.text_features if text_features is None else text_features
+    """Minus the mean cosine to the paired captions, which SGA minimises (Lu et al. 2023); it has no negatives."""
+    paired, texts = target.paired, target.text_features if text_features is None else text_features
 
     def objective(images: Tensor, rows: Tensor) -> Tensor:
-        similarities = _own_similarities(target.model.encode_image(images), texts, own.table[rows])
-        return -own.mean(similarities, rows)
+        similarities = _paired_similarities(target.model.encode_image(images), texts, paired.table[rows])
+        return -paired.mean(similarities, rows)
 
     return objective
 
 
 def _image_drift(target: Target, _text_features: Tensor | None) -> ImageObjective:
-    """KL of the attacked to the clean image; its gradient is zero at the clean image, so it needs a random start."""
+    """KL(attacked image || clean image); its gradient is zero at the clean image, so it needs a random start."""
 
     def objective(images: Tensor, rows: Tensor) -> Tensor:
         return divergence(target.model.encode_image(images), target.image_features[rows])
@@ -91,30 +91,30 @@ def _image_drift(target: Target, _text_features: Tensor | None) -> ImageObjectiv
 
 
 def _infonce(target: Target, text_features: Tensor | None) -> ImageObjective:
-    """The batch's own contrastive loss, all images moving at once: that of training, where other true pairs are no
+    """Contrastive loss of the batch, all images attacked at once: that of training, where other positives are no
     negatives.
 
-    Row ``i`` is the mean over the captions of image ``i`` of both directions' cross-entropies; their sum is what
-    moves. It reads the whole batch, so it must be asked for all rows at once.
+    Row ``i`` is the mean over the captions of image ``i`` of the cross-entropies of both directions, halved; the attack
+    raises their sum. It reads the whole batch, so a call has to hold all rows.
     """
     texts = target.text_features if text_features is None else text_features
-    matches, owner, own, scale = target.pairs.matches(), target.owner, target.own, target.scale
+    matches, owner, paired, scale = target.pairs.matches(), target.owner, target.paired, target.scale
     columns = torch.arange(len(owner), device=owner.device)
 
     def objective(images: Tensor, rows: Tensor) -> Tensor:
         if len(rows) != len(matches):
             raise ValueError(f"infonce reads the whole batch: asked for {len(rows)} of {len(matches)} images")
         logits = scale * target.model.encode_image(images) @ texts.T
-        pairs = logits[owner, columns]
-        false_texts, false_images = log_mass(logits, ~matches, 1), log_mass(logits, ~matches, 0)
-        loss = F.softplus(false_texts[owner] - pairs) + F.softplus(false_images - pairs)
-        return own.mean(loss[own.table], rows) / 2
+        positives = logits[owner, columns]
+        negative_texts, negative_images = log_mass(logits, ~matches, 1), log_mass(logits, ~matches, 0)
+        loss = F.softplus(negative_texts[owner] - positives) + F.softplus(negative_images - positives)
+        return paired.mean(loss[paired.table], rows) / 2
 
     return objective
 
 
 def guided(target: Target, image_features: Tensor | None) -> TextObjective:
-    """Minus the cosine to the own image (Lu et al. 2023)."""
+    """Minus the cosine to the paired image (Lu et al. 2023)."""
     images = target.image_features if image_features is None else image_features
 
     def objective(features: Tensor, rows: Tensor) -> Tensor:
@@ -124,5 +124,5 @@ def guided(target: Target, image_features: Tensor | None) -> TextObjective:
 
 
 def text_drift(target: Target, _image_features: Tensor | None) -> TextObjective:
-    """KL of the clean caption to the attacked one (Zhang et al. 2022); it needs no image."""
+    """KL(clean caption || attacked caption) (Zhang et al. 2022); it needs no image."""
     return lambda features, rows: divergence(target.text_features[rows], features)

@@ -1,7 +1,7 @@
-"""What an attack may ask of a model, and the count of what it asked.
+"""Oracles: the access of an attack to a model, by losses, logits, gradients or text features; passes are counted.
 
-Shapes: B rows asked for, N samples, Y classes, K candidates or classes asked for, M captions, D embedding, T tokens, V
-vectors of the token table.
+Shapes: B rows of a call, N samples, Y classes, K classes or candidate captions, M captions, D embedding, T tokens, V
+width of the token table.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -13,22 +13,22 @@ from torch import Tensor
 from robustcli.attacks.core.counter import QueryCounter
 from robustcli.attacks.core.pairs import DualEncoderLike
 
-# A pass of so many images costs as little for each as a larger one, roughly: of so many values all together, or this
-# many images, whichever is less. Measured on two cores with the shipped networks and ResNet-20.
-_FULL = {"cpu": (98_304, 128), "cuda": (786_432, 1024)}
-_PASSES, _PADDING = 64, 1.15  # share of a chunk's tokens that is worth a pass; how much longer its longest text may be
-Evaluated = Tensor | tuple[Tensor, Tensor]  # loss (B,), and where it is known, whether each image is a success (B,)
-ImageObjective = Callable[[Tensor, Tensor], Evaluated]  # images (B,C,H,W), rows (B,) -> what is to be raised
-Slopes = Callable[[Tensor, Tensor], Iterator[Tensor]]  # classes (B,K), against (B,) long -> K gradients (B,C,H,W)
-TextObjective = Callable[[Tensor, Tensor], Tensor]  # features (K,D), rows (K,) -> loss (K,), to be raised
+# Size of a pass beyond which the cost an image hardly falls: pixel values in all, or images, whichever comes first.
+# Measured on two cores with the shipped networks and ResNet-20.
+_FULL_PASS = {"cpu": (98_304, 128), "cuda": (786_432, 1024)}
+_PASSES, _PADDING = 64, 1.15  # a chunk of 1/64 of its tokens has no text over 1.15 times its shortest
+ObjectiveValue = Tensor | tuple[Tensor, Tensor]  # loss (B,), or loss and (B,) bool: the image is a success
+ImageObjective = Callable[[Tensor, Tensor], ObjectiveValue]  # images (B,C,H,W), rows (B,) -> loss to maximise
+LogitGradients = Callable[[Tensor, Tensor], Iterator[Tensor]]  # classes (B,K), against (B,) -> K gradients (B,C,H,W)
+TextObjective = Callable[[Tensor, Tensor], Tensor]  # features (K,D), rows (K,) -> loss (K,) to maximise
 
 
 class ImageOracle:
-    """An objective whose forward and backward passes are counted; gradients reach the images and nothing else.
+    """Access to an objective of images, passes counted; gradients are taken by the images and nothing else.
 
     Attributes:
-        fooled: (N,) bool on the CPU, whether the image that was last asked for in each row is a success already; never
-            where the objective cannot tell. A search may leave such a row as it is and ask for the others alone.
+        fooled: (N,) bool on the CPU, True where the image last evaluated in a row is a success; False throughout where
+            the objective does not report it. A search may leave such a row as it is and go on with the others.
     """
 
     def __init__(self, objective: ImageObjective, counter: QueryCounter) -> None:
@@ -37,26 +37,26 @@ class ImageOracle:
         self.fooled = torch.zeros(len(counter.queries), dtype=torch.bool)
 
     def loss(self, images: Tensor, rows: Tensor) -> Tensor:
-        """(B,) loss of each image, without gradients."""
+        """(B,) loss of each image: a forward pass, without gradients."""
         count(self.counter.queries, rows)
         with torch.no_grad():
             return self._evaluate(images, rows)
 
     def gradient(self, images: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Loss (B,) and its gradient by the pixels; rows whose gradient holds a NaN get zeros, and are counted."""
+        """Loss (B,) and its gradient by the pixels: a forward and a backward pass; see `counted_gradient` for NaNs."""
         images = images.detach().requires_grad_(True)
         with torch.enable_grad():
             loss = self._evaluate(images, rows)
             # The sum, not the mean: the gradient of a sample must not depend on the size of its batch.
             (gradient,) = torch.autograd.grad(loss.sum(), images)
         count(self.counter.queries, rows)
-        return loss.detach(), sound(gradient, rows, self.counter)
+        return loss.detach(), counted_gradient(gradient, rows, self.counter)
 
     def repeated(self, rows: Tensor, counter: QueryCounter) -> "ImageOracle":
-        """An oracle whose row ``i`` is row ``rows[i % len(rows)]`` of this one, and which books on ``counter``."""
+        """An oracle whose row ``i`` is row ``rows[i % len(rows)]`` of this one, with a counter of its own."""
         return ImageOracle(lambda images, wide: self._objective(images, rows[wide % len(rows)]), counter)
 
-    def done(self, rows: Tensor) -> Tensor:
+    def is_fooled(self, rows: Tensor) -> Tensor:
         """(B,) bool, ``fooled`` of the rows, on their device."""
         return self.fooled[rows.cpu()].to(rows.device)
 
@@ -71,11 +71,11 @@ class ImageOracle:
 
 
 class LogitOracle:
-    """A classifier whose forward and backward passes are counted by sample, for searches that look at the logits.
+    """Access to a classifier, passes counted by sample, for searches that read the logits.
 
     Args:
         model: images (B,C,H,W) in [0,1] -> logits (B,Y); frozen by the caller.
-        randomised: two passes over the same image differ, so that one success proves nothing.
+        randomised: two passes over the same image differ, so that a single success proves nothing.
     """
 
     def __init__(self, model: Callable[[Tensor], Tensor], counter: QueryCounter, *, randomised: bool = False) -> None:
@@ -83,13 +83,13 @@ class LogitOracle:
 
     @contextmanager
     def part(self, rows: Tensor) -> Iterator["LogitOracle"]:
-        """An oracle of the rows alone, as rows 0, 1, ...; what it spends is booked here at the end."""
+        """Context of an oracle of ``rows`` alone, as rows 0, 1, ...; its counts are added here at the end."""
         counter = QueryCounter.of(len(rows))
         yield LogitOracle(self.model, counter, randomised=self.randomised)
         self.counter.add(counter, rows)
 
     def logits(self, images: Tensor, rows: Tensor) -> Tensor:
-        """(B,Y), without gradients."""
+        """(B,Y): a forward pass, without gradients."""
         count(self.counter.queries, rows)
         with torch.no_grad():
             return self.model(images)
@@ -97,7 +97,8 @@ class LogitOracle:
     def gradient(
         self, images: Tensor, rows: Tensor, loss: Callable[[Tensor, Tensor], Tensor]
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Logits (B,Y), loss (B,) and its gradient by the pixels; a gradient that holds a NaN becomes zeros.
+        """Logits (B,Y), loss (B,) and its gradient by the pixels: a forward and a backward pass; see
+        `counted_gradient`.
 
         Args:
             loss: logits (B,Y), rows (B,) -> (B,), each of its own logits alone.
@@ -108,56 +109,56 @@ class LogitOracle:
             value = loss(logits, rows)
             (gradient,) = torch.autograd.grad(value.sum(), images)
         count(self.counter.queries, rows)
-        return logits.detach(), value.detach(), sound(gradient, rows, self.counter)
+        return logits.detach(), value.detach(), counted_gradient(gradient, rows, self.counter)
 
-    def slopes(self, images: Tensor, rows: Tensor) -> tuple[Tensor, Slopes]:
-        """Logits (B,Y), and what gives differences of them, ``classes`` less ``against``, one by one a gradient
-        (B,C,H,W) by the pixels.
+    def logit_gradients(self, images: Tensor, rows: Tensor) -> tuple[Tensor, LogitGradients]:
+        """Logits (B,Y), and a generator of pixel gradients (B,C,H,W) of logit differences, ``classes`` less
+        ``against``.
 
-        One forward pass, and a backward pass for each gradient that is asked for, all samples at once: a search that
-        sees from the logits that it needs none has paid for none, and only those that it keeps are held in memory.
+        One forward pass, and a backward pass a gradient that is drawn from the generator, all samples at once: a search
+        that sees from the logits that it needs none pays for none, and only those that it keeps are held in memory.
         """
         images = images.detach().requires_grad_(True)
         with torch.enable_grad():
             logits = self.model(images)
         count(self.counter.queries, rows)
 
-        def between(classes: Tensor, against: Tensor) -> Iterator[Tensor]:
+        def differences(classes: Tensor, against: Tensor) -> Iterator[Tensor]:
             with torch.enable_grad():
                 columns = (logits.gather(1, classes) - logits.gather(1, against[:, None])).sum(0).unbind()
             for column in columns:
-                yield sound(torch.autograd.grad(column, images, retain_graph=True)[0], rows, self.counter)
+                yield counted_gradient(torch.autograd.grad(column, images, retain_graph=True)[0], rows, self.counter)
 
-        return logits.detach(), between
+        return logits.detach(), differences
 
 
-def sound(gradient: Tensor, rows: Tensor, counter: QueryCounter) -> Tensor:
-    """The gradient (B,C,H,W), counted, and zeros for a sample where it holds a NaN."""
+def counted_gradient(gradient: Tensor, rows: Tensor, counter: QueryCounter) -> Tensor:
+    """The gradient (B,C,H,W), counted, with zeros for each sample where it is not finite."""
     count(counter.gradients, rows)
-    size = gradient.flatten(1).abs().sum(1)
-    broken = ~torch.isfinite(size)
-    if bool(broken.any()):
-        count(counter.nan_gradients, rows[broken])
-        gradient = torch.where(broken.view(-1, 1, 1, 1), torch.zeros_like(gradient), gradient)
-    if bool((size == 0).any()):
-        count(counter.zero_gradients, rows[size == 0])
+    l1_norm = gradient.flatten(1).abs().sum(1)
+    not_finite = ~torch.isfinite(l1_norm)
+    if bool(not_finite.any()):
+        count(counter.nan_gradients, rows[not_finite])
+        gradient = torch.where(not_finite.view(-1, 1, 1, 1), torch.zeros_like(gradient), gradient)
+    if bool((l1_norm == 0).any()):
+        count(counter.zero_gradients, rows[l1_norm == 0])
     return gradient
 
 
-def folds(images: Tensor) -> int:
-    """How many times ``images`` (B,C,H,W) fit into a pass, 1 or more, in which each costs less than in a pass of B."""
-    values, count = _FULL[images.device.type if images.is_cuda else "cpu"]
-    return max(min(values // max(images.numel(), 1), count // max(len(images), 1)), 1)
+def copies_per_pass(images: Tensor) -> int:
+    """Number of copies of ``images`` (B,C,H,W), 1 or more, that fill a pass; a smaller pass costs more an image."""
+    most_values, most_images = _FULL_PASS[images.device.type if images.is_cuda else "cpu"]
+    return max(min(most_values // max(images.numel(), 1), most_images // max(len(images), 1)), 1)
 
 
 def count(counter: Tensor, rows: Tensor) -> None:
-    """One more for each of the rows."""
+    """Add one pass for each of the rows."""
     rows = rows.cpu()
     counter.index_add_(0, rows, torch.ones_like(rows))
 
 
 class TextEncoder:
-    """Captions to features, each caption once: what a search meets again costs nothing.
+    """Text encoder with a cache: each caption is encoded once, what a search meets again costs nothing.
 
     Captions of like length are encoded together, since a causal tower is cropped at the last end of text of its batch.
 
@@ -178,17 +179,17 @@ class TextEncoder:
         """(K,D) features, without gradients."""
         missing = list(dict.fromkeys(caption for caption in captions if caption not in self._row))
         if missing:
-            self._remember(missing, self._encode(self.model.tokenize(missing)))
+            self._cache(missing, self._encode(self.model.tokenize(missing)))
         return self._features[self._rows(captions)]
 
-    def known(self, caption: str) -> bool:
-        """Whether the features of ``caption`` are there already."""
+    def is_cached(self, caption: str) -> bool:
+        """True if the features of ``caption`` are cached."""
         return caption in self._row
 
     def embedding_gradient(
         self, captions: Sequence[str], objective: TextObjective, rows: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """One forward and backward pass over M captions, at least one.
+        """Gradient of a loss by the token embeddings: one forward and backward pass over M captions, at least one.
 
         Returns:
             loss (M,), its gradient by the token embeddings (M,T',V) with T' the longest caption, and the tokens (M,T).
@@ -204,16 +205,16 @@ class TextEncoder:
                 vectors.requires_grad_(True)
                 encoded = self.model.encode_text(tokens[chunk], embeddings=vectors)
                 loss = objective(encoded, rows[chunk.to(rows.device)])
-                (slope,) = torch.autograd.grad(loss.sum(), vectors)
-            gradient[chunk.to(gradient.device)] = slope[:, :width]
+                (chunk_gradient,) = torch.autograd.grad(loss.sum(), vectors)
+            gradient[chunk.to(gradient.device)] = chunk_gradient[:, :width]
             losses.append(loss.detach())
             features.append(encoded.detach())
         order = torch.argsort(torch.cat(self._chunks(lengths))).to(gradient.device)
-        self._remember(captions, torch.cat(features)[order])
+        self._cache(captions, torch.cat(features)[order])
         return torch.cat(losses)[order], gradient, tokens
 
     def mean_vectors(self, tokens: Tensor, spans: Tensor) -> Tensor:
-        """(K,V): mean vector of the tokens of each row where ``spans`` (K,T) is True; zeros for an empty span."""
+        """(K,V): mean embedding of the tokens of each row where ``spans`` (K,T) is True; zeros for an empty span."""
         owner, _ = torch.nonzero(spans, as_tuple=True)
         total = self._table.new_zeros(len(tokens), self._table.shape[1])
         device = self._table.device
@@ -246,14 +247,14 @@ class TextEncoder:
             start = stop
         return chunks
 
-    def _remember(self, captions: Sequence[str], features: Tensor) -> None:
-        fresh = {caption: row for row, caption in enumerate(captions) if caption not in self._row}
-        if not fresh:
+    def _cache(self, captions: Sequence[str], features: Tensor) -> None:
+        new_rows = {caption: row for row, caption in enumerate(captions) if caption not in self._row}
+        if not new_rows:
             return
         start = len(self._row)
-        self._row.update({caption: start + number for number, caption in enumerate(fresh)})
-        added = features[torch.tensor(list(fresh.values()), device=features.device)]
-        self._features = torch.cat([self._features, added]) if start else added
+        self._row.update({caption: start + number for number, caption in enumerate(new_rows)})
+        new_features = features[torch.tensor(list(new_rows.values()), device=features.device)]
+        self._features = torch.cat([self._features, new_features]) if start else new_features
 
     def _rows(self, captions: Sequence[str]) -> Tensor:
         return torch.tensor(
@@ -262,10 +263,10 @@ class TextEncoder:
 
 
 def content_lengths(tokens: Tensor) -> Tensor:
-    """(B,T) -> (B,) long: tokens before the padding, whatever the padding's id: the run of equal tokens that ends a
+    """(B,T) -> (B,) long: tokens before the padding, whatever its id: padding is the run of equal tokens that ends a
     row.
 
-    Of a row without padding the last token (the end of text) is counted as the run.
+    Of a row without padding the last token (the end of text) is taken for the run.
     """
     if not tokens.numel():
         return torch.zeros(len(tokens), dtype=torch.long)

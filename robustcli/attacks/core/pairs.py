@@ -1,4 +1,4 @@
-"""What a retrieval attack takes and gives.
+"""Input and output of retrieval attacks: pairs, gallery and adversarial result, and the interface of a dual encoder.
 
 Shapes: N images, M captions, C channels, D embedding, G gallery images, H gallery captions, T tokens.
 """
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 
 class DualEncoderLike(Protocol):
-    """What the attacks need of a model: unit-norm embeddings of images and of captions in one space."""
+    """Interface of a dual encoder: unit-norm embeddings of images and of captions in one space."""
 
     def encode_image(self, images: Tensor) -> Tensor:
         """(B,C,H,W) in [0,1] -> (B,D)."""
@@ -39,10 +39,9 @@ class Pairs:
         images: (N,C,H,W) float32 in [0,1].
         captions: M captions.
         owner: (M,) long, the image of each caption, as a row of ``images``.
-        image_ids, caption_ids: (N,) and (M,) long; they name the random draws of each, so they stay the same in any
-            batch.
-        relevance: (N,M) bool, which caption is true of which image; None: only of its owner. Read where no gallery is
-            given.
+        image_ids, caption_ids: (N,) and (M,) long, seeds of the random draws of each; the same in any batch.
+        relevance: (N,M) bool, True where a caption is true of an image (a positive); None: of its owner alone. Read
+            where no gallery is given.
 
     Raises:
         ValueError: a shape, a dtype, a pixel out of [0,1] or NaN, an owner that is not there.
@@ -91,12 +90,12 @@ def check_images(images: Tensor) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Gallery:
-    """Clean features of all that the queries of a chunk are ranked against, and where the chunk stands in it.
+    """Clean features of the gallery that the queries of a chunk are ranked against, and the rows of the chunk in it.
 
     Args:
         image_features, text_features: (G,D) and (H,D) unit norm.
-        image_matches: (N,H) bool, the gallery captions that are true of each image of the chunk.
-        caption_matches: (M,G) bool, the gallery images that each caption of the chunk is true of.
+        image_matches: (N,H) bool, positives of each image of the chunk: the gallery captions that are true of it.
+        caption_matches: (M,G) bool, positives of each caption of the chunk: the gallery images that it is true of.
         image_rows, caption_rows: (N,) and (M,) long, the chunk's own rows in the gallery.
     """
 
@@ -132,17 +131,17 @@ class Gallery:
 
 @dataclass(frozen=True, kw_only=True)
 class Adversarial:
-    """What an attack made of some pairs, as its base class judged it.
+    """Result of a retrieval attack on some pairs, as its base class judged it.
 
     Args:
-        images, captions: the attacked ones.
+        images, captions: adversarial.
         norm: (N,) float64, distance of each image in the attack's norm, 0 where no image is attacked.
-        edits: (M,) long, counted on the captions that came out.
-        image_success, caption_success: (N,) and (M,) bool: the query's first hit is not true of it, ties counted
-            against the query. A query is judged with its own pair attacked and the rest of the gallery clean, so its
-            result does not depend on its chunk.
+        edits: (M,) long, counted on the adversarial captions.
+        image_success, caption_success: (N,) and (M,) bool: the query is fooled, its top-ranked item is a negative;
+            ties count against the query. A query is judged with its own pair attacked and the rest of the gallery
+            clean, so its result does not depend on its chunk.
         queries, gradients: (N,) long, forward and backward passes for each image and its captions.
-        zero_gradients, nan_gradients: (N,) long, how many of the image's gradients were all zero, or held a NaN (and
+        zero_gradients, nan_gradients: (N,) long, number of the image's gradients that were all zero, or held a NaN (and
             were dropped).
     """
 
@@ -160,7 +159,14 @@ class Adversarial:
 
 @dataclass(frozen=True, kw_only=True)
 class ImageAdversarial:
-    """What an attack made of B images for a classifier; the fields are those of `Adversarial`."""
+    """Result of an attack on a classifier with B images.
+
+    Args:
+        images: adversarial, (B,C,H,W) in [0,1].
+        success: (B,) bool: the model is fooled, for a minimum-norm attack within ``eps``.
+        norm, queries, gradients, zero_gradients, nan_gradients: (B,), see `Adversarial`; the norm of a minimum-norm
+            attack is infinite where the model is not fooled.
+    """
 
     images: Tensor
     success: Tensor

@@ -1,4 +1,4 @@
-"""Draws of an attack: every sample has generators of its own, so its result does not depend on its batch."""
+"""Random draws of an attack, from a generator of each sample's own, so that its result does not depend on its batch."""
 
 from collections.abc import Sequence
 

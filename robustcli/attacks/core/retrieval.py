@@ -18,43 +18,43 @@ from robustcli.attacks.core.frozen import frozen
 from robustcli.attacks.core.losses import TEXT_LOSSES, image_objective, text_objective
 from robustcli.attacks.core.oracle import ImageObjective, TextEncoder, TextObjective
 from robustcli.attacks.core.pairs import Adversarial, DualEncoderLike, Gallery, Pairs
-from robustcli.attacks.core.success import judge, worst_of
+from robustcli.attacks.core.success import fooled_queries, worst_of
 from robustcli.attacks.core.target import Target
 from robustcli.attacks.core.threat import ThreatModel
 from robustcli.utils.errors import UserError
 from robustcli.utils.numbers import one_of
 from robustcli.utils.seeding import derive_seed
 
-_ROUNDING = 1e-4  # of a cosine, from one batch to another
+_ROUNDING = 1e-4  # of a cosine, between batches of different shape
 
 
 class Constraint(Protocol):
-    """A condition on edited captions; a search asks it before it judges, the base class once more of what came out."""
+    """Constraint on edited captions: a filter of the candidates of a search, and once more an audit of its output."""
 
     def allowed(
-        self, clean: Sequence[str], variants: Sequence[str], encoder: TextEncoder, *, slack: float = 0.0
+        self, clean: Sequence[str], edited: Sequence[str], encoder: TextEncoder, *, slack: float = 0.0
     ) -> Sequence[bool]:
-        """Whether each of K variants may stand for the clean caption beside it.
+        """K bools: the edited caption may stand for the clean one beside it.
 
         Args:
-            encoder: the attacked model's own captions -> features.
-            slack: what rounding may excuse; 0 in a search, more in the audit, whose batches are others.
+            encoder: text tower of the attacked model.
+            slack: tolerance for rounding; 0 in a search, more in the audit, whose batches have other shapes.
         """
 
 
 @dataclass(frozen=True, kw_only=True)
 class TextAttack(Attack):
-    """Edits captions within a budget of words or of characters, counted on the caption that comes out.
+    """Base class of attacks on captions, within a budget of words or characters that is counted on the output.
 
     Args:
-        objective: what is raised against a dual encoder: ``guided``, ``drift``, ``cross_entropy`` or ``margin``; see
+        objective: loss of a dual encoder that is maximised: ``guided``, ``drift``, ``cross_entropy`` or ``margin``; see
             `losses`.
-        constraints: what an edited caption must keep, beside the budget; see `constraints`.
+        constraints: on edited captions, beside the budget; see `constraints`.
         seed: see `Attack`.
     """
 
-    unit: ClassVar[str]  # ``words`` or ``characters``, what the search edits
-    needs_candidates: ClassVar[bool] = False  # whether it takes words from a `CandidateSource`
+    unit: ClassVar[str]  # ``words`` or ``characters``
+    needs_candidates: ClassVar[bool] = False  # True of searches over the words of a `CandidateSource`
 
     objective: str = "guided"
     constraints: Sequence[Constraint] = ()
@@ -79,9 +79,7 @@ class TextAttack(Attack):
         caption_ids: Sequence[int],
         threat: ThreatModel,
     ) -> tuple[Sequence[str], Tensor, Tensor]:
-        """The attack's own part: M captions of higher loss, and the forward and backward passes for each, (M,) long
-        on the CPU.
-        """
+        """The search: M captions of higher loss, and the forward and backward passes for each, (M,) long on the CPU."""
 
     def maximise(
         self,
@@ -95,13 +93,13 @@ class TextAttack(Attack):
         owner: Tensor | None = None,
         counter: QueryCounter | None = None,
     ) -> tuple[str, ...]:
-        """Allowed captions that raise ``objective``; ``model`` should be `frozen`.
+        """Captions within the threat model that maximise ``objective``; ``model`` should be `frozen`.
 
         Args:
             objective: features (K,D) and the captions' rows (K,) -> (K,) losses.
-            threat: what may change; None: the attack's own number of words or characters.
-            encoder: features that were computed already, of the same model and weights.
-            owner, counter: the image of each caption (M,), and who is told what was spent on it.
+            threat: None: the attack's own number of words or characters.
+            encoder: cache of features of the same model and weights; None: an empty one.
+            owner, counter: the image of each caption (M,), and the counter that its passes are added to.
 
         Raises:
             RuntimeError: an edit beyond the budget or against a constraint: a fault of the attack.
@@ -111,29 +109,29 @@ class TextAttack(Attack):
             return tuple(captions)
         self.check(threat)
         encoder = encoder or TextEncoder(model)
-        found, queries, gradients = self.edit(encoder, objective, captions, caption_ids.tolist(), threat)
-        threat.audit_captions(found, captions)
-        self._audit_constraints(captions, found, encoder)
+        edited, queries, gradients = self.edit(encoder, objective, captions, caption_ids.tolist(), threat)
+        threat.audit_captions(edited, captions)
+        self._audit_constraints(captions, edited, encoder)
         if counter is not None and owner is not None:
             counter.add_texts(queries, gradients, owner)
-        return tuple(found)
+        return tuple(edited)
 
-    def _audit_constraints(self, clean: Sequence[str], found: Sequence[str], encoder: TextEncoder) -> None:
-        edited = [(old, new) for old, new in zip(clean, found, strict=True) if old != new]
-        for constraint in self.constraints if edited else ():
-            before, after = zip(*edited, strict=True)
+    def _audit_constraints(self, clean: Sequence[str], edited: Sequence[str], encoder: TextEncoder) -> None:
+        changed = [(old, new) for old, new in zip(clean, edited, strict=True) if old != new]
+        for constraint in self.constraints if changed else ():
+            before, after = zip(*changed, strict=True)
             allowed = constraint.allowed(before, after, encoder, slack=_ROUNDING)
-            for (old, new), fine in zip(edited, allowed, strict=True):
-                if not fine:
+            for (old, new), ok in zip(changed, allowed, strict=True):
+                if not ok:
                     raise RuntimeError(f"{constraint!r} forbids that {old!r} becomes {new!r}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class RetrievalAttack(Attack):
-    """Attacks images, captions or both of a dual encoder; either part may be None, and that side then stays clean.
+    """Base class of attacks on images, captions or both of a dual encoder.
 
     Args:
-        image, text: the searches of either side, within one threat model.
+        image, text: searches of either side, within one threat model; the side of a None stays clean.
         seed: see `Attack`.
     """
 
@@ -146,7 +144,7 @@ class RetrievalAttack(Attack):
 
     @property
     def threat(self) -> ThreatModel:
-        """That of the parts together."""
+        """Threat model of the parts together."""
         image = {"eps": 0.0} if self.image is None else {"norm": self.image.norm, "eps": self.image.eps}
         text = {} if self.text is None else {self.text.unit: self.text.threat.text.n}
         return ThreatModel(**image, **text)  # type: ignore[arg-type]
@@ -159,7 +157,7 @@ class RetrievalAttack(Attack):
 
     @abstractmethod
     def search(self, target: Target, counter: QueryCounter) -> tuple[Tensor, tuple[str, ...]]:
-        """The attack's own part, from `attack_images` and `attack_captions`: images (N,C,H,W) and M captions."""
+        """The search, out of `attack_images` and `attack_captions`: images (N,C,H,W) and M captions."""
 
     def perturb(
         self,
@@ -168,11 +166,11 @@ class RetrievalAttack(Attack):
         gallery: Gallery | None = None,
         threat: ThreatModel | None = None,
     ) -> tuple[Tensor, tuple[str, ...]]:
-        """Attacked images and captions, audited but not judged.
+        """Adversarial images and captions, audited but not judged.
 
         Args:
-            gallery: what queries are ranked against; None: the pairs themselves.
-            threat: what may change; None: what the parts allow.
+            gallery: None: the pairs themselves.
+            threat: None: that of the parts.
 
         Raises:
             RuntimeError: a result beyond the threat model: a fault of the attack.
@@ -192,7 +190,7 @@ class RetrievalAttack(Attack):
         gallery: Gallery | None = None,
         threat: ThreatModel | None = None,
     ) -> Adversarial:
-        """The worst of `variants` for each query."""
+        """Attack the pairs; of several `variants` each query has its worst."""
         return worst_of(list(self.variants(model, pairs, gallery, threat).values()))
 
     def variants(
@@ -202,25 +200,25 @@ class RetrievalAttack(Attack):
         gallery: Gallery | None = None,
         threat: ThreatModel | None = None,
     ) -> Mapping[str, Adversarial]:
-        """What an attacker may choose from for each query, by name; most attacks put out one, called "".
+        """Outputs that an attacker may choose from for each query, by name; most attacks have one, called "".
 
-        Every query is ranked again from the images and strings that came out. The costs of all stand with the first.
+        Every query is ranked again from the images and strings of the output. The costs of all stand with the first.
         """
         threat = threat or self.threat
         self.check(threat)
         with frozen(model), torch.no_grad():
-            torch.manual_seed(derive_seed(self.seed, "model"))  # of a model that draws; `frozen` puts the state back
+            torch.manual_seed(derive_seed(self.seed, "model"))  # of a randomised model; `frozen` puts the state back
             target, counter = Target(model, pairs, gallery, threat), QueryCounter.of(len(pairs.images))
-            found, encoder = self.alternatives(target, counter), TextEncoder(model)
-            costs = [counter, *(QueryCounter.of(len(pairs.images)) for _ in range(len(found) - 1))]
+            alternatives, encoder = self.alternatives(target, counter), TextEncoder(model)
+            costs = [counter, *(QueryCounter.of(len(pairs.images)) for _ in range(len(alternatives) - 1))]
             return {
                 name: self._judged(target, encoder, images, captions, cost)
-                for (name, (images, captions)), cost in zip(found.items(), costs, strict=True)
+                for (name, (images, captions)), cost in zip(alternatives.items(), costs, strict=True)
             }
 
     def alternatives(self, target: Target, counter: QueryCounter) -> Mapping[str, tuple[Tensor, tuple[str, ...]]]:
-        """Images and captions that queries may choose from, by name, at least one; the first is shown for images, the
-        last for captions where none is a success.
+        """Unjudged outputs, images and captions by name, at least one; where none is a success the first is shown for
+        images, the last for captions.
         """
         return {"": self.search(target, counter)}
 
@@ -233,8 +231,8 @@ class RetrievalAttack(Attack):
         text_features: Tensor | None = None,
         start: Tensor | None = None,
     ) -> Tensor:
-        """The image part, raising ``objective`` or its own loss against ``text_features`` (M,D; None: the clean
-        ones).
+        """Images (N,C,H,W) of the image part, which maximises ``objective``, or its own loss against ``text_features``
+        (M,D; None: the clean ones).
         """
         pairs = target.pairs
         if self.image is None:
@@ -245,7 +243,9 @@ class RetrievalAttack(Attack):
     def attack_captions(
         self, target: Target, counter: QueryCounter, objective: TextObjective | None = None
     ) -> tuple[str, ...]:
-        """The text part on the clean captions, raising ``objective`` or its own one against the clean images."""
+        """Captions of the text part, which edits the clean ones to maximise ``objective``, or its own against the clean
+        images.
+        """
         pairs = target.pairs
         if self.text is None:
             return pairs.captions
@@ -264,9 +264,10 @@ class RetrievalAttack(Attack):
         self, target: Target, encoder: TextEncoder, images: Tensor, captions: tuple[str, ...], cost: QueryCounter
     ) -> Adversarial:
         norm, edits = self._audit(target, images, captions)
+        # Encoded anew from pixels and strings, not counted: features of the search, or of its surrogate, may differ.
         image_features = target.model.encode_image(images)
         text_features = encoder.encode(captions) if captions else target.encode_text(captions)
-        image_success, caption_success = judge(target, image_features, text_features)
+        image_success, caption_success = fooled_queries(target, image_features, text_features)
         return Adversarial(
             images=images,
             captions=captions,

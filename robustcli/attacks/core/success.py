@@ -1,4 +1,4 @@
-"""Whether a query was led astray, judged from the features of what an attack put out.
+"""Success of retrieval attacks, judged from the features of the adversarial images and captions.
 
 Shapes: N images, M captions, D embedding, G gallery images, H gallery captions.
 """
@@ -14,30 +14,36 @@ from robustcli.attacks.core.target import Target
 _COSTS = ("queries", "gradients", "zero_gradients", "nan_gradients")
 
 
-def judge(target: Target, image_features: Tensor, text_features: Tensor) -> tuple[Tensor, Tensor]:
-    """(N,) and (M,) bool: a query with its own pair attacked no longer ranks something true first.
+def fooled_queries(target: Target, image_features: Tensor, text_features: Tensor) -> tuple[Tensor, Tensor]:
+    """(N,) and (M,) bool: with its own pair attacked, the query ranks a negative first, or level with the
+    best positive.
 
-    Of the pair only that is taken as attacked which the threat model lets the attacker edit; all else counts clean.
+    Of the pair only the side counts as attacked that the threat model lets the attacker edit; all else is clean.
+
+    Raises:
+        ValueError: NaN or infinite features.
     """
-    gallery, own, owner = target.gallery, target.own, target.owner
+    gallery, paired, owner = target.gallery, target.paired, target.owner
     if not bool(image_features.isfinite().all()) or not bool(text_features.isfinite().all()):
         raise ValueError("the model gave NaN embeddings: its success under attack cannot be judged")
-    images, texts = _as_judged(target, "image_to_text", image_features, text_features)
+    images, texts = _attacked_features(target, "image_to_text", image_features, text_features)
     to_text = images @ gallery.text_features.T
-    places = torch.nonzero(own.valid, as_tuple=True)
-    captions = own.table[places]
+    valid = torch.nonzero(paired.valid, as_tuple=True)
+    paired_rows = paired.table[valid]
     similarity = (images[owner] * texts).sum(1)
-    to_text = to_text.index_put((places[0], gallery.caption_rows[captions]), similarity[captions])
-    images, texts = _as_judged(target, "text_to_image", image_features, text_features)
+    to_text = to_text.index_put((valid[0], gallery.caption_rows[paired_rows]), similarity[paired_rows])
+    images, texts = _attacked_features(target, "text_to_image", image_features, text_features)
     similarity = (images[owner] * texts).sum(1)
     to_image = texts @ gallery.image_features.T
     to_image = to_image.scatter(1, gallery.image_rows[owner][:, None], similarity[:, None])
-    return _lost(to_text, gallery.image_matches), _lost(to_image, gallery.caption_matches)
+    return _misranked(to_text, gallery.image_matches), _misranked(to_image, gallery.caption_matches)
 
 
 def worst_of(variants: Sequence[Adversarial]) -> Adversarial:
-    """Each query under the first variant that is a success; without one, images are of the first, captions of the
-    last. A query is a success where any variant is, and the costs add up.
+    """Worst case over the variants of an attack, query by query; costs add up.
+
+    A query has the first variant that fools it; without one, images are those of the first variant, captions of the
+    last.
     """
     if len(variants) == 1:
         return variants[0]
@@ -57,19 +63,21 @@ def worst_of(variants: Sequence[Adversarial]) -> Adversarial:
 
 
 def _first_success(successes: Sequence[Tensor], otherwise: int) -> Tensor:
-    """(K)(Q,) bool -> (Q,) long on the CPU."""
+    """(Q,) long on the CPU: the first of K successes (Q,) that is True, ``otherwise`` where none is."""
     table = torch.stack(list(successes)).cpu()
     return torch.where(table.any(0), table.long().argmax(0), otherwise)
 
 
-def _as_judged(target: Target, direction: str, image_features: Tensor, text_features: Tensor) -> tuple[Tensor, Tensor]:
-    image_moves, text_moves = target.threat.sides(direction)
+def _attacked_features(
+    target: Target, direction: str, image_features: Tensor, text_features: Tensor
+) -> tuple[Tensor, Tensor]:
+    edits_image, edits_text = target.threat.sides(direction)
     return (
-        image_features if image_moves else target.image_features,
-        text_features if text_moves else target.text_features,
+        image_features if edits_image else target.image_features,
+        text_features if edits_text else target.text_features,
     )
 
 
-def _lost(similarities: Tensor, matches: Tensor) -> Tensor:
-    best_true = similarities.masked_fill(~matches, -torch.inf).amax(1)
-    return similarities.masked_fill(matches, -torch.inf).amax(1) >= best_true
+def _misranked(similarities: Tensor, matches: Tensor) -> Tensor:
+    best_positive = similarities.masked_fill(~matches, -torch.inf).amax(1)
+    return similarities.masked_fill(matches, -torch.inf).amax(1) >= best_positive

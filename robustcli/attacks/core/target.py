@@ -1,6 +1,6 @@
-"""What an attack aims at: a model, the pairs under attack, the gallery, and which captions belong to which image.
+"""Target of a retrieval attack: model, pairs under attack, gallery, and the captions of each image.
 
-Shapes: B images asked for, N images, M captions, D embedding, P captions of an image.
+Shapes: B images of a call, N images, M captions, D embedding, P captions of an image.
 """
 
 from dataclasses import dataclass, replace
@@ -16,8 +16,8 @@ from robustcli.attacks.core.threat import ThreatModel
 
 
 class Target:
-    """A model, the pairs under attack, the gallery, and what may change; clean features are computed once, and only
-    where a loss asks for them.
+    """A model, the pairs under attack, the gallery and the threat model; clean features are computed once, when first
+    read.
     """
 
     def __init__(
@@ -26,28 +26,28 @@ class Target:
         self.model, self.pairs, self.threat = model, pairs, threat or ThreatModel()
         self.encoder = TextEncoder(model)
         self.owner = pairs.owner.to(pairs.images.device)
-        self._given = gallery
+        self._gallery = gallery
 
     @cached_property
     def image_features(self) -> Tensor:
         """(N,D), clean."""
-        if self._given is not None:
-            return self._given.image_features[self._given.image_rows]
+        if self._gallery is not None:
+            return self._gallery.image_features[self._gallery.image_rows]
         with torch.no_grad():
             return self.model.encode_image(self.pairs.images)
 
     @cached_property
     def text_features(self) -> Tensor:
         """(M,D), clean."""
-        if self._given is not None:
-            return self._given.text_features[self._given.caption_rows]
+        if self._gallery is not None:
+            return self._gallery.text_features[self._gallery.caption_rows]
         return self.encode_text(self.pairs.captions)
 
     @cached_property
     def gallery(self) -> Gallery:
-        """The one given, or the pairs themselves."""
-        if self._given is not None:
-            return self._given
+        """The gallery that was given, or the pairs themselves."""
+        if self._gallery is not None:
+            return self._gallery
         return Gallery.of_features(self.image_features, self.text_features, self.pairs)
 
     @cached_property
@@ -56,52 +56,52 @@ class Target:
         return self.model.logit_scale.detach()
 
     @cached_property
-    def own(self) -> "OwnCaptions":
-        """Which captions belong to which image."""
-        return OwnCaptions.of(self.owner, len(self.pairs.images))
+    def paired(self) -> "PairedCaptions":
+        """Rows of the captions of each image."""
+        return PairedCaptions.of(self.owner, len(self.pairs.images))
 
     def part(self, rows: Tensor) -> tuple["Target", Tensor]:
-        """The images of ``rows`` (B,) with their captions before the same gallery, and the rows of those captions."""
-        pairs, gallery, place = self.pairs, self.gallery, self.owner.new_full((len(self.pairs.images),), -1)
-        place[rows] = torch.arange(len(rows), device=place.device)
-        captions = torch.nonzero(place[self.owner] >= 0).flatten()
+        """Target of the images ``rows`` (B,) with their captions before the same gallery, and the rows of those
+        captions.
+        """
+        pairs, gallery, new_row = self.pairs, self.gallery, self.owner.new_full((len(self.pairs.images),), -1)
+        new_row[rows] = torch.arange(len(rows), device=new_row.device)
+        captions = torch.nonzero(new_row[self.owner] >= 0).flatten()
         chosen = Pairs(
             images=pairs.images[rows],
             captions=tuple(pairs.captions[j] for j in captions.tolist()),
-            owner=place[self.owner[captions]],
+            owner=new_row[self.owner[captions]],
             image_ids=pairs.image_ids[rows.to(pairs.image_ids.device)],
             caption_ids=pairs.caption_ids[captions.to(pairs.caption_ids.device)],
         )
-        before = replace(
+        gallery_part = replace(
             gallery,
             image_matches=gallery.image_matches[rows],
             caption_matches=gallery.caption_matches[captions],
             image_rows=gallery.image_rows[rows],
             caption_rows=gallery.caption_rows[captions],
         )
-        part = Target(self.model, chosen, before, self.threat)
+        part = Target(self.model, chosen, gallery_part, self.threat)
         part.encoder = self.encoder
         return part, captions
 
     def encode_text(self, captions: tuple[str, ...]) -> Tensor:
-        """(M,D); features that a search has met already are reused."""
+        """(M,D), cached: captions that a search has met already cost nothing."""
         if not captions:
             return self.pairs.images.new_zeros(0, self.image_features.shape[1])
         return self.encoder.encode(captions)
 
 
 @dataclass(frozen=True)
-class OwnCaptions:
-    """``table`` (N,P) long, the rows of each image's captions; ``valid`` (N,P) bool, False where an image has fewer
-    than P.
-    """
+class PairedCaptions:
+    """Captions of each image: ``table`` (N,P) long, their rows; ``valid`` (N,P) bool, True where it has one."""
 
     table: Tensor
     valid: Tensor
 
     @classmethod
-    def of(cls, owner: Tensor, n: int) -> "OwnCaptions":
-        """From the owner of each caption; the captions of an image keep their order."""
+    def of(cls, owner: Tensor, n: int) -> "PairedCaptions":
+        """From ``owner`` (M,), the row of the image of each caption, of ``n`` images; captions keep their order."""
         counts = torch.bincount(owner, minlength=n)
         order = torch.argsort(owner, stable=True)
         width = int(counts.max()) if len(owner) else 0
@@ -111,7 +111,7 @@ class OwnCaptions:
         return cls(table, torch.arange(width, device=owner.device)[None, :] < counts[:, None])
 
     def mean(self, values: Tensor, rows: Tensor) -> Tensor:
-        """(B,P) -> (B,): mean over the captions that an image has; 0 where it has none."""
+        """(B,), from ``values`` (B,P): mean over the captions that an image has; 0 where it has none."""
         valid = self.valid[rows]
         return torch.where(valid, values, 0.0).sum(1) / valid.sum(1).clamp(min=1)
 

@@ -1,6 +1,6 @@
-"""AutoAttack (Croce and Hein 2020): attacks without parameters, one after the other, each on what still stands.
+"""AutoAttack (Croce and Hein 2020): parameter-free attacks one after the other, each on the samples not fooled yet.
 
-Shapes: N samples, B samples that still stand, Y classes.
+Shapes: N samples, B samples not fooled yet, Y classes.
 """
 
 from collections.abc import Callable, Mapping
@@ -20,22 +20,22 @@ from robustcli.attacks.image.fab import FAB
 from robustcli.attacks.image.square import Square
 from robustcli.utils.numbers import Number, at_least, one_of
 
-_DRAWS = 20  # passes over which the gradient of a randomised model is averaged, and its margin
+_DRAWS = 20  # passes over which gradient and margin of a randomised model are averaged
 _TARGETS = 9
 _RESTARTS = 5  # of ``plus``
 
 
 @dataclass(frozen=True, kw_only=True)
 class AutoAttack(ClassifierAttack):
-    """The worst case over an ensemble: a sample stands only if it stands against every member.
+    """Worst case over an ensemble: a sample is robust only if no member fools the model on it.
 
-    A sample that no member fools keeps the image of highest margin. On a model whose answers are drawn one success
-    proves nothing: there every member attacks every sample, and what is kept has the highest mean margin of 20 draws.
+    Such a sample keeps the image of highest margin. Against a randomised model a single success proves nothing: there
+    every member attacks every sample, and the image of highest mean margin over 20 draws is kept.
 
     Args:
         version: ``standard``: APGD on cross-entropy, targeted APGD, targeted FAB, Square, in this order; ``plus``:
-            with restarts and their untargeted versions as well; ``rand``, for models whose answers are drawn: APGD on
-            cross-entropy and on DLR, gradients averaged over 20 draws.
+            with restarts and their untargeted versions as well; ``rand``, for randomised models: APGD on cross-entropy
+            and on DLR, gradients averaged over 20 draws.
         steps: of the members that take steps; the published attack takes 100.
         queries: of Square; the published attack takes 5000.
         norm, eps, seed: see `ClassifierAttack`.
@@ -71,31 +71,33 @@ class AutoAttack(ClassifierAttack):
         for member in self.members().values():
             if not len(rows):
                 break
-            clean, own, ids = images[rows], labels[rows], sample_ids[rows.to(sample_ids.device)]
+            clean, labels_left, ids = images[rows], labels[rows], sample_ids[rows.to(sample_ids.device)]
             with oracle.part(rows) as part:
-                found = self.settle(member.search(part, clean.clone(), own, ids, threat).detach(), clean, threat)
-            heights = self._margin(oracle, found, rows, own)
-            best[rows], best_margin[rows] = better(found, heights, best[rows], best_margin[rows])
+                x_adv = self.settle(
+                    member.search(part, clean.clone(), labels_left, ids, threat).detach(), clean, threat
+                )
+            margins = self._margin(oracle, x_adv, rows, labels_left)
+            best[rows], best_margin[rows] = better(x_adv, margins, best[rows], best_margin[rows])
             rows = rows if oracle.randomised else rows[best_margin[rows] <= 0]
         return best
 
     @staticmethod
     def _margin(oracle: LogitOracle, images: Tensor, rows: Tensor, labels: Tensor) -> Tensor:
-        passes = range(_DRAWS if oracle.randomised else 1)
-        return torch.stack([margin(oracle.logits(images, rows), labels) for _ in passes]).mean(0)
+        draws = range(_DRAWS if oracle.randomised else 1)
+        return torch.stack([margin(oracle.logits(images, rows), labels) for _ in draws]).mean(0)
 
 
-# Each member has the ensemble's seed: its draws are named by its own class.
+# Each member has the seed of the ensemble: its draws are distinguished by the name of its class.
 _MEMBERS: Mapping[str, Callable[[AutoAttack], ClassifierAttack]] = {
-    "apgd-ce": lambda own: APGD(steps=own.steps, seed=own.seed),
-    "apgd-t": lambda own: APGD(steps=own.steps, targets=_TARGETS, seed=own.seed),
-    "fab-t": lambda own: FAB(steps=own.steps, targets=_TARGETS, seed=own.seed),
-    "square": lambda own: Square(queries=own.queries, seed=own.seed),
-    "apgd-ce-5": lambda own: APGD(steps=own.steps, restarts=_RESTARTS, seed=own.seed),
-    "apgd-dlr-5": lambda own: APGD(steps=own.steps, loss="dlr", restarts=_RESTARTS, seed=own.seed),
-    "fab-5": lambda own: FAB(steps=own.steps, restarts=_RESTARTS, seed=own.seed),
-    "eot-apgd-ce": lambda own: EOT(APGD(steps=own.steps, seed=own.seed), draws=_DRAWS),
-    "eot-apgd-dlr": lambda own: EOT(APGD(steps=own.steps, loss="dlr", seed=own.seed), draws=_DRAWS),
+    "apgd-ce": lambda ensemble: APGD(steps=ensemble.steps, seed=ensemble.seed),
+    "apgd-t": lambda ensemble: APGD(steps=ensemble.steps, targets=_TARGETS, seed=ensemble.seed),
+    "fab-t": lambda ensemble: FAB(steps=ensemble.steps, targets=_TARGETS, seed=ensemble.seed),
+    "square": lambda ensemble: Square(queries=ensemble.queries, seed=ensemble.seed),
+    "apgd-ce-5": lambda ensemble: APGD(steps=ensemble.steps, restarts=_RESTARTS, seed=ensemble.seed),
+    "apgd-dlr-5": lambda ensemble: APGD(steps=ensemble.steps, loss="dlr", restarts=_RESTARTS, seed=ensemble.seed),
+    "fab-5": lambda ensemble: FAB(steps=ensemble.steps, restarts=_RESTARTS, seed=ensemble.seed),
+    "eot-apgd-ce": lambda ensemble: EOT(APGD(steps=ensemble.steps, seed=ensemble.seed), draws=_DRAWS),
+    "eot-apgd-dlr": lambda ensemble: EOT(APGD(steps=ensemble.steps, loss="dlr", seed=ensemble.seed), draws=_DRAWS),
 }
 _VERSIONS: Mapping[str, tuple[str, ...]] = {
     "standard": ("apgd-ce", "apgd-t", "fab-t", "square"),

@@ -11,22 +11,23 @@ from torch import Tensor
 from robustcli.attacks.core.base import MinimumNormAttack
 from robustcli.attacks.core.oracle import LogitOracle
 from robustcli.attacks.core.threat import ThreatModel
-from robustcli.attacks.image.hyperplane import nearest_plane, rivals_of
-from robustcli.attacks.image.smallest import Smallest
+from robustcli.attacks.image.hyperplane import nearest_hyperplane, rival_classes
+from robustcli.attacks.image.nearest import NearestAdversarials
 from robustcli.utils.numbers import at_least, parse_number
 
 
 @dataclass(frozen=True, kw_only=True)
 class DeepFool(MinimumNormAttack):
-    """Moves on the nearest linearised boundary again and again, until the model is misled.
+    """Repeated projection onto the nearest linearised decision boundary, until the model is fooled.
 
-    Every move is the smallest within [0,1], where the paper knows no box; it is taken ``1 + overshoot`` times.
+    Every step is the smallest within [0,1] (the paper has no box), taken ``1 + overshoot`` times. It costs two forward
+    passes and a backward pass a rival class.
 
     Args:
         classes: how many of the highest logits of the clean image are linearised, its label among them, each at the
             price of a backward pass; None: all.
-        overshoot: the share by which every move goes beyond the boundary.
-        steps: moves at most.
+        overshoot: share by which every step goes beyond the boundary.
+        steps: at most.
         norm, eps, seed: see `MinimumNormAttack`; nothing is drawn.
 
     Raises:
@@ -47,18 +48,18 @@ class DeepFool(MinimumNormAttack):
     def search(
         self, oracle: LogitOracle, images: Tensor, labels: Tensor, sample_ids: Tensor, threat: ThreatModel
     ) -> Tensor:
-        best, found = Smallest(images, labels, threat.ball, oracle), images
+        best, x_adv = NearestAdversarials(images, labels, threat.ball, oracle), images
         rows, rivals = torch.arange(len(images), device=images.device), torch.empty(0)
         for step in range(self.steps):
-            logits, slopes = oracle.slopes(found, rows)
+            logits, logit_gradients = oracle.logit_gradients(x_adv, rows)
             if step == 0:
-                rivals = rivals_of(logits, labels, None if self.classes is None else self.classes - 1)
-                best.offer(found, rows, logits)  # a model whose answers are drawn may be wrong to begin with
-            plane = nearest_plane(logits, slopes, labels[rows], rivals[rows], threat.norm)
-            found = (found + (1 + self.overshoot) * plane.shortest_move(found, threat.norm)).clamp(0, 1)
-            # A pass of its own: a backward pass for every class, through those that are done as well, costs more.
-            left = ~best.offer(found, rows, oracle.logits(found, rows))
-            rows, found = rows[left], found[left]
+                rivals = rival_classes(logits, labels, None if self.classes is None else self.classes - 1)
+                best.update(x_adv, rows, logits)  # a randomised model may be wrong on the clean image
+            hyperplane = nearest_hyperplane(logits, logit_gradients, labels[rows], rivals[rows], threat.norm)
+            x_adv = (x_adv + (1 + self.overshoot) * hyperplane.projection_step(x_adv, threat.norm)).clamp(0, 1)
+            # A forward pass of its own: taking fooled samples through another round of backward passes would cost more.
+            unfooled = ~best.update(x_adv, rows, oracle.logits(x_adv, rows))
+            rows, x_adv = rows[unfooled], x_adv[unfooled]
             if not len(rows):
                 break
         return best.images

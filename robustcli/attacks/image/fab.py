@@ -11,30 +11,30 @@ from torch import Tensor
 from robustcli.attacks.core.balls import Ball
 from robustcli.attacks.core.base import MinimumNormAttack
 from robustcli.attacks.core.counter import QueryCounter
-from robustcli.attacks.core.oracle import LogitOracle, folds
+from robustcli.attacks.core.oracle import LogitOracle, copies_per_pass
 from robustcli.attacks.core.threat import ThreatModel
-from robustcli.attacks.image.hyperplane import Plane, nearest_plane, rivals_of
-from robustcli.attacks.image.smallest import Smallest
+from robustcli.attacks.image.hyperplane import Hyperplane, nearest_hyperplane, rival_classes
+from robustcli.attacks.image.nearest import NearestAdversarials
 from robustcli.utils.errors import UserError
 from robustcli.utils.numbers import at_least, parse_number
 
-_REACH = {"linf": 0.3, "l2": 1.0}  # of a restart where neither eps nor a success bounds it
+_START_RADIUS = {"linf": 0.3, "l2": 1.0}  # of a random start, where neither eps nor a success bounds it
 
 
 @dataclass(frozen=True, kw_only=True)
 class FAB(MinimumNormAttack):
-    """Steps to the nearest linearised boundary, drawn towards the clean image, from which it starts.
+    """Steps onto the nearest linearised decision boundary, biased towards the clean image.
 
     Args:
         steps: of each start (and target).
-        restarts: starts; the first is the clean image, the others random, half as far as eps or what is known.
-        targets: 0: every step linearises all classes, a backward pass for each; else it linearises one, and the search
-            is done for each of the so many wrong classes whose clean logits are highest.
-        alpha_max: largest weight of the way back to the clean image, in [0,1].
-        eta: by how much a step overshoots the boundary, 1 or more.
-        beta: what is left of the change after a success, in (0,1).
+        restarts: the first starts at the clean image, the others at random, half as far as eps or the best norm so far.
+        targets: 0: every step linearises all classes, a backward pass for each; else it linearises one, and there is a
+            search towards each of that many wrong classes of highest clean logit.
+        alpha_max: largest weight of the projection of the clean image, in [0,1].
+        eta: overshoot of a step beyond the boundary, 1 or more.
+        beta: backward step: share of the perturbation that a success keeps, in (0,1).
         norm, seed: see `MinimumNormAttack`.
-        eps: as there; a sample that is misled within it is done and leaves the search. It also bounds the starts.
+        eps: as there; a sample that is fooled within it leaves the search. It also bounds the random starts.
 
     Raises:
         UserError: a hyper-parameter out of range.
@@ -65,69 +65,74 @@ class FAB(MinimumNormAttack):
     def search(
         self, oracle: LogitOracle, images: Tensor, labels: Tensor, sample_ids: Tensor, threat: ThreatModel
     ) -> Tensor:
-        ball, reach = threat.ball, _REACH[threat.norm] if threat.eps is None else threat.ball.eps
-        best = Smallest(images, labels, ball, oracle, enough=threat.radius)
+        ball, radius = threat.ball, _START_RADIUS[threat.norm] if threat.eps is None else threat.ball.eps
+        best = NearestAdversarials(images, labels, ball, oracle, enough=threat.radius)
         rows = torch.arange(len(images), device=images.device)
         logits = oracle.logits(images, rows)
-        best.offer(images, rows, logits)
-        rivals = rivals_of(logits, labels, self.targets or None)
+        best.update(images, rows, logits)
+        rivals = rival_classes(logits, labels, self.targets or None)
         for restart in range(self.restarts):
-            rows = rows[best.open(rows)]
-            start = best.start(rows, sample_ids, reach, self.seed, "fab", restart)
+            rows = rows[best.unfinished(rows)]
+            start = best.first_iterates(rows, sample_ids, radius, self.seed, "fab", restart)
             self._restart(oracle, best, rows, start, rivals, threat)
         return best.images
 
     def _restart(
         self,
         oracle: LogitOracle,
-        best: Smallest,
+        best: NearestAdversarials,
         rows: Tensor,
         start: Tensor,
         rivals: Tensor,
         threat: ThreatModel,
     ) -> None:
-        """All targets from the same start, as many at a time as fill a pass; without targets all classes at once."""
-        passes = [column[:, None] for column in rivals.unbind(1)] if self.targets else [rivals]
-        while len(rows) and passes:
-            many = min(folds(start), len(passes))
-            wide, counter = rows.repeat(many), QueryCounter.of(many * len(rows))
-            asked = LogitOracle(oracle.model, counter, randomised=oracle.randomised)
-            tried = Smallest(best.clean[wide], best.labels[wide], threat.ball, asked, enough=threat.radius)
-            classes = torch.cat([columns[rows] for columns in passes[:many]])
-            found = start.repeat(many, 1, 1, 1)
-            self._steps(asked, tried, torch.arange(len(wide)).to(rows), found, classes, threat.ball)
-            # One target after the other, as if none had been tried before the last had failed.
-            for places in torch.arange(len(wide), device=rows.device).view(many, -1):
-                going = best.open(rows)
-                best.join(tried, places[going], rows[going])
-                oracle.counter.add(counter.part(places[going]), rows[going])
-            going, passes = best.open(rows), passes[many:]
-            rows, start = rows[going], start[going]
+        """One restart: all targets from the same start, as many at a time as fill a pass; else one search."""
+        target_groups = [column[:, None] for column in rivals.unbind(1)] if self.targets else [rivals]
+        while len(rows) and target_groups:
+            count = min(copies_per_pass(start), len(target_groups))
+            wide, counter = rows.repeat(count), QueryCounter.of(count * len(rows))
+            wide_oracle = LogitOracle(oracle.model, counter, randomised=oracle.randomised)
+            wide_best = NearestAdversarials(
+                best.clean[wide], best.labels[wide], threat.ball, wide_oracle, enough=threat.radius
+            )
+            classes = torch.cat([column[rows] for column in target_groups[:count]])
+            x_start = start.repeat(count, 1, 1, 1)
+            self._steps(wide_oracle, wide_best, torch.arange(len(wide)).to(rows), x_start, classes, threat.ball)
+            # Several targets share a pass, but count as one after the other: the next only where those before failed.
+            for positions in torch.arange(len(wide), device=rows.device).view(count, -1):
+                unfinished = best.unfinished(rows)
+                best.merge(wide_best, positions[unfinished], rows[unfinished])
+                oracle.counter.add(counter.part(positions[unfinished]), rows[unfinished])
+            unfinished, target_groups = best.unfinished(rows), target_groups[count:]
+            rows, start = rows[unfinished], start[unfinished]
 
     def _steps(
-        self, oracle: LogitOracle, best: Smallest, rows: Tensor, found: Tensor, rivals: Tensor, ball: Ball
+        self, oracle: LogitOracle, best: NearestAdversarials, rows: Tensor, x_adv: Tensor, rivals: Tensor, ball: Ball
     ) -> None:
-        for _ in range(self.steps):
+        for _ in range(self.steps):  # two forward passes, and a backward pass a rival class
             if not len(rows):
                 return
             clean, labels, classes = best.clean[rows], best.labels[rows], rivals[rows]
-            logits, slopes = oracle.slopes(found, rows)
-            found = self._step(found, clean, nearest_plane(logits, slopes, labels, classes, ball.norm), ball)
-            fooled = best.offer(found, rows, oracle.logits(found, rows))
-            found = torch.where(_each(fooled), clean + self.beta * (found - clean), found)
-            going = best.open(rows)
-            rows, found = rows[going], found[going]
+            logits, logit_gradients = oracle.logit_gradients(x_adv, rows)
+            hyperplane = nearest_hyperplane(logits, logit_gradients, labels, classes, ball.norm)
+            x_adv = self._step(x_adv, clean, hyperplane, ball)
+            fooled = best.update(x_adv, rows, oracle.logits(x_adv, rows))
+            # The backward step: a success is drawn to the clean image, so that the next step looks for a nearer one.
+            x_adv = torch.where(_per_image(fooled), clean + self.beta * (x_adv - clean), x_adv)
+            unfinished = best.unfinished(rows)
+            rows, x_adv = rows[unfinished], x_adv[unfinished]
 
-    def _step(self, found: Tensor, clean: Tensor, plane: Plane, ball: Ball) -> Tensor:
-        """The biased step (equation 9): between the moves to the plane from here and from the clean image."""
-        here = plane.shortest_move(found, ball.norm)
-        back = plane.seen_from(clean, found).shortest_move(clean, ball.norm)
-        near, far = (ball.distance(move, torch.zeros_like(move)) for move in (here, back))
-        weight = torch.where(near + far > 0, near / (near + far), 0.0).clamp(max=self.alpha_max)
-        ahead, direct = found + self.eta * here, clean + self.eta * back
-        return (ahead + _each(weight).to(found) * (direct - ahead)).clamp(0, 1)
+    def _step(self, x_adv: Tensor, clean: Tensor, hyperplane: Hyperplane, ball: Ball) -> Tensor:
+        """Biased step (equation 9): a convex combination of the projections of the iterate and of the clean image."""
+        step_adv = hyperplane.projection_step(x_adv, ball.norm)
+        step_clean = hyperplane.taken_at(clean, x_adv).projection_step(clean, ball.norm)
+        norm_adv, norm_clean = (ball.distance(move, torch.zeros_like(move)) for move in (step_adv, step_clean))
+        total = norm_adv + norm_clean
+        alpha = torch.where(total > 0, norm_adv / total, 0.0).clamp(max=self.alpha_max)
+        from_adv, from_clean = x_adv + self.eta * step_adv, clean + self.eta * step_clean
+        return (from_adv + _per_image(alpha).to(x_adv) * (from_clean - from_adv)).clamp(0, 1)
 
 
-def _each(values: Tensor) -> Tensor:
+def _per_image(values: Tensor) -> Tensor:
     """(B,) -> (B,1,1,1)."""
     return values.view(-1, 1, 1, 1)

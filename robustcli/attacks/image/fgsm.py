@@ -16,7 +16,8 @@ from robustcli.attacks.core.threat import ThreatModel
 
 @dataclass(frozen=True, kw_only=True)
 class FGSM(ImageAttack):
-    """The corner of the ball that the gradient at the clean image points to; for ``l2`` the point of the sphere.
+    """FGSM: the corner of the L-inf ball in the direction of the gradient at the clean image; for ``l2`` the point of
+    the sphere. One forward and backward pass.
 
     Args:
         sign: for ``l2``, move every pixel by the same amount, up or down as the gradient says (Serez et al. 2025), in
@@ -35,7 +36,7 @@ class FGSM(ImageAttack):
         start: Tensor | None,
     ) -> Tensor:
         ball = threat.ball
-        first = images if start is None else ball.project(start, images)
-        _, gradient = oracle.gradient(first, torch.arange(len(images), device=images.device))
-        way = gradient.sign() if self.sign else gradient
-        return ball.project(first + ball.step(way, ball.eps), images)
+        x_start = images if start is None else ball.project(start, images)
+        _, gradient = oracle.gradient(x_start, torch.arange(len(images), device=images.device))
+        direction = gradient.sign() if self.sign else gradient
+        return ball.project(x_start + ball.step(direction, ball.eps), images)

@@ -1,6 +1,6 @@
 """Projected gradient descent (Madry et al. 2018), L-inf and L2, batched, each sample on its own.
 
-Shapes: N images, B of them that still stand, C channels, H height, W width.
+Shapes: N images, B of them not fooled yet, C channels, H height, W width.
 """
 
 from collections.abc import Sequence
@@ -20,19 +20,21 @@ from robustcli.utils.numbers import Number, at_least, one_of, parse_number
 
 @dataclass(frozen=True, kw_only=True)
 class PGD(ImageAttack):
-    """Steps along the sign (L-inf) or the direction (L2) of the gradient, each projected on ball and box.
+    """PGD: steps along the sign (L-inf) or the direction (L2) of the gradient, each projected onto ball and box.
 
     Args:
         steps: gradient evaluations of a restart; 0 leaves the start as it is.
-        alpha: step size in units of [0,1] pixels; None: ``2.5 eps / steps``, but at most ``1.25 eps``, which a single
-            step takes (Wong et al. 2020).
+        alpha: step size in units of [0,1] pixels; None: ``2.5 eps / steps``, but at most ``1.25 eps``, the size of a
+            single step (Wong et al. 2020).
         random_start: uniform in the ball; else from the clean image.
-        restarts: each from a start of its own, for the samples that still stand; the best result of each is kept.
-        momentum: share of the last direction in the next, 0 or more; gradients are then summed with an L1 length of 1
-            each (MI-FGSM, Dong et al. 2018, algorithm 1). 0: none.
+        restarts: each from a start of its own, for the samples that are not fooled yet; the best result of each is
+            kept.
+        momentum: decay factor of MI-FGSM (Dong et al. 2018, algorithm 1), 0 or more: gradients are accumulated with an
+            L1 norm of 1 each. 0: none.
         keep: ``best``, the iterate of highest loss, for one more forward pass, or ``last``, the field's usual; None:
             ``best``, but ``last`` under ``loss="infonce"``, whose rows move together.
-        norm, eps, loss, early_stop, seed: see `ImageAttack`; a sample that leaves early keeps the iterate that fools.
+        norm, eps, loss, early_stop, seed: see `ImageAttack`; a sample that leaves early keeps the iterate that
+            fools the model.
 
     Raises:
         UserError: a hyper-parameter out of range, or restarts that would all be the same.
@@ -63,13 +65,13 @@ class PGD(ImageAttack):
             raise UserError("attack.loss=infonce moves all images together: set keep=last and restarts=1.")
 
     def step_size(self, eps: float) -> float:
-        """The step in a ball of radius ``eps``, in units of [0,1] pixels."""
+        """Step size in a ball of radius ``eps``, both in units of [0,1] pixels."""
         if self.alpha is not None:
             return float(self.alpha)
         return min(1.25 * eps, 2.5 * eps / max(self.steps, 1))
 
     def crosses(self, eps: float) -> bool:
-        """Whether all steps together reach from the clean image to the rim of a ball of radius ``eps``."""
+        """True if all steps together reach from the clean image to the boundary of a ball of radius ``eps``."""
         return self.steps * self.step_size(eps) >= eps
 
     def ascend(
@@ -83,75 +85,83 @@ class PGD(ImageAttack):
         ball = threat.ball
 
         def search(rows: Tensor, restart: int) -> tuple[Tensor, Tensor]:
-            every = len(rows) == len(images)
-            clean, ids = (images, sample_ids) if every else (images[rows], [sample_ids[row] for row in rows.tolist()])
+            clean, ids = images, sample_ids
+            if len(rows) < len(images):
+                clean, ids = images[rows], [sample_ids[row] for row in rows.tolist()]
             if start is not None and restart == 0:
-                first = ball.project(start, images)
+                x_start = ball.project(start, images)
             elif self.random_start:
-                first = ball.random_start(clean, ids, self.seed, "pgd", restart)
+                x_start = ball.random_start(clean, ids, self.seed, "pgd", restart)
             else:
-                first = clean
-            return self._climb(oracle, _Walk.begin(clean, first, rows), ball)
+                x_start = clean
+            return self._restart(oracle, _Iterates.start_at(clean, x_start, rows), ball)
 
         return best_of(oracle, images, self.restarts, search)
 
-    def _climb(self, oracle: ImageOracle, walk: "_Walk", ball: Ball) -> tuple[Tensor, Tensor]:
-        """One restart: the images to keep and their losses (only computed where someone reads them)."""
-        done, alpha = [], self.step_size(ball.eps)
-        for _ in range(self.steps):
-            loss, gradient = oracle.gradient(walk.now, walk.rows)
+    def _restart(self, oracle: ImageOracle, iterates: "_Iterates", ball: Ball) -> tuple[Tensor, Tensor]:
+        """One restart: images (B,C,H,W) and their losses (B,), which are minus infinity where nobody reads them."""
+        fooled_parts, step_size = [], self.step_size(ball.eps)
+        for _ in range(self.steps):  # a forward and a backward pass
+            loss, gradient = oracle.gradient(iterates.x_adv, iterates.rows)
             if self.keep == "best":
-                walk.best, walk.best_loss = better(walk.now, loss, walk.best, walk.best_loss)
-            fooled = oracle.done(walk.rows)
+                iterates.x_best, iterates.loss_best = better(iterates.x_adv, loss, iterates.x_best, iterates.loss_best)
+            # The pass that gives the gradient also tells which iterates fool: those leave, at no further cost.
+            fooled = oracle.is_fooled(iterates.rows)
             if bool(fooled.any()):
-                done.append((walk.places[fooled], walk.now[fooled], loss[fooled].double()))
-                walk, gradient = walk.part(~fooled), gradient[~fooled]
-                if not len(walk.rows):
+                fooled_parts.append((iterates.positions[fooled], iterates.x_adv[fooled], loss[fooled].double()))
+                iterates, gradient = iterates.subset(~fooled), gradient[~fooled]
+                if not len(iterates.rows):
                     break
-            if self.momentum:  # MI-FGSM: gradients of length 1 in L1 are summed
-                size = gradient.flatten(1).abs().sum(1).clamp(min=torch.finfo(gradient.dtype).tiny)
-                walk.velocity = gradient = self.momentum * walk.velocity + gradient / size.view(-1, 1, 1, 1)
-            walk.now = ball.project(walk.now + ball.step(gradient, alpha), walk.clean)
-        found, loss = self._kept(oracle, walk)
-        if not done:
-            return found, loss
-        places, images, losses = (torch.cat(parts) for parts in zip(*done, (walk.places, found, loss), strict=True))
-        order = places.argsort()
+            if self.momentum:  # MI-FGSM: gradients of an L1 norm of 1 are accumulated
+                l1_norm = gradient.flatten(1).abs().sum(1).clamp(min=torch.finfo(gradient.dtype).tiny)
+                gradient = self.momentum * iterates.accumulated + gradient / l1_norm.view(-1, 1, 1, 1)
+                iterates.accumulated = gradient
+            iterates.x_adv = ball.project(iterates.x_adv + ball.step(gradient, step_size), iterates.clean)
+        x_adv, loss = self._selected(oracle, iterates)
+        if not fooled_parts:
+            return x_adv, loss
+        positions, images, losses = (
+            torch.cat(pieces) for pieces in zip(*fooled_parts, (iterates.positions, x_adv, loss), strict=True)
+        )
+        order = positions.argsort()
         return images[order], losses[order]
 
-    def _kept(self, oracle: ImageOracle, walk: "_Walk") -> tuple[Tensor, Tensor]:
-        """The image to keep of each sample that was not fooled before the last step."""
-        if not len(walk.rows) or (self.keep == "last" and self.restarts == 1):
-            return walk.now, walk.best_loss
-        loss = oracle.loss(walk.now, walk.rows).double()
+    def _selected(self, oracle: ImageOracle, iterates: "_Iterates") -> tuple[Tensor, Tensor]:
+        """Result of each sample that no iterate before the last one has fooled: its last or its best iterate."""
+        if not len(iterates.rows) or (self.keep == "last" and self.restarts == 1):
+            return iterates.x_adv, iterates.loss_best
+        # One more forward pass: no gradient pass has seen the last iterate.
+        loss = oracle.loss(iterates.x_adv, iterates.rows).double()
         if self.keep == "last":
-            return walk.now, loss
-        return better(walk.now, torch.where(oracle.done(walk.rows), torch.inf, loss), walk.best, walk.best_loss)
+            return iterates.x_adv, loss
+        loss = torch.where(oracle.is_fooled(iterates.rows), torch.inf, loss)
+        return better(iterates.x_adv, loss, iterates.x_best, iterates.loss_best)
 
 
 @dataclass
-class _Walk:
-    """Where the samples that still stand are; each field has their number as its first dimension.
+class _Iterates:
+    """Iterates of the samples that are not fooled yet; each field has their number B as its first dimension.
 
     Attributes:
-        rows, places: in the oracle, and in the result of this restart.
-        now, best, best_loss: this iterate, the best one and its loss. velocity: the momentum.
+        rows, positions: in the oracle, and in the result of this restart.
+        x_adv, x_best, loss_best: the current iterate, and the best one with its loss.
+        accumulated: gradient of MI-FGSM.
     """
 
     rows: Tensor
-    places: Tensor
+    positions: Tensor
     clean: Tensor
-    now: Tensor
-    best: Tensor
-    best_loss: Tensor
-    velocity: Tensor
+    x_adv: Tensor
+    x_best: Tensor
+    loss_best: Tensor
+    accumulated: Tensor
 
     @classmethod
-    def begin(cls, clean: Tensor, first: Tensor, rows: Tensor) -> "_Walk":
-        """All at their start."""
-        places, velocity = torch.arange(len(rows), device=rows.device), first.new_zeros(()).expand_as(first)
-        return cls(rows, places, clean, first, first, lowest(first), velocity)
+    def start_at(cls, clean: Tensor, x_start: Tensor, rows: Tensor) -> "_Iterates":
+        """All samples at their start; the best loss is minus infinity."""
+        positions, accumulated = torch.arange(len(rows), device=rows.device), x_start.new_zeros(()).expand_as(x_start)
+        return cls(rows, positions, clean, x_start, x_start, lowest(x_start), accumulated)
 
-    def part(self, kept: Tensor) -> "_Walk":
-        """The samples that are ``kept`` (B,) bool."""
-        return _Walk(**{name: values[kept] for name, values in vars(self).items()})
+    def subset(self, mask: Tensor) -> "_Iterates":
+        """The samples of ``mask`` (B,) bool."""
+        return _Iterates(**{name: values[mask] for name, values in vars(self).items()})

@@ -1,4 +1,4 @@
-"""The reduced AutoAttack by which Serez et al. 2025 (arXiv 2412.03453) judge purification: smallest L2 changes.
+"""The reduced AutoAttack by which Serez et al. 2025 (arXiv 2412.03453) judge purification: minimum L2 norms.
 
 Shapes: N samples, B of them, C channels, H height, W width, Y classes.
 """
@@ -15,7 +15,7 @@ from robustcli.attacks.core.oracle import LogitOracle
 from robustcli.attacks.core.threat import ThreatModel
 from robustcli.attacks.image.apgd import APGD
 from robustcli.attacks.image.fab import FAB
-from robustcli.attacks.image.smallest import Smallest
+from robustcli.attacks.image.nearest import NearestAdversarials
 from robustcli.utils.errors import UserError
 from robustcli.utils.numbers import Number, at_least
 
@@ -24,15 +24,15 @@ _DLR_CLASSES = 4  # the DLR loss compares with the third-highest logit of anothe
 
 @dataclass(frozen=True, kw_only=True)
 class ReducedAutoAttack(MinimumNormAttack):
-    """The nearest success of APGD on cross-entropy, APGD on DLR (of more than three classes) and FAB.
+    """Nearest success of APGD on cross-entropy, APGD on DLR (of more than three classes) and FAB.
 
     Weaker than AutoAttack: neither Square nor targeted members. Each APGD is run at a few radii, and an image that is
-    misled within one is not put to a larger one.
+    fooled within one is not attacked at a larger one.
 
     Args:
         cross_entropy, dlr: radii of the two APGD; the paper's are .5, 1, 4 and .5, 2, 4.
         steps: of APGD. fab_steps: of FAB.
-        norm: ``l2``, which the radii are of.
+        norm: ``l2``, that of the radii.
         eps, seed: see `MinimumNormAttack`.
 
     Raises:
@@ -63,30 +63,30 @@ class ReducedAutoAttack(MinimumNormAttack):
     def search(
         self, oracle: LogitOracle, images: Tensor, labels: Tensor, sample_ids: Tensor, threat: ThreatModel
     ) -> Tensor:
-        best = Smallest(images, labels, threat.ball, oracle, enough=threat.radius)
-        every = torch.arange(len(images), device=images.device)
-        logits = oracle.logits(images, every)
-        best.offer(images, every, logits)
+        best = NearestAdversarials(images, labels, threat.ball, oracle, enough=threat.radius)
+        all_rows = torch.arange(len(images), device=images.device)
+        logits = oracle.logits(images, all_rows)
+        best.update(images, all_rows, logits)
         for radius, member in self._members(logits.shape[1], randomised=oracle.randomised):
-            rows = every[best.open(every) & (best.norm > (radius or 0.0))]
+            rows = all_rows[best.unfinished(all_rows) & (best.norm > (radius or 0.0))]
             if not len(rows):
                 continue
-            clean, ids, within = (
+            clean, ids, threat_of_member = (
                 images[rows],
                 sample_ids[rows.to(sample_ids.device)],
                 threat.at(threat.radius if radius is None else radius),
             )
             with oracle.part(rows) as part:
-                found = member.search(part, clean, labels[rows], ids, within).detach()
-            found = member.settle(found, clean, within)
-            best.offer(found, rows, oracle.logits(found, rows))
+                x_adv = member.search(part, clean, labels[rows], ids, threat_of_member).detach()
+            x_adv = member.settle(x_adv, clean, threat_of_member)
+            best.update(x_adv, rows, oracle.logits(x_adv, rows))
         return best.images
 
     def _members(self, classes: int, *, randomised: bool) -> Iterator[tuple[float | None, ClassifierAttack]]:
         """Each with its radius, within which it has nothing to add; None: that of the threat model."""
         losses = {"cross_entropy": self.cross_entropy, **({"dlr": self.dlr} if classes >= _DLR_CLASSES else {})}
         for loss, radii in losses.items():
-            # A success of a single draw proves nothing: on a model that draws every step is taken.
+            # A success of a single draw proves nothing: against a randomised model every step is taken.
             member = APGD(steps=self.steps, loss=loss, early_stop=not randomised, seed=self.seed)
             yield from ((float(radius), member) for radius in radii)
         yield None, FAB(steps=self.fab_steps, seed=self.seed)

@@ -1,8 +1,8 @@
 """Square Attack (Andriushchenko et al. 2020, "Square Attack: a query-efficient black-box adversarial attack via random
 search"), L-inf and L2: it reads losses alone, no gradient.
 
-Shapes: N samples, B samples that still stand, C channels, H height, W width, S side of a window,
-U proposals at once, D draws of a proposal.
+Shapes: N samples, B samples not fooled yet, C channels, H height, W width, S side of a window, U proposals a pass, D
+uniform numbers of a proposal.
 """
 
 import math
@@ -15,20 +15,20 @@ from torch import Tensor
 from robustcli.attacks.core.balls import Ball
 from robustcli.attacks.core.base import ImageAttack
 from robustcli.attacks.core.counter import QueryCounter
-from robustcli.attacks.core.oracle import ImageOracle, folds
+from robustcli.attacks.core.oracle import ImageOracle, copies_per_pass
 from robustcli.attacks.core.randomness import sample_noise
 from robustcli.attacks.core.threat import ThreatModel
 from robustcli.utils.errors import UserError
 from robustcli.utils.numbers import at_least, parse_number
 from robustcli.utils.seeding import generator
 
-_HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # of 10,000 queries; section 5 of the paper
-_FEW, _MANY = 0.25, 0.5  # shares of the samples that keep a proposal: fewer, and more are tried at once, or less
+_HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # of p, by query of 10,000; section 5 of the paper
+_FEW, _MANY = 0.25, 0.5  # shares of the samples that accept: below, twice as many proposals a pass; above, half
 
 
 @dataclass(frozen=True, kw_only=True)
 class Square(ImageAttack):
-    """Random search over square windows: a proposal that raises the loss is kept, any other is forgotten.
+    """Random search over square windows: a proposal that raises the loss is accepted, any other is dropped.
 
     Args:
         queries: forward passes a sample, the start among them; 1 or more.
@@ -61,95 +61,107 @@ class Square(ImageAttack):
         threat: ThreatModel,
         start: Tensor | None,
     ) -> Tensor:
-        kind = _Squares(threat.ball) if threat.norm == "linf" else _Bumps(threat.ball)
-        first = kind.start(images, sample_ids, self.seed) if start is None else start
-        now = threat.project(first, images)
+        sampler = _LinfSampler(threat.ball) if threat.norm == "linf" else _L2Sampler(threat.ball)
+        x_start = sampler.start(images, sample_ids, self.seed) if start is None else start
+        x_start = threat.project(x_start, images)
         rows = torch.arange(len(images), device=images.device)
-        walk = _Walk(rows, images, now, oracle.loss(now, rows), torch.ones_like(rows))
-        result, ahead = now.clone(), 1
+        state = _State(rows, images, x_start, oracle.loss(x_start, rows), torch.ones_like(rows))
+        result, lookahead = x_start.clone(), 1
+        # All draws of a sample beforehand, (queries, D) from a generator of its own: batch mates change nothing.
+        shape = self.queries, sampler.uniforms(images.shape[1])
         draws = torch.stack([
-            torch.rand(self.queries, kind.draws(images.shape[1]), generator=generator(self.seed, "square", sample_id))
-            for sample_id in sample_ids
+            torch.rand(shape, generator=generator(self.seed, "square", sample_id)) for sample_id in sample_ids
         ])  # fmt: skip
+        # A proposal costs a forward pass. Where few are accepted, several share a pass of the model, which costs less
+        # per image; results and query counts are those of trying them one after the other.
         while True:
-            over = oracle.done(walk.rows) | (walk.asked >= self.queries)
-            if bool(over.any()):
-                result[walk.rows[over]] = walk.now[over]
-                walk = walk.part(~over)
-            if not len(walk.rows):
+            finished = oracle.is_fooled(state.rows) | (state.queries_used >= self.queries)
+            if bool(finished.any()):
+                result[state.rows[finished]] = state.x_best[finished]
+                state = state.subset(~finished)
+            if not len(state.rows):
                 return result
-            ahead = min(ahead, folds(walk.now))
-            taken = walk.accept(self._propose(kind, walk, draws, ahead), oracle, self.queries)
-            ahead = 2 * ahead if taken < _FEW else max(ahead // 2, 1) if taken > _MANY else ahead
+            lookahead = min(lookahead, copies_per_pass(state.x_best))
+            accepted = state.accept(self._propose(sampler, state, draws, lookahead), oracle, self.queries)
+            lookahead = 2 * lookahead if accepted < _FEW else max(lookahead // 2, 1) if accepted > _MANY else lookahead
 
-    def _propose(self, kind: "_Squares | _Bumps", walk: "_Walk", draws: Tensor, ahead: int) -> Tensor:
-        """(U,B,C,H,W): the next U = ``ahead`` proposals of each, all made from the best image so far."""
-        numbers = torch.stack([walk.asked + later for later in range(ahead)]).clamp(max=self.queries - 1)
-        drawn = draws[walk.rows.cpu(), numbers.cpu()].flatten(0, 1).to(walk.now)
-        shares = torch.tensor([share(self.p_init, number, self.queries) for number in numbers.flatten().tolist()])
-        wide = walk.part(torch.arange(len(walk.rows), device=walk.rows.device).repeat(ahead))
-        proposals = torch.empty_like(wide.now)
-        for part in sorted(set(shares.tolist())):  # one or two: a share lasts for hundreds of queries
-            chosen = (shares == part).to(walk.rows.device)
-            proposals[chosen] = kind.propose(wide.part(chosen), drawn[chosen], part)
-        return proposals.view(ahead, *walk.now.shape)
+    def _propose(self, sampler: "_LinfSampler | _L2Sampler", state: "_State", draws: Tensor, lookahead: int) -> Tensor:
+        """(U,B,C,H,W): the next U = ``lookahead`` proposals of each sample, all made from its best image so far."""
+        numbers = torch.stack([state.queries_used + later for later in range(lookahead)]).clamp(max=self.queries - 1)
+        drawn = draws[state.rows.cpu(), numbers.cpu()].flatten(0, 1).to(state.x_best)
+        schedule = torch.tensor(
+            [p_selection(self.p_init, number, self.queries) for number in numbers.flatten().tolist()]
+        )
+        repeated = state.subset(torch.arange(len(state.rows), device=state.rows.device).repeat(lookahead))
+        proposals = torch.empty_like(repeated.x_best)
+        for p in sorted(set(schedule.tolist())):  # one or two values: p lasts for hundreds of queries
+            mask = (schedule == p).to(state.rows.device)
+            proposals[mask] = sampler.propose(repeated.subset(mask), drawn[mask], p)
+        return proposals.view(lookahead, *state.x_best.shape)
 
 
-def share(p_init: float, query: int, queries: int) -> float:
-    """Share of the pixels in a window at number ``query`` of ``queries``."""
-    place = query * 10_000 // queries
-    return float(p_init / 2 ** sum(place > mark for mark in _HALVINGS))
+def p_selection(p_init: float, query: int, queries: int) -> float:
+    """Schedule of p, the share of the pixels in a window, at query number ``query`` of ``queries``."""
+    query_of_10000 = query * 10_000 // queries
+    return float(p_init / 2 ** sum(query_of_10000 > mark for mark in _HALVINGS))
 
 
 @dataclass
-class _Walk:
-    """The samples that still stand: their rows, clean images, best images so far with their losses, and the queries
-    that each has asked.
+class _State:
+    """State of the samples that are not fooled yet; each field has their number B as its first dimension.
+
+    Attributes:
+        rows: in the oracle.
+        x_best, loss_best: the best image so far, and its loss.
+        queries_used: forward passes so far, the start among them.
     """
 
     rows: Tensor
     clean: Tensor
-    now: Tensor
-    loss: Tensor
-    asked: Tensor
+    x_best: Tensor
+    loss_best: Tensor
+    queries_used: Tensor
 
     def accept(self, proposals: Tensor, oracle: ImageOracle, queries: int) -> float:
-        """Keep what raises the loss, and what fools, of proposals (U,B,C,H,W); the share of the samples that kept one.
+        """Accept the first of proposals (U,B,C,H,W) that raises the loss or fools; the share of the samples that did.
 
-        Proposals after one that is kept were made from an image that is no longer the best: they do not count, nor do
-        those beyond the number of ``queries``.
+        Proposals after one that is accepted were made from an image that is no longer the best: they do not count, nor
+        do those beyond the number of ``queries``.
         """
-        ahead, count, rows = len(proposals), len(self.rows), self.rows
-        counter = QueryCounter.of(ahead * count)
-        wide = oracle.repeated(rows, counter)
-        losses = wide.loss(proposals.flatten(0, 1), torch.arange(ahead * count, device=rows.device)).view(ahead, -1)
-        fooled = wide.fooled.view(ahead, -1).to(rows.device)
-        left = (queries - self.asked).clamp(max=ahead)
-        counts = torch.arange(ahead, device=rows.device)[:, None] < left
-        better = ((losses > self.loss) | self.loss.isnan() | fooled) & counts
-        taken, first, each = better.any(0), better.int().argmax(0), torch.arange(count, device=rows.device)
-        self.now[taken] = proposals[first, each][taken]  # most proposals fail: few images are copied
-        self.loss = torch.where(taken, losses[first, each], self.loss)
-        oracle.fooled[rows.cpu()] = (fooled[first, each] & taken).cpu()
-        used = torch.where(taken, first + 1, left)
-        for number in range(ahead):
-            asking = used > number
-            oracle.counter.add(counter.part(number * count + each[asking]), rows[asking])
-        self.asked = self.asked + used
-        return float(taken.double().mean())
+        lookahead, samples, rows = len(proposals), len(self.rows), self.rows
+        counter = QueryCounter.of(lookahead * samples)
+        repeated = oracle.repeated(rows, counter)
+        indices, columns = (torch.arange(size, device=rows.device) for size in (lookahead * samples, samples))
+        losses = repeated.loss(proposals.flatten(0, 1), indices).view(lookahead, -1)
+        fooled = repeated.fooled.view(lookahead, -1).to(rows.device)
+        queries_left = (queries - self.queries_used).clamp(max=lookahead)
+        in_order = torch.arange(lookahead, device=rows.device)[:, None] < queries_left
+        better = ((losses > self.loss_best) | self.loss_best.isnan() | fooled) & in_order
+        accepted, first_better = better.any(0), better.int().argmax(0)
+        self.x_best[accepted] = proposals[first_better, columns][accepted]  # most proposals fail: few images are copied
+        self.loss_best = torch.where(accepted, losses[first_better, columns], self.loss_best)
+        oracle.fooled[rows.cpu()] = (fooled[first_better, columns] & accepted).cpu()
+        spent = torch.where(accepted, first_better + 1, queries_left)
+        for number in range(lookahead):
+            paying = spent > number
+            oracle.counter.add(counter.part(number * samples + columns[paying]), rows[paying])
+        self.queries_used = self.queries_used + spent
+        return float(accepted.double().mean())
 
-    def part(self, kept: Tensor) -> "_Walk":
-        """The samples that are ``kept``, (B,) bool, or their numbers."""
-        return _Walk(**{name: values[kept] for name, values in vars(self).items()})
+    def subset(self, chosen: Tensor) -> "_State":
+        """The samples that are ``chosen``, (B,) bool, or their numbers."""
+        return _State(**{name: values[chosen] for name, values in vars(self).items()})
 
 
-class _Squares:
-    """L-inf (algorithm 2): a window of one colour at the rim of the ball; stripes to begin with."""
+class _LinfSampler:
+    """L-inf sampling distribution (algorithm 2): a window of one colour at the boundary of the ball; vertical stripes
+    to begin with.
+    """
 
     def __init__(self, ball: Ball) -> None:
         self._eps = ball.eps
 
-    def draws(self, channels: int) -> int:
+    def uniforms(self, channels: int) -> int:
         return 2 + channels
 
     def start(self, clean: Tensor, sample_ids: Sequence[int], seed: int) -> Tensor:
@@ -157,23 +169,25 @@ class _Squares:
         signs = _signs(sample_noise((channels, 1, width), sample_ids, seed, "square", "start").to(clean))
         return clean + self._eps * signs
 
-    def propose(self, walk: _Walk, draws: Tensor, part: float) -> Tensor:
-        height, width = walk.now.shape[-2:]
-        side = min(max(round(math.sqrt(part * height * width)), 1), height, width)
-        window, proposal = _window(draws[:, :2], walk.now, side), walk.now.clone()
-        rim = walk.clean[window] + self._eps * _signs(draws[:, 2:])[..., None, None]
+    def propose(self, state: _State, uniforms: Tensor, p: float) -> Tensor:
+        height, width = state.x_best.shape[-2:]
+        side = min(max(round(math.sqrt(p * height * width)), 1), height, width)
+        window, proposal = _window(uniforms[:, :2], state.x_best, side), state.x_best.clone()
+        rim = state.clean[window] + self._eps * _signs(uniforms[:, 2:])[..., None, None]
         proposal[window] = rim.clamp_(0.0, 1.0)
         return proposal
 
 
-class _Bumps:
-    """L2 (algorithm 3): two smooth bumps of opposite sign in one window, paid for by the norm of a second window."""
+class _L2Sampler:
+    """L2 sampling distribution (algorithm 3): two smooth bumps of opposite sign in one window, whose norm is taken from
+    a second window.
+    """
 
     def __init__(self, ball: Ball) -> None:
         self._ball, self._eps = ball, ball.eps
         self._pairs: dict[int, Tensor] = {}
 
-    def draws(self, channels: int) -> int:
+    def uniforms(self, channels: int) -> int:
         return 5 + channels
 
     def start(self, clean: Tensor, sample_ids: Sequence[int], seed: int) -> Tensor:
@@ -181,27 +195,27 @@ class _Bumps:
         channels, height, width = clean.shape[1:]
         side = max(min(height, width) // 5, 1)
         down, across = height // side, width // side
-        draws = sample_noise((channels + 1, down, across), sample_ids, seed, "square", "start").to(clean)
-        bumps = _oriented(self._pair(side, clean), draws[:, :1])  # (B,1,down,across,S,S)
-        tiles = bumps * _signs(draws[:, 1:])[..., None, None]
-        way, (top, left) = torch.zeros_like(clean), (height % side // 2, width % side // 2)
+        uniforms = sample_noise((channels + 1, down, across), sample_ids, seed, "square", "start").to(clean)
+        bumps = _oriented(self._pair(side, clean), uniforms[:, :1])  # (B,1,down,across,S,S)
+        tiles = bumps * _signs(uniforms[:, 1:])[..., None, None]
+        direction, (top, left) = torch.zeros_like(clean), (height % side // 2, width % side // 2)
         whole = tiles.transpose(3, 4).reshape(len(clean), channels, down * side, across * side)
-        way[:, :, top : top + down * side, left : left + across * side] = whole
-        return clean + self._ball.step(way, self._eps)
+        direction[:, :, top : top + down * side, left : left + across * side] = whole
+        return clean + self._ball.step(direction, self._eps)
 
-    def propose(self, walk: _Walk, draws: Tensor, part: float) -> Tensor:
-        height, width = walk.now.shape[-2:]
-        side = min(max(round(math.sqrt(part * height * width)), 3) | 1, height, width)
-        delta = walk.now - walk.clean
-        first, second = (_window(draws[:, at : at + 2], delta, side) for at in (0, 2))
+    def propose(self, state: _State, uniforms: Tensor, p: float) -> Tensor:
+        height, width = state.x_best.shape[-2:]
+        side = min(max(round(math.sqrt(p * height * width)), 3) | 1, height, width)
+        delta = state.x_best - state.clean
+        first, second = (_window(uniforms[:, at : at + 2], delta, side) for at in (0, 2))
         unused = (self._eps**2 - (delta**2).sum((1, 2, 3), keepdim=True)).clamp(min=0.0) / delta.shape[1]
-        old, before = delta[first], (delta**2).sum((2, 3), keepdim=True)
+        old_window, norms_before = delta[first], (delta**2).sum((2, 3), keepdim=True)
         delta[first] = delta[second] = 0.0
-        available = (unused + before - (delta**2).sum((2, 3), keepdim=True)).clamp(min=0.0).sqrt()
-        bump = _oriented(self._pair(side, delta), draws[:, 4, None]) * _signs(draws[:, 5:])[..., None, None]
-        new = bump + _unit(old)
+        available = (unused + norms_before - (delta**2).sum((2, 3), keepdim=True)).clamp(min=0.0).sqrt()
+        bump = _oriented(self._pair(side, delta), uniforms[:, 4, None]) * _signs(uniforms[:, 5:])[..., None, None]
+        new = bump + _unit(old_window)
         delta[first] = available * _unit(new)
-        return self._ball.project(walk.clean + delta, walk.clean)
+        return self._ball.project(state.clean + delta, state.clean)
 
     def _pair(self, side: int, like: Tensor) -> Tensor:
         if side not in self._pairs:
@@ -210,14 +224,14 @@ class _Bumps:
 
 
 def bump_pair(side: int) -> Tensor:
-    """(S,S) of length 1: a bump and beside it its negative, each of length 1 before (equation 2 of the paper)."""
+    """(S,S) of norm 1: a bump and beside it its negative, each of norm 1 before (equation 2 of the paper)."""
     pair = torch.cat([_bump(side // 2, side), -_bump(side - side // 2, side)])
     unit: Tensor = pair / pair.norm()
     return unit
 
 
 def _bump(height: int, width: int) -> Tensor:
-    """(height, width) of length 1: sums of 1 / j^2 that fall with the distance from the middle."""
+    """(height, width) of norm 1: sums of 1 / j^2 that fall with the distance from the middle."""
     if not height:
         return torch.zeros(0, width)
     top = max(height, width) // 2 + 1
@@ -228,7 +242,7 @@ def _bump(height: int, width: int) -> Tensor:
 
 
 def _oriented(bump: Tensor, draws: Tensor) -> Tensor:
-    """(..., S, S): lying or standing, each with a chance of one half."""
+    """(..., S, S): the bump or its transpose, each with a probability of one half."""
     return torch.where(draws[..., None, None] < 0.5, bump, bump.T)
 
 
@@ -237,20 +251,20 @@ def _signs(draws: Tensor) -> Tensor:
 
 
 def _unit(windows: Tensor) -> Tensor:
-    """(B,C,S,S), each channel of length 1, or 0."""
+    """(B,C,S,S), each channel of norm 1, or 0."""
     unit: Tensor = windows / torch.linalg.vector_norm(windows, dim=(2, 3), keepdim=True).clamp(min=1e-12)
     return unit
 
 
-def _place(draws: Tensor, size: int, side: int) -> Tensor:
-    """(B,) long: where a window of ``side`` begins on an edge of ``size``; all places are equally likely."""
+def _corner(draws: Tensor, size: int, side: int) -> Tensor:
+    """(B,) long: first pixel of a window of ``side`` along an edge of ``size``; all are equally likely."""
     return (draws * (size - side + 1)).long().clamp(max=size - side)
 
 
 def _window(draws: Tensor, images: Tensor, side: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Indices of a window of each image, one place for all of its channels."""
+    """Index of a window of each image, the same for all of its channels."""
     count, channels, height, width = images.shape
     along = torch.arange(side, device=images.device)
-    rows, columns = (_place(draws[:, i], size, side)[:, None] + along for i, size in enumerate((height, width)))
-    own, channel = (torch.arange(size, device=images.device) for size in (count, channels))
-    return own.view(-1, 1, 1, 1), channel.view(1, -1, 1, 1), rows[:, None, :, None], columns[:, None, None, :]
+    rows, columns = (_corner(draws[:, i], size, side)[:, None] + along for i, size in enumerate((height, width)))
+    image, channel = (torch.arange(size, device=images.device) for size in (count, channels))
+    return image.view(-1, 1, 1, 1), channel.view(1, -1, 1, 1), rows[:, None, :, None], columns[:, None, None, :]

@@ -1,4 +1,5 @@
-"""The attacks of torchattacks (Kim 2020) by name, isolated: what they do to seeds, modes and the terminal stays inside.
+"""The attacks of torchattacks (Kim 2020) by name, isolated: their side effects on seeds, modes and the terminal stay
+inside.
 
 Shapes: B batch, C channels, H height, W width, Y classes.
 """
@@ -32,8 +33,7 @@ _WRAPPERS = {
     "MultiAttack": "give each attack as one of attacks=..., of which the table takes the worst",
     "LGV": "train the models that it needs first, and use one as evaluation.surrogate",
 }
-# The norm that an attack bounds or lowers; L-inf where it is in neither table, and that of L0 and L1 attacks is taken
-# in L2.
+# Attacks that bound or minimise L2, or L0 and L1, which are measured in L2; any other bounds L-inf.
 _L2 = ("CW", "PGDL2", "PGDRSL2", "DeepFool", "EADEN", "GN")
 _SPARSE = ("EADL1", "SparseFool", "OnePixel", "Pixle", "JSMA")
 _RADII = ("eps", "max_epsilon")
@@ -45,17 +45,17 @@ _NORMS = {"linf": "Linf", "l2": "L2"}  # FAB's L1 stops with an error in 3.5.1
 class TorchAttack(ClassifierAttack):
     """An attack class of torchattacks 3.5.1 on a classifier, with its own defaults.
 
-    Its draws come from global generators, seeded from ``seed``, the name and the ids of the batch and put back at the
+    Its draws come from global generators, seeded from ``seed``, the name and the ids of the batch and restored at the
     end: the same batch gives the same result, but a sample's result depends on its batch, unlike with our own attacks.
-    Images that it asks about outside of [0,1] are clamped before the model sees them. A NaN in its result gives the
+    Its iterates outside of [0,1] are clamped before the model sees them. A NaN in its result gives the
     clean image. The counts are those of the batch, shared out evenly.
 
     Args:
         name: of the class, such as ``PGDL2``; `names` lists them.
         params: of its constructor but for norm and eps, such as ``{"steps": 20}``; numbers may be fractions.
-        norm, eps: see `ClassifierAttack`; None: those of the class. A class without an eps looks for the smallest
-            change, or takes what it needs, and its success counts within the radius of the threat model alone; that of
-            attacks on L0 and L1 is measured in ``l2`` where nothing else is said.
+        norm, eps: see `ClassifierAttack`; None: those of the class. A class without an eps is a search
+            for the smallest perturbation, or has no bound, and its success counts within the radius of the threat
+            model alone; that of attacks on L0 and L1 is measured in ``l2`` by default.
         seed: see `ClassifierAttack`.
 
     Raises:
@@ -77,13 +77,13 @@ class TorchAttack(ClassifierAttack):
 
     @cached_property
     def _radius(self) -> str | None:
-        """The parameter that bounds the change, if the class has one."""
+        """Name of the parameter that bounds the perturbation, if the class has one."""
         return next((key for key in _RADII if key in _defaults(_attack_class(self.name))), None)
 
     @cached_property
     def _own_norm(self) -> str:
-        known = _defaults(_attack_class(self.name)).get("norm")
-        return str(known).lower() if known is not None else "l2" if self.name in (*_L2, *_SPARSE) else "linf"
+        default = _defaults(_attack_class(self.name)).get("norm")
+        return str(default).lower() if default is not None else "l2" if self.name in (*_L2, *_SPARSE) else "linf"
 
     @property
     def minimum_norm(self) -> bool:
@@ -103,14 +103,14 @@ class TorchAttack(ClassifierAttack):
     def search(
         self, oracle: LogitOracle, images: Tensor, labels: Tensor, sample_ids: Tensor, threat: ThreatModel
     ) -> Tensor:
-        model = _Counted(oracle.model, images.device)
+        model = _CountedModel(oracle.model, images.device)
         seed = derive_seed(self.seed, "torchattacks", self.name, *sample_ids.tolist()) % 2**32
         with _isolated(seed), torch.enable_grad():
             attack = self._build(model, seed, self._class_count(oracle.model, images), threat)
-            found = attack(images.clone(), labels.clone()).detach().to(images)
+            x_adv = attack(images.clone(), labels.clone()).detach().to(images)
         oracle.counter.add(model.spent(len(images)))
-        broken = ~found.isfinite().flatten(1).all(1)
-        return torch.where(broken.view(-1, 1, 1, 1), images, found).clamp(0, 1)
+        not_finite = ~x_adv.isfinite().flatten(1).all(1)
+        return torch.where(not_finite.view(-1, 1, 1, 1), images, x_adv).clamp(0, 1)
 
     def _class_count(self, model: Callable[[Tensor], Tensor], images: Tensor) -> int:
         with torch.no_grad():
@@ -125,17 +125,17 @@ class TorchAttack(ClassifierAttack):
 
     def _build(self, model: nn.Module, seed: int, classes: int, threat: ThreatModel) -> Any:
         kind = _attack_class(self.name)
-        known = _defaults(kind)
-        own: dict[str, Any] = {"seed": seed, "n_classes": classes, "norm": _NORMS[threat.norm]}
-        own |= {self._radius: threat.radius} if self._radius is not None else {}
-        settings = {key: value for key, value in own.items() if key in known} | dict(self.params)
+        parameters = _defaults(kind)
+        ours: dict[str, Any] = {"seed": seed, "n_classes": classes, "norm": _NORMS[threat.norm]}
+        ours |= {self._radius: threat.radius} if self._radius is not None else {}
+        settings = {key: value for key, value in ours.items() if key in parameters} | dict(self.params)
         attack = kind(model, **settings)
-        if self.name == "JSMA":  # it aims at the next class, and takes it that there are ten
+        if self.name == "JSMA":  # its default target is the next class of ten
             attack.set_mode_targeted_by_function(lambda images, labels: (labels + 1) % classes, quiet=True)
         return attack
 
     def _try(self, threat: ThreatModel) -> None:
-        """Builds the attack once, so that a value that it refuses is met before any long work."""
+        """Build the attack once, so that a value that its constructor refuses is an error before any long work."""
         try:
             with _isolated(0):
                 self._build(nn.Linear(1, 1), 0, 10, threat)
@@ -145,7 +145,7 @@ class TorchAttack(ClassifierAttack):
 
 
 def names() -> list[str]:
-    """The attacks that can be reached by name."""
+    """Names of the attacks of torchattacks that need nothing but a model."""
     return [name for name in importlib.import_module("torchattacks").__all__ if name not in _WRAPPERS]
 
 
@@ -157,15 +157,17 @@ def _attack_class(name: str) -> Callable[..., Any]:
         by_case = {each.lower(): each for each in known}
         near = f": did you mean {by_case[name.lower()]!r}?" if name.lower() in by_case else did_you_mean(name, known)
         raise UserError(f"attack.name is {name!r}, which torchattacks has not{near} (choices: {', '.join(known)})")
-    found: Callable[..., Any] = getattr(importlib.import_module("torchattacks"), name)
-    return found
+    attack: Callable[..., Any] = getattr(importlib.import_module("torchattacks"), name)
+    return attack
 
 
 def _defaults(attack: Callable[..., Any]) -> dict[str, Any]:
-    """The parameters of an attack but for the model, with their defaults."""
-    found = signature(attack).parameters
+    """Parameters of an attack but for the model, with their defaults."""
+    parameters = signature(attack).parameters
     return {
-        name: each.default for name, each in found.items() if name != "model" and each.kind != Parameter.VAR_KEYWORD
+        name: each.default
+        for name, each in parameters.items()
+        if name != "model" and each.kind != Parameter.VAR_KEYWORD
     }
 
 
@@ -196,8 +198,8 @@ def _value(key: str, value: Any, default: Any) -> Any:
     return int(number) if isinstance(default, int) and number.is_integer() else number
 
 
-class _Counted(nn.Module):
-    """What torchattacks takes for the model: it has no parameters and no modes of its own to change, and counts."""
+class _CountedModel(nn.Module):
+    """Model as torchattacks sees it: passes are counted, and there are no parameters and no modes to change."""
 
     def __init__(self, model: Callable[[Tensor], Tensor], device: torch.device) -> None:
         super().__init__()
@@ -215,7 +217,7 @@ class _Counted(nn.Module):
         return self._model[0](self._boxed(images))
 
     def spent(self, samples: int) -> QueryCounter:
-        """The counts so far, shared out among the samples."""
+        """Counts so far, in even shares of the samples."""
         return QueryCounter(**{name: spread(total, samples) for name, total in self._counts.items()})
 
     def _count(self, gradient: Tensor) -> None:
@@ -227,7 +229,7 @@ class _Counted(nn.Module):
 
 @contextmanager
 def _isolated(seed: int) -> Iterator[None]:
-    """Global generators of torch, numpy and Python seeded inside and put back, and nothing printed."""
+    """Context with the global generators of torch, numpy and Python seeded, then restored; nothing is printed."""
     devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
     numbers, words = np.random.get_state(), random.getstate()
     with torch.random.fork_rng(devices=devices), redirect_stdout(io.StringIO()):

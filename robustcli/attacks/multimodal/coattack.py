@@ -1,6 +1,6 @@
 """Co-Attack (Zhang et al. 2022, "Towards adversarial attack on vision-language pre-training models"), for CLIP.
 
-Shapes: N images, M captions, B images asked for, C channels, H height, W width, D embedding, P captions of an image.
+Shapes: N images, M captions, B images of a call, C channels, H height, W width, D embedding, P captions of an image.
 """
 
 from dataclasses import dataclass
@@ -19,17 +19,16 @@ from robustcli.utils.numbers import one_of
 
 @dataclass(frozen=True, kw_only=True)
 class CoAttack(RetrievalAttack):
-    """The caption drifts from itself; the image then from itself and from that caption (Zhang et al. 2022, Co-Attack
-    for CLIP).
+    """Co-Attack for CLIP (Zhang et al. 2022): the caption first, then the image against that caption.
 
-    Raised are KL(attacked || clean caption) and then KL(attacked || clean image) + 3 KL(attacked image || attacked
+    Maximised are KL(clean || attacked caption) and then KL(attacked || clean image) + 3 KL(attacked image || attacked
     caption), of softmaxed embeddings. The image starts from U[0, eps], one-sided as in the original, but clamped to
-    [0,1]. The parts' own losses are not read.
+    [0,1]. The losses of the parts are not read.
 
     Args:
-        caption: which caption of an image guides it: ``last``, as the original's loop leaves it, or the mean over
-            ``all``.
-        balance: weight of the caption's part.
+        caption: guide of the image among its captions: ``last``, as the loop of the original leaves it, or the mean
+            over ``all``.
+        balance: weight of the term of the caption.
     """
 
     caption: str = "last"
@@ -49,14 +48,14 @@ class CoAttack(RetrievalAttack):
         return self.attack_images(target, counter, objective, start=start), captions
 
     def image_objective(self, target: Target, text_features: Tensor) -> ImageObjective:
-        """What the image raises, against the attacked captions (M,D)."""
-        own = target.own
+        """Loss of the images, against the features (M,D) of the attacked captions; one pass of the image tower."""
+        paired = target.paired
 
         def objective(images: Tensor, rows: Tensor) -> Tensor:
             features = target.model.encode_image(images)
-            apart = divergence(features[:, None], text_features[own.table[rows]])
-            chosen = own.valid[rows] if self.caption == "all" else own.last(rows)
-            from_text = torch.where(chosen, apart, 0.0).sum(1) / chosen.sum(1).clamp(min=1)
+            divergences = divergence(features[:, None], text_features[paired.table[rows]])
+            chosen = paired.valid[rows] if self.caption == "all" else paired.last(rows)
+            from_text = torch.where(chosen, divergences, 0.0).sum(1) / chosen.sum(1).clamp(min=1)
             return divergence(features, target.image_features[rows]) + self.balance * from_text
 
         return objective

@@ -1,6 +1,5 @@
-"""An ensemble of attacks on a dual encoder without parameters of its own: what is left of a model's recall when an
-attacker may choose, for each query, the worst of all that was tried. Our own, after the idea of AutoAttack (Croce and
-Hein 2020).
+"""Parameter-free ensemble of attacks on a dual encoder, of which each query has its worst case. Our own, after the idea
+of AutoAttack (Croce and Hein 2020).
 
 Shapes: N images, M captions, C channels, P captions of an image.
 """
@@ -22,40 +21,40 @@ from robustcli.attacks.multimodal.sga import SGA
 from robustcli.attacks.multimodal.worst_queries import WorstCaptionQueries, WorstImageQueries, WorstQueries
 from robustcli.utils.seeding import derive_seed
 
-_TARGETS = 5  # nearest false captions that an image is drawn to in turn
-_SOFT = 0.1  # cosines; wordings that stand so much behind the best one still count
+_NEGATIVES = 5  # hardest negatives of an image, targeted in turn
+_SOFT = 0.1  # temperature in cosines: candidates that far behind the best one still count
 
 
 @dataclass(frozen=True, kw_only=True)
 class RetrievalAutoAttack(RetrievalAttack):
-    """Attacks every query for itself, by one member after the other, and keeps the worst that was found for it.
+    """Worst case over an ensemble: every query is attacked by one member after the other, and keeps its highest margin.
 
-    An image's query may be misled by its image and all of its captions, a caption's query by that caption and by an
-    image of its own; what of it the attacker may edit, the threat model says. Each image moves against all wordings
-    that the search of the text met, so that image and text are attacked jointly; then the text is searched against the
-    new image. The members:
+    The query of an image is attacked by the image and all of its captions, that of a caption by the caption and an
+    image of its own, within the sides that the threat model lets the attacker edit. An image is attacked against all
+    candidates that the search of the text met, so that image and text are attacked jointly; then the text is searched
+    against the new image. The members:
 
     - the text alone;
-    - ``image`` on the cross-entropy over the gallery (for a caption: on the distance from the own image, a soft
-      maximum over wordings) for all queries; the members below attack those alone that still stand;
+    - ``image`` on the cross-entropy over the gallery (for a caption: on the margin to the paired image, a
+      soft maximum over candidates) for all queries; the members below attack those alone that are not fooled yet;
     - ``image`` on the margin;
-    - ``image`` towards each of the nearest false captions;
+    - ``image`` towards each of the hardest negatives;
     - SGA with ten steps;
-    - the images that were found for the other queries of the pair, and the text against them;
-    - ``image`` on the margin once more, from the worst that was found, and the text against that.
+    - the adversarial images of the other queries of the pair, and the text against them;
+    - ``image`` on the margin once more, from the worst image so far, and the text against that.
 
     With one part None, or where the attacker may not edit that side, the other is attacked alone.
 
     Args:
         image: the search, with its steps; its own loss is not read.
-        text: the search of words, whose objective is not read: for an image's query it raises the distance from the
-            image, for a caption's the margin over the gallery.
+        text: the search of words; its own objective is not read: for the query of an image it minimises the cosine
+            to the image, for that of a caption it maximises the margin over the gallery.
         seed: see `RetrievalAttack`.
     """
 
     def search(self, target: Target, counter: QueryCounter) -> tuple[Tensor, tuple[str, ...]]:
-        found = list(self.alternatives(target, counter).values())
-        return found[0][0], found[-1][1]
+        alternatives = list(self.alternatives(target, counter).values())
+        return alternatives[0][0], alternatives[-1][1]
 
     def perturb(
         self,
@@ -64,9 +63,9 @@ class RetrievalAutoAttack(RetrievalAttack):
         gallery: Gallery | None = None,
         threat: ThreatModel | None = None,
     ) -> tuple[Tensor, tuple[str, ...]]:
-        """Images and captions of the call itself: which variant is shown is known only when all are judged."""
-        found: Adversarial = self(model, pairs, gallery, threat)
-        return found.images, found.captions
+        """Adversarial images and captions of a full call: the variant of a query is chosen when all are judged."""
+        adversarial: Adversarial = self(model, pairs, gallery, threat)
+        return adversarial.images, adversarial.captions
 
     def alternatives(self, target: Target, counter: QueryCounter) -> Mapping[str, tuple[Tensor, tuple[str, ...]]]:
         """``image_to_text``, and ``text_to_image_1`` to ``text_to_image_P``: the images in the last are each for one
@@ -80,48 +79,52 @@ class RetrievalAutoAttack(RetrievalAttack):
             self._attack_images(images)
             self._attack_captions(captions)
             self._sga(target, counter, images, captions)
-            _share(target, images, captions)
+            _exchange(target, images, captions)
             last = self._member("alternate")
-            images.attack_images(images.over_gallery("margin"), images.standing(), attack=last, resume=True)
-            captions.attack_images(captions.apart(), captions.standing(), attack=last, resume=True)
-        return {"image_to_text": (images.images, tuple(images.captions)), **_by_caption(target, captions)}
+            images.attack_images(images.over_gallery("margin"), images.not_fooled(), attack=last, resume=True)
+            captions.attack_images(captions.paired_margin(), captions.not_fooled(), attack=last, resume=True)
+        return {"image_to_text": (images.images, tuple(images.captions)), **_images_by_caption(target, captions)}
 
     def _attack_images(self, queries: WorstImageQueries) -> None:
-        everything = torch.arange(len(queries.images), device=queries.images.device)
+        all_queries = torch.arange(len(queries.images), device=queries.images.device)
         queries.attack_images(
-            queries.over_gallery("cross_entropy", tell=False), everything, attack=self._member("cross-entropy")
+            queries.over_gallery("cross_entropy", report_fooled=False),
+            all_queries,
+            attack=self._member("cross-entropy"),
         )
-        queries.attack_images(queries.over_gallery("margin"), queries.standing(), attack=self._member("margin"))
-        for number, captions in enumerate(queries.nearest_false(_TARGETS).unbind(1)):
+        queries.attack_images(queries.over_gallery("margin"), queries.not_fooled(), attack=self._member("margin"))
+        for number, negatives in enumerate(queries.hardest_negatives(_NEGATIVES).unbind(1)):
             queries.attack_images(
-                queries.towards(captions), queries.standing(), attack=self._member(f"target {number}")
+                queries.towards(negatives), queries.not_fooled(), attack=self._member(f"target {number}")
             )
 
     def _attack_captions(self, queries: WorstCaptionQueries) -> None:
-        everything = torch.arange(len(queries.images), device=queries.images.device)
-        queries.attack_images(queries.apart(_SOFT, tell=False), everything, attack=self._member("cross-entropy"))
-        queries.attack_images(queries.apart(), queries.standing(), attack=self._member("margin"))
+        all_queries = torch.arange(len(queries.images), device=queries.images.device)
+        queries.attack_images(
+            queries.paired_margin(_SOFT, report_fooled=False), all_queries, attack=self._member("cross-entropy")
+        )
+        queries.attack_images(queries.paired_margin(), queries.not_fooled(), attack=self._member("margin"))
 
     def _sga(
         self, target: Target, counter: QueryCounter, images: WorstImageQueries, captions: WorstCaptionQueries
     ) -> None:
-        """The field's own attack on the pairs of which a query still stands."""
+        """SGA on the pairs with a query that is not fooled yet."""
         assert self.image is not None
-        rows = torch.unique(torch.cat([images.standing(), target.owner[captions.standing()]]))
+        rows = torch.unique(torch.cat([images.not_fooled(), target.owner[captions.not_fooled()]]))
         if not len(rows):
             return
-        part, places = target.part(rows)
-        inner = PGD(steps=10, loss="own_pair", seed=self.seed)
-        spent = QueryCounter.of(len(rows))
-        found, texts = SGA(image=inner, text=self.text, seed=self.seed).search(part, spent)
-        counter.add(spent, rows)
-        found = inner.settle(found, part.pairs.images, target.threat)
-        whole, words = target.pairs.images.index_copy(0, rows, found), list(target.pairs.captions)
-        for j, text in zip(places.tolist(), texts, strict=True):
-            words[j] = text
-        for queries, chosen in ((images, rows), (captions, places)):
-            queries.offer(chosen, whole[queries.image_rows[chosen]], words)
-            queries.answer(chosen, whole[queries.image_rows[chosen]])
+        part, caption_rows = target.part(rows)
+        image = PGD(steps=10, loss="own_pair", seed=self.seed)
+        part_counter = QueryCounter.of(len(rows))
+        x_adv, edited = SGA(image=image, text=self.text, seed=self.seed).search(part, part_counter)
+        counter.add(part_counter, rows)
+        x_adv = image.settle(x_adv, part.pairs.images, target.threat)
+        images_with_sga, captions_with_sga = target.pairs.images.index_copy(0, rows, x_adv), list(target.pairs.captions)
+        for j, caption in zip(caption_rows.tolist(), edited, strict=True):
+            captions_with_sga[j] = caption
+        for queries, query_rows in ((images, rows), (captions, caption_rows)):
+            queries.try_pairs(query_rows, images_with_sga[queries.image_rows[query_rows]], captions_with_sga)
+            queries.try_images(query_rows, images_with_sga[queries.image_rows[query_rows]])
 
     def _member(self, name: str) -> ImageAttack | None:
         if self.image is None:
@@ -129,24 +132,24 @@ class RetrievalAutoAttack(RetrievalAttack):
         return self.image.replace(seed=derive_seed(self.seed, "retrieval_autoattack", name))
 
 
-def _share(target: Target, images: WorstImageQueries, captions: WorstCaptionQueries) -> None:
-    """Try on each query that still stands what was made for the others of its pair."""
-    rows = captions.standing()
-    captions.answer(rows, images.images[target.owner[rows]])
-    for found, _ in _by_caption(target, captions).values():
-        rows = images.standing()
-        images.answer(rows, found[rows])
-        rows = captions.standing()
-        captions.answer(rows, found[target.owner[rows]])
+def _exchange(target: Target, images: WorstImageQueries, captions: WorstCaptionQueries) -> None:
+    """Try the images of the other queries of a pair on each query that is not fooled yet."""
+    rows = captions.not_fooled()
+    captions.try_images(rows, images.images[target.owner[rows]])
+    for x_adv, _ in _images_by_caption(target, captions).values():
+        rows = images.not_fooled()
+        images.try_images(rows, x_adv[rows])
+        rows = captions.not_fooled()
+        captions.try_images(rows, x_adv[target.owner[rows]])
 
 
-def _by_caption(target: Target, queries: WorstQueries) -> dict[str, tuple[Tensor, tuple[str, ...]]]:
-    """The worst images of captions, one of each image's at a time; where an image has no more, its last one again."""
-    own = target.own
-    last = (own.valid.sum(1) - 1).clamp(min=0)
-    found = {}
-    for number in range(own.table.shape[1]):
-        chosen = own.table.gather(1, last.clamp(max=number)[:, None]).squeeze(1)
-        images = torch.where(own.valid[:, :1, None, None], queries.images[chosen], target.pairs.images)
-        found[f"text_to_image_{number + 1}"] = (images, tuple(queries.captions))
-    return found
+def _images_by_caption(target: Target, queries: WorstQueries) -> dict[str, tuple[Tensor, tuple[str, ...]]]:
+    """Variants with the worst images of captions number 1 to P of each image; its last one again where it has fewer."""
+    paired = target.paired
+    last = (paired.valid.sum(1) - 1).clamp(min=0)
+    by_caption = {}
+    for number in range(paired.table.shape[1]):
+        caption_rows = paired.table.gather(1, last.clamp(max=number)[:, None]).squeeze(1)
+        images = torch.where(paired.valid[:, :1, None, None], queries.images[caption_rows], target.pairs.images)
+        by_caption[f"text_to_image_{number + 1}"] = (images, tuple(queries.captions))
+    return by_caption

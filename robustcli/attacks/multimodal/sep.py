@@ -1,4 +1,4 @@
-"""Images and captions attacked apart, or one after the other.
+"""Image and text attacks side by side (Sep-Attack), or in sequence (MAT).
 
 Shapes: N images, M captions, C channels, H height, W width.
 """
@@ -14,9 +14,7 @@ from robustcli.attacks.core.target import Target
 
 @dataclass(frozen=True, kw_only=True)
 class SepAttack(RetrievalAttack):
-    """Both sides apart, each against the other's clean one (Sep-Attack, Zhang et al. 2022); with one part None PGD
-    or words alone.
-    """
+    """Sep-Attack (Zhang et al. 2022): either side against the clean other one; with one part None the other alone."""
 
     def search(self, target: Target, counter: QueryCounter) -> tuple[Tensor, tuple[str, ...]]:
         return self.attack_images(target, counter), self.attack_captions(target, counter)
@@ -24,8 +22,8 @@ class SepAttack(RetrievalAttack):
 
 @dataclass(frozen=True, kw_only=True)
 class SequentialAttack(RetrievalAttack):
-    """The text against the clean image, then the image against the attacked text, one pass (MAT, Waseda et al. 2026,
-    section 3.2).
+    """Attack of MAT (Waseda et al. 2026, section 3.2): the text against the clean image, then the image against that
+    text, once.
     """
 
     def search(self, target: Target, counter: QueryCounter) -> tuple[Tensor, tuple[str, ...]]:

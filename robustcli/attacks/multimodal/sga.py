@@ -1,6 +1,6 @@
 """Set-level guidance (Lu et al. 2023, "Set-level guidance attack").
 
-Shapes: N images, M captions, B images asked for, C channels, H height, W width, D embedding, P captions of an image,
+Shapes: N images, M captions, B images of a call, C channels, H height, W width, D embedding, P captions of an image,
 S scales.
 """
 
@@ -25,17 +25,17 @@ Noise = Callable[
 
 @dataclass(frozen=True, kw_only=True)
 class SGA(RetrievalAttack):
-    """Set-level guidance (Lu et al. 2023): captions against the clean image, the image against all of them at several
-    scales, and the clean captions once more against the attacked image. Budgets do not add up.
+    """SGA (Lu et al. 2023): captions against the clean image, the image against all of them at several scales, and the
+    clean captions once more against the attacked image. Budgets do not add up.
 
-    The image lowers the cosines to its attacked captions, summed over the image itself and its scaled copies: noise,
+    The image minimises the cosines to its attacked captions, summed over the image itself and its scaled copies: noise,
     bicubic resize, clamp, and back (clamped once more, since bicubic resizing overshoots). The noise is drawn anew for
     each scale and step.
 
     Args:
-        scales: sides of the scaled copies, in shares of the image's own.
+        scales: sides of the scaled copies, relative to that of the image.
         sigma: standard deviation of the noise, in units of [0,1] pixels.
-        noise: stands in for the noise, which comes from a generator of each image's own.
+        noise: source of the noise; None: a generator of each image's own.
     """
 
     scales: Sequence[float] = (0.5, 0.75, 1.25, 1.5)
@@ -55,34 +55,37 @@ class SGA(RetrievalAttack):
         return images, self.attack_captions(target, counter, text_objective("guided", target, features))
 
     def image_objective(self, target: Target, text_features: Tensor) -> ImageObjective:
-        """What the image raises, against the attacked captions (M,D)."""
-        own, noise = target.own, self.noise or _own_noise(target.pairs.image_ids.tolist(), self.seed)
+        """Loss of the images, against the features (M,D) of the attacked captions.
+
+        An evaluation is a pass of the image tower over 1 + S copies of each image.
+        """
+        paired, noise = target.paired, self.noise or _noise_by_image(target.pairs.image_ids.tolist(), self.seed)
 
         def objective(images: Tensor, rows: Tensor) -> Tensor:
             copies = self.scaled(images, lambda shape: noise(rows, shape))
             features = target.model.encode_image(torch.cat([images, *copies])).reshape(1 + len(copies), len(rows), -1)
-            similarities = torch.einsum("sbd,bpd->bp", features, text_features[own.table[rows]])
-            return -torch.where(own.valid[rows], similarities, 0.0).sum(1)
+            similarities = torch.einsum("sbd,bpd->bp", features, text_features[paired.table[rows]])
+            return -torch.where(paired.valid[rows], similarities, 0.0).sum(1)
 
         return objective
 
     def scaled(self, images: Tensor, noise: Callable[[tuple[int, ...]], Tensor]) -> list[Tensor]:
-        """S noisy copies (B,C,H,W) that went through another size."""
+        """S noisy copies (B,C,H,W), each resized to a scale and back."""
         if not self.scales:
             return []
         noises = self.sigma * noise((len(self.scales), *images.shape[1:])).to(images)
-        return [_there_and_back(images + noises[:, i], scale) for i, scale in enumerate(self.scales)]
+        return [_resized_and_back(images + noises[:, i], scale) for i, scale in enumerate(self.scales)]
 
 
-def _there_and_back(images: Tensor, scale: float) -> Tensor:
+def _resized_and_back(images: Tensor, scale: float) -> Tensor:
     height, width = images.shape[-2:]
     size = (max(1, int(scale * height)), max(1, int(scale * width)))
     resized = F.interpolate(images, size, mode="bicubic", align_corners=False).clamp(0.0, 1.0)
     return F.interpolate(resized, (height, width), mode="bicubic", align_corners=False).clamp(0.0, 1.0)
 
 
-def _own_noise(image_ids: Sequence[int], seed: int) -> Noise:
-    """Noise from one generator an image, which goes on from call to call."""
+def _noise_by_image(image_ids: Sequence[int], seed: int) -> Noise:
+    """Noise from one generator an image, fresh in each call."""
     generators = [generator(seed, "sga", image_id) for image_id in image_ids]
 
     def noise(rows: Tensor, shape: tuple[int, ...]) -> Tensor:

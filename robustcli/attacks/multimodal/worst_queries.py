@@ -1,9 +1,10 @@
-"""The queries of one direction under attack, each with the worst that was found for it so far.
+"""Worst case of the queries of one direction under attack, query by query.
 
-A pair takes part in many queries: its image in one of its own, and each caption in another. An attacker who answers a
-single query may make an image for that query alone, so a caption's query has an image of its own here.
+A pair takes part in several queries: its image in one, and each of its captions in another. An attacker may make an
+image for a single query, so that each query of a caption has an adversarial image of its own here.
 
-Shapes: Q queries, B queries asked for, N images, M captions, K wordings of a caption, C channels, D embedding.
+Shapes: Q queries, B queries of a call, N images, M captions, K candidates of a caption, C channels, D
+embedding.
 """
 
 from abc import ABC, abstractmethod
@@ -14,28 +15,28 @@ from torch import Tensor
 
 from robustcli.attacks.core.base import ImageAttack
 from robustcli.attacks.core.counter import QueryCounter
-from robustcli.attacks.core.gallery_losses import NEVER, CaptionQueries, ImageQueries, caption_over_gallery
-from robustcli.attacks.core.oracle import Evaluated, ImageObjective, TextObjective
+from robustcli.attacks.core.gallery_losses import MASKED_LOGIT, CaptionQueries, ImageQueries, caption_over_gallery
+from robustcli.attacks.core.oracle import ImageObjective, ObjectiveValue, TextObjective
 from robustcli.attacks.core.retrieval import TextAttack
 from robustcli.attacks.core.target import Target
 
-SURE = 1e-5  # a margin in cosines that survives another batch's rounding
+MARGIN_TOLERANCE = 1e-5  # in cosines; a margin above it is positive in any batch, whatever the rounding
 
 
 class WorstQueries(ABC):
-    """Attacks queries and keeps, for each, the images and captions of the highest margin.
+    """Running worst case of the queries of one direction: for each the images and captions of the highest margin.
 
     Args:
-        image, text: how either side of a pair is attacked; None, or not allowed by the threat model: that side
-            stays clean.
-        counter: is told what was spent, by image.
+        image, text: searches of either side of a pair; a side that is None, or that the threat model does not let the
+            attacker edit, stays clean.
+        counter: passes are added to it, by image.
 
     Attributes:
         image_rows: (Q,) long, the image of each query.
-        asked: (M,) long, the query in which each caption is attacked.
-        images, captions, margin: (Q,C,H,W), M and (Q,): the worst so far; a query is lost where its margin, the best
-            false cosine minus the best true one, is 0 or more.
-        wordings: (M,K,D), features of what a caption may become; the first is the clean one.
+        query_of_caption: (M,) long, the query in which each caption is attacked.
+        images, captions, margin: (Q,C,H,W), M and (Q,): the worst so far; a query is fooled where its margin, the best
+            negative cosine minus the best positive one, is 0 or more.
+        candidates: (M,K,D), features of the edited captions that the searches met; the first is the clean one.
     """
 
     direction: str
@@ -43,77 +44,85 @@ class WorstQueries(ABC):
     def __init__(
         self, target: Target, counter: QueryCounter, *, image: ImageAttack | None, text: TextAttack | None
     ) -> None:
-        image_moves, text_moves = target.threat.sides(self.direction)
-        self.image = image if image_moves and target.threat.moves_images else None
-        self.text = text if text_moves and target.threat.moves_texts else None
+        edits_image, edits_text = target.threat.sides(self.direction)
+        self.image = image if edits_image and target.threat.moves_images else None
+        self.text = text if edits_text and target.threat.moves_texts else None
         self.target, self.counter = target, counter
-        self.image_rows, self.asked = self._places()
+        self.image_rows, self.query_of_caption = self._layout()
         self.images, self.captions = target.pairs.images[self.image_rows], list(target.pairs.captions)
-        self.wordings = target.text_features[:, None]
-        everything = torch.arange(len(self.image_rows), device=self.image_rows.device)
-        self.margin = self.margins(target.image_features[self.image_rows], target.text_features, everything)
+        self.candidates = target.text_features[:, None]
+        all_queries = torch.arange(len(self.image_rows), device=self.image_rows.device)
+        self.margin = self.margins(target.image_features[self.image_rows], target.text_features, all_queries)
 
     @abstractmethod
-    def _places(self) -> tuple[Tensor, Tensor]:
-        """``image_rows`` and ``asked``."""
+    def _layout(self) -> tuple[Tensor, Tensor]:
+        """``image_rows`` and ``query_of_caption``."""
 
     @abstractmethod
     def margins(self, image_features: Tensor, text_features: Tensor, rows: Tensor) -> Tensor:
-        """(B,) of the queries ``rows``, from features (B,D) of their images and (M,D) of all captions."""
+        """(B,) margins of the queries ``rows``, from features (B,D) of their images and (M,D) of all captions."""
 
     @abstractmethod
     def text_objective(self, image_features: Tensor) -> TextObjective:
-        """Loss of captions, against (Q,D) images."""
+        """Loss of captions, against the features (Q,D) of the images of the queries."""
 
-    def standing(self) -> Tensor:
-        """(B,) long, the queries that are not lost yet and could be."""
-        return torch.nonzero(self.margin <= SURE).flatten()
+    def not_fooled(self) -> Tensor:
+        """(B,) long: the queries that are not fooled yet and could be."""
+        return torch.nonzero(self.margin <= MARGIN_TOLERANCE).flatten()
 
     def attack_images(
         self, objective: ImageObjective, rows: Tensor, *, attack: ImageAttack | None, resume: bool = False
     ) -> None:
-        """Raise a loss of images by query, for the queries ``rows``; ``resume`` from the worst images so far."""
+        """Attack the images of the queries ``rows``, then search the captions against them and keep the worst.
+
+        Args:
+            objective: of images by query.
+            attack: the search of images; None: nothing is done.
+            resume: start from the worst images so far.
+        """
         if self.image is None or attack is None:
             return
         clean = self.target.pairs.images
         for part in torch.split(rows, max(1, len(clean))):
-            places, spent = self.image_rows[part], QueryCounter.of(len(part))
-            found = attack.maximise(
+            rows_of_images, counter = self.image_rows[part], QueryCounter.of(len(part))
+            x_adv = attack.maximise(
                 lambda images, inner, part=part: objective(images, part[inner]),  # type: ignore[misc]
-                clean[places],
+                clean[rows_of_images],
                 self._ids()[part.cpu()],
                 self.target.threat,
                 start=self.images[part] if resume else None,
-                counter=spent,
+                counter=counter,
             )
-            self.counter.add(spent, places)
-            self.answer(part, found)
+            self.counter.add(counter, rows_of_images)
+            self.try_images(part, x_adv)
 
-    def answer(self, rows: Tensor, images: Tensor) -> None:
-        """Word the captions against images (B,C,H,W), and keep both where that is worse than what was found before."""
+    def try_images(self, rows: Tensor, images: Tensor) -> None:
+        """Search the captions of the queries ``rows`` against images (B,C,H,W); both are kept where the margin is
+        higher.
+        """
         if not len(rows) or self.image is None:
             return
         features = self.encode(images)
         if self.text is None:
             self._keep(rows, images, features, self.target.pairs.captions)
             return
-        whole = self.target.image_features[self.image_rows].index_copy(0, rows, features)
-        captions, _ = self._search(rows, whole)
-        self.wordings = torch.cat([self.wordings, self.target.encode_text(tuple(captions))[:, None]], dim=1)
+        image_features = self.target.image_features[self.image_rows].index_copy(0, rows, features)
+        captions, _ = self._search(rows, image_features)
+        self.candidates = torch.cat([self.candidates, self.target.encode_text(tuple(captions))[:, None]], dim=1)
         self._keep(rows, images, features, captions)
 
-    def offer(self, rows: Tensor, images: Tensor, captions: Sequence[str]) -> None:
-        """Keep images (B,C,H,W) and captions (M) that came from elsewhere where they are worse."""
+    def try_pairs(self, rows: Tensor, images: Tensor, captions: Sequence[str]) -> None:
+        """Keep images (B,C,H,W) and captions (M) of another attack where their margin is higher."""
         images = images if self.image is not None else self.target.pairs.images[self.image_rows[rows]]
         self._keep(rows, images, self.encode(images), captions if self.text is not None else self.target.pairs.captions)
 
     def attack_captions(self) -> None:
-        """Word the captions against the clean images, and learn which wordings there are."""
+        """Search the captions against the clean images; all edits that the search met become candidates."""
         if self.text is None:
             return
         clean = self.target.image_features[self.image_rows]
-        captions, tried = self._search(torch.arange(len(clean), device=clean.device), clean)
-        self._learn(tried)
+        captions, searched = self._search(torch.arange(len(clean), device=clean.device), clean)
+        self._add_candidates(searched)
         self._keep(torch.arange(len(clean), device=clean.device), self.images.clone(), clean, captions)
 
     @torch.no_grad()
@@ -123,64 +132,64 @@ class WorstQueries(ABC):
         return torch.cat([self.target.model.encode_image(part) for part in parts])
 
     def _search(self, rows: Tensor, image_features: Tensor) -> tuple[list[str], list[tuple[Tensor, Tensor]]]:
-        """All captions, those of the queries ``rows`` attacked, and the features that the search met: (caption rows,
-        features).
+        """All captions, those of the queries ``rows`` attacked, and the features that the search met, as pairs of
+        caption rows and features.
         """
         assert self.text is not None
-        pairs, tried = self.target.pairs, list[tuple[Tensor, Tensor]]()
-        chosen = torch.nonzero(torch.isin(self.asked, rows)).flatten()
+        pairs, searched = self.target.pairs, list[tuple[Tensor, Tensor]]()
+        caption_rows = torch.nonzero(torch.isin(self.query_of_caption, rows)).flatten()
         objective = self.text_objective(image_features)
 
-        def watched(features: Tensor, inner: Tensor) -> Tensor:
-            tried.append((chosen[inner], features.detach()))
-            return objective(features, chosen[inner])
+        def recorded(features: Tensor, inner: Tensor) -> Tensor:
+            searched.append((caption_rows[inner], features.detach()))
+            return objective(features, caption_rows[inner])
 
         texts = self.text.maximise(
             self.target.model,
-            watched,
-            tuple(pairs.captions[j] for j in chosen.tolist()),
-            pairs.caption_ids[chosen.cpu()],
+            recorded,
+            tuple(pairs.captions[j] for j in caption_rows.tolist()),
+            pairs.caption_ids[caption_rows.cpu()],
             self.target.threat,
             encoder=self.target.encoder,
-            owner=self.target.owner[chosen],
+            owner=self.target.owner[caption_rows],
             counter=self.counter,
         )
         captions = list(pairs.captions)
-        for j, text in zip(chosen.tolist(), texts, strict=True):
+        for j, text in zip(caption_rows.tolist(), texts, strict=True):
             captions[j] = text
-        return captions, tried
+        return captions, searched
 
-    def _learn(self, tried: Sequence[tuple[Tensor, Tensor]]) -> None:
-        """Add features to the wordings; where a caption has fewer than others, the clean one fills up."""
-        if not tried:
+    def _add_candidates(self, searched: Sequence[tuple[Tensor, Tensor]]) -> None:
+        """Add features to the candidates; a caption with fewer than others is padded with its clean features."""
+        if not searched:
             return
-        owner, features = torch.cat([rows for rows, _ in tried]), torch.cat([found for _, found in tried])
+        owner, features = torch.cat([rows for rows, _ in searched]), torch.cat([met for _, met in searched])
         order = torch.argsort(owner, stable=True)
-        counts = torch.bincount(owner, minlength=len(self.wordings))
-        place = torch.arange(len(order), device=owner.device) - (counts.cumsum(0) - counts)[owner[order]]
-        added = self.wordings[:, :1].repeat(1, int(counts.max()), 1)
-        added[owner[order], place] = features[order]
-        self.wordings = torch.cat([self.wordings, added], dim=1)
+        counts = torch.bincount(owner, minlength=len(self.candidates))
+        position = torch.arange(len(order), device=owner.device) - (counts.cumsum(0) - counts)[owner[order]]
+        added = self.candidates[:, :1].repeat(1, int(counts.max()), 1)
+        added[owner[order], position] = features[order]
+        self.candidates = torch.cat([self.candidates, added], dim=1)
 
     def _keep(self, rows: Tensor, images: Tensor, image_features: Tensor, captions: Sequence[str]) -> None:
         margin = self.margins(image_features, self.target.encode_text(tuple(captions)), rows)
-        worse = margin > self.margin[rows]
-        kept = rows[worse]
-        self.margin[kept], self.images[kept] = margin[worse], images[worse]
-        for j in torch.nonzero(torch.isin(self.asked, kept)).flatten().tolist():
+        higher = margin > self.margin[rows]
+        queries = rows[higher]
+        self.margin[queries], self.images[queries] = margin[higher], images[higher]
+        for j in torch.nonzero(torch.isin(self.query_of_caption, queries)).flatten().tolist():
             self.captions[j] = captions[j]
 
     @abstractmethod
     def _ids(self) -> Tensor:
-        """(Q,) long, names of the draws."""
+        """(Q,) long, seeds of the random draws."""
 
 
 class WorstImageQueries(WorstQueries):
-    """Each image before all captions; its own captions are attacked with it."""
+    """Images as queries before all captions; the paired captions are attacked with the image."""
 
     direction = "image_to_text"
 
-    def _places(self) -> tuple[Tensor, Tensor]:
+    def _layout(self) -> tuple[Tensor, Tensor]:
         rows = torch.arange(len(self.target.pairs.images), device=self.target.owner.device)
         return rows, self.target.owner
 
@@ -190,57 +199,62 @@ class WorstImageQueries(WorstQueries):
     def margins(self, image_features: Tensor, text_features: Tensor, rows: Tensor) -> Tensor:
         return ImageQueries(self.target, text_features[:, None]).losses("margin", image_features, rows)
 
-    def over_gallery(self, loss: str, *, tell: bool = True) -> ImageObjective:
-        """A loss of `gallery_losses`, each own caption in the wording that is farthest; with ``tell`` also whether
-        the query is lost.
+    def over_gallery(self, loss: str, *, report_fooled: bool = True) -> ImageObjective:
+        """A loss of `gallery_losses`, a paired caption counted by its least similar candidate; one pass of the image
+        tower.
+
+        Args:
+            report_fooled: give also (B,) bool: the query is fooled, the stop signal of a search.
         """
         queries = self._queries()
 
-        def objective(images: Tensor, rows: Tensor) -> Evaluated:
+        def objective(images: Tensor, rows: Tensor) -> ObjectiveValue:
             features = self.target.model.encode_image(images)
             value = queries.losses(loss, features, rows)
-            return (value, queries.losses("margin", features.detach(), rows) > SURE) if tell else value
+            if not report_fooled:
+                return value
+            return value, queries.losses("margin", features.detach(), rows) > MARGIN_TOLERANCE
 
         return objective
 
     def towards(self, captions: Tensor) -> ImageObjective:
-        """The cosine to one false caption of the gallery, (N,) columns, minus the best true one."""
+        """Targeted loss: cosine to one negative of the gallery, ``captions`` (N,) columns, minus the best positive."""
         queries, matches = self._queries(), self.target.gallery.image_matches
 
-        def objective(images: Tensor, rows: Tensor) -> Evaluated:
+        def objective(images: Tensor, rows: Tensor) -> ObjectiveValue:
             features = self.target.model.encode_image(images)
             similarities = queries.similarities(features, rows)
-            best_true = similarities.masked_fill(~matches[rows], -torch.inf).amax(1)
-            value = similarities.gather(1, captions[rows][:, None]).squeeze(1) - best_true
-            return value, queries.losses("margin", features.detach(), rows) > SURE
+            best_positive = similarities.masked_fill(~matches[rows], -torch.inf).amax(1)
+            value = similarities.gather(1, captions[rows][:, None]).squeeze(1) - best_positive
+            return value, queries.losses("margin", features.detach(), rows) > MARGIN_TOLERANCE
 
         return objective
 
-    def nearest_false(self, count: int) -> Tensor:
-        """(N,count) long: the false captions of the gallery nearest to each clean image; fewer where there are no
-        more.
-        """
+    def hardest_negatives(self, count: int) -> Tensor:
+        """(N,count) long: the negatives of the gallery nearest to each clean image; fewer where there are no more."""
         gallery = self.target.gallery
         similarities = (self.target.image_features @ gallery.text_features.T).masked_fill(
             gallery.image_matches, -torch.inf
         )
-        fewest = int((~gallery.image_matches).sum(1).min()) if len(similarities) else 0
-        return similarities.topk(min(count, fewest), dim=1).indices
+        most = int((~gallery.image_matches).sum(1).min()) if len(similarities) else 0
+        return similarities.topk(min(count, most), dim=1).indices
 
     def _queries(self) -> ImageQueries:
-        return ImageQueries(self.target, None if self.text is None else self.wordings)
+        return ImageQueries(self.target, None if self.text is None else self.candidates)
 
     def text_objective(self, image_features: Tensor) -> TextObjective:
-        """Minus the cosine: whatever the image meets first, no caption of its own may stand before that."""
+        """Minus the cosine to the paired image: whatever negative an image ranks best, no caption of its own may beat
+        it.
+        """
         return lambda features, rows: -(features * image_features[self.target.owner[rows]]).sum(1)
 
 
 class WorstCaptionQueries(WorstQueries):
-    """Each caption before all images; its own image is attacked for it alone."""
+    """Captions as queries before all images; the paired image is attacked for each caption alone."""
 
     direction = "text_to_image"
 
-    def _places(self) -> tuple[Tensor, Tensor]:
+    def _layout(self) -> tuple[Tensor, Tensor]:
         return self.target.owner, torch.arange(len(self.target.owner), device=self.target.owner.device)
 
     def _ids(self) -> Tensor:
@@ -248,40 +262,45 @@ class WorstCaptionQueries(WorstQueries):
 
     def margins(self, image_features: Tensor, text_features: Tensor, rows: Tensor) -> Tensor:
         queries = CaptionQueries.of("margin", self.target, text_features[:, None])
-        own = (image_features * text_features[rows]).sum(1, keepdim=True)
-        return queries.losses(own, rows).squeeze(1)
+        paired = (image_features * text_features[rows]).sum(1, keepdim=True)
+        return queries.losses(paired, rows).squeeze(1)
 
-    def standing(self) -> Tensor:
-        hopeful = (self._room() > SURE).any(1) if len(self.wordings) else self.margin > SURE
-        return torch.nonzero((self.margin <= SURE) & hopeful).flatten()
+    def not_fooled(self) -> Tensor:
+        attainable = self.margin > MARGIN_TOLERANCE
+        if len(self.candidates):
+            attainable = (self._attainable_margin() > MARGIN_TOLERANCE).any(1)
+        return torch.nonzero((self.margin <= MARGIN_TOLERANCE) & attainable).flatten()
 
-    def apart(self, temperature: float = 0.0, *, tell: bool = True) -> ImageObjective:
-        """Best false cosine minus that to the own image, of the best wording, or their soft maximum.
+    def paired_margin(self, temperature: float = 0.0, *, report_fooled: bool = True) -> ImageObjective:
+        """Best negative cosine minus that to the paired image, of the best candidate, or their soft maximum.
 
-        Only the own image moves, so a caption that has another true image ahead of all false ones is lost in no
-        wording but those where it has not: the others count a cosine of 1 less.
+        Only the paired image is attacked, so a candidate with another positive ahead of all negatives cannot fool the
+        query: it counts a cosine of 1 less.
 
         Args:
             temperature: of the soft maximum, in cosines; 0: the hard one.
+            report_fooled: see `over_gallery`.
         """
-        queries = CaptionQueries.of("margin", self.target, self.wordings)
-        room = self._room(queries)
-        goal = queries.columns[..., 1] - (room <= SURE).to(room.dtype)
-        again = (queries.features[:, 1:] == queries.features[:, :1]).all(-1)  # what fills up counts once
-        goal[:, 1:] = goal[:, 1:].masked_fill(again, NEVER)
+        queries = CaptionQueries.of("margin", self.target, self.candidates)
+        attainable = self._attainable_margin(queries)
+        best_negative = queries.columns[..., 1] - (attainable <= MARGIN_TOLERANCE).to(attainable.dtype)
+        repeated = (queries.features[:, 1:] == queries.features[:, :1]).all(-1)  # padding counts once
+        best_negative[:, 1:] = best_negative[:, 1:].masked_fill(repeated, MASKED_LOGIT)
 
-        def objective(images: Tensor, rows: Tensor) -> Evaluated:
+        def objective(images: Tensor, rows: Tensor) -> ObjectiveValue:
             features = self.target.model.encode_image(images)
-            own = torch.einsum("bd,bkd->bk", features, queries.features[rows])
-            ahead = goal[rows] - own
-            value = temperature * (ahead / temperature).logsumexp(1) if temperature else ahead.amax(1)
-            return (value, queries.losses(own.detach(), rows).amax(1) > SURE) if tell else value
+            paired = torch.einsum("bd,bkd->bk", features, queries.features[rows])
+            margins = best_negative[rows] - paired
+            value = temperature * (margins / temperature).logsumexp(1) if temperature else margins.amax(1)
+            return (value, queries.losses(paired.detach(), rows).amax(1) > MARGIN_TOLERANCE) if report_fooled else value
 
         return objective
 
-    def _room(self, queries: CaptionQueries | None = None) -> Tensor:
-        """(M,K): best false cosine minus that of the best true image besides the own one."""
-        columns = (queries or CaptionQueries.of("margin", self.target, self.wordings)).columns
+    def _attainable_margin(self, queries: CaptionQueries | None = None) -> Tensor:
+        """(M,K): upper bound of the margins, best negative cosine minus that of the best positive besides the paired
+        image.
+        """
+        columns = (queries or CaptionQueries.of("margin", self.target, self.candidates)).columns
         return columns[..., 1] - columns[..., 0]
 
     def text_objective(self, image_features: Tensor) -> TextObjective:

@@ -1,4 +1,8 @@
-"""BERT-Attack (Li et al. 2020) as attacks on dual encoders use it (Zhang et al. 2022; Lu et al. 2023)."""
+"""BERT-Attack (Li et al. 2020) as attacks on dual encoders use it (Zhang et al. 2022; Lu et al. 2023).
+
+A caption costs the language model one pass, the attacked text tower one pass a word for the importance and one a
+candidate of each visited word, and no gradients.
+"""
 
 import copy
 from dataclasses import dataclass, field
@@ -17,14 +21,14 @@ _LANGUAGE_MODEL = "bert-base-uncased"
 
 @dataclass(frozen=True, kw_only=True)
 class BertAttack(WordSubstitution):
-    """Visits the words by how far the embedding moves without them, KL(clean || "[UNK]" there), and puts into each the
-    best of what a masked language model proposes, until the threat model is used up.
+    """Greedy substitution in order of word importance, KL(clean || "[UNK]" there): each word takes the best of the
+    candidates of a masked language model, until the threat model is used up.
 
     It is `WordSubstitution` by importance: stop words stay, and a word is replaced only if that raises the loss.
 
     Args:
         candidates: a `MaskedLM` as a rule, or any other source; None: ``bert-base-uncased``, whose answers are kept on
-            disk, loaded when it is first asked.
+            disk, loaded at the first call.
         compat: ``fixed``, or ``coattack``: the published code's defect, see `MaskedLM`, except that the budget is
             counted on the caption that comes out there too; None: as ``candidates`` has it, fixed by default.
         max_words, objective, protected, constraints, seed: see `WordSubstitution`.
@@ -43,7 +47,7 @@ class BertAttack(WordSubstitution):
         if self.compat is not None:
             one_of("compat", self.compat, COMPATS)
             if self.candidates is not None:
-                self._store(candidates=_read_as(self.candidates, self.compat))
+                self._store(candidates=_with_compat(self.candidates, self.compat))
 
     def source(self) -> CandidateSource:
         return self._language_model if self.candidates is None else self.candidates
@@ -53,10 +57,10 @@ class BertAttack(WordSubstitution):
         return Cached(MaskedLM(_LANGUAGE_MODEL, compat=_of_model(self.compat)))
 
 
-def _read_as(source: CandidateSource, compat: str) -> CandidateSource:
-    """The same language model, fixed or not."""
+def _with_compat(source: CandidateSource, compat: str) -> CandidateSource:
+    """The same source with the defect of ``compat``, or without."""
     if isinstance(source, Cached):
-        inner = _read_as(source.source, compat)
+        inner = _with_compat(source.source, compat)
         return source if inner is source.source else Cached(inner, source.directory)
     if isinstance(source, MaskedLM) and source.compat != _of_model(compat):
         other = copy.copy(source)  # shares the weights

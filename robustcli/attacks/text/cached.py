@@ -1,4 +1,4 @@
-"""Candidates that are computed once a caption and kept on disk, for this process and for the next one."""
+"""Cache on disk of replacements, computed once a caption, for this process and the next."""
 
 import json
 import sqlite3
@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-from robustcli.attacks.text.candidates import Candidates, CandidateSource
+from robustcli.attacks.text.candidates import CandidateSource, Replacements
 from robustcli.utils.cache import cache_directory
 
 _PATIENCE = 60.0  # seconds to wait for another process that writes
@@ -14,7 +14,7 @@ _AT_ONCE = 500  # captions of a query; SQLite binds a limited number
 
 
 class Cached:
-    """A source whose answers are kept, one SQLite file for each fingerprint of a source.
+    """A candidate source whose answers are kept, one SQLite file for each fingerprint of a source.
 
     An answer is written in one transaction, so a killed process leaves whole answers or none; processes may share a
     file.
@@ -30,7 +30,7 @@ class Cached:
         folder = cache_directory("candidates") if directory is None else Path(directory)
         folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / f"{self._fingerprint}.sqlite"
-        self._known: dict[str, Candidates] = {}
+        self._cache: dict[str, Replacements] = {}
 
     @property
     def fingerprint(self) -> str:
@@ -39,29 +39,29 @@ class Cached:
     def __repr__(self) -> str:
         return f"Cached({self.source!r}, directory={None if self.directory is None else str(self.directory)!r})"
 
-    def __call__(self, captions: Sequence[str]) -> list[Candidates]:
-        missing = list(dict.fromkeys(caption for caption in captions if caption not in self._known))
+    def __call__(self, captions: Sequence[str]) -> list[Replacements]:
+        missing = list(dict.fromkeys(caption for caption in captions if caption not in self._cache))
         if missing:
             with self._open() as connection:
                 self._read(connection, missing)
-            fresh = [caption for caption in missing if caption not in self._known]
+            fresh = [caption for caption in missing if caption not in self._cache]
             if fresh:
-                self._ask(fresh)
-        return [list(self._known[caption]) for caption in captions]
+                self._compute(fresh)
+        return [list(self._cache[caption]) for caption in captions]
 
-    def _ask(self, captions: Sequence[str]) -> None:
+    def _compute(self, captions: Sequence[str]) -> None:
         answers = self.source(captions)  # before the file is opened: a slow source must not hold a lock
         rows = [(caption, json.dumps(answer)) for caption, answer in zip(captions, answers, strict=True)]
         with self._open() as connection, connection:
             connection.executemany("INSERT OR REPLACE INTO candidates VALUES (?, ?)", rows)
-        self._known.update(zip(captions, answers, strict=True))
+        self._cache.update(zip(captions, answers, strict=True))
 
     def _read(self, connection: sqlite3.Connection, captions: Sequence[str]) -> None:
         for start in range(0, len(captions), _AT_ONCE):
             part = captions[start : start + _AT_ONCE]
             query = f"SELECT caption, answer FROM candidates WHERE caption IN ({','.join('?' * len(part))})"
             for caption, answer in connection.execute(query, part):
-                self._known[caption] = [(int(position), str(word)) for position, word in json.loads(answer)]
+                self._cache[caption] = [(int(position), str(word)) for position, word in json.loads(answer)]
 
     @contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:

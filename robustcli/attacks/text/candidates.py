@@ -1,6 +1,8 @@
-"""Which words may stand for which: synonyms and neighbours. A source is fixed, so its answers can be kept.
+"""Candidate sources of word substitution: a synonym table, and nearest neighbours in the token embeddings.
 
-Shapes: V vectors of the token table, K words.
+The answers of a source depend on the caption alone, so they can be cached.
+
+Shapes: V width of the token table, K words.
 """
 
 import hashlib
@@ -18,7 +20,7 @@ from robustcli.attacks.core.oracle import content_lengths
 from robustcli.attacks.core.pairs import DualEncoderLike
 from robustcli.utils.errors import UserError
 
-Candidates = list[tuple[int, str]]  # (position of the word, what may stand there), best first within a position
+Replacements = list[tuple[int, str]]  # (position of the word, its replacement), best first within a position
 _AFFIXES = re.compile(r"^(\W*)(.*?)(\W*)$", re.DOTALL)
 
 
@@ -32,14 +34,14 @@ class CandidateSource(Protocol):
 
     @property
     def fingerprint(self) -> str:
-        """Names the source and all that its answers depend on."""
+        """Name of the source and of all that its answers depend on, the key of a cache."""
 
-    def __call__(self, captions: Sequence[str]) -> list[Candidates]:
-        """For each caption (split on blanks) the positions and the words, punctuation and all, that may stand there."""
+    def __call__(self, captions: Sequence[str]) -> list[Replacements]:
+        """Replacements for each caption: positions in ``caption.split()``, and the words with their punctuation."""
 
 
 class CaptionedData(Protocol):
-    """A set of captions, as far as sources of words read it."""
+    """The part of a captioned data set that candidate sources read."""
 
     name: str
     captions: Sequence[str]
@@ -95,22 +97,22 @@ class SynonymTable:
 
     @property
     def fingerprint(self) -> str:
-        return digest("synonyms", sorted(self._known().items()))
+        return digest("synonyms", sorted(self._table_in_use().items()))
 
     def __repr__(self) -> str:
         return f"SynonymTable({f'{len(self.table)} words' if isinstance(self.table, Mapping) else repr(self.table)})"
 
-    def __call__(self, captions: Sequence[str]) -> list[Candidates]:
-        return [look_up(self._known(), caption) for caption in captions]
+    def __call__(self, captions: Sequence[str]) -> list[Replacements]:
+        return [look_up(self._table_in_use(), caption) for caption in captions]
 
-    def _known(self) -> Mapping[str, list[str]]:
+    def _table_in_use(self) -> Mapping[str, list[str]]:
         if self._words is None:
             raise UserError("candidates.table is null, and no data set has filled it in: give a JSON file.")
         return self._words
 
 
 class EmbeddingNeighbours:
-    """For each word of a list the nearest other ones, by cosine in the token table of a text tower as it is now.
+    """Nearest neighbours of each word of a list, by cosine in the token table of a text tower as it is now.
 
     Args:
         model: whose tower; a word of several tokens is their mean.
@@ -142,17 +144,17 @@ class EmbeddingNeighbours:
     def __repr__(self) -> str:
         return f"EmbeddingNeighbours({len(self.words)} words, top_k={self.top_k})"
 
-    def __call__(self, captions: Sequence[str]) -> list[Candidates]:
+    def __call__(self, captions: Sequence[str]) -> list[Replacements]:
         return [look_up(self._neighbours, caption) for caption in captions]
 
 
-def look_up(table: Mapping[str, Sequence[str]], caption: str) -> Candidates:
-    """The candidates of one caption from a table of lower-case words."""
-    found: Candidates = []
+def look_up(table: Mapping[str, Sequence[str]], caption: str) -> Replacements:
+    """Replacements for one caption from a table of lower-case words, punctuation kept."""
+    replacements: Replacements = []
     for position, word in enumerate(caption.split()):
         before, core, after = affixes(word)
-        found.extend((position, f"{before}{other}{after}") for other in table.get(core.lower(), ()))
-    return found
+        replacements.extend((position, f"{before}{other}{after}") for other in table.get(core.lower(), ()))
+    return replacements
 
 
 def _lower(table: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
@@ -180,7 +182,7 @@ def read_table(table: Mapping[str, Sequence[str]] | str | Path, key: str) -> Map
 
 
 def _others(entry: Sequence[str] | Mapping[str, Sequence[str]]) -> list[str]:
-    """The words of an entry; those of all parts of speech, where it tells them apart."""
+    """Words of an entry, of all parts of speech where it has several, each once."""
     lists = list(entry.values()) if isinstance(entry, Mapping) else [entry]
     if not all(isinstance(each, list) for each in lists):
         raise TypeError("an entry is a list of words, or lists by part of speech")
@@ -203,7 +205,7 @@ def _word_vectors(model: DualEncoderLike, words: Sequence[str]) -> Tensor:
     columns = torch.arange(tokens.shape[1])
     inside = (columns >= 1) & (columns < content_lengths(tokens)[:, None] - 1)
     table = model.token_embedding().weight.detach()
-    vectors = [table[row[own].to(table.device)].mean(0) for row, own in zip(tokens, inside, strict=True)]
+    vectors = [table[row[span].to(table.device)].mean(0) for row, span in zip(tokens, inside, strict=True)]
     return torch.stack(vectors).nan_to_num()
 
 

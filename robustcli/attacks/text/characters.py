@@ -1,6 +1,6 @@
-"""Character edits: which letter of a caption becomes which other one, searched for many captions at once.
+"""Greedy character edits (after Charmer, Abad Rocamora et al. 2024) and typing errors, many captions at once.
 
-Shapes: M captions, K variants.
+Shapes: M captions, K candidate edits.
 """
 
 import string
@@ -13,7 +13,15 @@ from robustcli.attacks.core.edit_distance import Characters
 from robustcli.attacks.core.oracle import TextEncoder, TextObjective
 from robustcli.attacks.core.retrieval import TextAttack
 from robustcli.attacks.core.threat import ThreatModel
-from robustcli.attacks.text.edits import Draft, Variant, accept_best, admitted, judge_clean, losses, outcome
+from robustcli.attacks.text.edits import (
+    CandidateEdit,
+    EditedCaption,
+    admissible,
+    apply_best,
+    edit_output,
+    losses,
+    score_clean,
+)
 from robustcli.utils.errors import UserError
 from robustcli.utils.numbers import at_least, one_of
 
@@ -23,31 +31,31 @@ _PROBE = " "
 _TEXTS_AT_ONCE = 1 << 14  # of all captions together; the bound of the memory
 _KEYS = (("qwertyuiop", 0.0), ("asdfghjkl", 0.25), ("zxcvbnm", 0.75))  # rows, and how far each is moved to the right
 
-Slot = tuple[int, int]  # the part of a caption that an edit replaces, from and to; empty between two characters
-Edit = tuple[Slot, str, int]  # a slot, what stands there afterwards, and what it costs of the budget
+Slot = tuple[int, int]  # start and stop of the characters that an edit replaces; empty between two characters
+SlotEdit = tuple[Slot, str, int]  # a slot, its new text, and the number of character edits that it counts
 
 
 @dataclass
-class _Draft(Draft):
-    """A caption, and how much of the budget its edits took."""
+class _EditedCharacters(EditedCaption):
+    """A caption, and the number of characters edited so far."""
 
-    spent: int = 0
+    used: int = 0
 
 
 @dataclass(frozen=True)
-class _Variant(Variant[_Draft]):
-    """A draft with one more edit."""
+class _CharacterEdit(CandidateEdit[_EditedCharacters]):
+    """A caption with one more slot replaced."""
 
     cost: int
 
-    def accept(self, loss: float) -> None:
-        super().accept(loss)
-        self.draft.spent += self.cost
+    def apply(self, loss: float) -> None:
+        super().apply(loss)
+        self.caption.used += self.cost
 
 
 @dataclass(frozen=True, kw_only=True)
 class CharacterEdits(TextAttack):
-    """Edits as many characters as the threat model allows, greedily: the best single edit, then the best beside it.
+    """Greedy edits of as many characters as the threat model allows: the best single edit, then the best beside it.
 
     In each round a blank is put into every place, the ``positions`` where that raises the loss most are kept, and all
     edits there are tried (Charmer, Abad Rocamora et al. 2024). An edit is kept only if it raises the loss, so a caption
@@ -94,52 +102,58 @@ class CharacterEdits(TextAttack):
         caption_ids: Sequence[int],
         threat: ThreatModel,
     ) -> tuple[Sequence[str], Tensor, Tensor]:
-        drafts = [_Draft(row, caption) for row, caption in enumerate(captions)]
-        judge_clean(encoder, objective, drafts)
-        together = max(1, _TEXTS_AT_ONCE // (self.positions * (len(self.alphabet) + 1)))
-        for start in range(0, len(drafts), together):
-            self._climb(encoder, objective, drafts[start : start + together], threat.characters)
-        return outcome(drafts)
+        edited = [_EditedCharacters(row, caption) for row, caption in enumerate(captions)]
+        score_clean(encoder, objective, edited)
+        captions_per_pass = max(1, _TEXTS_AT_ONCE // (self.positions * (len(self.alphabet) + 1)))
+        for start in range(0, len(edited), captions_per_pass):
+            self._greedy_search(encoder, objective, edited[start : start + captions_per_pass], threat.characters)
+        return edit_output(edited)
 
-    def _climb(self, encoder: TextEncoder, objective: TextObjective, drafts: list[_Draft], most: int) -> None:
-        while drafts:
-            scratch = TextEncoder(encoder.model)  # hundreds of texts a caption, and hardly any is met again
-            slots = self._ranked_slots(scratch, objective, drafts)
-            edited = [
-                _Variant(draft, _edited(draft.text, slot, new), cost)
-                for draft, own in zip(drafts, slots, strict=True)
-                for slot, new, cost in self._edits(draft.text, own)
-                if draft.spent + cost <= most
+    def _greedy_search(
+        self, encoder: TextEncoder, objective: TextObjective, edited: list[_EditedCharacters], budget: int
+    ) -> None:
+        while edited:  # a round is a forward pass a slot, and one a candidate at the ``positions`` best slots
+            scratch = TextEncoder(encoder.model)  # its cache is dropped after the round: hardly any text is met again
+            slots = self._ranked_slots(scratch, objective, edited)
+            candidates = [
+                _CharacterEdit(caption, _replace_slot(caption.text, slot, new), cost)
+                for caption, caption_slots in zip(edited, slots, strict=True)
+                for slot, new, cost in self._edits(caption.text, caption_slots)
+                if caption.used + cost <= budget
             ]
-            taken = accept_best(scratch, objective, admitted(scratch, edited, self.constraints))
-            drafts = [draft for draft in taken if draft.spent < most]
+            improved = apply_best(scratch, objective, admissible(scratch, candidates, self.constraints))
+            edited = [caption for caption in improved if caption.used < budget]
 
     def _ranked_slots(
-        self, encoder: TextEncoder, objective: TextObjective, drafts: Sequence[_Draft]
+        self, encoder: TextEncoder, objective: TextObjective, edited: Sequence[_EditedCharacters]
     ) -> list[list[Slot]]:
-        """Of each draft the places where a blank hurts most, at most ``positions``, in the order of the text."""
-        slots = [self._slots(draft.text) for draft in drafts]
-        owners = [draft for draft, own in zip(drafts, slots, strict=True) for _ in own]
-        probes = [_probed(draft.text, slot) for draft, own in zip(drafts, slots, strict=True) for slot in own]
+        """Slots of each caption where a blank raises the loss most, at most ``positions``, in the order of the text."""
+        slots = [self._slots(caption.text) for caption in edited]
+        owners = [caption for caption, caption_slots in zip(edited, slots, strict=True) for _ in caption_slots]
+        probes = [
+            _with_blank(caption.text, slot)
+            for caption, caption_slots in zip(edited, slots, strict=True)
+            for slot in caption_slots
+        ]
         scores = iter(losses(encoder, objective, owners, probes) if probes else [])
-        scored = [[(next(scores), slot) for slot in own] for own in slots]
-        best = [sorted(own, key=lambda pair: -pair[0])[: self.positions] for own in scored]
-        return [sorted(slot for _, slot in own) for own in best]
+        scored = [[(next(scores), slot) for slot in caption_slots] for caption_slots in slots]
+        best = [sorted(caption_slots, key=lambda pair: -pair[0])[: self.positions] for caption_slots in scored]
+        return [sorted(slot for _, slot in caption_slots) for caption_slots in best]
 
     def _slots(self, text: str) -> list[Slot]:
         if self.search == "typos":
             return [(at, at + 1) for at, letter in enumerate(text) if letter.lower() in NEIGHBOURS]
         return [(start, stop) for start in range(len(text) + 1) for stop in (start, start + 1) if stop <= len(text)]
 
-    def _edits(self, text: str, slots: Sequence[Slot]) -> Iterator[Edit]:
+    def _edits(self, text: str, slots: Sequence[Slot]) -> Iterator[SlotEdit]:
         for slot in slots:
-            yield from self._slips(text, slot) if self.search == "typos" else self._replacements(text, slot)
+            yield from self._typos(text, slot) if self.search == "typos" else self._replacements(text, slot)
 
-    def _replacements(self, text: str, slot: Slot) -> Iterator[Edit]:
+    def _replacements(self, text: str, slot: Slot) -> Iterator[SlotEdit]:
         old = text[slice(*slot)]
         return ((slot, new, 1) for new in dict.fromkeys(["", *self.alphabet]) if new != old)
 
-    def _slips(self, text: str, slot: Slot) -> Iterator[Edit]:
+    def _typos(self, text: str, slot: Slot) -> Iterator[SlotEdit]:
         letter, after = text[slot[0]], text[slot[1] : slot[1] + 1]
         for other in NEIGHBOURS[letter.lower()]:
             yield slot, other if letter.islower() else other.upper(), 1
@@ -147,17 +161,17 @@ class CharacterEdits(TextAttack):
             yield (slot[0], slot[1] + 1), after + letter, 2
 
 
-def _edited(text: str, slot: Slot, new: str) -> str:
+def _replace_slot(text: str, slot: Slot, new: str) -> str:
     return text[: slot[0]] + new + text[slot[1] :]
 
 
-def _probed(text: str, slot: Slot) -> str:
-    """A blank in the slot, or none where one stands there."""
-    return _edited(text, slot, "" if text[slice(*slot)] == _PROBE else _PROBE)
+def _with_blank(text: str, slot: Slot) -> str:
+    """The text with a blank in the slot, or without it where one stands there (the probe of a position)."""
+    return _replace_slot(text, slot, "" if text[slice(*slot)] == _PROBE else _PROBE)
 
 
 def _neighbours() -> dict[str, str]:
-    """Letter -> the letters whose keys touch its own."""
+    """Letters on the keys that touch a letter's own, by letter."""
     places = [(letter, x + shift, y) for y, (row, shift) in enumerate(_KEYS) for x, letter in enumerate(row)]
     return {letter: "".join(other for other, x2, y2 in places if _touch(x - x2, y - y2)) for letter, x, y in places}
 

@@ -1,6 +1,6 @@
-"""What an edited caption must keep of its meaning, beside its budget of words or characters.
+"""Semantic constraints on edited captions, beside the budget of words or characters.
 
-Shapes: K variants, D embedding.
+Shapes: K edited captions, D embedding.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,65 +17,65 @@ from robustcli.utils.errors import UserError
 
 
 class SentenceEncoder(Protocol):
-    """Features of sentences, as the package sentence-transformers gives them."""
+    """Encoder of sentences with the interface of the package sentence-transformers."""
 
     def encode(self, sentences: Sequence[str]) -> Any:
         """K sentences -> (K,D), a tensor or an array."""
 
 
 class MinSimilarity:
-    """The cosine of the features of both captions is ``minimum`` or more.
+    """Lower bound on the cosine similarity of the clean and the edited caption.
 
     Args:
         minimum: from -1 to 1.
-        encoder: whose features; None: those of the attacked text tower, which then costs a pass for each variant, also
-            where the search itself needs none, and which is what the attack fools.
+        encoder: of the features; None: the attacked text tower. That costs a pass for each candidate, also where the
+            search itself needs none, and it is the very tower that the attack fools.
     """
 
     def __init__(self, *, minimum: float, encoder: SentenceEncoder | None = None) -> None:
-        self.minimum, self.encoder = _share("minimum", minimum, least=-1.0), encoder
+        self.minimum, self.encoder = _number_up_to_one("minimum", minimum, least=-1.0), encoder
 
     def __repr__(self) -> str:
         return f"MinSimilarity(minimum={self.minimum}, encoder={self.encoder!r})"
 
     def allowed(
-        self, clean: Sequence[str], variants: Sequence[str], encoder: TextEncoder, *, slack: float = 0.0
+        self, clean: Sequence[str], edited: Sequence[str], encoder: TextEncoder, *, slack: float = 0.0
     ) -> Sequence[bool]:
-        texts = {text: row for row, text in enumerate(dict.fromkeys([*clean, *variants]))}
+        texts = {text: row for row, text in enumerate(dict.fromkeys([*clean, *edited]))}
         if not texts:
             return []
         with torch.no_grad():
             features = torch.as_tensor((self.encoder or encoder).encode(list(texts))).double()
             unit = F.normalize(features, dim=1)
-            first, second = (unit[[texts[text] for text in side]] for side in (clean, variants))
+            first, second = (unit[[texts[text] for text in side]] for side in (clean, edited))
             kept: list[bool] = ((first * second).sum(1) >= self.minimum - slack).tolist()
             return kept
 
 
 class MaxShare:
-    """At most this share of a caption's words changes, so that a short caption keeps most of them.
+    """Upper bound on the share of a caption's words that change, so that a short caption keeps most of them.
 
     Args:
         maximum: from 0 to 1; of the words of the clean caption, split on blanks.
     """
 
     def __init__(self, *, maximum: float) -> None:
-        self.maximum = _share("maximum", maximum, least=0.0)
+        self.maximum = _number_up_to_one("maximum", maximum, least=0.0)
 
     def __repr__(self) -> str:
         return f"MaxShare(maximum={self.maximum})"
 
     def allowed(
-        self, clean: Sequence[str], variants: Sequence[str], encoder: TextEncoder, *, slack: float = 0.0
+        self, clean: Sequence[str], edited: Sequence[str], encoder: TextEncoder, *, slack: float = 0.0
     ) -> Sequence[bool]:
         words = Words(0)
         return [
-            words.count(new, old) <= self.maximum * len(old.split()) for old, new in zip(clean, variants, strict=True)
+            words.count(new, old) <= self.maximum * len(old.split()) for old, new in zip(clean, edited, strict=True)
         ]
 
 
 class NoAntonyms:
-    """No word comes in that is the opposite of one that goes out.
+    """Ban on replacements by an antonym: no word comes in that is the opposite of one that goes out.
 
     Args:
         table: word -> its opposites, either way round; or a file: JSON of that, or lines of two words each.
@@ -96,9 +96,9 @@ class NoAntonyms:
         return f"NoAntonyms({f'{len(self.table)} words' if isinstance(self.table, Mapping) else repr(self.table)})"
 
     def allowed(
-        self, clean: Sequence[str], variants: Sequence[str], encoder: TextEncoder, *, slack: float = 0.0
+        self, clean: Sequence[str], edited: Sequence[str], encoder: TextEncoder, *, slack: float = 0.0
     ) -> Sequence[bool]:
-        return [self._keeps(_words(old), _words(new)) for old, new in zip(clean, variants, strict=True)]
+        return [self._keeps(_words(old), _words(new)) for old, new in zip(clean, edited, strict=True)]
 
     def _keeps(self, old: set[str], new: set[str]) -> bool:
         return all(new.isdisjoint(self._opposites.get(word, set()) - old) for word in old - new)
@@ -108,7 +108,7 @@ def _words(caption: str) -> set[str]:
     return {affixes(word)[1].lower() for word in caption.split()}
 
 
-def _share(name: str, value: float, *, least: float) -> float:
+def _number_up_to_one(name: str, value: float, *, least: float) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= 1:
         raise UserError(f"attack.constraints: {name} is {value!r}: expected a number from {least:g} to 1.")
     return float(value)
@@ -122,9 +122,9 @@ def _read_opposites(table: Mapping[str, Sequence[str]] | str | Path) -> Mapping[
         pairs = [line.split() for line in Path(table).read_text(encoding="utf-8").splitlines() if line.strip()]
     except (OSError, ValueError) as error:
         raise UserError(f"{key} is {str(table)!r}, which cannot be read: {error}.") from error
-    found: dict[str, list[str]] = {}
+    opposites: dict[str, list[str]] = {}
     for number, pair in enumerate(pairs, start=1):
         if len(pair) != 2:
             raise UserError(f"{key} is {str(table)!r}: entry {number} is {' '.join(pair)!r}, expected two words.")
-        found.setdefault(pair[0], []).append(pair[1])
-    return found
+        opposites.setdefault(pair[0], []).append(pair[1])
+    return opposites

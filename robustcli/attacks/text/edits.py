@@ -1,6 +1,9 @@
-"""Captions on the way to a higher loss, and the variants that a text search chooses from.
+"""Edited captions and candidate edits of a greedy search over words or characters.
 
-Shapes: K variants, T tokens.
+In each round a search makes candidates, each a caption with one more edit (`CandidateEdit`), drops those that are not
+`admissible`, scores the rest in one batch and applies the best of each caption (`apply_best`).
+
+Shapes: K candidate edits, M captions, T tokens.
 """
 
 from collections.abc import Iterable, Sequence
@@ -13,12 +16,19 @@ from torch import Tensor
 from robustcli.attacks.core.oracle import TextEncoder, TextObjective, content_lengths
 from robustcli.attacks.core.retrieval import Constraint
 
-_ROWS_AT_ONCE = 4096  # of an objective, which may compare each with a whole gallery
+_ROWS_AT_ONCE = 4096  # of an objective; a row may be compared with a whole gallery, so this bounds the memory
 
 
 @dataclass
-class Draft:
-    """A caption on the way: what it has become, its loss so far, and what was spent on it."""
+class EditedCaption:
+    """A caption under attack; its edits so far make up ``text``.
+
+    Attributes:
+        row: in the objective.
+        clean, text: before any edit, and now.
+        loss: of ``text``; minus infinity before it is scored.
+        queries, gradients: forward and backward passes spent on it.
+    """
 
     row: int
     clean: str
@@ -30,90 +40,104 @@ class Draft:
         self.text = self.clean
 
 
-D = TypeVar("D", bound=Draft)
+E = TypeVar("E", bound=EditedCaption)
 
 
 @dataclass(frozen=True)
-class Variant(Generic[D]):
-    """A draft with one more edit."""
+class CandidateEdit(Generic[E]):
+    """A caption with one more edit, ``text``; the caption itself stays as it is until the edit is applied."""
 
-    draft: D
+    caption: E
     text: str
 
-    def accept(self, loss: float) -> None:
-        """The draft becomes this."""
-        self.draft.text, self.draft.loss = self.text, loss
+    def apply(self, loss: float) -> None:
+        """Make the edit on the caption; ``loss`` is that of the edited text."""
+        self.caption.text, self.caption.loss = self.text, loss
 
 
-V = TypeVar("V", bound=Variant)  # type: ignore[type-arg]
+C = TypeVar("C", bound=CandidateEdit)  # type: ignore[type-arg]
 
 
-def outcome(drafts: Sequence[Draft]) -> tuple[list[str], Tensor, Tensor]:
-    """What `TextAttack.edit` puts out: captions, forward and backward passes."""
-    queries, gradients = ([getattr(draft, name) for draft in drafts] for name in ("queries", "gradients"))
-    return [draft.text for draft in drafts], torch.tensor(queries), torch.tensor(gradients)
+def edit_output(captions: Sequence[EditedCaption]) -> tuple[list[str], Tensor, Tensor]:
+    """Result of `TextAttack.edit`: M captions, and the forward and backward passes for each, (M,) long on the CPU."""
+    queries, gradients = ([getattr(caption, name) for caption in captions] for name in ("queries", "gradients"))
+    return [caption.text for caption in captions], torch.tensor(queries), torch.tensor(gradients)
 
 
-def admitted(encoder: TextEncoder, variants: Sequence[V], constraints: Sequence[Constraint]) -> list[V]:
-    """Variants that the tokenizer tells from their draft and from each other, the first of those that it does not;
-    without tokens of the tokenizer's own inside, and within all constraints.
+def admissible(encoder: TextEncoder, candidates: Sequence[C], constraints: Sequence[Constraint]) -> list[C]:
+    """Candidates that change the tokens, each token sequence once (the first stays), within all constraints.
+
+    An edit beyond the tokenizer's limit or lost in its lower case is none, and one that brings in special tokens of the
+    tokenizer (end of text, padding) would cut the caption off.
     """
-    if not variants:
+    if not candidates:
         return []
-    place: dict[str, int] = {}
-    owner = torch.tensor([place.setdefault(variant.draft.text, len(place)) for variant in variants])
-    before, after = (encoder.model.tokenize(texts).cpu() for texts in (list(place), [v.text for v in variants]))
+    row_of: dict[str, int] = {}
+    caption_rows = torch.tensor([row_of.setdefault(candidate.caption.text, len(row_of)) for candidate in candidates])
+    before, after = (
+        encoder.model.tokenize(texts).cpu() for texts in (list(row_of), [edit.text for edit in candidates])
+    )
     special = encoder.model.tokenize([""]).cpu().flatten()
-    sound = (after != before[owner]).any(1) & (_inside(after, special) <= _inside(before, special)[owner])
-    kept = torch.nonzero(sound).flatten().tolist()
+    visible = (after != before[caption_rows]).any(1) & (
+        _inside(after, special) <= _inside(before, special)[caption_rows]
+    )
+    kept = torch.nonzero(visible).flatten().tolist()
     for constraint in constraints:
-        chosen = [variants[i] for i in kept]
-        allowed = constraint.allowed([v.draft.clean for v in chosen], [v.text for v in chosen], encoder)
+        chosen = [candidates[i] for i in kept]
+        allowed = constraint.allowed([edit.caption.clean for edit in chosen], [edit.text for edit in chosen], encoder)
         kept = [i for i, fine in zip(kept, allowed, strict=True) if fine]
     rows = after.numpy()
-    first = {(variants[i].draft.row, rows[i].tobytes()): i for i in reversed(kept)}
-    return [variants[i] for i in sorted(first.values())]
+    first = {(candidates[i].caption.row, rows[i].tobytes()): i for i in reversed(kept)}
+    return [candidates[i] for i in sorted(first.values())]
 
 
-def judge_clean(encoder: TextEncoder, objective: TextObjective, drafts: Sequence[Draft]) -> None:
-    """The loss of each draft as it is."""
-    for draft, loss in zip(drafts, losses(encoder, objective, drafts, [d.text for d in drafts]), strict=True):
-        draft.loss = loss
+def score_clean(encoder: TextEncoder, objective: TextObjective, captions: Sequence[EditedCaption]) -> None:
+    """Set the loss of each caption as it is; one query each."""
+    for caption, loss in zip(
+        captions, losses(encoder, objective, captions, [caption.text for caption in captions]), strict=True
+    ):
+        caption.loss = loss
 
 
 def losses(
-    encoder: TextEncoder, objective: TextObjective, drafts: Sequence[Draft], texts: Sequence[str]
+    encoder: TextEncoder, objective: TextObjective, captions: Sequence[EditedCaption], texts: Sequence[str]
 ) -> list[float]:
-    """Of each text, which stands for the draft beside it; counted there."""
-    features, owner = encoder.encode(texts), rows(drafts, encoder)
-    for draft in drafts:
-        draft.queries += 1
+    """Losses of K texts in place of the captions beside them; one query each, counted on those captions."""
+    features, caption_rows = encoder.encode(texts), rows(captions, encoder)
+    for caption in captions:
+        caption.queries += 1
     with torch.no_grad():
-        parts = [slice(start, start + _ROWS_AT_ONCE) for start in range(0, len(owner), _ROWS_AT_ONCE)]
-        return [loss for part in parts for loss in objective(features[part], owner[part]).tolist()]
+        parts = [slice(start, start + _ROWS_AT_ONCE) for start in range(0, len(caption_rows), _ROWS_AT_ONCE)]
+        return [loss for part in parts for loss in objective(features[part], caption_rows[part]).tolist()]
 
 
-def accept_best(encoder: TextEncoder, objective: TextObjective, variants: Sequence[Variant[D]]) -> list[D]:
-    """Each draft takes its best variant, the first of equals, if that raises its loss; those that did may go on."""
-    if not variants:
+def apply_best(encoder: TextEncoder, objective: TextObjective, candidates: Sequence[CandidateEdit[E]]) -> list[E]:
+    """One greedy step: each caption takes its candidate of highest loss, the first of equals, if that raises the loss.
+
+    Returns:
+        the captions that were edited; the others are at a local optimum.
+    """
+    if not candidates:
         return []
-    found = losses(encoder, objective, [v.draft for v in variants], [v.text for v in variants])
-    best: dict[int, tuple[float, Variant[D]]] = {}
-    for variant, loss in zip(variants, found, strict=True):
-        if loss > best.get(variant.draft.row, (variant.draft.loss,))[0]:
-            best[variant.draft.row] = (loss, variant)
-    for loss, variant in best.values():
-        variant.accept(loss)
-    return [variant.draft for _, variant in best.values()]
+    candidate_losses = losses(
+        encoder, objective, [edit.caption for edit in candidates], [edit.text for edit in candidates]
+    )
+    best: dict[int, tuple[float, CandidateEdit[E]]] = {}
+    for candidate, loss in zip(candidates, candidate_losses, strict=True):
+        if loss > best.get(candidate.caption.row, (candidate.caption.loss,))[0]:
+            best[candidate.caption.row] = (loss, candidate)
+    for loss, candidate in best.values():
+        candidate.apply(loss)
+    return [candidate.caption for _, candidate in best.values()]
 
 
-def rows(drafts: Iterable[Draft], encoder: TextEncoder) -> Tensor:
-    """(K,) long, the drafts' rows in the objective."""
-    return torch.tensor([draft.row for draft in drafts], dtype=torch.long, device=encoder.device)
+def rows(captions: Iterable[EditedCaption], encoder: TextEncoder) -> Tensor:
+    """(K,) long, the captions' rows in the objective."""
+    return torch.tensor([caption.row for caption in captions], dtype=torch.long, device=encoder.device)
 
 
 def _inside(tokens: Tensor, special: Tensor) -> Tensor:
-    """(K,T) -> (K,): how many tokens between start and end are among ``special``, those of an empty caption."""
+    """(K,T) -> (K,): number of special tokens (those of an empty caption) between start and end."""
     columns = torch.arange(tokens.shape[1])
     inside = (columns >= 1) & (columns < content_lengths(tokens)[:, None] - 1)
     return (torch.isin(tokens, special) & inside).sum(1)

@@ -1,6 +1,7 @@
-"""How far a gradient by the token embeddings promises to raise a loss as words change (HotFlip, Ebrahimi et al. 2018).
+"""First-order rise of a loss under edits of a caption, from the gradient by the token embeddings (HotFlip, Ebrahimi et
+al. 2018).
 
-Shapes: M captions, K variants, T tokens, V vectors of the token table.
+Shapes: M captions, K candidate edits, T tokens, V width of the token table.
 """
 
 import torch
@@ -10,28 +11,26 @@ from robustcli.attacks.core.oracle import TextEncoder, content_lengths
 
 
 def first_order(encoder: TextEncoder, before: Tensor, after: Tensor, gradient: Tensor, rows: Tensor) -> Tensor:
-    """(K,) rise of the loss to first order.
+    """(K,) rise of the loss to first order: gradient at the changed tokens times the change of their mean embedding.
 
-    Where a variant differs from its caption, from the first to the last token, the mean of its vectors takes the place
-    of the mean of the caption's; exact to first order where one token replaces one.
+    Tokens of an edit are those from the first to the last that differs from its caption. Where one token replaces one
+    this is HotFlip's score; spans of unequal length are compared by their means.
 
     Args:
-        before, after: (K,T) tokens of each variant's caption and of the variant itself; they differ.
+        before, after: (K,T) tokens of each candidate's caption and of the candidate itself; they differ.
         gradient: (M,T',V) of the captions' losses, T' at least their longest.
-        rows: (K,) long, the row of ``gradient`` of each variant.
+        rows: (K,) long, the row of ``gradient`` of each candidate.
     """
     old, new = _changed_spans(before, after)
-    moved = encoder.mean_vectors(after, new) - encoder.mean_vectors(before, old)
-    owner, position = torch.nonzero(old[:, : gradient.shape[1]], as_tuple=True)
-    slopes = torch.zeros_like(moved)
-    slopes.index_add_(0, owner.to(moved.device), gradient[rows[owner].to(moved.device), position.to(moved.device)])
-    return (moved * slopes).sum(1)
+    delta = encoder.mean_vectors(after, new) - encoder.mean_vectors(before, old)
+    variant, position = torch.nonzero(old[:, : gradient.shape[1]], as_tuple=True)
+    summed = torch.zeros_like(delta)
+    summed.index_add_(0, variant.to(delta.device), gradient[rows[variant].to(delta.device), position.to(delta.device)])
+    return (delta * summed).sum(1)
 
 
 def _changed_spans(before: Tensor, after: Tensor) -> tuple[Tensor, Tensor]:
-    """(K,T) bool twice: the tokens of each row between the parts that both have in common at the start and at the
-    end.
-    """
+    """(K,T) bool twice: the tokens of each row between the common prefix and the common suffix of both."""
     lengths = torch.stack([content_lengths(before), content_lengths(after)])
     start = (before != after).long().argmax(1)
     columns = torch.arange(before.shape[1])

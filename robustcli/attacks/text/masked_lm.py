@@ -1,4 +1,4 @@
-"""Replacements that a masked language model proposes (Li et al. 2020, BERT-Attack, as Co-Attack and SGA use it).
+"""Candidate source from a masked language model (Li et al. 2020, BERT-Attack, as Co-Attack and SGA use it).
 
 Shapes: B captions, T word pieces, V vocabulary, K candidates.
 """
@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from robustcli.attacks.core.pairs import DualEncoderLike
 from robustcli.attacks.text.cached import Cached
-from robustcli.attacks.text.candidates import Candidates, CaptionedData, affixes, digest
+from robustcli.attacks.text.candidates import CaptionedData, Replacements, affixes, digest
 from robustcli.utils.errors import UserError
 
 _BATCH = 64
@@ -22,8 +22,7 @@ _PIECES, _CHOICES, _COMBINATIONS = 12, 4, 24  # of a word of several pieces; con
 
 
 class MaskedLM:
-    """Words that a masked language model finds likely in the place of each word, from one pass over the unmasked
-    caption.
+    """Likeliest words of a masked language model in the place of each word, from one pass over the unmasked caption.
 
     For a word of one piece the ``top_k`` pieces whose logit is at least ``threshold``, likeliest first. For a word of
     more pieces the combinations of the four best pieces at each of its first twelve, the first 24 of them, ranked by
@@ -83,42 +82,42 @@ class MaskedLM:
             f"max_length={self.max_length}, compat={self.compat!r})"
         )
 
-    def __call__(self, captions: Sequence[str]) -> list[Candidates]:
-        found: list[Candidates] = []
+    def __call__(self, captions: Sequence[str]) -> list[Replacements]:
+        answers: list[Replacements] = []
         for start in range(0, len(captions), _BATCH):
-            found.extend(self._batch(captions[start : start + _BATCH]))
-        return found
+            answers.extend(self._batch(captions[start : start + _BATCH]))
+        return answers
 
-    def _batch(self, captions: Sequence[str]) -> list[Candidates]:
-        words = [caption.split() for caption in captions]
+    def _batch(self, captions: Sequence[str]) -> list[Replacements]:
+        words = [caption_words.split() for caption_words in captions]
         pieces = [[self._pieces(affixes(word)[1]) for word in row] for row in words]
         ids = [[piece for word in row for piece in word][: self.max_length - 2] for row in pieces]
         logits = self._logits([self._framed(row) for row in ids])
         values, best = logits.topk(min(self.top_k, logits.shape[-1]), dim=-1)
         offset = 0 if self.compat == "coattack" else 1  # row 0 is the start token
-        found: list[Candidates] = []
-        for row, (caption, spelt) in enumerate(zip(words, pieces, strict=True)):
-            candidates, start = [], 0
-            for position, (word, own) in enumerate(zip(caption, spelt, strict=True)):
-                stop = start + len(own)
-                if own and stop <= len(ids[row]):
+        answers: list[Replacements] = []
+        for row, (caption_words, word_pieces) in enumerate(zip(words, pieces, strict=True)):
+            replacements, start = [], 0
+            for position, (word, pieces_of_word) in enumerate(zip(caption_words, word_pieces, strict=True)):
+                stop = start + len(pieces_of_word)
+                if pieces_of_word and stop <= len(ids[row]):
                     span = slice(start + offset, stop + offset)
-                    candidates += [
+                    replacements += [
                         (position, new) for new in self._replacements(word, values[row, span], best[row, span])
                     ]
                 start = stop
-            found.append(candidates)
-        return found
+            answers.append(replacements)
+        return answers
 
     def _replacements(self, word: str, values: Tensor, best: Tensor) -> list[str]:
         before, core, after = affixes(word)
         if len(best) == 1:
             likely = [piece for value, piece in zip(values[0], best[0], strict=True) if value >= self.threshold]
-            spelt = [self._spelt([int(piece)]) for piece in likely]
+            proposals = [self._spelt([int(piece)]) for piece in likely]
         else:
-            spelt = self._combinations(best)
+            proposals = self._combinations(best)
         special = set(self._tokenizer.all_special_tokens)
-        one_word = [new for new in spelt if self.compat == "coattack" or len(new.split()) == 1]
+        one_word = [new for new in proposals if self.compat == "coattack" or len(new.split()) == 1]
         kept = [new for new in one_word if new and "##" not in new and new not in special and new != core.lower()]
         return [f"{before}{new}{after}" for new in dict.fromkeys(kept)]
 

@@ -1,6 +1,4 @@
-"""Words that carry grammar rather than content; a word attack neither replaces them nor puts them in. A list of our
-own.
-"""
+"""Stop words: grammar rather than content, neither replaced nor inserted by a word attack. A list of our own."""
 
 _LISTS = (
     "a an the this that these those",

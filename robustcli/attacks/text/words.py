@@ -1,6 +1,8 @@
-"""Word substitution: which word of a caption becomes which other one, searched for all captions at once.
+"""Greedy word substitution: exhaustive, by gradient (HotFlip) or by word importance (BERT-Attack).
 
-Shapes: M captions, K variants, T tokens, V vectors of the token table.
+All captions are searched together, a round is one batch of forward passes.
+
+Shapes: M captions, K candidate edits, T tokens, V width of the token table.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,22 +18,30 @@ from robustcli.attacks.core.oracle import TextEncoder, TextObjective
 from robustcli.attacks.core.retrieval import TextAttack
 from robustcli.attacks.core.threat import ThreatModel
 from robustcli.attacks.text.candidates import CandidateSource, affixes
-from robustcli.attacks.text.edits import Draft, Variant, accept_best, admitted, judge_clean, outcome, rows
+from robustcli.attacks.text.edits import (
+    CandidateEdit,
+    EditedCaption,
+    admissible,
+    apply_best,
+    edit_output,
+    rows,
+    score_clean,
+)
 from robustcli.attacks.text.hotflip import first_order
 from robustcli.attacks.text.stopwords import STOP_WORDS
 from robustcli.utils.errors import UserError
 from robustcli.utils.numbers import at_least, one_of
 
 SEARCHES = ("exhaustive", "hotflip", "importance")
-_MASK = "[UNK]"
+_MASK = "[UNK]"  # as in the published code of BERT-Attack
 
 
 @dataclass
-class _Draft(Draft):
-    """A caption, its words as they are now, and which of them were replaced."""
+class _EditedWords(EditedCaption):
+    """A caption, its words as they are now, and the positions of those that were replaced."""
 
-    options: Mapping[int, Sequence[str]] = field(default_factory=dict)  # position -> replacements
-    edited: set[int] = field(default_factory=set)
+    replacements: Mapping[int, Sequence[str]] = field(default_factory=dict)  # by position
+    replaced: set[int] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -42,22 +52,22 @@ class _Draft(Draft):
 
 
 @dataclass(frozen=True)
-class _Variant(Variant[_Draft]):
-    """A draft with one more word replaced."""
+class _WordEdit(CandidateEdit[_EditedWords]):
+    """A caption with one more word replaced."""
 
     position: int
     word: str
 
-    def accept(self, loss: float) -> None:
-        super().accept(loss)
-        self.draft.words[self.position] = self.word
-        self.draft.edited.add(self.position)
+    def apply(self, loss: float) -> None:
+        super().apply(loss)
+        self.caption.words[self.position] = self.word
+        self.caption.replaced.add(self.position)
 
 
 @dataclass(frozen=True, kw_only=True)
 class WordSubstitution(TextAttack):
-    """Replaces as many words of a caption as the threat model allows, greedily: the best single replacement, then the
-    best one beside it, and so on.
+    """Greedy substitution of as many words of a caption as the threat model allows: the best single replacement, then
+    the best one beside it, and so on.
 
     A replacement is kept only if it raises the loss, so a caption is never worse off than clean. Stop words stay and
     are not put in; an edit that the tokenizer does not see (beyond its limit, or lost in lower case) is none. Ties
@@ -106,135 +116,137 @@ class WordSubstitution(TextAttack):
         caption_ids: Sequence[int],
         threat: ThreatModel,
     ) -> tuple[Sequence[str], Tensor, Tensor]:
-        drafts = self._drafts(captions)
+        edited = self._unedited(captions)
         searches = {"exhaustive": self._exhaustive, "hotflip": self._hotflip, "importance": self._by_importance}
-        searches[self.search](encoder, objective, drafts, threat.text)
-        return outcome(drafts)
+        searches[self.search](encoder, objective, edited, threat.text)
+        return edit_output(edited)
 
     def source(self) -> CandidateSource:
-        """Where replacements come from.
+        """The source of replacements.
 
         Raises:
-            UserError: nowhere.
+            UserError: none was given.
         """
         if self.candidates is None:
             raise UserError("candidates are missing: give a source of words, such as a synonym table.")
         return self.candidates
 
-    def _drafts(self, captions: Sequence[str]) -> list[_Draft]:
-        found = self.source()(captions)
+    def _unedited(self, captions: Sequence[str]) -> list[_EditedWords]:
+        replacements = self.source()(captions)
         return [
-            _Draft(row, caption, options=self._options(caption.split(), pairs))
-            for row, (caption, pairs) in enumerate(zip(captions, found, strict=True))
+            _EditedWords(row, caption, replacements=self._allowed_replacements(caption.split(), pairs))
+            for row, (caption, pairs) in enumerate(zip(captions, replacements, strict=True))
         ]
 
-    def _options(self, words: Sequence[str], pairs: Iterable[tuple[int, str]]) -> dict[int, list[str]]:
-        """The replacements that are allowed, by position, each once."""
-        options: dict[int, dict[str, None]] = {}
+    def _allowed_replacements(self, words: Sequence[str], pairs: Iterable[tuple[int, str]]) -> dict[int, list[str]]:
+        """Replacements by position, each once, without those that are protected or differ in case alone."""
+        allowed: dict[int, dict[str, None]] = {}
         for position, word in pairs:
             old = words[position]
             if word.lower() != old.lower() and not self._is_protected(old) and not self._is_protected(word):
-                options.setdefault(position, {})[word] = None
-        return {position: list(options[position]) for position in sorted(options)}
+                allowed.setdefault(position, {})[word] = None
+        return {position: list(allowed[position]) for position in sorted(allowed)}
 
     def _is_protected(self, word: str) -> bool:
         core = affixes(word)[1].lower()
         return not core or core in self.protected
 
     def _exhaustive(
-        self, encoder: TextEncoder, objective: TextObjective, drafts: list[_Draft], budget: EditBudget
+        self, encoder: TextEncoder, objective: TextObjective, edited: list[_EditedWords], budget: EditBudget
     ) -> None:
-        judge_clean(encoder, objective, drafts)
-        for _ in range(budget.n):
-            drafts = accept_best(encoder, objective, self._variants(encoder, drafts, budget))
+        score_clean(encoder, objective, edited)
+        for _ in range(budget.n):  # a forward pass a candidate; no gradients
+            edited = apply_best(encoder, objective, self._candidate_edits(encoder, edited, budget))
 
     def _hotflip(
-        self, encoder: TextEncoder, objective: TextObjective, drafts: list[_Draft], budget: EditBudget
+        self, encoder: TextEncoder, objective: TextObjective, edited: list[_EditedWords], budget: EditBudget
     ) -> None:
         for _ in range(budget.n):
-            drafts = [draft for draft in drafts if draft.options]
-            if not drafts:
+            edited = [caption for caption in edited if caption.replacements]
+            if not edited:
                 return
-            texts = [draft.text for draft in drafts]
-            found, gradient, tokens = encoder.embedding_gradient(texts, objective, rows(drafts, encoder))
-            for draft, loss in zip(drafts, found.tolist(), strict=True):
-                draft.loss, draft.queries, draft.gradients = loss, draft.queries + 1, draft.gradients + 1
-            variants = self._variants(encoder, drafts, budget)
-            if not variants:
+            texts = [caption.text for caption in edited]
+            # A round is one forward and backward pass a caption, and ``top_k`` forward passes to verify the ranking.
+            caption_losses, gradient, tokens = encoder.embedding_gradient(texts, objective, rows(edited, encoder))
+            for caption, loss in zip(edited, caption_losses.tolist(), strict=True):
+                caption.loss, caption.queries, caption.gradients = loss, caption.queries + 1, caption.gradients + 1
+            candidates = self._candidate_edits(encoder, edited, budget)
+            if not candidates:
                 return
-            place = {draft.row: index for index, draft in enumerate(drafts)}
-            own = torch.tensor([place[variant.draft.row] for variant in variants])
-            after = encoder.model.tokenize([variant.text for variant in variants])
-            scores = first_order(encoder, tokens[own], after, gradient, own)
-            ranked = _ranked(variants, scores.tolist())
+            row_of = {caption.row: index for index, caption in enumerate(edited)}
+            caption_rows = torch.tensor([row_of[candidate.caption.row] for candidate in candidates])
+            candidate_tokens = encoder.model.tokenize([candidate.text for candidate in candidates])
+            scores = first_order(encoder, tokens[caption_rows], candidate_tokens, gradient, caption_rows)
+            ranked = _ranked_edits(candidates, scores.tolist())
             if self.top_k:
-                chosen = [variant for group in ranked for variant, _ in group[: self.top_k]]
-                drafts = accept_best(encoder, objective, chosen)
+                chosen = [candidate for group in ranked for candidate, _ in group[: self.top_k]]
+                edited = apply_best(encoder, objective, chosen)
             else:
-                drafts = _accept_unverified(ranked)
+                edited = _apply_unverified(ranked)
 
     def _by_importance(
-        self, encoder: TextEncoder, objective: TextObjective, drafts: list[_Draft], budget: EditBudget
+        self, encoder: TextEncoder, objective: TextObjective, edited: list[_EditedWords], budget: EditBudget
     ) -> None:
-        judge_clean(encoder, objective, drafts)
-        orders = _importance(encoder, drafts)
+        score_clean(encoder, objective, edited)
+        orders = _importance_order(encoder, edited)  # once, on the clean captions: edits do not reorder the visits
         while True:
-            active = [d for d in drafts if orders[d.row] and len(d.edited) < budget.n]
+            active = [caption for caption in edited if orders[caption.row] and len(caption.replaced) < budget.n]
             if not active:
                 return
-            visited = {draft.row: orders[draft.row].pop(0) for draft in active}
-            accept_best(encoder, objective, self._variants(encoder, active, budget, visited))
+            # A forward pass a candidate of the visited word; a word that no candidate improves costs no edit.
+            visited = {caption.row: orders[caption.row].pop(0) for caption in active}
+            apply_best(encoder, objective, self._candidate_edits(encoder, active, budget, visited))
 
-    def _variants(
+    def _candidate_edits(
         self,
         encoder: TextEncoder,
-        drafts: Sequence[_Draft],
+        edited: Sequence[_EditedWords],
         budget: EditBudget,
         at: Mapping[int, int] | None = None,
-    ) -> list[_Variant]:
-        """All drafts with one more replacement (``at`` one position of each) that are `admitted`."""
-        variants = [
-            _Variant(draft, draft.with_word(position, word), position, word)
-            for draft in drafts
-            for position, words in draft.options.items()
-            if position not in draft.edited and (at is None or at[draft.row] == position)
+    ) -> list[_WordEdit]:
+        """`admissible` edits of one more word of each caption, at any position or at its position in ``at`` alone."""
+        candidates = [
+            _WordEdit(caption, caption.with_word(position, word), position, word)
+            for caption in edited
+            for position, words in caption.replacements.items()
+            if position not in caption.replaced and (at is None or at[caption.row] == position)
             for word in words
         ]
-        return admitted(encoder, [v for v in variants if _within(budget, v)], self.constraints)
+        return admissible(encoder, [edit for edit in candidates if _within(budget, edit)], self.constraints)
 
 
-def _within(budget: EditBudget, variant: _Variant) -> bool:
-    """Two words in place of one are two edits, which the number of rounds does not bound."""
-    text, clean = variant.text, variant.draft.clean
+def _within(budget: EditBudget, candidate: _WordEdit) -> bool:
+    """True if the edit is within the budget: two words in place of one are two edits, which the rounds do not bound."""
+    text, clean = candidate.text, candidate.caption.clean
     return len(text.split()) == len(clean.split()) or budget.count(text, clean) <= budget.n
 
 
-def _accept_unverified(ranked: Iterable[list[tuple[_Variant, float]]]) -> list[_Draft]:
-    firsts = [group[0] for group in ranked if group[0][1] > 0]
-    for variant, score in firsts:
-        variant.accept(variant.draft.loss + score)
-    return [variant.draft for variant, _ in firsts]
+def _apply_unverified(ranked_edits: Iterable[list[tuple[_WordEdit, float]]]) -> list[_EditedWords]:
+    firsts = [group[0] for group in ranked_edits if group[0][1] > 0]
+    for candidate, score in firsts:
+        candidate.apply(candidate.caption.loss + score)
+    return [candidate.caption for candidate, _ in firsts]
 
 
-def _ranked(variants: Sequence[_Variant], scores: Sequence[float]) -> list[list[tuple[_Variant, float]]]:
-    """Per draft its variants with their scores, the highest first."""
-    groups: dict[int, list[tuple[_Variant, float]]] = {}
-    for variant, score in zip(variants, scores, strict=True):
-        groups.setdefault(variant.draft.row, []).append((variant, score))
+def _ranked_edits(candidates: Sequence[_WordEdit], scores: Sequence[float]) -> list[list[tuple[_WordEdit, float]]]:
+    """The candidate edits of each caption with their scores, the highest first."""
+    groups: dict[int, list[tuple[_WordEdit, float]]] = {}
+    for candidate, score in zip(candidates, scores, strict=True):
+        groups.setdefault(candidate.caption.row, []).append((candidate, score))
     return [sorted(group, key=lambda pair: -pair[1]) for group in groups.values()]
 
 
-def _importance(encoder: TextEncoder, drafts: Sequence[_Draft]) -> dict[int, list[int]]:
-    """Positions of each draft by falling KL(clean || caption with "[UNK]" there); positions without candidates are
-    not asked for.
+def _importance_order(encoder: TextEncoder, edited: Sequence[_EditedWords]) -> dict[int, list[int]]:
+    """Positions of each caption by falling KL(clean || caption with "[UNK]" there); one forward pass a position that
+    has replacements.
     """
-    masked = [(draft, position) for draft in drafts for position in draft.options]
-    orders: dict[int, list[int]] = {draft.row: [] for draft in drafts}
+    masked = [(caption, position) for caption in edited for position in caption.replacements]
+    orders: dict[int, list[int]] = {caption.row: [] for caption in edited}
     if not masked:
         return orders
-    without = encoder.encode([draft.with_word(position, _MASK) for draft, position in masked])
-    scores = divergence(encoder.encode([draft.text for draft, _ in masked]), without).tolist()
-    for (draft, position), _ in sorted(zip(masked, scores, strict=True), key=lambda pair: -pair[1]):
-        orders[draft.row].append(position)
-        draft.queries += 1
+    without = encoder.encode([caption.with_word(position, _MASK) for caption, position in masked])
+    scores = divergence(encoder.encode([caption.text for caption, _ in masked]), without).tolist()
+    for (caption, position), _ in sorted(zip(masked, scores, strict=True), key=lambda pair: -pair[1]):
+        orders[caption.row].append(position)
+        caption.queries += 1
     return orders

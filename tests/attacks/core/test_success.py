@@ -1,4 +1,4 @@
-"""Who counts as misled, against a ranking written out plainly.
+"""Fooled queries, against a ranking written out plainly.
 
 Shapes: N images, M captions.
 """
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from robustcli.attacks import Gallery, Pairs, ThreatModel
-from robustcli.attacks.core.success import judge
+from robustcli.attacks.core.success import fooled_queries
 from robustcli.attacks.core.target import Target
 from robustcli.attacks.core.threat import EDITS
 from robustcli.utils.seeding import generator
@@ -30,7 +30,7 @@ def test_only_what_the_attacker_may_edit_counts_as_attacked(model: ToyDual, edit
     gallery = Gallery.of(model, pairs)
     target = Target(model, pairs, gallery, ThreatModel(edits=edits))
     images, texts = _near(gallery.image_features, 1), _near(gallery.text_features, 2)
-    image_success, caption_success = judge(target, images, texts)
+    image_success, caption_success = fooled_queries(target, images, texts)
     for i in range(6):
         captions, own = gallery.text_features.clone(), pairs.owner == i
         if edits != "query":

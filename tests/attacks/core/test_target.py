@@ -1,4 +1,4 @@
-"""What an attack aims at: part of the pairs before the whole gallery, under the same threat model.
+"""Target of an attack: part of the pairs before the whole gallery, under the same threat model.
 
 Shapes: N images, M captions.
 """

@@ -53,7 +53,9 @@ def test_the_same_as_torchattacks_from_the_same_start(eps: float, loss: str) -> 
     net, images, labels = _inputs(40)
     theirs, fooled, start = _theirs("linf", eps, loss, images, labels, net)
     attack, ids = APGD(eps=eps, loss=loss), torch.arange(40)
-    silent, telling = (class_objective(loss, net, labels, tell=tell) for tell in (False, True))
+    silent, telling = (
+        class_objective(loss, net, labels, report_fooled=report_fooled) for report_fooled in (False, True)
+    )
     apart = (attack.maximise(silent, images, ids, start=start) - theirs).abs().flatten(1).amax(1) > 1e-6
     assert apart.sum() <= 1
     stopped = net(attack.maximise(telling, images, ids, start=start)).argmax(1) != labels
@@ -69,7 +71,7 @@ def test_the_same_as_torchattacks_in_l2_in_double_precision() -> None:
         theirs, _, start = _theirs("l2", 0.5, "cross_entropy", images, labels, net)
     finally:
         torch.set_default_dtype(torch.float32)
-    oracle = ImageOracle(class_objective("cross_entropy", net, labels, tell=False), QueryCounter.of(20))
+    oracle = ImageOracle(class_objective("cross_entropy", net, labels, report_fooled=False), QueryCounter.of(20))
     attack = APGD(norm="l2", eps=0.5)
     ours = attack.ascend(oracle, images, list(range(20)), attack.threat, start)
     assert (ours - theirs).abs().max() < 1e-6

@@ -8,7 +8,13 @@ import torch
 from torch import Tensor
 
 from robustcli.attacks.core.balls import ball
-from robustcli.attacks.image.hyperplane import Plane, least_margin, misled, nearest_plane, rivals_of
+from robustcli.attacks.image.hyperplane import (
+    Hyperplane,
+    least_margin,
+    misclassified,
+    nearest_hyperplane,
+    rival_classes,
+)
 from robustcli.utils.seeding import generator
 
 SHAPE = (6, 3, 5, 4)
@@ -47,7 +53,7 @@ def test_the_move_ends_on_the_plane_and_is_the_shortest_in_the_box(norm: str, si
     slope[:, 0, :2] = 0.0
     slope[2] *= 1e-30  # squares of which vanish in float32
     gap = sign * torch.tensor([0.01, 3.0, 2e-30, 0.5, 8.0, 1e-6])
-    move = Plane(gap, slope).shortest_move(images, norm)
+    move = Hyperplane(gap, slope).projection_step(images, norm)
     assert ((images + move >= 0) & (images + move <= 1)).all()
     assert torch.allclose(change(move, slope), -gap.double(), rtol=1e-5, atol=0)
     length = ball(norm, 0.0).distance(move, torch.zeros_like(move))
@@ -59,22 +65,22 @@ def test_the_move_ends_on_the_plane_and_is_the_shortest_in_the_box(norm: str, si
 def test_a_plane_out_of_reach_ends_in_the_corner_and_no_slope_goes_nowhere(norm: str) -> None:
     images, slope = on_faces(), draw(42)
     slope[0] = 0.0
-    moved = images + Plane(torch.full((6,), -1e6), slope).shortest_move(images, norm)
+    moved = images + Hyperplane(torch.full((6,), -1e6), slope).projection_step(images, norm)
     assert torch.equal(moved[0], images[0])
     assert torch.allclose(moved[1:], (slope[1:] > 0).float(), atol=1e-6)
 
 
 def test_the_move_of_a_sample_does_not_depend_on_the_others() -> None:
-    images, plane = on_faces(), Plane(draw(43)[:, 0, 0, 0], draw(44))
-    whole = plane.shortest_move(images, "l2")
-    alone = Plane(plane.gap[3:4], plane.slope[3:4]).shortest_move(images[3:4], "l2")
+    images, plane = on_faces(), Hyperplane(draw(43)[:, 0, 0, 0], draw(44))
+    whole = plane.projection_step(images, "l2")
+    alone = Hyperplane(plane.gap[3:4], plane.gradient[3:4]).projection_step(images[3:4], "l2")
     assert torch.allclose(whole[3:4], alone, atol=1e-7)
 
 
 def test_a_plane_is_the_same_from_elsewhere() -> None:
-    here, there, plane = on_faces(), on_faces().flip(0), Plane(draw(45)[:, 0, 0, 0], draw(46))
-    seen = plane.seen_from(there, here)
-    assert torch.allclose(seen.gap.double(), plane.gap + change(there - here, plane.slope), atol=1e-5)
+    here, there, plane = on_faces(), on_faces().flip(0), Hyperplane(draw(45)[:, 0, 0, 0], draw(46))
+    seen = plane.taken_at(there, here)
+    assert torch.allclose(seen.gap.double(), plane.gap + change(there - here, plane.gradient), atol=1e-5)
 
 
 @pytest.mark.parametrize(("norm", "nearest"), [("l2", 1), ("linf", 2)])
@@ -83,21 +89,21 @@ def test_the_nearest_plane_depends_on_the_norm(norm: str, nearest: int) -> None:
     logits, labels = torch.tensor([[4.0, 1.0, 1.0, 3.9]]), torch.zeros(1, dtype=torch.long)
     slopes = torch.zeros(4, 1, 1, 4, 4)
     slopes[1, 0, 0, 0, 0], slopes[2] = 10.0, 1.0
-    rivals = rivals_of(logits, labels)
-    plane = nearest_plane(logits, lambda classes, _: (slopes[i] for i in classes[0]), labels, rivals, norm)
-    assert torch.equal(plane.slope, slopes[nearest])
+    rivals = rival_classes(logits, labels)
+    plane = nearest_hyperplane(logits, lambda classes, _: (slopes[i] for i in classes[0]), labels, rivals, norm)
+    assert torch.equal(plane.gradient, slopes[nearest])
     assert plane.gap.item() == pytest.approx(-3, abs=1e-3)
 
 
 def test_rivals_come_in_the_order_of_their_logits() -> None:
     logits, labels = torch.tensor([[3.0, 5.0, 4.0, 1.0], [9.0, 1.0, 2.0, 3.0]]), torch.tensor([1, 2])
-    assert rivals_of(logits, labels).tolist() == [[2, 0, 3], [0, 3, 1]]
-    assert rivals_of(logits, labels, 2).tolist() == [[2, 0], [0, 3]]
+    assert rival_classes(logits, labels).tolist() == [[2, 0, 3], [0, 3, 1]]
+    assert rival_classes(logits, labels, 2).tolist() == [[2, 0], [0, 3]]
 
 
 def test_a_lead_that_could_be_rounding_does_not_count() -> None:
     logits, labels = torch.tensor([[0.0, 100.0], [0.0, 100.0], [0.0, 0.0]]), torch.tensor([0, 1, 0])
-    assert misled(logits, labels).tolist() == [True, False, False]
+    assert misclassified(logits, labels).tolist() == [True, False, False]
     close = torch.tensor([[100.0, 100.0001], [100.0, 100.01]])
-    assert misled(close, torch.tensor([0, 0])).tolist() == [False, True]
+    assert misclassified(close, torch.tensor([0, 0])).tolist() == [False, True]
     assert least_margin(logits).tolist() == pytest.approx([1e-3, 1e-3, 0.0])

@@ -14,8 +14,8 @@ from robustcli.attacks import CW, FAB, FMN, DeepFool, MinimumNormAttack, Reduced
 from robustcli.attacks.core.balls import ball
 from robustcli.attacks.core.counter import QueryCounter
 from robustcli.attacks.core.oracle import LogitOracle
-from robustcli.attacks.image.hyperplane import Plane
-from robustcli.attacks.image.smallest import Smallest
+from robustcli.attacks.image.hyperplane import Hyperplane
+from robustcli.attacks.image.nearest import NearestAdversarials
 from robustcli.utils.errors import UserError
 from robustcli.utils.seeding import generator
 
@@ -50,7 +50,7 @@ def boxed(norm: str, n: int) -> tuple[nn.Module, Tensor, Tensor, Tensor]:
     score = images.flatten(1) @ weight.flatten()
     model = LinearClassifier(weight, float(1.0 - score.amin()))
     gap, slope = score + model.bias.detach(), weight.expand(n, *shape)
-    distance = ball(norm, 0.0).distance(images + Plane(gap, slope).shortest_move(images, norm), images)
+    distance = ball(norm, 0.0).distance(images + Hyperplane(gap, slope).projection_step(images, norm), images)
     free = gap / (weight.norm() if norm == "l2" else weight.abs().sum())
     assert (distance > 1.05 * free).any(), "the box stands in nobody's way"
     return model, images, torch.ones(n, dtype=torch.long), distance
@@ -69,7 +69,7 @@ def test_on_a_linear_model_the_box_is_reckoned_with(name: str, n: int) -> None:
 
 @pytest.mark.parametrize("name", ATTACKS)
 def test_moves_the_wrong_way_are_noticed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the test above is worth: with its gradients turned round no attack comes near."""
+    """Mutation of the test above: with the sign of its gradients flipped no attack comes near."""
     attack, gradient = ATTACKS[name], torch.autograd.grad
     monkeypatch.setattr(torch.autograd, "grad", lambda *args, **kwargs: (-gradient(*args, **kwargs)[0],))
     model, images, labels, distance = boxed(attack.norm, 3)
@@ -216,9 +216,9 @@ def test_a_lucky_draw_is_no_success(attack: MinimumNormAttack) -> None:
 def test_no_change_at_all_is_no_success_against_a_model_that_draws(randomised: bool) -> None:
     clean, rows, wrong = torch.full((2, 3, 8, 8), 0.5), torch.arange(2), torch.tensor([[0.0, 1.0]]).expand(2, -1)
     oracle = LogitOracle(lambda images: wrong[: len(images)], QueryCounter.of(2), randomised=randomised)
-    best = Smallest(clean, torch.zeros(2, dtype=torch.long), ball("l2", None), oracle)
-    assert best.offer(clean, rows, wrong).tolist() == [not randomised] * 2
-    assert best.offer(clean + 0.01, rows, wrong).all()
+    best = NearestAdversarials(clean, torch.zeros(2, dtype=torch.long), ball("l2", None), oracle)
+    assert best.update(clean, rows, wrong).tolist() == [not randomised] * 2
+    assert best.update(clean + 0.01, rows, wrong).all()
     assert bool((best.norm > 0).all()) == randomised
 
 
@@ -226,13 +226,13 @@ def test_no_change_at_all_is_no_success_against_a_model_that_draws(randomised: b
 def test_a_restart_begins_half_as_far_as_what_is_known_by_a_draw_of_its_own(norm: str) -> None:
     clean, ids, rows = torch.full((4, 3, 8, 8), 0.5), torch.arange(4) + 7, torch.arange(4)
     oracle = LogitOracle(nn.Identity(), QueryCounter.of(4))
-    best = Smallest(clean, torch.zeros(4, dtype=torch.long), ball(norm, None), oracle)
+    best = NearestAdversarials(clean, torch.zeros(4, dtype=torch.long), ball(norm, None), oracle)
     best.norm[1] = 0.02
-    assert torch.equal(best.start(rows, ids, 0.3, 0, "fab", 0), clean)
-    first, second = best.start(rows, ids, 0.3, 0, "fab", 1), best.start(rows, ids, 0.3, 0, "fab", 2)
+    assert torch.equal(best.first_iterates(rows, ids, 0.3, 0, "fab", 0), clean)
+    first, second = best.first_iterates(rows, ids, 0.3, 0, "fab", 1), best.first_iterates(rows, ids, 0.3, 0, "fab", 2)
     distance = ball(norm, 0.0).distance(first, clean)
     assert distance.tolist() == pytest.approx([0.15, 0.01, 0.15, 0.15], rel=1e-4)
-    assert torch.allclose(best.start(rows[2:], ids, 0.3, 0, "fab", 1), first[2:])
+    assert torch.allclose(best.first_iterates(rows[2:], ids, 0.3, 0, "fab", 1), first[2:])
     assert not torch.allclose(first, second)
     assert not torch.allclose(first[2], first[3])
 
@@ -274,7 +274,7 @@ def test_the_better_of_two_restarts_of_cw_is_kept() -> None:
     assert (twice.norm < once.norm).any()
 
 
-def test_cw_ends_where_the_model_is_just_misled() -> None:
+def test_cw_ends_at_the_decision_boundary() -> None:
     """Steps that are too large by far overshoot; what they found is shortened on the way back."""
     net, images, labels = inputs(8)
     found = CW(c=1, steps=3, lr=0.3, search_steps=1)(net, images, labels)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from robustcli.attacks import SepAttack
-from robustcli.attacks.image.square import Square, bump_pair, share
+from robustcli.attacks.image.square import Square, bump_pair, p_selection
 from robustcli.utils.errors import UserError
 from robustcli.utils.seeding import generator
 
@@ -23,8 +23,8 @@ def _inputs(n: int) -> tuple[nn.Module, Tensor, Tensor]:
 def test_the_windows_shrink_at_the_points_of_the_paper() -> None:
     at = [0, 10, 11, 50, 51, 201, 501, 1001, 2001, 4001, 6001, 8001, 9999]
     halvings = [0, 0, 1, 1, 2, 3, 4, 5, 6, 7, 8, 9, 9]
-    assert [share(0.8, query, 10_000) for query in at] == [0.8 / 2**times for times in halvings]
-    assert share(0.8, 26, 5000) == 0.8 / 4  # rescaled: as far as query 52 of 10,000
+    assert [p_selection(0.8, query, 10_000) for query in at] == [0.8 / 2**times for times in halvings]
+    assert p_selection(0.8, 26, 5000) == 0.8 / 4  # rescaled: as far as query 52 of 10,000
 
 
 @pytest.mark.parametrize("side", [1, 2, 3, 5, 8])

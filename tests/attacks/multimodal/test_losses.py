@@ -13,7 +13,7 @@ from robustcli.attacks.core.gallery_losses import DIRECTIONS, image_over_gallery
 from robustcli.attacks.core.losses import (
     IMAGE_LOSSES,
     TEXT_LOSSES,
-    OwnCaptions,
+    PairedCaptions,
     Target,
     image_objective,
     text_objective,
@@ -199,7 +199,7 @@ def test_the_text_margin_counts_every_true_image(model: ToyDual) -> None:
 
 
 def test_own_captions_are_found_in_any_order() -> None:
-    own = OwnCaptions.of(torch.tensor([2, 0, 2, 0, 2]), 4)
+    own = PairedCaptions.of(torch.tensor([2, 0, 2, 0, 2]), 4)
     assert own.table.tolist() == [[1, 3, 0], [0, 0, 0], [0, 2, 4], [0, 0, 0]]
     assert own.valid.sum(1).tolist() == [2, 0, 3, 0]
     values = torch.tensor([[1.0, 3.0, 100.0], [1.0, 2.0, 6.0], [9.0, 9.0, 9.0]])

@@ -29,7 +29,7 @@ from robustcli.attacks import (
 )
 from robustcli.attacks.core.counter import QueryCounter
 from robustcli.attacks.core.losses import Target, divergence, image_objective
-from robustcli.attacks.multimodal.sga import _own_noise
+from robustcli.attacks.multimodal.sga import _noise_by_image
 from robustcli.utils.errors import UserError
 from robustcli.utils.seeding import generator
 
@@ -295,7 +295,7 @@ def test_sga_lowers_the_cosines_to_all_captions_over_all_scales(model: ToyDual, 
 
 
 def test_sga_s_noise_is_each_image_s_own_and_new_each_time() -> None:
-    noise, again = _own_noise([7, 8], 0), _own_noise([8], 0)
+    noise, again = _noise_by_image([7, 8], 0), _noise_by_image([8], 0)
     first, second = noise(torch.tensor([0, 1]), (4, 2)), noise(torch.tensor([1]), (4, 2))
     assert not torch.equal(first[0], first[1])
     assert torch.equal(again(torch.tensor([0]), (4, 2))[0], first[1])

@@ -1,4 +1,4 @@
-"""Where replacements come from, and how they are kept."""
+"""Sources of replacements, and their cache."""
 
 import json
 import multiprocessing
@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from robustcli.attacks import Cached, EmbeddingNeighbours, SynonymTable
-from robustcli.attacks.text.candidates import Candidates
+from robustcli.attacks.text.candidates import Replacements
 from robustcli.attacks.text.stopwords import STOP_WORDS
 from robustcli.utils.errors import UserError
 
@@ -58,7 +58,7 @@ class Counting:
         self.asked: list[str] = []
         self.fails = fails
 
-    def __call__(self, captions: Sequence[str]) -> list[Candidates]:
+    def __call__(self, captions: Sequence[str]) -> list[Replacements]:
         if self.fails:
             raise RuntimeError("killed")
         self.asked.extend(captions)

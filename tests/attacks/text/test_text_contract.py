@@ -195,7 +195,7 @@ def _edited(target: Target, found: Sequence[str]) -> set[tuple[str, str]]:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_constraints_are_asked_of_every_variant_and_obeyed(target: Target, name: str) -> None:
-    """What an attack would do at once is forbidden: it does the next best."""
+    """With its first choice forbidden, an attack makes the next best edit."""
     free = _edited(target, _maximise(text_attack(name, 1), target))
     picky = _Picky(free)
     bound = _edited(target, _maximise(text_attack(name, 1, constraints=[picky]), target))

@@ -30,9 +30,9 @@ def test_side_by_side_is_one_by_one(attack: ClassifierAttack, monkeypatch: pytes
         return logits
 
     labels = net(images).argmax(1)
-    monkeypatch.setattr(oracle, "_FULL", {"cpu": (1, 1)})
+    monkeypatch.setattr(oracle, "_FULL_PASS", {"cpu": (1, 1)})
     alone = attack(net, images, labels)
-    monkeypatch.setattr(oracle, "_FULL", {"cpu": (200 * 192, 200)})
+    monkeypatch.setattr(oracle, "_FULL_PASS", {"cpu": (200 * 192, 200)})
     together = attack(net, images, labels)
     assert alone.success.any()
     assert (together.images - alone.images).abs().max() < 1e-6
