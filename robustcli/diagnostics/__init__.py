@@ -1,6 +1,6 @@
 """Diagnostics of robust numbers: is the model robust, or the attack on it weak?
 
-``diagnose(ClassifierSubject(model, images, labels, threat), attack)`` says, check by check, *ok*, *suspect* or *not
+``diagnose(ClassifierSubject(model, images, labels, threat), attack)`` gives a finding a check: *ok*, *suspect* or *not
 run*.
 """
 

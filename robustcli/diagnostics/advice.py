@@ -1,21 +1,18 @@
-"""Remedies: what to type where a number is too good to be true.
-
-Each names keys of the command that printed it, so that it can be pasted behind that command.
-"""
+"""Remedies for suspect numbers, as overrides that can be pasted behind the command that printed them."""
 
 from dataclasses import dataclass, field
 from typing import Any
 
-from robustcli.diagnostics.changes import takes
+from robustcli.diagnostics.changes import has_setting
 
 
 @dataclass(frozen=True, kw_only=True)
 class ConfigKeys:
-    """Where an attack stands in the config of a command.
+    """Config keys of an attack in the config of a command.
 
     Attributes:
-        image, text: the settings of its search of images, and of that of captions, such as ``attacks.sga.image``.
-        another: the override by which the command runs another attack as well, with ``{0}`` for its name.
+        image, text: nodes of its image and its text part, such as ``attacks.sga.image``.
+        another: override that adds another attack to the command, with ``{0}`` for its name.
     """
 
     image: str = "attack"
@@ -25,12 +22,12 @@ class ConfigKeys:
 
 @dataclass(frozen=True, kw_only=True)
 class Advice:
-    """Remedies for one attack.
+    """Remedies for the flaws of one attack, a property or method each.
 
     Args:
-        keys: where it stands in the config.
-        ensemble: the attack that takes its claim as far as we can.
-        search: its search of images; what that does not have is not advised.
+        keys: its config keys.
+        ensemble: name of the strongest ensemble for its task.
+        search: its innermost image attack; settings that it has not are not advised.
     """
 
     keys: ConfigKeys = field(default_factory=ConfigKeys)
@@ -47,7 +44,7 @@ class Advice:
 
     @property
     def saturated(self) -> str:
-        """Cross-entropy that is flat where the margin is not."""
+        """Saturated cross-entropy: flat where the margin is not."""
         return (
             f"The loss is saturated, its margin is not: set {self._image}.loss=margin or {self._image}.loss=dlr, which "
             f"do not change with the scale of the logits, or add {self._another(self.ensemble)}."
@@ -55,7 +52,7 @@ class Advice:
 
     @property
     def shattered(self) -> str:
-        """No gradient at all."""
+        """Shattered gradients: none with the margin either."""
         return (
             "A step of the model has no useful gradient (rounding, JPEG, argmax): give it one with BPDA, and add "
             f"{self._another('square')}, which needs none."
@@ -63,13 +60,13 @@ class Advice:
 
     @property
     def randomised(self) -> str:
-        """Answers that are drawn, one at a time."""
+        """Randomised model without EOT."""
         return "Average the gradient over draws and judge on fresh ones: evaluation.eot=20 evaluation.fresh=10."
 
     @property
     def not_monotone(self) -> str:
-        """A larger ball that breaks less."""
-        if takes(self.search, "alpha") and self.search.alpha is not None:
+        """Success that is lost in a larger ball."""
+        if has_setting(self.search, "alpha") and self.search.alpha is not None:
             return f"The step does not fit the ball: set {self._image}.alpha=null, so that it grows with threat.eps."
         return (
             "The search loses in a large ball what it found in a small one: add "
@@ -78,7 +75,7 @@ class Advice:
 
     @property
     def masked(self) -> str:
-        """A ball that holds every image and breaks nothing."""
+        """Survivors in a ball that holds every image."""
         return (
             "Gradients are masked, or the attack is broken: BPDA or evaluation.eot for the defence, "
             f"{self._loss('margin')}{self._another('square')} beside it."
@@ -86,7 +83,7 @@ class Advice:
 
     @property
     def black_box(self) -> str:
-        """A search without gradients that finds more."""
+        """Black-box attack that fools more."""
         return (
             f"The gradients mislead the attack: {self._loss('margin')}BPDA or evaluation.eot for the defence; take "
             f"{self._another(self.ensemble)} for the claim."
@@ -94,7 +91,7 @@ class Advice:
 
     @property
     def stronger(self) -> str:
-        """APGD that finds more."""
+        """APGD that fools more."""
         return (
             f"The attack is weak for its budget: add {self._another('apgd')}, or {self._another(self.ensemble)} "
             "for the claim."
@@ -102,7 +99,7 @@ class Advice:
 
     @property
     def transfer(self) -> str:
-        """Another model's images that fool more."""
+        """Transfer attack that fools more."""
         return (
             "The model's own gradients serve worse than another's: run it again with evaluation.surrogate=WEIGHTS of "
             "that model, and use BPDA or evaluation.eot for the defence."
@@ -110,21 +107,21 @@ class Advice:
 
     @property
     def words(self) -> str:
-        """A search over words that loses what it had found."""
+        """Success of a text search that is lost with a larger budget."""
         return (
             f"The search drops what it had found: set {self._text}.search=exhaustive, or a larger {self._text}.top_k."
         )
 
     def more_steps(self, steps: int) -> str:
-        """Twice its steps, ``steps``, that made it stronger."""
+        """Too few steps; ``steps`` are twice its own."""
         return (
             f"The attack had not converged: set {self._image}.steps={steps}, until nothing changes, or add "
             f"{self._another('apgd')}."
         )
 
     def still_rising(self, steps: int) -> str:
-        """A loss that rises to the end; ``steps`` are more than it took."""
-        key = "queries" if takes(self.search, "queries") else "steps"
+        """Loss that still rises at the end; ``steps`` are twice its own."""
+        key = "queries" if has_setting(self.search, "queries") else "steps"
         return f"The attack ends on its way up: set {self._image}.{key}={steps}, or add {self._another('apgd')}."
 
     @property
@@ -139,6 +136,6 @@ class Advice:
         return self.keys.another.format(name)
 
     def _loss(self, name: str) -> str:
-        if not takes(self.search, "loss") or self.search.loss == name:
+        if not has_setting(self.search, "loss") or self.search.loss == name:
             return ""
         return f"{self._image}.loss={name}, "

@@ -1,4 +1,4 @@
-"""The same attack with something else in the place of its innermost search of images."""
+"""Modified copies of an attack: another innermost search, other settings, another radius, one part alone."""
 
 from collections.abc import Callable
 from dataclasses import fields
@@ -9,36 +9,36 @@ from robustcli.attacks import PGD, Attack, ClassifierAttack, RetrievalAttack, Th
 AnyAttack = ClassifierAttack | RetrievalAttack
 
 
-def takes(attack: Attack, name: str) -> bool:
-    """Whether ``name`` is a setting of the attack."""
+def has_setting(attack: Attack, name: str) -> bool:
+    """True if ``name`` is a setting of the attack."""
     return any(field.name == name for field in fields(attack))
 
 
 def setting(attack: Attack | None, name: str, default: Any = None) -> Any:
-    """The setting ``name`` of the attack; ``default`` where it has none."""
-    return getattr(attack, name) if attack is not None and takes(attack, name) else default
+    """Value of the setting ``name``; ``default`` where the attack has none."""
+    return getattr(attack, name) if attack is not None and has_setting(attack, name) else default
 
 
 def layers(attack: AnyAttack) -> list[AnyAttack]:
-    """The attack, what it wraps, and so on; last the one that searches."""
+    """Nested attacks from the outermost to the innermost, which holds the search."""
     inner = getattr(attack, "attack", None)
     return [attack, *(layers(inner) if isinstance(inner, ClassifierAttack | RetrievalAttack) else [])]
 
 
 def image_search(attack: AnyAttack) -> ClassifierAttack | None:
-    """The innermost search of images; None of an attack on captions alone."""
+    """Innermost image attack; None of an attack on captions alone."""
     last = layers(attack)[-1]
     if isinstance(last, ClassifierAttack):
         return last
     if last.image is None:
         return None
-    found = layers(last.image)[-1]
-    assert isinstance(found, ClassifierAttack)
-    return found
+    innermost = layers(last.image)[-1]
+    assert isinstance(innermost, ClassifierAttack)
+    return innermost
 
 
 def with_search(attack: AnyAttack, change: Callable[[ClassifierAttack], ClassifierAttack]) -> AnyAttack:
-    """The attack with ``change`` of its innermost search of images in its place."""
+    """Copy of the attack with its innermost image attack replaced by ``change`` of it."""
     inner = getattr(attack, "attack", None)
     if isinstance(inner, ClassifierAttack | RetrievalAttack):
         return attack.replace(attack=with_search(inner, change))
@@ -48,12 +48,14 @@ def with_search(attack: AnyAttack, change: Callable[[ClassifierAttack], Classifi
 
 
 def with_settings(attack: AnyAttack, **changed: object) -> AnyAttack:
-    """The attack with other settings of its innermost search; those that it does not have are left out."""
-    return with_search(attack, lambda search: search.replace(**{k: v for k, v in changed.items() if takes(search, k)}))
+    """Copy of the attack with other settings of its innermost image attack; others are ignored."""
+    return with_search(
+        attack, lambda search: search.replace(**{k: v for k, v in changed.items() if has_setting(search, k)})
+    )
 
 
-def resized(attack: AnyAttack, threat: ThreatModel, eps: float) -> tuple[AnyAttack, ThreatModel]:
-    """The attack and the threat model at another radius; a step size that was given is scaled along."""
+def at_eps(attack: AnyAttack, threat: ThreatModel, eps: float) -> tuple[AnyAttack, ThreatModel]:
+    """Copies of attack and threat model at another radius; an explicit step size is scaled along."""
 
     def scaled(search: ClassifierAttack) -> ClassifierAttack:
         if isinstance(search, PGD) and search.alpha is not None and threat.radius:
@@ -63,11 +65,11 @@ def resized(attack: AnyAttack, threat: ThreatModel, eps: float) -> tuple[AnyAtta
     return with_search(attack, scaled), threat.at(eps)
 
 
-def one_side(attack: AnyAttack, side: str) -> AnyAttack | None:
-    """The attack with its ``image`` or its ``text`` part alone; None where it has no such part."""
+def single_part(attack: AnyAttack, side: str) -> AnyAttack | None:
+    """Copy of the attack with its ``image`` or its ``text`` part alone; None where it has no such part."""
     inner = getattr(attack, "attack", None)
     if isinstance(inner, RetrievalAttack):
-        single = one_side(inner, side)
+        single = single_part(inner, side)
         return None if single is None else attack.replace(attack=single)
     if isinstance(attack, RetrievalAttack):
         other = "text" if side == "image" else "image"

@@ -1,10 +1,10 @@
-"""The checks: each looks at one way in which a robust number can be too good to be true.
+"""Checks of the attack behind a robust number, each for one way in which the number can be too high.
 
 Most are from the checklist of Carlini et al. 2019 ("On evaluating adversarial robustness") and the signs of Athalye et
-al. 2018 ("Obfuscated gradients give a false sense of security", section 3.1). A count is held against luck, see
-`beyond`. A check that cannot be made gives the reason.
+al. 2018 ("Obfuscated gradients give a false sense of security", section 3.1). Counts pass a binomial test, see
+`exceeds_chance`. A check gives a judgement, or the reason why it was not run.
 
-Shapes: Q queries, K passes.
+Shapes: N queries in all, K passes or gradients.
 """
 
 from itertools import pairwise
@@ -13,162 +13,177 @@ import torch
 from torch import Tensor
 
 from robustcli.attacks.core.base import ImageAttack
-from robustcli.diagnostics.changes import resized, setting, takes, with_search, with_settings
-from robustcli.diagnostics.evidence import Evidence
-from robustcli.diagnostics.finding import Judgement, beyond
-from robustcli.diagnostics.watching import Climb, Traced
+from robustcli.diagnostics.changes import at_eps, has_setting, setting, with_search, with_settings
+from robustcli.diagnostics.context import CheckContext
+from robustcli.diagnostics.finding import Judgement, exceeds_chance
+from robustcli.diagnostics.tracing import LossTrace, TracedAttack
 
-_USELESS = 0.05  # share of the gradients that may be zero or vanish
-_BROKEN = 0.01  # share that may hold a NaN
+_USELESS = 0.05  # largest share of zero or vanishing gradients
+_BROKEN = 0.01  # largest share with a NaN
 # A rise of the loss below the resolution of float32 at 1 (6e-8), where the label's own probability has rounded to 1
 # and its part of the gradient to 0; the gradient that is left is mostly rounding.
 _VANISHING = 1e-8
 _LUCK = 0.03  # share of the queries that one of two searches of equal strength may win by luck
-_STANDING = 0.05  # share that may stand in a ball that holds every image: a sound attack may fail on them
-_LATE = 0.05  # of the climb in the last tenth of the passes; at constant speed it is 0.1
-_LEAST_STEPS = 5  # of which a tenth can be told
-_ACROSS = 20  # steps that an attack has to cross the whole box
+_SURVIVING = 0.05  # share of survivors in a ball that holds every image which a sound attack may leave
+_LATE = 0.05  # largest share of the rise in the last tenth of the passes; at constant speed it is 0.1
+_LEAST_STEPS = 5  # fewer have no last tenth to speak of
+_ACROSS = 20  # least steps of an attack that has to cross the whole box
 
 
-def gradients(case: Evidence) -> Judgement | str:
-    """Zero, NaN and vanishing gradients: a loss that cannot be climbed looks like a model that cannot be fooled."""
-    if (reason := case.no_search()) is not None:
+def gradients(context: CheckContext) -> Judgement | str:
+    """Gradient masking: shares of zero, NaN and vanishing gradients. Without gradient any model looks robust."""
+    if (reason := context.no_search()) is not None:
         return reason
-    found = case.outcome
-    if not found.gradients:
+    outcome = context.outcome
+    if not outcome.gradients:
         return "the attack asks for no gradients"
-    zero, nan, flat = found.zero / found.gradients, found.nan / found.gradients, _flat(case, found.slopes)
-    measured = f"of {found.gradients} gradients {zero:.1%} zero, {nan:.1%} with a NaN, {flat:.1%} vanishing"
+    zero, nan = outcome.zero / outcome.gradients, outcome.nan / outcome.gradients
+    flat = _vanishing_share(context, outcome.gradient_norms)
+    measured = f"of {outcome.gradients} gradients {zero:.1%} zero, {nan:.1%} with a NaN, {flat:.1%} vanishing"
     if nan > _BROKEN:
-        return Judgement(True, measured, case.advice.nan)
+        return Judgement(True, measured, context.advice.nan)
     if max(zero, flat) <= _USELESS:
         return Judgement(False, measured)
-    return Judgement(True, measured, case.advice.saturated if _margin_has_slope(case) else case.advice.shattered)
+    advice = context.advice
+    return Judgement(True, measured, advice.saturated if _margin_has_gradient(context) else advice.shattered)
 
 
-def randomised(case: Evidence) -> Judgement | str:
-    """A model that draws, under an attack that sees one draw at a time."""
-    if not case.subject.randomised:
+def randomised(context: CheckContext) -> Judgement | str:
+    """Randomised model under an attack that does not average over draws (EOT)."""
+    if not context.subject.randomised:
         return Judgement(False, "two passes over the same images agree")
-    if case.draws > 1:
+    if context.draws > 1:
         return Judgement(
-            False, f"answers are drawn; the attack averages {case.draws} draws, and most of 20 fresh count"
+            False, f"answers are drawn; the attack averages {context.draws} draws, and most of 20 fresh count"
         )
-    return Judgement(True, "two passes over the same images differ", case.advice.randomised)
+    return Judgement(True, "two passes over the same images differ", context.advice.randomised)
 
 
-def monotone_in_eps(case: Evidence) -> Judgement | str:
-    """A larger ball holds the smaller one, so what falls within the small one must not stand in the large one."""
-    if (reason := case.no_radius()) is not None:
+def monotone_in_eps(context: CheckContext) -> Judgement | str:
+    """Monotonicity in eps: a larger ball holds the smaller one, so success within the smaller one must persist."""
+    if (reason := context.no_radius()) is not None:
         return reason
-    if case.minimum_norm:
+    if context.minimum_norm:
         return "a minimum-norm attack: the curve is one run, cut off at eps"
-    assert case.attack is not None
-    factors = (1.0, 2.0) if case.ensemble else (0.5, 1.0, 2.0)
-    radii = [min(case.eps * factor, case.whole) for factor in factors]
-    found = [
-        case.success if eps == case.eps else case.successes(*resized(case.attack, case.threat, eps)) for eps in radii
+    assert context.image_attack is not None
+    factors = (1.0, 2.0) if context.ensemble else (0.5, 1.0, 2.0)
+    radii = [min(context.eps * factor, context.eps_of_box) for factor in factors]
+    successes = [
+        context.success if eps == context.eps else context.successes(*at_eps(context.image_attack, context.threat, eps))
+        for eps in radii
     ]
-    lost = [int((before & ~after).sum()) for before, after in pairwise(found)]
-    measured = f"{_rates(found)} at {', '.join(f'{factor:g}' for factor in factors)} eps; {sum(lost)} stand up again"
-    return Judgement(any(beyond(count, len(found[0]), _LUCK) for count in lost), measured, case.advice.not_monotone)
+    lost = [int((before & ~after).sum()) for before, after in pairwise(successes)]
+    shown = ", ".join(f"{factor:g}" for factor in factors)
+    measured = f"{_rates(successes)} at {shown} eps; {sum(lost)} stand up again"
+    suspect = any(exceeds_chance(count, len(successes[0]), _LUCK) for count in lost)
+    return Judgement(suspect, measured, context.advice.not_monotone)
 
 
-def more_steps(case: Evidence) -> Judgement | str:
-    """Twice the steps from the same start: what they add was missing from the number."""
-    if (reason := case.no_radius()) is not None:
+def more_steps(context: CheckContext) -> Judgement | str:
+    """Convergence: survivors that twice the steps from the same start fool."""
+    if (reason := context.no_radius()) is not None:
         return reason
-    assert case.attack is not None and case.search is not None
-    if case.ensemble:
+    assert context.image_attack is not None and context.search is not None
+    if context.ensemble:
         return "an ensemble: judge its members one by one"
-    if not takes(case.search, "steps"):
-        return f"{type(case.search).__name__} takes no steps"
-    steps: int = setting(case.search, "steps")
-    more, left, count = case.more(with_settings(case.attack, steps=2 * steps))
+    if not has_setting(context.search, "steps"):
+        return f"{type(context.search).__name__} takes no steps"
+    steps: int = setting(context.search, "steps")
+    more, left, count = context.newly_fooled(with_settings(context.image_attack, steps=2 * steps))
     measured = f"{more} of the {left} that are left of {count} fall with {2 * steps} steps in place of {steps}"
-    return Judgement(beyond(more, count, _LUCK), measured, case.advice.more_steps(2 * steps))
+    return Judgement(exceeds_chance(more, count, _LUCK), measured, context.advice.more_steps(2 * steps))
 
 
-def last_step(case: Evidence) -> Judgement | str:
-    """Whether the loss of the images that stand still climbs when the attack ends; more steps may show nothing yet."""
-    if (reason := case.no_radius()) is not None:
+def last_step(context: CheckContext) -> Judgement | str:
+    """Convergence of the loss: share of its rise in the last tenth of the passes, over the survivors.
+
+    A loss that still rises is a sign of too few steps also where twice as many fool no further query yet.
+    """
+    if (reason := context.no_radius()) is not None:
         return reason
-    search, climb = case.search, Climb()
-    assert case.attack is not None
-    if case.subject.randomised:
+    search, trace = context.search, LossTrace()
+    assert context.image_attack is not None
+    if context.subject.randomised:
         return "the loss is drawn, so that its highest value rises with every pass"
-    if not isinstance(search, ImageAttack) or case.ensemble or setting(search, "targets"):
-        return f"{type(case.given).__name__} does not climb one loss from step to step"
+    if not isinstance(search, ImageAttack) or context.ensemble or setting(search, "targets"):
+        return f"{type(context.full_attack).__name__} does not climb one loss from step to step"
     steps: int = setting(search, "steps", setting(search, "queries", 1))
     if steps < _LEAST_STEPS:
         return f"the attack takes fewer than {_LEAST_STEPS} steps"
-    once = search.replace(restarts=1) if takes(search, "restarts") else search
-    rows, left, count = case.images_of(case.standing), int(case.standing.sum()), int(case.reached.sum())
-    if not beyond(left, count, _LUCK):
+    once = search.replace(restarts=1) if has_setting(search, "restarts") else search
+    left, count = int(context.survivors.sum()), int(context.attackable.sum())
+    if not exceeds_chance(left, count, _LUCK):
         return Judgement(False, f"{left} of {count} are left, too few to change the number")
-    case.subject.attacked(with_search(case.attack, lambda _: Traced(once, climb)), rows)
-    heights = _in_logits(climb.best()) if search.loss == "cross_entropy" else climb.best()
-    late = max(1, round((len(heights) - 1) / 10))
-    total, end = heights[-1] - heights[0], heights[-1] - heights[-1 - late]
+    traced = with_search(context.image_attack, lambda _: TracedAttack(once, trace))
+    context.subject.attacked(traced, context.images_of(context.survivors))
+    losses = trace.best_so_far()
+    if search.loss == "cross_entropy":
+        losses = _log_odds(losses)
+    late = max(1, round((len(losses) - 1) / 10))
+    total, end = losses[-1] - losses[0], losses[-1] - losses[-1 - late]
     if not bool((total > 0).any()):
         return "the loss never rose: see gradients"
     share = float((end / total)[total > 0].median())
-    measured = f"{share:.1%} of the climb in the last {late} of {len(heights) - 1} passes, in the median of what stands"
-    return Judgement(share > _LATE, measured, case.advice.still_rising(2 * steps))
+    measured = f"{share:.1%} of the climb in the last {late} of {len(losses) - 1} passes, in the median of what stands"
+    return Judgement(share > _LATE, measured, context.advice.still_rising(2 * steps))
 
 
-def unbounded_eps(case: Evidence) -> Judgement | str:
-    """An eps that allows any image must leave nothing, or chance; a ball also holds what fell in the smaller ones."""
-    if (reason := case.no_search()) is not None:
+def unbounded_eps(context: CheckContext) -> Judgement | str:
+    """Unbounded eps: a ball that holds every image must leave accuracy at chance. Success in smaller balls counts."""
+    if (reason := context.no_search()) is not None:
         return reason
-    assert case.attack is not None and case.search is not None
-    reason = case.no_eps()
-    if reason is not None and not case.minimum_norm:
+    assert context.image_attack is not None and context.search is not None
+    reason = context.no_eps()
+    if reason is not None and not context.minimum_norm:
         return reason
-    count = int(case.subject.breakable().sum())
+    count = int(context.subject.foolable().sum())
     if not count:
         return "other entries of the gallery that are true of the queries cannot be edited"
-    left = int(_unbroken(case).sum())
+    left = int(_survivors_without_bound(context).sum())
     measured = f"{left} of {count} stand in a ball that holds every image"
-    return Judgement(beyond(left, count, _STANDING + case.subject.chance), measured, case.advice.masked)
+    return Judgement(exceeds_chance(left, count, _SURVIVING + context.subject.chance), measured, context.advice.masked)
 
 
-def _unbroken(case: Evidence) -> Tensor:
-    """(N,) bool: the queries that some image must mislead, and that none does."""
-    assert case.attack is not None
-    left = case.subject.breakable() & case.standing
-    if case.minimum_norm:
-        runs = [(case.attack, case.threat.at(None))]
+def _survivors_without_bound(context: CheckContext) -> Tensor:
+    """(N,) bool: foolable queries that survive at the radius and in balls up to one that holds every image."""
+    assert context.image_attack is not None
+    left = context.subject.foolable() & context.survivors
+    if context.minimum_norm:
+        runs = [(context.image_attack, context.threat.at(None))]
     else:
-        steps = max(_ACROSS, setting(case.search, "steps", 0))
-        radii = (case.whole, case.whole / 2)  # from a start near the middle of the box, where the slope is another one
-        wide = (resized(case.attack, case.threat, eps) for eps in radii)
+        steps = max(_ACROSS, setting(context.search, "steps", 0))
+        # Half the radius starts elsewhere: near the middle of the box, where the gradient is another one.
+        radii = (context.eps_of_box, context.eps_of_box / 2)
+        wide = (at_eps(context.image_attack, context.threat, eps) for eps in radii)
         runs = [(with_settings(attack, steps=steps), threat) for attack, threat in wide]
     for attack, threat in runs:
         if bool(left.any()):
-            left = left & ~case.subject.attacked(attack, case.images_of(left), threat=threat).success
+            left = left & ~context.subject.attacked(attack, context.images_of(left), threat=threat).success
     return left
 
 
-def _in_logits(losses: Tensor) -> Tensor:
-    """Cross-entropies as log-odds of the error: of a sure sample they grow e-fold at a constant speed of the logits."""
-    known = losses.clamp(min=1e-12)
-    return known + torch.log1p(-torch.exp(-known))
+def _log_odds(losses: Tensor) -> Tensor:
+    """Log-odds of the error, log((1 - p) / p), of cross-entropies -log p.
+
+    At a constant speed of the logits they rise linearly, while the cross-entropy of a confident sample grows e-fold.
+    """
+    positive = losses.clamp(min=1e-12)
+    return positive + torch.log1p(-torch.exp(-positive))
 
 
-def _flat(case: Evidence, slopes: Tensor) -> float:
-    """Share of the gradients that promise no rise within the ball; NaN ones are counted elsewhere."""
-    radius = case.threat.radius or 1.0
-    known = slopes[slopes.isfinite()]
-    return float((known * radius < _VANISHING).double().mean()) if len(known) else 0.0
+def _vanishing_share(context: CheckContext, gradient_norms: Tensor) -> float:
+    """Share of the gradients whose first-order rise of the loss within the ball is negligible, NaN ones left out."""
+    radius = context.threat.radius or 1.0
+    finite = gradient_norms[gradient_norms.isfinite()]
+    return float((finite * radius < _VANISHING).double().mean()) if len(finite) else 0.0
 
 
-def _margin_has_slope(case: Evidence) -> bool:
-    """Whether the loss alone is to blame: one step up the margin finds gradients."""
-    if case.attack is None or case.search is None or not takes(case.search, "loss"):
+def _margin_has_gradient(context: CheckContext) -> bool:
+    """True if one step on the margin loss has gradients, so that the saturated loss alone is to blame."""
+    if context.image_attack is None or context.search is None or not has_setting(context.search, "loss"):
         return False
-    found = case.subject.attacked(with_settings(case.attack, loss="margin", steps=1, restarts=1))
-    return _flat(case, found.slopes) <= _USELESS
+    outcome = context.subject.attacked(with_settings(context.image_attack, loss="margin", steps=1, restarts=1))
+    return _vanishing_share(context, outcome.gradient_norms) <= _USELESS
 
 
 def _rates(successes: list[Tensor]) -> str:

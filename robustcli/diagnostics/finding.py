@@ -1,4 +1,4 @@
-"""What a diagnostic says, and what all of them together say of a robust number."""
+"""Findings of diagnostics, and the verdict of all of them on a robust number."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -10,20 +10,20 @@ Status = Literal["ok", "suspect", "not run"]
 OK: Status = "ok"
 SUSPECT: Status = "suspect"
 NOT_RUN: Status = "not run"
-_CORE = ("unbounded eps", "words")  # of images, and of captions; where neither ran, nothing was tested
-_LEVEL = 0.05  # a count is beyond chance where one as high has a smaller probability
+_CORE = ("unbounded eps", "words")  # of images, and of captions; where neither ran, the verdict is "not run"
+_LEVEL = 0.05  # significance level of the binomial test
 
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """One diagnostic of one attack on one model.
+    """Result of one check of one attack on one model.
 
     Attributes:
         check: its name.
         status: ``ok``, ``suspect`` or ``not run``.
-        measured: what was seen, or why nothing was looked at.
-        advice: what to do; empty unless ``suspect``.
-        model, attack: whose number it stands under, by their labels in the table.
+        measured: the measurement, or the reason why the check was not run.
+        advice: remedy; empty unless ``suspect``.
+        model, attack: labels of the number in the table.
     """
 
     check: str
@@ -36,7 +36,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Judgement:
-    """What a check made of its measurement; ``advice`` is read where it is ``suspect``."""
+    """Judgement of a check on its measurement; ``advice`` is read where it is ``suspect``."""
 
     suspect: bool
     measured: str
@@ -44,7 +44,7 @@ class Judgement:
 
 
 def verdict(findings: Iterable[Finding]) -> Status:
-    """Of the findings under one number: ``suspect`` if any is; ``ok`` if none is and the budget was tested at all."""
+    """Status of one number from its findings: ``suspect`` if any is; ``ok`` if none is and a core check ran."""
     found = {finding.check: finding.status for finding in findings}
     if SUSPECT in found.values():
         return SUSPECT
@@ -60,10 +60,10 @@ def verdicts(findings: Iterable[Finding]) -> dict[tuple[str, str], Status]:
 
 
 def refuse_suspects(findings: Iterable[Finding]) -> None:
-    """What ``diagnostics=strict`` does after all is written.
+    """Error of ``diagnostics=strict``, after all is written.
 
     Raises:
-        SuspectClaim: a number is suspect; names each with what was measured and what to do.
+        SuspectClaim: a number is suspect; names each with its measurement and its remedy.
     """
     suspects = [finding for finding in findings if finding.status == SUSPECT]
     if suspects:
@@ -71,8 +71,8 @@ def refuse_suspects(findings: Iterable[Finding]) -> None:
         raise SuspectClaim("\n  ".join(["diagnostics=strict, and these numbers are not to be believed:", *lines]))
 
 
-def beyond(count: int, total: int, share: float) -> bool:
-    """One-sided binomial test at 5 %: ``count`` of ``total`` is more than ``share`` in [0,1] and luck explain."""
+def exceeds_chance(count: int, total: int, share: float) -> bool:
+    """One-sided binomial test at 5 %: ``count`` of ``total`` is significantly more than a ``share`` in [0,1]."""
     from scipy.stats import binomtest
 
     return count > 0 and bool(binomtest(count, total, min(share, 1.0), alternative="greater").pvalue < _LEVEL)

@@ -1,6 +1,6 @@
-"""What is diagnosed: a model on a small sample, of which only the queries count that it answers rightly when clean.
+"""Subjects of diagnostics: a model on a small sample, of which the queries count that are correct when clean.
 
-Shapes: N images, M captions, C channels, H height, W width, Q queries, K gradients, B images asked for.
+Shapes: N images, M captions, C channels, H height, W width, Q queries, K gradients, B images of a call.
 """
 
 from dataclasses import dataclass
@@ -25,50 +25,50 @@ from robustcli.attacks.core.base import Classifier, is_randomised
 from robustcli.attacks.core.success import fooled_queries
 from robustcli.attacks.core.target import Target
 from robustcli.diagnostics.changes import AnyAttack
-from robustcli.diagnostics.watching import Slopes, WatchedClassifier, WatchedEncoder
+from robustcli.diagnostics.tracing import GradientNorms, TracedClassifier, TracedEncoder
 from robustcli.utils.seeding import derive_seed
 
-_DRAWS = 20  # of which a model that draws must get most wrong, or clean most right
+_DRAWS = 20  # fresh draws that judge a query of a randomised model, by majority
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of the queries, all on the CPU.
+    """Outcome of an attack for each query, all on the CPU.
 
     Attributes:
-        success: (Q,) bool; never of an image that was not attacked.
-        gradients, zero, nan: evaluations of a gradient, those that were all zero, and those that held a NaN.
-        slopes: (K,) float64, sizes of the gradients in the dual norm of the budget.
+        success: (Q,) bool; False of an image that was not attacked.
+        gradients, zero, nan: gradient evaluations, those that were all zero, and those that held a NaN.
+        gradient_norms: (K,) float64, dual norms of the gradients.
     """
 
     success: Tensor
     gradients: int
     zero: int
     nan: int
-    slopes: Tensor
+    gradient_norms: Tensor
 
     @classmethod
-    def of(cls, found: ImageAdversarial | Adversarial, success: Tensor, slopes: Slopes) -> "Outcome":
-        """From what an attack put out."""
+    def of(cls, result: ImageAdversarial | Adversarial, success: Tensor, gradient_norms: GradientNorms) -> "Outcome":
+        """From the output of an attack."""
         return cls(
             success=success,
-            gradients=int(found.gradients.sum()),
-            zero=int(found.zero_gradients.sum()),
-            nan=int(found.nan_gradients.sum()),
-            slopes=slopes.sizes(),
+            gradients=int(result.gradients.sum()),
+            zero=int(result.zero_gradients.sum()),
+            nan=int(result.nan_gradients.sum()),
+            gradient_norms=gradient_norms.norms(),
         )
 
 
 class Subject(Protocol):
-    """A model on a sample.
+    """Protocol of a model on a sample.
 
     Attributes:
-        model: the bare one.
+        model: untraced.
         image_of: (Q,) long, the row of the image that each query belongs to.
         pixels: C H W.
-        threat: what the attacks may change.
+        threat: of the attacks.
         randomised: two passes over the same image differ.
-        chance: share of the queries that would be right by luck.
+        chance: share of the queries that a random ranking gets right.
     """
 
     model: Any
@@ -78,15 +78,15 @@ class Subject(Protocol):
     randomised: bool
     chance: float
 
-    def reached(self, side: str) -> Tensor:
-        """(Q,) bool: right when clean, and the attacker may edit their ``image`` or ``text``."""
+    def attackable(self, side: str) -> Tensor:
+        """(Q,) bool: correct when clean, and the attacker may edit the ``image`` or ``text`` (``side``)."""
 
-    def breakable(self) -> Tensor:
-        """(Q,) bool: those that some image of the attacker's must mislead, whatever it takes."""
+    def foolable(self) -> Tensor:
+        """(Q,) bool: attackable queries that some image in [0,1] is bound to fool."""
 
     def attacked(self, attack: AnyAttack, rows: Tensor | None = None, *, threat: ThreatModel | None = None) -> Outcome:
-        """The images ``rows`` (None: all) attacked, with their captions, within ``threat`` (None: the subject's own),
-        and all queries judged.
+        """Outcome of ``attack`` on the images ``rows`` (None: all) and their captions within ``threat`` (None: that of
+        the subject); Q queries, those of other images not fooled.
         """
 
 
@@ -97,11 +97,11 @@ class ClassifierSubject:
         model: images (B,C,H,W) in [0,1] -> logits (B,Y); left as it was, if it is a module.
         images: (N,C,H,W) float32 in [0,1], where the model is.
         labels: (N,) long.
-        threat: what the attacks may change.
-        sample_ids: (N,) long; names of the draws; None: their places.
+        threat: of the attacks.
+        sample_ids: (N,) long, seeds of the samples' random draws; None: their places.
     """
 
-    chance = 0.0  # an attacker leaves no label, not even by luck
+    chance = 0.0  # an unbounded attacker can show an image of another class
 
     def __init__(
         self,
@@ -117,27 +117,27 @@ class ClassifierSubject:
         self.image_of, self.pixels = torch.arange(len(images)), images[0].numel() if len(images) else 0
         with frozen(model):
             self.randomised = is_randomised(model, images)
-        self._right = self._known(images, self.labels)
+        self._correct = self._majority_correct(images, self.labels)
 
-    def reached(self, side: str) -> Tensor:
-        return self._right if side == "image" else torch.zeros_like(self._right)
+    def attackable(self, side: str) -> Tensor:
+        return self._correct if side == "image" else torch.zeros_like(self._correct)
 
-    def breakable(self) -> Tensor:
-        return self._right
+    def foolable(self) -> Tensor:
+        return self._correct
 
     def attacked(self, attack: AnyAttack, rows: Tensor | None = None, *, threat: ThreatModel | None = None) -> Outcome:
         assert isinstance(attack, ClassifierAttack)
         within = threat or self.threat
-        chosen, slopes = self.image_of if rows is None else rows, Slopes(within.norm)
-        here = chosen.to(self.images.device)
-        images, labels = self.images[here], self.labels[here]
-        watched = WatchedClassifier(self.model, slopes)
-        found = attack(watched, images, labels, within, sample_ids=self.sample_ids[chosen])
-        fooled = ~self._known(found.images, labels) if self.randomised else found.success.cpu()
-        return Outcome.of(found, _spread(fooled, chosen, len(self.images)), slopes)
+        chosen, gradient_norms = self.image_of if rows is None else rows, GradientNorms(within.norm)
+        on_device = chosen.to(self.images.device)
+        images, labels = self.images[on_device], self.labels[on_device]
+        traced = TracedClassifier(self.model, gradient_norms)
+        result = attack(traced, images, labels, within, sample_ids=self.sample_ids[chosen])
+        fooled = ~self._majority_correct(result.images, labels) if self.randomised else result.success.cpu()
+        return Outcome.of(result, _scattered(fooled, chosen, len(self.images)), gradient_norms)
 
-    def _known(self, images: Tensor, labels: Tensor) -> Tensor:
-        """(B,) bool on the CPU: the label has more draws than any other class; of a model that does not draw, one."""
+    def _majority_correct(self, images: Tensor, labels: Tensor) -> Tensor:
+        """(B,) bool on the CPU: the label has a majority of the fresh draws; one pass of a deterministic model."""
         return judge_on_draws(self.model, images, labels, draws=_DRAWS if self.randomised else 1).majority()
 
 
@@ -147,8 +147,8 @@ class RetrievalSubject:
     Args:
         model: left as it was, if it is a module.
         pairs: the sample, where the model is.
-        threat: what the attacks may change, and who edits what.
-        gallery: what queries are ranked against; None: the pairs themselves.
+        threat: of the attacks, with the edited side.
+        gallery: entries that queries are ranked against; None: the pairs themselves.
     """
 
     def __init__(
@@ -164,21 +164,24 @@ class RetrievalSubject:
         self.pixels = pairs.images[0].numel() if len(pairs.images) else 0
         with frozen(model), torch.no_grad():
             self.gallery = gallery or Gallery.of(model, pairs)
-            torch.manual_seed(derive_seed(0, "diagnostics"))  # of a model that draws; `frozen` puts the state back
+            torch.manual_seed(derive_seed(0, "diagnostics"))  # of a randomised model; `frozen` puts the state back
             self.randomised = is_randomised(model.encode_image, pairs.images)
         self.chance = float(self.gallery.image_matches.float().mean())
-        self._right = ~self._misled(Target(model, pairs, self.gallery, self.threat), pairs.images, pairs.captions)
+        target = Target(model, pairs, self.gallery, self.threat)
+        self._correct = ~self._mostly_fooled(target, pairs.images, pairs.captions)
 
-    def reached(self, side: str) -> Tensor:
+    def attackable(self, side: str) -> Tensor:
         part, sizes = ("image", "text").index(side), (len(self.pairs.images), len(self.pairs.captions))
-        moved = [self.threat.sides(direction)[part] for direction in ("image_to_text", "text_to_image")]
-        return self._right & torch.repeat_interleave(torch.tensor(moved), torch.tensor(sizes))
+        edited = [self.threat.sides(direction)[part] for direction in ("image_to_text", "text_to_image")]
+        return self._correct & torch.repeat_interleave(torch.tensor(edited), torch.tensor(sizes))
 
-    def breakable(self) -> Tensor:
-        """An image may become that of any other caption; a caption keeps what other images it is true of."""
-        false = (~self.gallery.image_matches).any(1).cpu()
-        alone = (self.gallery.caption_matches.sum(1) == 1).cpu()
-        return self.reached("image") & torch.cat([false, alone])
+    def foolable(self) -> Tensor:
+        """Images with a negative caption, whose image they can become, and captions with a single positive image:
+        another positive stays clean and may rank first.
+        """
+        has_negative = (~self.gallery.image_matches).any(1).cpu()
+        one_positive = (self.gallery.caption_matches.sum(1) == 1).cpu()
+        return self.attackable("image") & torch.cat([has_negative, one_positive])
 
     def attacked(self, attack: AnyAttack, rows: Tensor | None = None, *, threat: ThreatModel | None = None) -> Outcome:
         assert isinstance(attack, RetrievalAttack)
@@ -186,16 +189,16 @@ class RetrievalSubject:
         chosen = torch.arange(len(self.pairs.images)) if rows is None else rows
         whole = Target(self.model, self.pairs, self.gallery, within)
         target, captions = whole.part(chosen.to(self.pairs.images.device))
-        slopes = Slopes(within.norm)
-        found = attack(WatchedEncoder(self.model, slopes), target.pairs, target.gallery, within)
-        fooled = torch.cat([found.image_success, found.caption_success]).cpu()
+        gradient_norms = GradientNorms(within.norm)
+        result = attack(TracedEncoder(self.model, gradient_norms), target.pairs, target.gallery, within)
+        fooled = torch.cat([result.image_success, result.caption_success]).cpu()
         if self.randomised:
-            fooled = self._misled(target, found.images, found.captions)
+            fooled = self._mostly_fooled(target, result.images, result.captions)
         queries = torch.cat([chosen, len(self.pairs.images) + captions.cpu()])
-        return Outcome.of(found, _spread(fooled, queries, len(self.image_of)), slopes)
+        return Outcome.of(result, _scattered(fooled, queries, len(self.image_of)), gradient_norms)
 
-    def _misled(self, target: Target, images: Tensor, captions: tuple[str, ...]) -> Tensor:
-        """(Q,) bool on the CPU: the queries of ``target`` that are led astray; of a model that draws, mostly."""
+    def _mostly_fooled(self, target: Target, images: Tensor, captions: tuple[str, ...]) -> Tensor:
+        """(Q,) bool on the CPU: queries of ``target`` that are fooled in more than half of the fresh draws."""
         with frozen(self.model), torch.no_grad():
             torch.manual_seed(derive_seed(0, "diagnostics", "fresh draws"))
             texts = target.encode_text(captions)
@@ -204,6 +207,6 @@ class RetrievalSubject:
         return torch.stack(drawn).cpu().double().mean(0) > 0.5
 
 
-def _spread(success: Tensor, queries: Tensor, count: int) -> Tensor:
+def _scattered(success: Tensor, queries: Tensor, count: int) -> Tensor:
     """(count,) bool: ``success`` of ``queries``, False of all others."""
     return torch.zeros(count, dtype=torch.bool).index_put((queries,), success)

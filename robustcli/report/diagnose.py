@@ -13,7 +13,7 @@ from robustcli.attacks import (
     transfer_matrix,
 )
 from robustcli.diagnostics import SAMPLES, Finding, diagnose
-from robustcli.diagnostics.evidence import ENSEMBLES
+from robustcli.diagnostics.context import ENSEMBLES
 from robustcli.evaluation import ClassificationEvaluator, Entry, Evaluation, Group, RetrievalEvaluator
 from robustcli.evaluation.aggregate import worst_attack
 from robustcli.report.tables import Grid

@@ -46,7 +46,7 @@ from robustcli.diagnostics import (
     refuse_suspects,
     verdict,
 )
-from robustcli.diagnostics.finding import beyond
+from robustcli.diagnostics.finding import exceeds_chance
 from robustcli.utils.errors import SuspectClaim
 from robustcli.utils.seeding import generator
 from tests.attacks.conftest import SYNONYMS, SmallNet, SynonymTable, ToyDual, make_pairs, words
@@ -70,7 +70,7 @@ class Scaled(nn.Module):
 
 
 class Deaf(nn.Module):
-    """What the images say never changes the class, but the loss has a healthy gradient."""
+    """Images never change the class, but the loss has a healthy gradient."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -321,13 +321,13 @@ def test_only_what_the_attacker_may_edit_counts() -> None:
         Gallery.of(model, pairs),
         *(ThreatModel(eps="4/255", words=1, edits=edits) for edits in ("query", "both")),
     )
-    right = RetrievalSubject(model, pairs, both).reached("image")
+    right = RetrievalSubject(model, pairs, both).attackable("image")
     subject = RetrievalSubject(model, pairs, query)
     assert right.all()
-    assert subject.reached("image").tolist() == [True] * 8 + [False] * 8
-    assert subject.reached("text").tolist() == [False] * 8 + [True] * 8
+    assert subject.attackable("image").tolist() == [True] * 8 + [False] * 8
+    assert subject.attackable("text").tolist() == [False] * 8 + [True] * 8
     many = replace(gallery, caption_matches=torch.ones(8, 8, dtype=torch.bool))
-    assert RetrievalSubject(model, pairs, both, gallery=many).breakable().tolist() == [True] * 8 + [False] * 8
+    assert RetrievalSubject(model, pairs, both, gallery=many).foolable().tolist() == [True] * 8 + [False] * 8
 
 
 def test_nothing_of_the_model_changes_and_the_same_is_found_again() -> None:
@@ -342,11 +342,11 @@ def test_nothing_of_the_model_changes_and_the_same_is_found_again() -> None:
 
 
 def test_a_count_is_held_against_luck() -> None:
-    assert not beyond(0, 64, 0.002)
-    assert not beyond(1, 64, 0.002)
-    assert beyond(2, 64, 0.002)
-    assert beyond(1, 20, 0.0)
-    assert not beyond(-3, 64, 0.05)
+    assert not exceeds_chance(0, 64, 0.002)
+    assert not exceeds_chance(1, 64, 0.002)
+    assert exceeds_chance(2, 64, 0.002)
+    assert exceeds_chance(1, 20, 0.0)
+    assert not exceeds_chance(-3, 64, 0.05)
 
 
 def test_strict_names_what_is_suspect_and_what_to_do() -> None:

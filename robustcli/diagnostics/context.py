@@ -1,0 +1,151 @@
+"""Context of the checks: one attack on one sample, its parts, and the runs that several checks share.
+
+Shapes: N queries in all, Q of them attackable.
+"""
+
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from robustcli.attacks import (
+    EOT,
+    AutoAttack,
+    ClassifierAttack,
+    RetrievalAttack,
+    RetrievalAutoAttack,
+    RetrievalEOT,
+    RetrievalSurrogate,
+    Surrogate,
+    ThreatModel,
+)
+from robustcli.diagnostics.advice import Advice, ConfigKeys
+from robustcli.diagnostics.changes import AnyAttack, image_search, layers, single_part
+from robustcli.diagnostics.subjects import Outcome, Subject
+
+ENSEMBLES = (AutoAttack, RetrievalAutoAttack)
+
+
+class CheckContext:
+    """An attack on a subject, with its runs cached. The image part is run with clean captions, the text part with clean
+    images.
+
+    Args:
+        subject, attack: of the robust number under test.
+        sources: other models by name, for transfer attacks.
+        queries: forward passes of a black-box search.
+        keys: config keys of the attack, for the advice.
+
+    Attributes:
+        threat: threat model of the subject.
+        full_attack: the attack as it was given.
+        image_attack, text_attack: its image and its text part, each None where the attack or the threat model has none.
+        search: the innermost image attack.
+        attackable: (N,) bool, queries that are correct when clean and whose image the attacker may edit.
+        advice: remedy for each flaw.
+    """
+
+    def __init__(
+        self, subject: Subject, attack: AnyAttack, *, sources: Mapping[str, Any], queries: int, keys: ConfigKeys
+    ) -> None:
+        self.subject, self.sources, self.queries, self.threat = subject, sources, queries, subject.threat
+        self.full_attack = attack
+        self.image_attack = single_part(attack, "image") if self.threat.moves_images else None
+        self.text_attack = single_part(attack, "text") if self.threat.moves_texts else None
+        self.search: ClassifierAttack | None = None if self.image_attack is None else image_search(self.image_attack)
+        self.attackable = subject.attackable("image")
+        ensemble = "retrieval_autoattack" if isinstance(attack, RetrievalAttack) else "autoattack"
+        self.advice = Advice(keys=keys, ensemble=ensemble, search=self.search)
+
+    @cached_property
+    def draws(self) -> int:
+        """Draws of the model that the attack averages (EOT); 1 where it does not."""
+        for layer in layers(self.full_attack):
+            if isinstance(layer, EOT | RetrievalEOT):
+                return layer.draws
+            if isinstance(layer, AutoAttack) and layer.version == "rand":
+                return 20
+        return 1
+
+    @cached_property
+    def outcome(self) -> Outcome:
+        """Outcome of the image part, unchanged; run once."""
+        assert self.image_attack is not None
+        return self.subject.attacked(self.image_attack)
+
+    @property
+    def success(self) -> Tensor:
+        """(Q,) bool: success of the image part, unchanged."""
+        return self.outcome.success[self.attackable]
+
+    def successes(self, attack: AnyAttack, threat: ThreatModel) -> Tensor:
+        """(Q,) bool: success of another image part within another threat model."""
+        return self.subject.attacked(attack, threat=threat).success[self.attackable]
+
+    @cached_property
+    def survivors(self) -> Tensor:
+        """(N,) bool: attackable queries that the image part does not fool."""
+        return self.attackable & ~self.outcome.success
+
+    def images_of(self, queries: Tensor) -> Tensor:
+        """Rows of the images of ``queries`` (N,) bool, each once."""
+        rows: Tensor = torch.unique(self.subject.image_of[queries])
+        return rows
+
+    def newly_fooled(self, *attacks: AnyAttack) -> tuple[int, int, int]:
+        """Three counts of queries: survivors that one of ``attacks`` fools, survivors, and attackable ones.
+
+        Survivors alone are attacked, so that the cost falls with the strength of the attack under test.
+        """
+        rows, fooled = self.images_of(self.survivors), torch.zeros_like(self.survivors)
+        for attack in attacks if len(rows) else ():
+            fooled |= self.subject.attacked(attack, rows).success
+        return int((fooled & self.survivors).sum()), int(self.survivors.sum()), int(self.attackable.sum())
+
+    @property
+    def eps(self) -> float:
+        """Radius of the threat model; valid only where `no_radius` is None."""
+        return float(self.threat.ball.eps)
+
+    @property
+    def eps_of_box(self) -> float:
+        """Radius of a ball that holds the whole box [0,1], so every image."""
+        return 1.0 if self.threat.norm == "linf" else float(self.subject.pixels**0.5)
+
+    def no_search(self) -> str | None:
+        """Reason why no check of the image part applies; None if all do."""
+        if self.search is None:
+            return "the attack leaves the images alone"
+        if not bool(self.attackable.any()):
+            return "no query of the sample that the attacker may edit is right when clean"
+        if any(isinstance(layer, Surrogate | RetrievalSurrogate) for layer in layers(self.full_attack)):
+            return "a transfer attack, which is computed on another model"
+        return None
+
+    def no_radius(self) -> str | None:
+        """Reason why two radii cannot be compared; None if they can."""
+        return self.no_search() or self.not_averaged() or self.no_eps()
+
+    def no_eps(self) -> str | None:
+        """Reason why the radius cannot be changed; None if it can."""
+        if self.threat.radius is None:
+            return "the attack has no radius: it looks for the smallest change"
+        return "eps is 0" if self.threat.radius == 0 else None
+
+    def not_averaged(self) -> str | None:
+        """Reason why two runs cannot be compared (a randomised model without EOT); None if they can."""
+        if self.subject.randomised and self.draws == 1:
+            return "the model's answers are drawn, and the attack does not average them: see randomised"
+        return None
+
+    @property
+    def minimum_norm(self) -> bool:
+        """True of a minimum-norm search."""
+        return self.search is not None and self.search.minimum_norm
+
+    @property
+    def ensemble(self) -> bool:
+        """True of an attack that is made of several searches."""
+        return any(isinstance(layer, ENSEMBLES) for layer in layers(self.full_attack))
