@@ -1,9 +1,9 @@
-"""Access of an attacker: what he has of the model that is judged, and so which model he computes on.
+"""Access of an attacker to the deployed model, which decides the model that an attack computes on.
 
-``static``: the model without its test-time defence (what is found there is put to every defence); ``transfer``: another
-model alone; ``bpda``: the defence, but the identity in place of its cleaner's gradient (Athalye et al. 2018);
-``adaptive``: all of it, gradients averaged over draws where answers are drawn (EOT). Whatever an attack claims, the
-verdict is that of the deployed model, on fresh draws.
+``static``: the model without its test-time defence, whose adversarial images are judged on every defence; ``transfer``:
+a surrogate alone; ``bpda``: the defended model with the identity as gradient of its purifier (Athalye et al. 2018);
+``adaptive``: the whole defended model, gradients of a randomised one averaged over draws (EOT). The verdict is always
+that of the deployed model, on fresh draws.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,14 +27,14 @@ ACCESS = ("static", "bpda", "adaptive")
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """A row of the table: a model as it is deployed.
+    """Row of the table: a model as it is deployed.
 
     Attributes:
-        label: what the table calls it.
-        model: the deployed model; with a test-time defence it has ``straight_through()``, itself with the identity in
-            place of the cleaner's gradient.
+        label: its name in the table.
+        model: the deployed model; with a test-time defence it has ``straight_through()``, a copy with the identity as
+            gradient of the purifier.
         defence: name of its test-time defence; `BARE`: it has none.
-        randomised: two answers for the same image differ.
+        randomised: two passes over the same image differ.
     """
 
     label: str
@@ -45,27 +45,27 @@ class Entry:
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
-    """A model alone, and the same behind test-time defences."""
+    """A bare model, and the same behind test-time defences."""
 
     bare: Entry
     defended: tuple[Entry, ...] = ()
 
     @property
     def entries(self) -> tuple[Entry, ...]:
-        """All rows of the table, the bare model first."""
+        """All entries, the bare model first."""
         return (self.bare, *self.defended)
 
 
 @dataclass(frozen=True, kw_only=True)
 class AttackRun:
-    """One attack with one access within one threat model.
+    """Run of one attack with one access within one threat model.
 
     Attributes:
         name: of the attack in the table.
-        attack: the search, as it computes for this access.
-        threat: what it may change.
-        victim: the model that it is called on.
-        entries: whose verdict is taken of what comes out; several for ``static`` alone.
+        attack: the search, wrapped for this access.
+        threat: of the call.
+        victim: the model that is attacked.
+        entries: models that judge the result; several for ``static`` alone.
     """
 
     name: str
@@ -77,21 +77,21 @@ class AttackRun:
 
     @property
     def part(self) -> str:
-        """A name for what is kept of it; no two runs of an evaluation share it."""
+        """Name of its cached parts, unique within an evaluation."""
         eps = "any" if self.threat.radius is None else f"{self.threat.radius:.9g}"
         return "/".join([self.access, self.name, eps, *(entry.label for entry in self.entries)])
 
 
 @dataclass(frozen=True, kw_only=True)
 class Attacker:
-    """How the attacks of an evaluation see the models.
+    """Attacker model of an evaluation: its kinds of access to the models.
 
     Attributes:
-        access: of `ACCESS`, what is tried on a model with a test-time defence; one without is open to all eyes.
-        eot: draws, or answers, that are averaged for each gradient where a model draws.
-        chunk: images of a forward pass of such an average at most; None: any.
-        surrogate: the model on which everything is computed in place of the one that is judged; None: there is none.
-        gallery: of pairs, as the surrogate sees it.
+        access: of `ACCESS`, those that are run against a test-time defence; a bare model is attacked with full access.
+        eot: draws that are averaged for each gradient of a randomised model.
+        chunk: images of a forward pass of such an average at most; None: any number.
+        surrogate: the model that all attacks are computed on in place of the deployed one; None: no transfer.
+        gallery: function from pairs to their gallery of the surrogate.
     """
 
     access: tuple[str, ...] = ACCESS
@@ -101,13 +101,13 @@ class Attacker:
     gallery: Any = None
 
     def runs(self, group: Group, attacks: Mapping[str, Sequence[tuple[Attack, ThreatModel]]]) -> Iterator[AttackRun]:
-        """Every attack at each of its threat models, with every access that there is to the models of ``group``."""
+        """Runs of every attack at each of its threat models, with every kind of access to the models of ``group``."""
         for name, pairs in attacks.items():
             for attack, threat in pairs:
                 yield from self._of_attack(group, name, attack, threat)
 
     def adaptive(self, attack: Attack, entry: Entry) -> Attack:
-        """The attack averaged over answers, where the model draws."""
+        """The attack wrapped in EOT where the model is randomised."""
         if not entry.randomised:
             return attack
         if isinstance(attack, RetrievalAttack):
@@ -126,7 +126,7 @@ class Attacker:
         if not group.defended:
             yield run("adaptive", self.adaptive(attack, group.bare), group.bare.model, group.bare)
             return
-        # Found once on the bare model, put to every defence; and to the bare model it is the adaptive attack.
+        # Computed once on the bare model and judged on every defence; for the bare model it is the adaptive attack.
         yield run("static", attack, group.bare.model, *group.entries)
         for access in ("bpda", "adaptive"):
             for entry in group.defended if access in self.access else ():

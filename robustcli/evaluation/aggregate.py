@@ -18,57 +18,57 @@ _QUERY = ["model", "direction", "query_id"]
 
 
 def at_radius(records: pd.DataFrame, eps: float | None) -> pd.DataFrame:
-    """The records of a table at the radius ``eps`` (None: any change), with those without attack.
+    """Records of a table at the radius ``eps`` (None: without bound), with the clean ones.
 
-    An attack that was run at this very radius stands as it is; one that looked for the smallest change is cut off
-    there.
+    Runs at this very radius stay as they are; those of a minimum-norm attack without radius are cut off there.
     """
     clean, attacked = _split(records)
     attacked = attacked[~_followed(attacked)]
     if eps is None:
         return pd.concat([clean, attacked], ignore_index=True)
     exact = attacked[attacked["eps"] == eps]
-    smallest = attacked[attacked["eps"].isna()]
-    cut = [within(smallest, clean, eps).assign(eps=eps)] if len(smallest) else []
+    unbounded = attacked[attacked["eps"].isna()]
+    cut = [within(unbounded, clean, eps).assign(eps=eps)] if len(unbounded) else []
     return pd.concat([clean, exact, *cut], ignore_index=True)
 
 
 def up_to_radius(records: pd.DataFrame, eps: float) -> pd.DataFrame:
-    """The records of a table of defences at the radius ``eps``, where what misleads within a smaller one counts too.
+    """Records of a table of defences at the radius ``eps``; success within a smaller radius counts too.
 
-    Each query stands once for every attack, access and model, as it is where that leaves the fewest fresh answers
-    right; of an access, and over all of them, the attack `WORST` is the worst case, in which also the smallest changes
-    count that were followed on to the radius. It is chosen after the fact, so its figure is a little low where answers
-    are drawn; a robust figure may err on that side. To a model without a defence, static and adaptive is one.
+    Each query has one row for every attack, access and model, that of the radius which leaves the fewest fresh draws
+    correct. The attack `WORST` is the worst case of each access and over all of them, in which minimum-norm
+    perturbations that were scaled up to the radius count as well. It is chosen after the draws, so that its figure is
+    biased downwards for a randomised model, the safe side of a robust figure. For a model without a defence static and
+    adaptive access are the same.
     """
     clean, attacked = _split(records)
     attacked = attacked[attacked["eps"].isna() | (attacked["eps"] <= eps * (1 + 1e-9))]
     bare = attacked[(attacked["defence"] == BARE) & (attacked["access"] == "static")]
     attacked = pd.concat([attacked, bare.assign(access="adaptive")], ignore_index=True)
     attacked = within(attacked, clean, eps).assign(eps=eps)
-    parts = [_least(attacked[~_followed(attacked)], ["attack", "access"])]
-    parts.append(_least(attacked, ["access"]).assign(attack=WORST))
-    parts.append(_least(attacked, []).assign(attack=WORST, access=WORST))
+    parts = [_worst_case(attacked[~_followed(attacked)], ["attack", "access"])]
+    parts.append(_worst_case(attacked, ["access"]).assign(attack=WORST))
+    parts.append(_worst_case(attacked, []).assign(attack=WORST, access=WORST))
     return pd.concat(parts, ignore_index=True)
 
 
 def with_worst(records: pd.DataFrame) -> pd.DataFrame:
-    """The records with rows of an attack `WORST`: each query's row of the attack that hurts it most.
+    """Records with rows of an attack `WORST`, the worst case of each query over all attacks; as they are of one attack.
 
-    That is what an attacker has who may choose for each query; with one attack there is nothing to choose.
+    It is the attacker who picks the best attack for each query.
     """
     attacked = records[records["adversarial_rank"].notna()]
     if attacked["attack"].nunique() < 2:
         return records
-    return pd.concat([records, _least(attacked, []).assign(attack=WORST)], ignore_index=True)
+    return pd.concat([records, _worst_case(attacked, []).assign(attack=WORST)], ignore_index=True)
 
 
 def summarise(records: pd.DataFrame, *, resamples: int, seed: int) -> pd.DataFrame:
     """One row a model, defence, attack, access, radius and direction, each column an aggregation of ``records``.
 
-    ``recall_at_k`` (for k = 1 the chance that a fresh answer is right), and of a model that draws also ``worst`` and
-    ``majority``, each with ``_low`` and ``_high``; both success rates; what an image cost, and the median norm of what
-    misled.
+    ``recall_at_k`` (for k = 1 the share of correct fresh draws), and of a randomised model also ``worst`` and
+    ``majority``, each with ``_low`` and ``_high``; both success rates; mean costs of an image, and the median norm of
+    the successes.
     """
     rows = []
     for keys, table in records.groupby(_KEYS, sort=False, dropna=False):
@@ -77,18 +77,17 @@ def summarise(records: pd.DataFrame, *, resamples: int, seed: int) -> pd.DataFra
 
 
 def claimed_norms(records: pd.DataFrame) -> pd.DataFrame:
-    """As the purification paper counts: for each model, attack that looks for the smallest change and image the
-    ``norm`` of what the adaptive attack itself took for a success; 0 where the clean image is wrong already, infinite
-    where it found none.
+    """Norms as Serez et al. 2025 count them: for each model, minimum-norm attack and image the ``norm`` of what the
+    adaptive attack itself took for a success; 0 where the clean image is misclassified, infinite without a success.
     """
     clean, attacked = _split(records)
-    found = attacked[attacked["eps"].isna() & ~_followed(attacked)]
-    own = ((found["defence"] == BARE) & (found["access"] == "static")) | (found["access"] == "adaptive")
-    found = found[own]
-    right = clean_of(found, clean)["majority"].to_numpy(dtype=bool)
-    # An attack that finds nothing gives the image back as it was, and on a model that draws that is no success.
-    norms = found["norm"].where(found["norm"] > 0, float("inf")).where(right, 0.0)
-    return found[["model", "attack", "access", "image_id"]].assign(norm=norms)
+    runs = attacked[attacked["eps"].isna() & ~_followed(attacked)]
+    adaptive = ((runs["defence"] == BARE) & (runs["access"] == "static")) | (runs["access"] == "adaptive")
+    runs = runs[adaptive]
+    correct = clean_of(runs, clean)["majority"].to_numpy(dtype=bool)
+    # An attack without success returns the clean image, whose norm of 0 is none on a randomised model.
+    norms = runs["norm"].where(runs["norm"] > 0, float("inf")).where(correct, 0.0)
+    return runs[["model", "attack", "access", "image_id"]].assign(norm=norms)
 
 
 def paper_table(records: pd.DataFrame, radii: Sequence[float], *, resamples: int, seed: int) -> pd.DataFrame:
@@ -105,7 +104,7 @@ def paper_table(records: pd.DataFrame, radii: Sequence[float], *, resamples: int
 
 
 def robust_recall(table: pd.DataFrame, label: str) -> float:
-    """Recall@1 of model ``label`` under its worst attack, mean of all directions; clean where nothing attacked."""
+    """Recall@1 of model ``label`` under its worst attack, mean of all directions; the clean one without attacks."""
     return float(_mean_recall(table, label).min())
 
 
@@ -116,7 +115,7 @@ def worst_attack(table: pd.DataFrame, label: str) -> str | None:
 
 
 def _split(records: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Those without attack, and the others."""
+    """Clean records, and those of attacks."""
     clean = records["access"] == CLEAN
     return records[clean], records[~clean]
 
@@ -127,8 +126,10 @@ def _followed(records: pd.DataFrame) -> "pd.Series[bool]":
     return records["followed"].fillna(False).astype(bool)
 
 
-def _least(attacked: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
-    """The row of each query that hurts it most, for each of ``keys``; each verdict is the least of all rows."""
+def _worst_case(attacked: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
+    """Worst case of each query for each value of ``keys``: the row of the fewest correct draws, and of equals the worst
+    rank; each verdict is the least of all rows.
+    """
     by = [*_QUERY, *keys]
     worst = attacked.assign(_order=(1 - attacked["mean"].astype(float)) * 1e12 + attacked["adversarial_rank"])
     groups = worst.groupby(by, sort=False)
@@ -158,7 +159,7 @@ def _figures(table: pd.DataFrame, resamples: int, seed: int) -> Mapping[str, flo
 
 
 def _cost(table: pd.DataFrame) -> dict[str, float]:
-    """Mean forward and backward passes an image, and the median norm of what misled."""
+    """Mean forward and backward passes an image, and the median norm of the successes."""
     figures = {
         f"{name}_mean": float(table[name].mean())
         for name in ("queries", "gradients")
@@ -171,9 +172,9 @@ def _cost(table: pd.DataFrame) -> dict[str, float]:
 
 
 def _flip_interval(table: pd.DataFrame, groups: Tensor, resamples: int, seed: int) -> dict[str, float | None]:
-    right = torch.from_numpy(table["clean_correct"].to_numpy(dtype=bool))
-    lost = right & ~torch.from_numpy(table["adversarial_correct"].to_numpy(dtype=bool))
-    interval = metrics.bootstrap_ratio(lost, right, groups, resamples=resamples, seed=seed)
+    correct = torch.from_numpy(table["clean_correct"].to_numpy(dtype=bool))
+    fooled = correct & ~torch.from_numpy(table["adversarial_correct"].to_numpy(dtype=bool))
+    interval = metrics.bootstrap_ratio(fooled, correct, groups, resamples=resamples, seed=seed)
     return {"success_flip_low": interval.low, "success_flip_high": interval.high}
 
 
@@ -185,5 +186,5 @@ def _interval(
     return _named(name, metrics.bootstrap(sample, groups, resamples=resamples, seed=seed))
 
 
-def _named(name: str, found: metrics.Interval) -> dict[str, float | None]:
-    return {name: found.mean, f"{name}_low": found.low, f"{name}_high": found.high}
+def _named(name: str, interval: metrics.Interval) -> dict[str, float | None]:
+    return {name: interval.mean, f"{name}_low": interval.low, f"{name}_high": interval.high}

@@ -1,6 +1,6 @@
-"""Evaluator of classifiers: the class list is the gallery, and the label the one true entry.
+"""Evaluator of classifiers: the class list is the gallery, and the label its one positive entry.
 
-Shapes: B chunk of images, C channels, H height, W width, R fresh answers, Y classes.
+Shapes: B images of a chunk, C channels, H height, W width, R fresh draws, Y classes.
 """
 
 from typing import Any, Final
@@ -16,18 +16,18 @@ from robustcli.attacks.adaptive.surrogate import attack_for_transfer
 from robustcli.data.classes import ImageClassData
 from robustcli.diagnostics import ClassifierSubject
 from robustcli.evaluation.access import AttackRun, Entry
-from robustcli.evaluation.evaluator import Attacked, Evaluator, Example, Keep, Part, computed
+from robustcli.evaluation.evaluator import Attacked, Evaluator, Example, Keep, Part, uncached
 from robustcli.evaluation.records import CLEAN, SPENT, per_query
 
 DIRECTION: Final = "image_to_class"
 
 
 class ClassificationEvaluator(Evaluator):
-    """Recall@1 of the label among the classes is the accuracy.
+    """Evaluator of classifiers: accuracy is the recall@1 of the label among the classes.
 
     Args:
-        radii: to which smallest changes are followed on, where the model that is judged is not the one that they were
-            found on, or draws; see `_followed`.
+        radii: to which minimum-norm perturbations are extended where the model that is judged is randomised, or not the
+            one that was attacked; see `_extended`.
         data, threat, batch_size, limit, fresh, seed, on_chunk: see `Evaluator`.
     """
 
@@ -41,17 +41,17 @@ class ClassificationEvaluator(Evaluator):
 
     def clean(self, entry: Entry) -> pd.DataFrame:
         if entry.label not in self._clean or self._clean[entry.label][0] is not entry.model:
-            tables = [self._verdicts(entry, *self.batch(entry.model, rows), rows) for rows in self.chunks()]
+            tables = [self._judged(entry, *self.batch(entry.model, rows), rows) for rows in self.chunks()]
             table = pd.concat(tables, ignore_index=True)
             ranks = torch.tensor(table["rank"].tolist())
             basic = per_query(DIRECTION, table["query_id"].tolist(), table["image_id"].tolist(), ranks)
-            said = table[["draws", "mean", "worst", "majority", "label"]].assign(clean_class=table["answer"])
-            known = _labelled(pd.concat([basic, said], axis=1), entry, CLEAN, CLEAN, None)
-            self._clean[entry.label] = entry.model, known
+            judged = table[["draws", "mean", "worst", "majority", "label"]].assign(clean_class=table["answer"])
+            records = _labelled(pd.concat([basic, judged], axis=1), entry, CLEAN, CLEAN, None)
+            self._clean[entry.label] = entry.model, records
         return self._clean[entry.label][1]
 
     def attacked(self, run: AttackRun, *, keep: Keep | None = None, part: Part | None = None) -> pd.DataFrame:
-        kept, parts = part or computed, []
+        kept, parts = part or uncached, []
         for number, rows in enumerate(self.chunks()):
 
             def compute(rows: Tensor = rows) -> pd.DataFrame:
@@ -83,15 +83,15 @@ class ClassificationEvaluator(Evaluator):
     def examples(self, run: AttackRun, records: pd.DataFrame, count: int) -> list[Example]:
         rows = self.spread(count)
         images, labels = self.batch(run.victim, rows)
-        attacked = self.perturbed(run, images, labels, rows)[0]
-        found = records.set_index("query_id")
+        x_adv = self.perturbed(run, images, labels, rows)[0]
+        by_id = records.set_index("query_id")
         shown = []
-        for place, row in enumerate(rows.tolist()):
-            record = found.loc[self.data.image_ids[row]]
+        for position, row in enumerate(rows.tolist()):
+            record = by_id.loc[self.data.image_ids[row]]
             shown.append(
                 Example(
-                    clean=_rgb(images[place]),
-                    adversarial=_rgb(attacked[place]),
+                    clean=_rgb(images[position]),
+                    adversarial=_rgb(x_adv[position]),
                     caption=str(record["clean_class"]),
                     adversarial_caption=str(record["adversarial_class"]),
                     note=f"label {record['label']}",
@@ -102,34 +102,35 @@ class ClassificationEvaluator(Evaluator):
     def perturbed(
         self, run: AttackRun, images: Tensor, labels: Tensor, rows: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Images (B,C,H,W) as the attack of ``run`` leaves them, audited here, and their costs (B,) by name.
+        """Adversarial images (B,C,H,W) of ``run``, audited here, and their costs (B,) by name.
 
         Raises:
             RuntimeError: an image beyond the threat model of the run.
         """
         attack: ClassifierAttack = run.attack
         if run.access == "static":
-            found, spent = attack_for_transfer(attack, run.victim, images, labels, rows, run.threat)
-            costs = {name: getattr(spent, name) for name in SPENT}
+            # The images are judged on other models too, so those that the bare one misclassifies are attacked as well.
+            x_adv, counter = attack_for_transfer(attack, run.victim, images, labels, rows, run.threat)
+            costs = {name: getattr(counter, name) for name in SPENT}
         else:
             result = attack(run.victim, images, labels, run.threat, sample_ids=rows)
-            found, costs = result.images, {name: getattr(result, name) for name in SPENT}
-        moved = run.threat.at(None).audit(found, images)
+            x_adv, costs = result.images, {name: getattr(result, name) for name in SPENT}
+        norm = run.threat.at(None).audit(x_adv, images)
         if attack.minimum_norm:  # a success beyond eps is none: the image stays clean
-            near = (moved <= run.threat.ball.eps).to(images.device)
-            found = torch.where(near.view(-1, 1, 1, 1), found, images)
-        run.threat.audit(found, images)
-        return found, costs | {"norm": moved}
+            within_eps = (norm <= run.threat.ball.eps).to(images.device)
+            x_adv = torch.where(within_eps.view(-1, 1, 1, 1), x_adv, images)
+        run.threat.audit(x_adv, images)  # of a foreign attack too, whatever its base class checks
+        return x_adv, costs | {"norm": norm}
 
     def _attack_chunk(self, run: AttackRun, rows: Tensor, keep: Keep | None) -> pd.DataFrame:
         images, labels = self.batch(run.victim, rows)
-        found, costs = self.perturbed(run, images, labels, rows)
+        x_adv, costs = self.perturbed(run, images, labels, rows)
         if keep is not None:
-            keep(run, Attacked(rows, found.cpu()))
-        tables = [self._records(run, entry, found, labels, rows, costs) for entry in run.entries]
+            keep(run, Attacked(rows, x_adv.cpu()))
+        tables = [self._records(run, entry, x_adv, labels, rows, costs) for entry in run.entries]
         if run.attack.minimum_norm and run.threat.radius is None:
             tables += [
-                self._followed(run, entry, found, images, labels, rows, eps)
+                self._extended(run, entry, x_adv, images, labels, rows, eps)
                 for eps in self.radii
                 for entry in run.entries
                 if entry.randomised or (run.access == "static" and entry.model is not run.victim)
@@ -147,43 +148,44 @@ class ClassificationEvaluator(Evaluator):
         *,
         eps: float | None = None,
     ) -> pd.DataFrame:
-        """What ``entry`` says of attacked images; ``eps`` in place of that of the run: followed to that radius."""
-        said = self._verdicts(entry, images, labels, rows)
-        clean = self.clean(entry).set_index("query_id").loc[said["query_id"]]
-        ranks = (torch.tensor(side.tolist()) for side in (clean["clean_rank"], said["rank"]))
-        basic = per_query(DIRECTION, said["query_id"].tolist(), said["image_id"].tolist(), *ranks)
-        verdicts = said[["draws", "mean", "worst", "majority", "label"]]
+        """Records of ``entry`` on adversarial images; ``eps`` is given for images that were extended to that radius."""
+        judged = self._judged(entry, images, labels, rows)
+        clean = self.clean(entry).set_index("query_id").loc[judged["query_id"]]
+        ranks = (torch.tensor(side.tolist()) for side in (clean["clean_rank"], judged["rank"]))
+        basic = per_query(DIRECTION, judged["query_id"].tolist(), judged["image_id"].tolist(), *ranks)
+        verdicts = judged[["draws", "mean", "worst", "majority", "label"]]
         values = {name: value.cpu().numpy() for name, value in costs.items()}
-        if run.attack.minimum_norm and eps is None:  # no norm where nothing was found: a 0 would be a success
-            own = entry.model is run.victim and not entry.randomised
-            nothing = basic["adversarial_correct"].to_numpy(dtype=bool) & (own | (values["norm"] == 0))
-            values["norm"] = np.where(nothing, np.nan, values["norm"])
+        if run.attack.minimum_norm and eps is None:  # no norm without a success: a 0 would count as one at any radius
+            deterministic_victim = entry.model is run.victim and not entry.randomised
+            failed = basic["adversarial_correct"].to_numpy(dtype=bool) & (deterministic_victim | (values["norm"] == 0))
+            values["norm"] = np.where(failed, np.nan, values["norm"])
         table = pd.concat([basic, verdicts], axis=1).assign(
             clean_class=clean["clean_class"].to_numpy(),
-            adversarial_class=said["answer"].to_numpy(),
+            adversarial_class=judged["answer"].to_numpy(),
             followed=eps is not None,
             **values,
         )
         return _labelled(table, entry, run.name, run.access, run.threat.radius if eps is None else eps)
 
-    def _followed(
-        self, run: AttackRun, entry: Entry, found: Tensor, images: Tensor, labels: Tensor, rows: Tensor, eps: float
+    def _extended(
+        self, run: AttackRun, entry: Entry, x_adv: Tensor, images: Tensor, labels: Tensor, rows: Tensor, eps: float
     ) -> pd.DataFrame:
-        """Smallest changes followed on in their direction to the radius ``eps``.
+        """Records of minimum-norm perturbations that are scaled up to the radius ``eps`` (column ``followed``).
 
-        They end on the boundary of the model that they were found on. Another one may well be right there, and so may
-        the next answer of one that draws; an attacker who may go as far as the radius does.
+        They end on the decision boundary of the attacked model, where another model, or the next draw of a randomised
+        one, may well be correct; an attacker with that budget would use all of it.
         """
         threat = run.threat.at(eps)
-        length = threat.ball.distance(found, images)
-        short = torch.nonzero((length > 0) & (length < eps)).flatten()
-        way = (eps / length[short]).to(found).view(-1, 1, 1, 1)
-        wider = threat.project(images[short] + way * (found[short] - images[short]), images[short])
-        norm = {"norm": threat.audit(wider, images[short])}
-        return self._records(run, entry, wider, labels[short], rows[short.cpu()], norm, eps=eps)
+        norm = threat.ball.distance(x_adv, images)
+        inside = torch.nonzero((norm > 0) & (norm < eps)).flatten()
+        factor = (eps / norm[inside]).to(x_adv).view(-1, 1, 1, 1)
+        clean = images[inside]
+        extended = threat.project(clean + factor * (x_adv[inside] - clean), clean)
+        costs = {"norm": threat.audit(extended, clean)}
+        return self._records(run, entry, extended, labels[inside], rows[inside.cpu()], costs, eps=eps)
 
-    def _verdicts(self, entry: Entry, images: Tensor, labels: Tensor, rows: Tensor) -> pd.DataFrame:
-        """What fresh answers say of images (B,C,H,W); the draws of an image are the same in any batch."""
+    def _judged(self, entry: Entry, images: Tensor, labels: Tensor, rows: Tensor) -> pd.DataFrame:
+        """Verdicts of fresh draws on images (B,C,H,W); an image has the same draws in any batch."""
         draws = self.draws(entry)
         drawn: DrawnAnswers = judge_on_draws(
             entry.model, images, labels, draws=draws, seed=self.seed, names=rows.tolist()
@@ -205,9 +207,9 @@ class ClassificationEvaluator(Evaluator):
 
 
 def _labelled(table: pd.DataFrame, entry: Entry, attack: str, access: str, eps: float | None) -> pd.DataFrame:
-    known = {"model": entry.label, "defence": entry.defence, "attack": attack, "access": access}
-    for place, (name, value) in enumerate(known.items()):
-        table.insert(place, name, value)
+    keys = {"model": entry.label, "defence": entry.defence, "attack": attack, "access": access}
+    for position, (name, value) in enumerate(keys.items()):
+        table.insert(position, name, value)
     table.insert(4, "eps", pd.Series([eps] * len(table), dtype="float64", index=table.index))
     return table
 

@@ -1,6 +1,6 @@
 """Evaluators: models on a data set, clean and under one attack run, a record a query.
 
-Shapes: B chunk of images, C channels, H height, W width, R fresh answers.
+Shapes: B images of a chunk, C channels, H height, W width, K logits or features.
 """
 
 from abc import ABC, abstractmethod
@@ -20,7 +20,7 @@ from robustcli.diagnostics import Subject
 from robustcli.evaluation.access import AttackRun, Entry
 from robustcli.utils.seeding import derive_seed
 
-Part = Callable[[str, Callable[[], pd.DataFrame]], pd.DataFrame]  # a name, and what computes the part of that name
+Part = Callable[[str, Callable[[], pd.DataFrame]], pd.DataFrame]  # (name, compute) -> result, cached by name
 
 
 @dataclass(frozen=True)
@@ -40,12 +40,12 @@ Keep = Callable[[AttackRun, Attacked], None]
 
 @dataclass(frozen=True)
 class Example:
-    """One image with a caption or a class, before and after an attack, to be shown.
+    """Example for display: an image with a caption or a class, clean and adversarial.
 
     Attributes:
         clean, adversarial: images (3,H,W) in [0,1] on the CPU.
         caption, adversarial_caption: as written and as edited; or the classes that the model gives.
-        note: what became of it, for example ``right caption: rank 1, under attack 37``.
+        note: outcome, for example the ranks of a true caption.
     """
 
     clean: Any
@@ -56,7 +56,7 @@ class Example:
 
 
 class Images(Protocol):
-    """A data set, as far as every evaluator reads it."""
+    """Protocol of a data set: the part that every evaluator reads."""
 
     name: str
     image_ids: Sequence[str]
@@ -65,21 +65,21 @@ class Images(Protocol):
         """Images (B,C,H,W) in [0,1]."""
 
     def __len__(self) -> int:
-        """How many images."""
+        """Number of images."""
 
 
 class Evaluator(ABC):
-    """Judges models on the first ``limit`` images of a data set.
+    """Base class: evaluation of models on the first ``limit`` images of a data set.
 
     Args:
-        data: the set.
-        threat: what attacks may change; every result is audited against that of its run.
-        batch_size: images that are attacked at once; no figure depends on it but through rounding, and through the
-            draws of a model that draws.
+        data: the data set.
+        threat: threat model of the attacks; every result is audited against that of its run.
+        batch_size: images that are attacked at once; figures depend on it by rounding alone, and by the draws of a
+            randomised model.
         limit: images; None for all.
-        fresh: answers of a model that draws, none of which an attack has seen, that judge a query.
-        seed: of the run; names the fresh draws.
-        on_chunk: called with the number of images done, for a display.
+        fresh: draws of a randomised model that judge a query, none of which an attack has seen.
+        seed: of the run, and so of the fresh draws.
+        on_chunk: called with the number of images done, for a progress display.
     """
 
     directions: tuple[str, ...]
@@ -104,16 +104,15 @@ class Evaluator(ABC):
 
     @abstractmethod
     def clean(self, entry: Entry) -> pd.DataFrame:
-        """One row a query, without attack."""
+        """Records without attack, one row a query."""
 
     @abstractmethod
     def attacked(self, run: AttackRun, *, keep: Keep | None = None, part: Part | None = None) -> pd.DataFrame:
-        """One row a query and entry of the run.
+        """Records of a run, one row a query and entry.
 
         Args:
-            keep: is given what the attack put out, chunk by chunk.
-            part: keeps the result of a chunk, so that a killed run goes on at the samples that are left; None: nothing
-                is kept.
+            keep: receives the output of the attack, chunk by chunk.
+            part: cache of the results of chunks, by which a killed run resumes; None: no cache.
 
         Raises:
             RuntimeError: a result beyond the threat model: a failed run, never a number.
@@ -125,53 +124,54 @@ class Evaluator(ABC):
 
     @abstractmethod
     def examples(self, run: AttackRun, records: pd.DataFrame, count: int) -> list[Example]:
-        """Some images spread over the set with what the attack makes of them; ``records`` are those of the run."""
+        """Examples of ``run``, spread evenly over the set; ``records`` are those of the run."""
 
     @abstractmethod
     def subject(self, entry: Entry, samples: int) -> Subject:
-        """``samples`` images spread over the set, for diagnostics."""
+        """Subject of diagnostics: ``samples`` images, spread evenly over the set."""
 
     @abstractmethod
     def answers(self, model: Any, images: Tensor) -> Tensor:
-        """What tells whether a model draws: logits or embeddings (B,K)."""
+        """Logits or image embeddings (B,K) of one pass; two that differ mark a randomised model."""
 
     @abstractmethod
     def describe(self) -> list[str]:
-        """On what is judged and how, a sentence each."""
+        """Sentences on the data and the protocol, for the report."""
 
     def entry(self, label: str, model: Any, defence: str | None = None) -> Entry:
-        """A row of the table, in eval mode; whether its answers are drawn is seen on the first images."""
+        """Entry of a model, put in eval mode; its first images decide if it is randomised, unless it declares it."""
         model.eval()
         probe = self.data.images(self.image_rows[:8]).to(model.device)
         with frozen(model), torch.no_grad():
-            said = getattr(model, "randomised", None)
-            drawn = said if isinstance(said, bool) else is_randomised(lambda images: self.answers(model, images), probe)
-        made = Entry(label=label, model=model, randomised=drawn)
-        return made if defence is None else replace(made, defence=defence)
+            randomised = getattr(model, "randomised", None)
+            if not isinstance(randomised, bool):
+                randomised = is_randomised(lambda images: self.answers(model, images), probe)
+        entry = Entry(label=label, model=model, randomised=randomised)
+        return entry if defence is None else replace(entry, defence=defence)
 
     def chunks(self) -> Iterator[Tensor]:
-        """The rows in chunks of ``batch_size``."""
+        """Rows of all images, in chunks of ``batch_size``."""
         yield from torch.split(self.image_rows, self.batch_size)
 
     def spread(self, count: int) -> Tensor:
-        """Rows of ``count`` images, evenly over the set."""
+        """Rows of ``count`` images, spread evenly over the set."""
         return torch.linspace(0, len(self) - 1, min(count, len(self))).long()
 
     def draws(self, entry: Entry) -> int:
-        """Fresh answers that judge a query of ``entry``."""
+        """Number of fresh draws that judge a query of ``entry``; 1 of a deterministic model."""
         return self.fresh if entry.randomised else 1
 
 
 @contextmanager
-def drawn_alike() -> Iterator[None]:
-    """Within it a model that draws gives every chunk the same draws, none of which an attack has seen; the global
-    generators are left as they were.
+def fixed_draws() -> Iterator[None]:
+    """Context in which a randomised model has the same draws for every chunk, none of which an attack has seen; the
+    global generators are restored.
     """
     with torch.random.fork_rng():
         torch.manual_seed(derive_seed("judge"))
         yield
 
 
-def computed(_name: str, compute: Callable[[], pd.DataFrame]) -> pd.DataFrame:
-    """The `Part` that keeps nothing."""
+def uncached(_name: str, compute: Callable[[], pd.DataFrame]) -> pd.DataFrame:
+    """`Part` without a cache."""
     return compute()

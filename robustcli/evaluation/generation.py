@@ -1,4 +1,4 @@
-"""A generator on held-out images: how likely it finds them, what it keeps of them, and what it would make up.
+"""Evaluation of a generator on held-out images: likelihood, reconstruction error and samples.
 
 Shapes: N images, C channels, H height, W width; L latents, coarse to fine.
 """
@@ -15,7 +15,7 @@ from robustcli.utils.seeding import derive_seed, generator
 
 
 class GenerationJudge:
-    """Judges a generator on the first ``limit`` images of a set.
+    """Evaluator of a generator on the first ``limit`` images of a set.
 
     Args:
         limit: images; None: all.
@@ -28,7 +28,9 @@ class GenerationJudge:
 
     @torch.no_grad()
     def records(self, model: NVAE) -> pd.DataFrame:
-        """One row an image: bits a dimension of the bound, of its likelihood and of each latent, and squared error."""
+        """Records, one row an image: bits a dimension of the bound, of its likelihood term and of each latent's KL, and
+        the mean squared error of the reconstruction.
+        """
         starts = range(0, self.count, self.batch_size)
         frames = [self._chunk(model, torch.arange(i, min(i + self.batch_size, self.count))) for i in starts]
         return pd.concat(frames, ignore_index=True)
@@ -45,13 +47,13 @@ class GenerationJudge:
 
     @torch.no_grad()
     def swept(self, model: NVAE, count: int, kept: Sequence[int]) -> list[Tensor]:
-        """For each number in ``kept``: images (count,C,H,W) that keep so many coarse latents, the others drawn."""
+        """Images (count,C,H,W) for each number in ``kept``: so many coarse latents are kept, the others are sampled."""
         images, number = self.data.images(torch.arange(min(count, self.count))), len(model.latent_shapes)
         return [self._decoded(model, images, (torch.arange(number) >= keep).float()) for keep in kept]
 
     @torch.no_grad()
     def samples(self, model: NVAE, count: int) -> Tensor:
-        """Images (count,C,H,W) from the prior."""
+        """Samples (count,C,H,W) of the prior, on the CPU."""
         return model.sample([each.to(model.device) for each in self._noise(model, count)]).cpu()
 
     def _decoded(self, model: NVAE, images: Tensor, alphas: Tensor) -> Tensor:

@@ -1,13 +1,14 @@
-"""Records of an evaluation: one row a query, model, attack, access and radius, of which every figure is an aggregation.
+"""Records of an evaluation: one row a query, model, attack, access and radius; every figure is an aggregation of them.
 
-Columns: ``model`` (the row of the table) and ``defence`` (what cleans images in front of it, or none); ``attack``,
-``access`` (see `access`) and ``eps`` (the radius it was run at; null: the smallest change was looked for);
-``direction``, ``query_id``, ``image_id``; ``clean_rank``, ``adversarial_rank`` and whether each is 1; ``status``; what
-``draws`` fresh answers say: ``mean``, the share that is right, ``worst``, whether all are, ``majority``, whether most
-are; ``norm`` and ``edits`` of what came out, ``followed`` (a smallest change gone on with to a radius), and what it
-cost. A set of classes has ``label``, ``clean_class`` and ``adversarial_class`` besides, captions the new ``caption``.
+Columns: ``model`` (the row of the table) and ``defence`` (its test-time defence, or ``none``); ``attack``, ``access``
+(see `access`) and ``eps`` (radius of the run; null: a minimum-norm attack without radius); ``direction``, ``query_id``,
+``image_id``; ``clean_rank`` and ``adversarial_rank``, ``clean_correct`` and ``adversarial_correct`` (rank 1);
+``status``; the number of fresh ``draws``, ``mean``, the share of them that is correct, ``worst`` (all are) and
+``majority`` (most are); ``norm`` of the perturbation and ``edits`` of the caption; ``followed`` (a minimum-norm
+perturbation scaled up to a radius); costs. Classifiers add ``label``, ``clean_class`` and ``adversarial_class``, pairs
+the edited ``caption``.
 
-Shapes: Q queries of one direction, R draws.
+Shapes: Q queries of one direction.
 """
 
 from collections.abc import Sequence
@@ -21,14 +22,14 @@ from robustcli.metrics import attack_success_drop, attack_success_flip
 
 Direction = Literal["image_to_text", "text_to_image", "image_to_class"]
 
-CLEAN = "clean"  # the attack, and the access, of a record without attack
+CLEAN = "clean"  # attack and access of a record without attack
 WORST = "worst"
-BARE = "none"  # the defence of a model without one
+BARE = "none"  # defence of a model without one
 VERDICTS = ("mean", "worst", "majority")
 STATUSES = ("survived", "fooled", "already_wrong", "not_attacked")
 SPENT = ("queries", "gradients", "zero_gradients", "nan_gradients")
 COSTS = ("norm", *SPENT)  # of an image and its captions
-SLACK = 1e-6  # relative; what a norm in float64 may exceed its radius by
+SLACK = 1e-6  # relative; by what a norm in float64 may exceed its radius
 
 
 def per_query(
@@ -38,13 +39,13 @@ def per_query(
     clean_rank: Tensor,
     adversarial_rank: Tensor | None = None,
 ) -> pd.DataFrame:
-    """One row a query: direction, query_id, image_id, clean and adversarial rank, whether each is 1, status.
+    """One row a query: direction, query_id, image_id, clean and adversarial rank, True where each is 1, and status.
 
     Args:
         direction: ``image_to_text``, ``text_to_image``, or ``image_to_class`` for a classifier.
-        query_ids: Q names of the queries.
-        image_ids: Q names of the image each query belongs to, the cluster of its interval.
-        clean_rank: (Q,) long, rank of the best true match.
+        query_ids: of the Q queries.
+        image_ids: of the image of each query, the cluster of the bootstrap.
+        clean_rank: (Q,) long, rank of the best positive, from 1.
         adversarial_rank: the same under the attack; None leaves the columns null and the status ``not_attacked``.
 
     Raises:
@@ -69,7 +70,7 @@ def per_query(
 
 
 def with_status(table: pd.DataFrame) -> pd.DataFrame:
-    """The table with ``clean_correct``, ``adversarial_correct`` and ``status`` as its ranks say."""
+    """Copy of the table with ``clean_correct``, ``adversarial_correct`` and ``status`` computed from its ranks."""
     table = table.assign(clean_correct=table["clean_rank"] <= 1, adversarial_correct=table["adversarial_rank"] <= 1)
     status = pd.Series("not_attacked", index=table.index)
     attacked = table["adversarial_rank"].notna()
@@ -81,29 +82,28 @@ def with_status(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def within(records: pd.DataFrame, clean: pd.DataFrame, eps: float) -> pd.DataFrame:
-    """Records as they are at the radius ``eps``: a change beyond it, or none that was found, puts the query back to
-    what it is without attack.
+    """Records at the radius ``eps``: a query whose perturbation is larger, or that has none, gets its clean result.
 
     Args:
         clean: records without attack of the same models.
     """
-    near = (records["norm"] <= eps * (1 + SLACK)).to_numpy(dtype=bool, na_value=False)
-    untouched = clean_of(records, clean)
+    inside = (records["norm"] <= eps * (1 + SLACK)).to_numpy(dtype=bool, na_value=False)
+    unattacked = clean_of(records, clean)
     changed = {
-        "adversarial_rank": records["adversarial_rank"].where(near, records["clean_rank"]),
-        **{name: records[name].where(near, untouched[name].to_numpy()) for name in VERDICTS},
+        "adversarial_rank": records["adversarial_rank"].where(inside, records["clean_rank"]),
+        **{name: records[name].where(inside, unattacked[name].to_numpy()) for name in VERDICTS},
     }
     return with_status(records.assign(**changed))
 
 
 def clean_of(records: pd.DataFrame, clean: pd.DataFrame) -> pd.DataFrame:
-    """For each row of ``records`` the record of its query without attack."""
+    """Clean record of the query of each row of ``records``, in their order."""
     keys = ["model", "direction", "query_id"]
     return clean.set_index(keys).reindex(pd.MultiIndex.from_frame(records[keys]))
 
 
 def success_rates(table: pd.DataFrame) -> dict[str, float | int | None]:
-    """Both success rates of the attacked rows of a table, each with its denominator."""
+    """Success rates (drop and flip) of the attacked rows of a table, each with its denominator."""
     attacked = table[table["status"] != "not_attacked"]
     clean = torch.tensor(attacked["clean_correct"].to_numpy(dtype=bool))
     adversarial = torch.tensor(attacked["adversarial_correct"].to_numpy(dtype=bool))

@@ -1,6 +1,6 @@
 """Evaluator of dual encoders on a gallery of images and captions.
 
-Shapes: B chunk of images, C channels, H height, W width, D embedding, N images, M captions, Q queries, R fresh answers,
+Shapes: B images of a chunk, C channels, H height, W width, D embedding, N images, M captions, Q queries, R fresh draws,
 V variants of an attack.
 """
 
@@ -18,7 +18,7 @@ from robustcli.attacks import Adversarial, Gallery, Pairs, RetrievalAttack
 from robustcli.data.base import ImageTextData
 from robustcli.diagnostics import RetrievalSubject
 from robustcli.evaluation.access import AttackRun, Entry
-from robustcli.evaluation.evaluator import Attacked, Evaluator, Example, Keep, Part, computed, drawn_alike
+from robustcli.evaluation.evaluator import Attacked, Evaluator, Example, Keep, Part, fixed_draws, uncached
 from robustcli.evaluation.records import CLEAN, SPENT, per_query
 from robustcli.utils.seeding import derive_seed
 
@@ -35,10 +35,10 @@ _EDITED = {
 
 
 class RetrievalEvaluator(Evaluator):
-    """Ranks the first ``limit`` images of a set among all of their captions, and the captions among the images.
+    """Evaluator of retrieval: the first ``limit`` images of a set against all of their captions, and the reverse.
 
-    What of a query is edited, ``threat.edits`` says; with ``all`` every pair is attacked and all are ranked among each
-    other. The relation of truth of the data set decides what counts as a hit.
+    ``threat.edits`` names the side of a query that is attacked; with ``all`` every pair is attacked and all are ranked
+    among each other. Positives are those of the relevance of the data set.
 
     Args:
         data, threat, batch_size, limit, fresh, seed, on_chunk: see `Evaluator`.
@@ -56,7 +56,7 @@ class RetrievalEvaluator(Evaluator):
         self._features: dict[str, tuple[Tensor, Tensor]] = {}
 
     def features(self, model: Any) -> tuple[Tensor, Tensor]:
-        """Clean features (N,D) and (M,D) of the gallery, those of one answer; computed once for the same weights."""
+        """Clean features (N,D) and (M,D) of the gallery, of one draw; computed once for the same weights."""
         identity = model.fingerprint()
         if identity not in self._features:
             chunks = [self._encode_images(model, self.data.images(rows)) for rows in self.chunks()]
@@ -64,42 +64,41 @@ class RetrievalEvaluator(Evaluator):
         return self._features[identity]
 
     def ranks(self, model: Any) -> metrics.Ranks:
-        """Ranks of the clean queries, of one answer."""
+        """Ranks of the clean queries, of one draw."""
         return metrics.ranks(*self.features(model), self.relevance)
 
     def pairs(self, model: Any, rows: Tensor) -> tuple[Pairs, Gallery]:
-        """The images of ``rows`` with their captions, and the clean gallery around them."""
-        own = torch.nonzero(torch.isin(self.owner, rows)).flatten()
+        """Pairs of the images ``rows`` with their captions, and the clean gallery around them."""
+        columns = torch.nonzero(torch.isin(self.owner, rows)).flatten()
         image_features, text_features = self.features(model)
-        place = torch.full((len(self),), -1).index_put((rows,), torch.arange(len(rows)))
+        position = torch.full((len(self),), -1).index_put((rows,), torch.arange(len(rows)))
         pairs = Pairs(
             images=self.data.images(rows).to(model.device),
-            captions=tuple(self.captions[j] for j in own.tolist()),
-            owner=place[self.owner[own]],
+            captions=tuple(self.captions[j] for j in columns.tolist()),
+            owner=position[self.owner[columns]],
             image_ids=rows,
-            caption_ids=self.caption_rows[own],
-            relevance=self.relevance[rows][:, own],
+            caption_ids=self.caption_rows[columns],
+            relevance=self.relevance[rows][:, columns],
         )
         return pairs, Gallery(
             image_features=image_features,
             text_features=text_features,
             image_matches=self.relevance[rows].to(model.device),
-            caption_matches=self.relevance[:, own].T.to(model.device),
+            caption_matches=self.relevance[:, columns].T.to(model.device),
             image_rows=rows.to(model.device),
-            caption_rows=own.to(model.device),
+            caption_rows=columns.to(model.device),
         )
 
     def clean(self, entry: Entry) -> pd.DataFrame:
         images, captions = self._clean_draws(entry)
-        judged = self._judged(entry, images, captions)
+        ranks = self._rank(entry, images, captions)
         sides = [
-            self._records(entry, CLEAN, CLEAN, None, direction, judged[direction], None)
-            for direction in self.directions
+            self._records(entry, CLEAN, CLEAN, None, direction, ranks[direction], None) for direction in self.directions
         ]
         return pd.concat(sides, ignore_index=True)
 
     def attacked(self, run: AttackRun, *, keep: Keep | None = None, part: Part | None = None) -> pd.DataFrame:
-        kept, parts = part or computed, []
+        kept, parts = part or uncached, []
         for number, rows in enumerate(self.chunks()):
 
             def compute(rows: Tensor = rows) -> pd.DataFrame:
@@ -107,8 +106,8 @@ class RetrievalEvaluator(Evaluator):
 
             parts.append(kept(f"{run.part}/{number:05d}", compute))
             self.on_chunk(len(rows))
-        found = pd.concat(_same_variants(parts), ignore_index=True)
-        tables = [self._table(run, entry, found[found["model"] == entry.label]) for entry in run.entries]
+        output = pd.concat(_same_variants(parts), ignore_index=True)
+        tables = [self._table(run, entry, output[output["model"] == entry.label]) for entry in run.entries]
         return pd.concat(tables, ignore_index=True)
 
     def answers(self, model: Any, images: Tensor) -> Tensor:
@@ -130,22 +129,22 @@ class RetrievalEvaluator(Evaluator):
         ]
 
     def examples(self, run: AttackRun, records: pd.DataFrame, count: int) -> list[Example]:
-        """Each image with the first of its captions that was edited, or else its first."""
+        """Examples: an image with the first of its captions that was edited, or else its first."""
         rows = self.spread(count)
         pairs, gallery = self.pairs(run.victim, rows)
         attacked = run.attack(run.victim, pairs, gallery, run.threat)
         ranks = records.set_index(["direction", "query_id"]).to_dict("index")
         shown = []
-        for place, row in enumerate(rows.tolist()):
-            mine = torch.nonzero(pairs.owner == place).flatten().tolist()
-            j = next((j for j in mine if attacked.captions[j] != pairs.captions[j]), mine[0])
+        for position, row in enumerate(rows.tolist()):
+            captions = torch.nonzero(pairs.owner == position).flatten().tolist()
+            j = next((j for j in captions if attacked.captions[j] != pairs.captions[j]), captions[0])
             image = ranks["image_to_text", self.data.image_ids[row]]
             caption = ranks["text_to_image", str(int(pairs.caption_ids[j]))]
             note = f"rank of a true caption {_change(image)}, of a true image {_change(caption)}"
             shown.append(
                 Example(
-                    clean=pairs.images[place].cpu(),
-                    adversarial=attacked.images[place].cpu(),
+                    clean=pairs.images[position].cpu(),
+                    adversarial=attacked.images[position].cpu(),
                     caption=pairs.captions[j],
                     adversarial_caption=attacked.captions[j],
                     note=note,
@@ -154,74 +153,76 @@ class RetrievalEvaluator(Evaluator):
         return shown
 
     def _attack_chunk(self, run: AttackRun, rows: Tensor, keep: Keep | None) -> pd.DataFrame:
-        """One row for each image and each caption, entry and variant of the attack, with the features of R answers.
+        """One row for each image and each caption, entry and variant of the attack, with the features of R draws.
 
-        Everything is encoded again from what the attack put out: no feature of the attack's own is believed.
+        All features are encoded from the output pixels and strings; those that the attack computed are not used.
         """
         pairs, gallery = self.pairs(run.victim, rows)
         attack: RetrievalAttack = run.attack
         frames = []
-        for variant, found in attack.variants(run.victim, pairs, gallery, run.threat).items():
-            norm = run.threat.audit(found.images, pairs.images)  # of a foreign attack too, whatever its base says
-            edits = run.threat.audit_captions(found.captions, pairs.captions)
+        for variant, adversarial in attack.variants(run.victim, pairs, gallery, run.threat).items():
+            # Audited here as well: a foreign attack need not have a base class that does so.
+            norm = run.threat.audit(adversarial.images, pairs.images)
+            edits = run.threat.audit_captions(adversarial.captions, pairs.captions)
             if keep is not None:
-                keep(run, Attacked(rows, found.images.cpu(), found.captions, variant))
-            costs = {name: getattr(found, name).cpu().numpy() for name in SPENT} | {"norm": norm.cpu().numpy()}
+                keep(run, Attacked(rows, adversarial.images.cpu(), adversarial.captions, variant))
+            costs = {name: getattr(adversarial, name).cpu().numpy() for name in SPENT} | {"norm": norm.cpu().numpy()}
             for entry in run.entries:
-                own = {"model": entry.label, "variant": variant}
-                images, captions = self._encoded(entry, rows, found)
-                known = {"row": rows.numpy(), "feature": images, **costs}
-                frames.append(pd.DataFrame({"side": "image", **own, **known}))
-                texts = {"edits": edits.numpy(), "caption": list(found.captions)}
-                known = {"row": gallery.caption_rows.cpu().numpy(), "feature": captions, **texts}
-                frames.append(pd.DataFrame({"side": "caption", **own, **known}))
+                keys = {"model": entry.label, "variant": variant}
+                images, captions = self._encoded(entry, rows, adversarial)
+                columns = {"row": rows.numpy(), "feature": images, **costs}
+                frames.append(pd.DataFrame({"side": "image", **keys, **columns}))
+                texts = {"edits": edits.numpy(), "caption": list(adversarial.captions)}
+                columns = {"row": gallery.caption_rows.cpu().numpy(), "feature": captions, **texts}
+                frames.append(pd.DataFrame({"side": "caption", **keys, **columns}))
         return pd.concat(frames, ignore_index=True)
 
-    def _encoded(self, entry: Entry, rows: Tensor, found: Adversarial) -> tuple[list[Any], list[Any]]:
-        """Features of images, R answers behind each other, and of captions, as rows for a table."""
-        drawn = self._draw_images(entry, found.images, rows)
-        captions = self._encode_captions(entry.model, found.captions)
+    def _encoded(self, entry: Entry, rows: Tensor, adversarial: Adversarial) -> tuple[list[Any], list[Any]]:
+        """Features of images (R draws concatenated) and of captions, as rows of a table."""
+        drawn = self._draw_images(entry, adversarial.images, rows)
+        captions = self._encode_captions(entry.model, adversarial.captions)
         flat = drawn.transpose(0, 1).flatten(1)
         return list(flat.cpu().float().numpy()), list(captions.cpu().float().numpy())
 
-    def _table(self, run: AttackRun, entry: Entry, found: pd.DataFrame) -> pd.DataFrame:
-        """The queries of ``entry`` under the variant that hurts each most."""
-        clean = self._judged(entry, *self._clean_draws(entry))
-        by_variant = {str(name): self._judged_variant(entry, rows) for name, rows in found.groupby("variant")}
+    def _table(self, run: AttackRun, entry: Entry, output: pd.DataFrame) -> pd.DataFrame:
+        """Records of the queries of ``entry``, each under its worst variant."""
+        clean = self._rank(entry, *self._clean_draws(entry))
+        by_variant = {str(name): self._rank_variant(entry, rows) for name, rows in output.groupby("variant")}
         sides = []
         for direction in self.directions:
-            hardest, variants = _hardest({name: each[direction] for name, each in by_variant.items()})
+            worst, variants = _worst_variants({name: each[direction] for name, each in by_variant.items()})
             eps = run.threat.radius
-            table = self._records(entry, run.name, run.access, eps, direction, clean[direction], hardest)
-            sides.append(_with_costs(table, found, variants, direction))
+            table = self._records(entry, run.name, run.access, eps, direction, clean[direction], worst)
+            sides.append(_with_costs(table, output, variants, direction))
         return pd.concat(sides, ignore_index=True)
 
-    def _judged_variant(self, entry: Entry, found: pd.DataFrame) -> "dict[Direction, _Judged]":
+    def _rank_variant(self, entry: Entry, output: pd.DataFrame) -> "dict[Direction, _DrawnRanks]":
         images, captions = (
-            _stacked(found[found["side"] == side]).to(entry.model.device) for side in ("image", "caption")
+            _stacked(output[output["side"] == side]).to(entry.model.device) for side in ("image", "caption")
         )
         drawn = images.view(len(images), self.draws(entry), -1).transpose(0, 1)
-        return self._judged(entry, drawn, captions)
+        return self._rank(entry, drawn, captions)
 
-    def _judged(self, entry: Entry, images: Tensor, captions: Tensor) -> "dict[Direction, _Judged]":
-        """From R answers for all images (R,N,D), and features (M,D) of all captions."""
-        ranks = [self._ranks_of(entry, answer, captions) for answer in images]
-        return {each: _Judged(torch.stack([getattr(one, each) for one in ranks])) for each in self.directions}
+    def _rank(self, entry: Entry, images: Tensor, captions: Tensor) -> "dict[Direction, _DrawnRanks]":
+        """Ranks of R draws, from features of all images (R,N,D) and of all captions (M,D)."""
+        ranks = [self._ranks_of(entry, draw, captions) for draw in images]
+        return {each: _DrawnRanks(torch.stack([getattr(one, each) for one in ranks])) for each in self.directions}
 
     def _ranks_of(self, entry: Entry, images: Tensor, captions: Tensor) -> metrics.Ranks:
-        """Ranks of the queries that the attacker may reach, from features of all images and captions as attacked."""
+        """Ranks under ``threat.edits``, from features of all images and captions, attacked."""
         clean_images, clean_captions = self.features(entry.model)
         if self.threat.edits == "all":
             return metrics.ranks(images, captions, self.relevance)
         query, item = self.threat.edits != "item", self.threat.edits != "query"
-        asking = images if query else clean_images, captions if query else clean_captions
-        entries = images if item else clean_images, captions if item else clean_captions
-        numbers, owner = torch.arange(len(self.captions)), self.owner.to(entry.model.device)
-        to_text = (self.owner, numbers, (asking[0][owner] * entries[1]).sum(1))
-        to_image = (numbers, self.owner, (asking[1] * entries[0][owner]).sum(1))
+        queries = images if query else clean_images, captions if query else clean_captions
+        items = images if item else clean_images, captions if item else clean_captions
+        # The gallery is clean but for the pair of each query, whose cosines replace those of its entries.
+        caption_rows, owner = torch.arange(len(self.captions)), self.owner.to(entry.model.device)
+        to_text = (self.owner, caption_rows, (queries[0][owner] * items[1]).sum(1))
+        to_image = (caption_rows, self.owner, (queries[1] * items[0][owner]).sum(1))
         return metrics.Ranks(
-            metrics.first_true_rank(asking[0], clean_captions, self.relevance, replaced=to_text),
-            metrics.first_true_rank(asking[1], clean_images, self.relevance.T, replaced=to_image),
+            metrics.first_true_rank(queries[0], clean_captions, self.relevance, replaced=to_text),
+            metrics.first_true_rank(queries[1], clean_images, self.relevance.T, replaced=to_image),
         )
 
     def _records(
@@ -231,25 +232,25 @@ class RetrievalEvaluator(Evaluator):
         access: str,
         eps: float | None,
         direction: Direction,
-        clean: "_Judged",
-        hostile: "_Judged | None",
+        clean: "_DrawnRanks",
+        adversarial: "_DrawnRanks | None",
     ) -> pd.DataFrame:
         names = [self.data.image_ids[i] for i in self.image_rows.tolist()]
         ids, images = names, names
         if direction == "text_to_image":
             ids = [str(j) for j in self.caption_rows.tolist()]
             images = [names[i] for i in self.owner.tolist()]
-        table = per_query(direction, ids, images, clean.rank, None if hostile is None else hostile.rank)
-        said = clean if hostile is None else hostile
-        table = table.assign(draws=len(said.ranks), mean=said.mean, worst=said.worst, majority=said.majority)
-        known = {"model": entry.label, "defence": entry.defence, "attack": attack, "access": access}
-        for place, (name, value) in enumerate(known.items()):
-            table.insert(place, name, value)
+        table = per_query(direction, ids, images, clean.rank, None if adversarial is None else adversarial.rank)
+        judged = clean if adversarial is None else adversarial
+        table = table.assign(draws=len(judged.ranks), mean=judged.mean, worst=judged.worst, majority=judged.majority)
+        keys = {"model": entry.label, "defence": entry.defence, "attack": attack, "access": access}
+        for position, (name, value) in enumerate(keys.items()):
+            table.insert(position, name, value)
         table.insert(4, "eps", pd.Series([eps] * len(table), dtype="float64"))
         return table
 
     def _clean_draws(self, entry: Entry) -> tuple[Tensor, Tensor]:
-        """Clean features (R,N,D) of fresh answers, and (M,D)."""
+        """Clean features of the images in R fresh draws (R,N,D), and of the captions (M,D)."""
         images, captions = self.features(entry.model)
         if not entry.randomised:
             return images[None], captions
@@ -258,8 +259,8 @@ class RetrievalEvaluator(Evaluator):
 
     @torch.no_grad()
     def _draw_images(self, entry: Entry, images: Tensor, rows: Tensor) -> Tensor:
-        """(R,B,D): fresh answers for images (B,C,H,W); the draws of an image are the same in any batch where the model
-        names them.
+        """(R,B,D): features of images (B,C,H,W) in R fresh draws; an image has the same draws in any batch if the model
+        takes the names of its images (`Draws`).
         """
         count, model = self.draws(entry), entry.model
         if not entry.randomised:
@@ -273,13 +274,13 @@ class RetrievalEvaluator(Evaluator):
 
     @torch.no_grad()
     def _encode_images(self, model: Any, images: Tensor) -> Tensor:
-        with drawn_alike():
+        with fixed_draws():
             features: Tensor = model.encode_image(images.to(model.device))
             return features
 
     @torch.no_grad()
     def _encode_captions(self, model: Any, captions: tuple[str, ...]) -> Tensor:
-        """(M,D); captions of like length are encoded together, since a batch costs as much as its longest."""
+        """(M,D); captions of similar length are encoded together, since a batch costs as much as its longest."""
         tokens = model.tokenize(captions)
         order = torch.argsort(tokens.argmax(-1), stable=True)
         encoded = torch.cat([model.encode_text(tokens[rows]) for rows in torch.split(order, 4 * self.batch_size)])
@@ -287,14 +288,14 @@ class RetrievalEvaluator(Evaluator):
 
 
 @dataclass(frozen=True)
-class _Judged:
-    """R answers for the queries of one direction: their ranks (R,Q)."""
+class _DrawnRanks:
+    """Ranks (R,Q) of the queries of one direction in R draws."""
 
     ranks: Tensor
 
     @property
     def rank(self) -> Tensor:
-        """(Q,) the median, the higher one of two."""
+        """(Q,) long: the median over draws, the higher one of two."""
         return self.ranks.sort(0).values[len(self.ranks) // 2]
 
     @property
@@ -310,19 +311,19 @@ class _Judged:
         return (self.rank <= 1).numpy()
 
 
-def _hardest(variants: Mapping[str, _Judged]) -> tuple[_Judged, list[str]]:
-    """For each query the variant that leaves the fewest answers right, and of equals the one of the worst rank."""
-    names, judged = list(variants), list(variants.values())
-    ranks = torch.stack([each.ranks for each in judged])  # (V,R,Q)
+def _worst_variants(variants: Mapping[str, _DrawnRanks]) -> tuple[_DrawnRanks, list[str]]:
+    """Worst variant of each query: the fewest correct draws, and among equals the worst median rank."""
+    names, each_ranks = list(variants), list(variants.values())
+    ranks = torch.stack([each.ranks for each in each_ranks])  # (V,R,Q)
     wrong = (ranks > 1).double().mean(1)
-    which = (wrong * 1e12 + torch.stack([each.rank for each in judged])).max(0).indices
+    which = (wrong * 1e12 + torch.stack([each.rank for each in each_ranks])).max(0).indices
     chosen = ranks.gather(0, which[None, None].expand(1, ranks.shape[1], -1))[0]
-    return _Judged(chosen), [names[i] for i in which.tolist()]
+    return _DrawnRanks(chosen), [names[i] for i in which.tolist()]
 
 
-def _with_costs(table: pd.DataFrame, found: pd.DataFrame, variants: list[str], direction: str) -> pd.DataFrame:
-    """The queries with what became of them under the variant that hurts each most; costs are those of all variants."""
-    side = found[found["side"] == ("image" if direction == "image_to_text" else "caption")]
+def _with_costs(table: pd.DataFrame, output: pd.DataFrame, variants: list[str], direction: str) -> pd.DataFrame:
+    """Records with norm, edits and caption of the worst variant of each query; costs are the sum of all variants."""
+    side = output[output["side"] == ("image" if direction == "image_to_text" else "caption")]
     keys = list(zip(sorted(side["row"].unique()), variants, strict=True))
     chosen = side.set_index(["row", "variant"]).loc[keys]
     if direction == "text_to_image":
@@ -331,19 +332,19 @@ def _with_costs(table: pd.DataFrame, found: pd.DataFrame, variants: list[str], d
     else:
         spent = side.groupby("row")[list(SPENT)].sum()
         columns = {"norm": chosen["norm"].to_numpy(), **{name: spent[name].to_numpy() for name in SPENT}}
-    if len(set(found["variant"])) > 1:
+    if len(set(output["variant"])) > 1:
         columns["variant"] = variants
     return table.assign(**columns)
 
 
 def _same_variants(parts: list[pd.DataFrame]) -> list[pd.DataFrame]:
-    """Chunks of an ensemble may have more variants than others; there the last one is taken again, at no cost."""
+    """Parts with the same variants: where a chunk of an ensemble has fewer, its last one is repeated at no cost."""
     names = list(dict.fromkeys(name for part in parts for name in part["variant"]))
     filled = []
     for part in parts:
-        known = list(dict.fromkeys(part["variant"]))
-        last = part[part["variant"] == known[-1]].assign(**dict.fromkeys(SPENT, 0))
-        filled += [part, *(last.assign(variant=name) for name in names if name not in known)]
+        present = list(dict.fromkeys(part["variant"]))
+        last = part[part["variant"] == present[-1]].assign(**dict.fromkeys(SPENT, 0))
+        filled += [part, *(last.assign(variant=name) for name in names if name not in present)]
     return filled
 
 
