@@ -75,14 +75,14 @@ class Evaluation:
         # Rounded up, so that the attack whose norm is a quantile succeeds at that radius.
         return tuple(sorted({0.0, *(math.ceil(1e6 * norm) / 1e6 for norm in quantiles)}))
 
-    def smallest(self, name: str) -> bool:
+    def is_minimum_norm(self, name: str) -> bool:
         """True of a minimum-norm attack."""
         attack = self.attacks[name]
         return isinstance(attack, ClassifierAttack) and attack.minimum_norm
 
     def _threats(self, name: str, attack: Attack) -> list[tuple[Attack, ThreatModel]]:
         """Calls of an attack: the same object with several threat models."""
-        if self.smallest(name) or self.threat.radius is None:
+        if self.is_minimum_norm(name) or self.threat.radius is None:
             return [(attack, self._main(attack))]
         radii = self.radii if self.curve in (None, name) else ()
         return [(attack, self.threat.at(eps)) for eps in sorted({self.threat.radius, *radii})]

@@ -92,7 +92,7 @@ def _claimed(evaluation: Evaluation, entry: Entry, table: pd.DataFrame, extent: 
     """The attacks whose numbers are looked at; of a defence those that keep within a radius, if there are any."""
     names = list(evaluation.attacks)
     if entry.defence != "none":
-        names = [name for name in names if not evaluation.smallest(name)] or names
+        names = [name for name in names if not evaluation.is_minimum_norm(name)] or names
         table = table[table["access"] == "adaptive"]
     if extent == "full":
         return names

@@ -94,7 +94,7 @@ def _strips(
 ) -> list[Strip]:
     """Clean, attacked and cleaned images; of the last attack that keeps within a radius, or the last there is."""
     images, labels = evaluator.batch(entry.model, rows)
-    bounded = [name for name in evaluation.attacks if not evaluation.smallest(name)]
+    bounded = [name for name in evaluation.attacks if not evaluation.is_minimum_norm(name)]
     name = (bounded or list(evaluation.attacks))[-1]
     torch.manual_seed(evaluation.seed)
     cleaner = entry.model.cleaner

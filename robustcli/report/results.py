@@ -177,7 +177,7 @@ def _caveats(evaluation: Evaluation, groups: Sequence[Group], records: pd.DataFr
         "A robust figure is an upper bound: a stronger attack can only lower it.",
     ]
     defended = [entry for group in groups for entry in group.defended]
-    if defended and any(evaluation.smallest(name) for name in evaluation.attacks):
+    if defended and any(evaluation.is_minimum_norm(name) for name in evaluation.attacks):
         notes.append(
             "Attacks that look for the smallest change stand with what they found; the worst also counts those "
             "followed on in their direction to the radius."
