@@ -97,7 +97,7 @@ class RetrievalSurrogate(RetrievalAttack):
         return Gallery.of(self.model, target.pairs, relevance)
 
 
-def right_on(model: Classifier, images: Tensor, labels: Tensor) -> Tensor:
+def correct_on(model: Classifier, images: Tensor, labels: Tensor) -> Tensor:
     """(B,) bool on the CPU: ``model`` classifies the image correctly."""
     with frozen(model):
         return (classify(model, images, labels.to(images.device)) == labels.to(images.device)).cpu()

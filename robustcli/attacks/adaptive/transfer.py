@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from robustcli.attacks.adaptive.surrogate import attack_for_transfer, right_on
+from robustcli.attacks.adaptive.surrogate import attack_for_transfer, correct_on
 from robustcli.attacks.core.base import Classifier, ClassifierAttack
 from robustcli.attacks.core.frozen import frozen
 from robustcli.attacks.core.pairs import DualEncoderLike, Pairs, check_images
@@ -45,14 +45,14 @@ def transfer_matrix(
     """
     check_images(images)
     ids, labels = torch.arange(len(images)) if sample_ids is None else sample_ids, labels.to(images.device)
-    correct = {name: right_on(model, images, labels) for name, model in models.items()}
+    correct = {name: correct_on(model, images, labels) for name, model in models.items()}
     rows = []
     for source, model in models.items():
         x_adv, _ = attack_for_transfer(attack, model, images, labels, ids, threat or attack.threat)
         within = threat or attack.threat
         (within.at(None) if attack.minimum_norm else within).audit(x_adv, images)
         for target, other in models.items():
-            rows.append(_row(source, target, correct[source] & correct[target], ~right_on(other, x_adv, labels)))
+            rows.append(_row(source, target, correct[source] & correct[target], ~correct_on(other, x_adv, labels)))
     return pd.DataFrame(rows)
 
 

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from robustcli.attacks import FGSM, ThreatModel
-from robustcli.attacks.adaptive.surrogate import right_on
+from robustcli.attacks.adaptive.surrogate import correct_on
 from robustcli.data import ImageClassData
 from robustcli.defenses import PurifiedClassifier
 from robustcli.utils import files
@@ -80,7 +80,7 @@ def fool_reconstruction(
     found, places, seen, right, total = [], [], 0, 0, 0
     for rows in torch.split(order, batch_size):
         images, labels = data.images(rows).to(defence.device), data.labels[rows].to(defence.device)
-        before = right_on(defence, images, labels)
+        before = correct_on(defence, images, labels)
         result = attack(defence, images, labels, threat, sample_ids=rows)
         fooled = before & result.success.cpu()
         found.append(result.images.cpu()[fooled])

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from robustcli.attacks import ThreatModel
-from robustcli.attacks.adaptive.surrogate import right_on
+from robustcli.attacks.adaptive.surrogate import correct_on
 from robustcli.data import Digits
 from robustcli.defenses import PurifiedClassifier, Purifier
 from robustcli.defenses.purification.alpha_images import FooledImages, fool_reconstruction
@@ -112,7 +112,7 @@ def test_kept_are_images_that_were_right_before_and_are_wrong_after(classifier: 
     found = fool_reconstruction(defence, digits, UNIT, count=10, batch_size=40, seed=0)
     clean, labels = digits.images(found.rows), digits.labels[found.rows]
     assert len(found.rows) == len(found.images) == len(found.clean) == 10
-    assert bool(right_on(defence, clean, labels).all()) and not bool(right_on(defence, found.images, labels).any())
+    assert bool(correct_on(defence, clean, labels).all()) and not bool(correct_on(defence, found.images, labels).any())
     moved = (found.images - clean).abs()
     assert bool((moved.flatten(1).norm(dim=1) <= 1.0).all())
     for image, change in zip(found.images, moved, strict=True):
