@@ -12,7 +12,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from robustcli.evaluation import with_worst
+from robustcli.evaluation.aggregate import with_worst
 from robustcli.metrics import bootstrap_difference
 from robustcli.utils import files
 
