@@ -16,7 +16,7 @@ from robustcli.data.base import rows_of
 from robustcli.data.classes import ImageClassData, class_list, held_out
 from robustcli.data.decode import FITS, Fit
 from robustcli.data.faults import Faults, OnError
-from robustcli.data.files import check_fingerprint, check_positive, checked
+from robustcli.data.files import check_fingerprint, check_positive, decoded
 from robustcli.data.sources import SPLITS, Blob, Record
 from robustcli.utils.errors import UserError
 from robustcli.utils.seeding import derive_seed
@@ -80,7 +80,7 @@ class ClassFolders(ImageClassData):
         if val_share and split in ("train", "val"):
             chosen = held_out([record.image_id for record in found], val_share).tolist()
             found = [record for record, held in zip(found, chosen, strict=True) if held == (split == "val")]
-        records, store = checked(found[:limit], image_size, faults, fit=fit)
+        records, store = decoded(found[:limit], image_size, faults, fit=fit)
         if not records:
             raise UserError(f"the split {split!r} of {self.name} has no usable image left: see the log for why.")
         self.skipped = faults.count

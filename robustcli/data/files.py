@@ -57,7 +57,7 @@ class FileSet(ImageTextData):
         check_positive(image_size=image_size, limit=limit)
         records = present(reading.records[:limit], reading.faults, origin)
         self.name, self.split, self.image_size = reading.name, reading.split, image_size
-        records, store = checked(records, image_size, reading.faults)
+        records, store = decoded(records, image_size, reading.faults)
         if not records:
             raise UserError(f"the split {self.split!r} of {self.name} has no usable image left: see the log for why.")
         self.skipped = reading.faults.count
@@ -113,7 +113,7 @@ def present(records: Sequence[Record], faults: Faults, origin: str | None) -> li
     return found
 
 
-def checked(
+def decoded(
     records: Sequence[Record], image_size: int, faults: Faults, *, fit: Fit = "crop"
 ) -> tuple[list[Record], PixelStore]:
     """The records whose images can be read, and the pixels of these; the others are faults."""

@@ -62,7 +62,7 @@ def opened(
     return {key: stored.get(key, value) for key, value in asked.items()}, weights
 
 
-def count(classes: Classes) -> int:
+def class_count(classes: Classes) -> int:
     """The number of classes that a number or a list of names means; `UserError` for fewer than two."""
     number = classes if isinstance(classes, int) else len(classes)
     if number < 2:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from robustcli.models.assembly import Classes, count, drawn, opened
+from robustcli.models.assembly import Classes, class_count, drawn, opened
 from robustcli.models.classifier import Classifier
 from robustcli.models.weights import assign
 
@@ -27,7 +27,7 @@ def lenet(*, classes: Classes = tuple("0123456789"), seed: int = 0, checkpoint: 
         UserError: a checkpoint of another model.
     """
     settings, weights = opened(lenet, {"classes": classes}, checkpoint)
-    number = count(settings["classes"])
+    number = class_count(settings["classes"])
     network = drawn(lambda: _LeNet(number), seed)
     model = Classifier(
         network,

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from robustcli.models.assembly import Classes, count, explained, opened, own_randomness
+from robustcli.models.assembly import Classes, class_count, explained, opened, own_randomness
 from robustcli.models.classifier import Classifier
 from robustcli.models.weights import Weights, assign
 from robustcli.models.zoo import weights_tag
@@ -71,7 +71,7 @@ def mlp_head(
         settings["classes"] = _checked(weights, settings["classes"])
     if settings["classes"] is None:
         raise UserError("model.classes is null and there is no checkpoint to count them: give their names or number.")
-    number = count(settings["classes"])
+    number = class_count(settings["classes"])
     with torch.device("cpu" if weights is None else "meta"), own_randomness(seed):
         network = build_network(architecture, number, pretrained=None if weights else pretrained)
     model = Classifier(
@@ -145,7 +145,7 @@ def _checked(weights: Weights, classes: Classes | None) -> Classes:
             f"checkpoint {weights.path} does not have the head Linear-BatchNorm-ReLU-Linear at fc or classifier: for "
             "torchvision's own last layer give model=torchvision."
         )
-    stored, asked = len(weights.state[f"{heads[0]}.{_LAST}"]), None if classes is None else count(classes)
+    stored, asked = len(weights.state[f"{heads[0]}.{_LAST}"]), None if classes is None else class_count(classes)
     if asked is not None and asked != stored:
         raise UserError(
             f"checkpoint {weights.path} is of {stored} classes, but model.classes asks for {asked}: give the class "

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from robustcli.models.assembly import Classes, count, drawn, opened
+from robustcli.models.assembly import Classes, class_count, drawn, opened
 from robustcli.models.classifier import Classifier
 from robustcli.models.weights import assign
 from robustcli.utils.errors import UserError
@@ -45,7 +45,7 @@ def small_cnn(
         small_cnn, {"classes": classes, "channels": channels, "widths": list(widths)}, checkpoint, shipped=shipped
     )
     _check(settings)
-    number = count(settings["classes"])
+    number = class_count(settings["classes"])
     network = drawn(lambda: _SmallCNN(settings["channels"], settings["widths"], number), seed)
     model = Classifier(
         network,

@@ -9,9 +9,9 @@ import torch
 from robustcli.models.assembly import opened
 from robustcli.models.dual_encoder import DualEncoder
 from robustcli.models.registry import MODELS
+from robustcli.models.tokenizer import WordTokenizer
 from robustcli.models.towers import ImageTower, LeanCLIP, TextTower, initialise
 from robustcli.models.weights import assign
-from robustcli.models.words import WordTokenizer
 from robustcli.utils.errors import UserError
 
 _MEAN, _STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)

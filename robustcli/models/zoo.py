@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import nn
 
-from robustcli.models.assembly import Classes, count, explained, opened, own_randomness, tag_or_file
+from robustcli.models.assembly import Classes, class_count, explained, opened, own_randomness, tag_or_file
 from robustcli.models.classifier import IMAGENET_MEAN, IMAGENET_STD, Classifier
 from robustcli.models.weights import Weights, assign
 from robustcli.utils.errors import UserError
@@ -68,7 +68,7 @@ def torchvision(
     _settle(settings, _side(preset.crop_size), preset.mean, preset.std)
     if downloaded is not None:
         settings["classes"] = _own_names(downloaded.meta["categories"], classes)
-    number = None if downloaded is not None else count(settings["classes"])
+    number = None if downloaded is not None else class_count(settings["classes"])
     with explained(architecture), own_randomness(seed):
         network = library.get_model(
             architecture, weights=downloaded, **({} if number is None else {"num_classes": number})
@@ -117,7 +117,7 @@ def timm(
         )
     with explained(architecture), own_randomness(seed):
         network = library.create_model(
-            architecture, pretrained=pretrained and weights is None, num_classes=count(settings["classes"])
+            architecture, pretrained=pretrained and weights is None, num_classes=class_count(settings["classes"])
         )
     found = importlib.import_module("timm.data").resolve_model_data_config(network)
     _settle(settings, _side(found["input_size"][-2:]), found["mean"], found["std"])

@@ -122,23 +122,25 @@ def write_captions(world: World, synonym_frequency: float, seed: int) -> tuple[l
     # Every scene tells its objects in an order of its own.
     told = np.take_along_axis(world.objects, orders[:, :, None], axis=1)
     choice = integers(seed, 22, (n,), 2)
-    drafts = [
-        draft
+    captions = [
+        caption
         for objects, count, texture, pick in zip(
             told.tolist(), world.counts.tolist(), world.textures.tolist(), choice.tolist(), strict=True
         )
-        for draft in _six(objects[:count], texture, pick)
+        for caption in _six(objects[:count], texture, pick)
     ]
-    texts = _with_synonyms([text for text, *_ in drafts], synonym_frequency, seed)
-    patterns = np.array([_padded(pattern) for _, pattern, *_ in drafts])
-    counts, textures, relations = (np.array(column) for column in zip(*(draft[2:] for draft in drafts), strict=True))
+    texts = _with_synonyms([text for text, *_ in captions], synonym_frequency, seed)
+    patterns = np.array([_padded(pattern) for _, pattern, *_ in captions])
+    counts, textures, relations = (
+        np.array(column) for column in zip(*(caption[2:] for caption in captions), strict=True)
+    )
     return texts, Predicates(patterns, counts, textures, relations)
 
 
-Draft = tuple[str, list[list[int]], int, int, int]  # text, patterns, count, texture, relation
+_Caption = tuple[str, list[list[int]], int, int, int]  # text, patterns, count, texture, relation
 
 
-def _six(objects: list[list[int]], texture: int, pick: int) -> list[Draft]:
+def _six(objects: list[list[int]], texture: int, pick: int) -> list[_Caption]:
     count, ground = len(objects), TEXTURES[texture]
     first = objects[0]
     named = [[c, k, NONE, NONE] for c, k, _, _ in objects]
@@ -156,7 +158,7 @@ def _six(objects: list[list[int]], texture: int, pick: int) -> list[Draft]:
     ]
 
 
-def _relation(objects: list[list[int]], texture: int) -> Draft:
+def _relation(objects: list[list[int]], texture: int) -> _Caption:
     if len(objects) == 1:
         c, k, s, _ = objects[0]
         return f"a {SIZES[s]} {COLOURS[c]} {KINDS[k]} on {TEXTURES[texture]}", [[c, k, s, NONE]], NONE, texture, 0

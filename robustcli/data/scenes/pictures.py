@@ -5,7 +5,7 @@ import hashlib
 import numpy as np
 from numpy.typing import NDArray
 
-from robustcli.data.scenes.render import render
+from robustcli.data.scenes.render import render_scenes
 from robustcli.data.scenes.world import SPLITS, World
 from robustcli.utils import files, locks
 from robustcli.utils.cache import cache_directory
@@ -49,5 +49,9 @@ def rendered(
         with locks.exclusive(path.with_suffix(".lock")):
             if not path.exists():
                 with files.atomic(path) as temporary:
-                    np.save(temporary, render(world, size, stream, noise=noise, contrast=contrast), allow_pickle=False)
+                    np.save(
+                        temporary,
+                        render_scenes(world, size, stream, noise=noise, contrast=contrast),
+                        allow_pickle=False,
+                    )
     return np.load(path, allow_pickle=False)  # type: ignore[no-any-return]

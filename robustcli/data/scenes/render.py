@@ -18,7 +18,7 @@ _STREAM = 40
 _TEXTURE = 28  # half the grey levels between the two tones of a background
 
 
-def render(world: World, size: int, seed: int, *, contrast: float, noise: int) -> NDArray[np.uint8]:
+def render_scenes(world: World, size: int, seed: int, *, contrast: float, noise: int) -> NDArray[np.uint8]:
     """Pictures (N,3,S,S), uint8.
 
     Args:
