@@ -21,26 +21,26 @@ from robustcli.utils.seeding import generator
 
 
 @dataclass(frozen=True)
-class FooledImages:
+class AdversarialImages:
     """Adversarial images of a split, and the clean ones that stand beside them.
 
     Attributes:
         images: (N,C,H,W) float32, what the attack made of images that were right before and are wrong after.
         rows: (N,) long, their places in the data set.
         clean: (M,) long, places of images as they come, right or wrong, N of them or all.
-        seen: how many images were attacked.
-        right: how many of those were right before.
+        attacked: how many images were attacked.
+        clean_correct: how many of those were right before.
     """
 
     images: Tensor
     rows: Tensor
     clean: Tensor
-    seen: int
-    right: int
+    attacked: int
+    clean_correct: int
 
     def save(self, path: Path) -> None:
         """Write ``path`` whole or not at all, without loss: a byte or a JPEG would undo a small change."""
-        counts = torch.tensor([self.seen, self.right])
+        counts = torch.tensor([self.attacked, self.clean_correct])
         content = {"images": self.images, "rows": self.rows, "clean": self.clean, "counts": counts}
         with files.atomic(path) as temporary:
             save_file({name: tensor.cpu().contiguous() for name, tensor in content.items()}, temporary)
@@ -49,11 +49,11 @@ class FooledImages:
     def load(cls, path: Path) -> Self:
         """What `save` wrote."""
         content = load_file(path)
-        seen, right = content.pop("counts").tolist()
-        return cls(**content, seen=seen, right=right)
+        attacked, clean_correct = content.pop("counts").tolist()
+        return cls(**content, attacked=attacked, clean_correct=clean_correct)
 
 
-def fool_reconstruction(
+def attack_reconstruction(
     defence: PurifiedClassifier,
     data: ImageClassData,
     threat: ThreatModel,
@@ -63,7 +63,7 @@ def fool_reconstruction(
     seed: int,
     limit: int | None = None,
     on_batch: Callable[[int], None] = lambda found: None,
-) -> FooledImages:
+) -> AdversarialImages:
     """Attack the images of ``data`` in a shuffled order with FGSM within ``threat``, until ``count`` are fooled.
 
     Args:
@@ -89,4 +89,4 @@ def fool_reconstruction(
         on_batch(min(total, count))
         if total >= count:
             break
-    return FooledImages(torch.cat(found)[:count], torch.cat(places)[:count], order[:count], seen, right)
+    return AdversarialImages(torch.cat(found)[:count], torch.cat(places)[:count], order[:count], seen, right)

@@ -130,7 +130,7 @@ def _beats(other: Sequence[float], own: Sequence[float], earlier: bool) -> bool:
     return no_worse and (earlier or tuple(other) != tuple(own))
 
 
-class AlphaJudge:
+class AlphaEvaluator:
     """Accuracy of a purified classifier as a function of the alphas, under the same draws for each of them.
 
     The draws of an image are named by its place in the data set, so that neither batch nor order change a verdict, and
@@ -153,7 +153,7 @@ class AlphaJudge:
         self.batch_size = batch_size
 
     @torch.no_grad()
-    def right(self, alphas: Sequence[float] | str, images: Tensor, labels: Tensor, rows: Tensor) -> Tensor:
+    def correct(self, alphas: Sequence[float] | str, images: Tensor, labels: Tensor, rows: Tensor) -> Tensor:
         """(N,) bool on the CPU: which of images (N,C,H,W) the mean over draws classifies right.
 
         Args:
