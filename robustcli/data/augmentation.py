@@ -1,4 +1,4 @@
-"""Changes of training images that leave their label what it is.
+"""Label-preserving augmentation of training images.
 
 Shapes: B batch, C channels, H height, W width.
 """
@@ -60,7 +60,7 @@ class Augmentation:
     def __call__(
         self, images: Tensor, generator: torch.Generator, own: Sequence[torch.Generator] | None = None
     ) -> Tensor:
-        """(B,C,H,W) -> (B,C,H,W), on the CPU, in [0,1].
+        """(B,C,H,W) in [0,1] -> (B,C,H,W) in [0,1], on the CPU.
 
         Args:
             generator: of the batch, for ``flip`` and ``shift``.

@@ -75,7 +75,7 @@ class ClassArrays(PixelClasses):
 
 
 def fingerprint_of(pixels: _Array, labels: _Array, classes: Sequence[str], image_ids: Sequence[str]) -> str:
-    """sha256 (hex) of all that a set in memory holds."""
+    """sha256 (hex) of all that a set in memory holds: shape, type and bytes of pixels, labels, classes, names."""
     digest = hashlib.sha256(repr((pixels.shape, pixels.dtype.str, list(classes), list(image_ids))).encode())
     digest.update(np.ascontiguousarray(pixels).data)
     digest.update(np.ascontiguousarray(labels.astype("<i8")).data)

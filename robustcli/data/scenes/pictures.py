@@ -16,14 +16,14 @@ _MOST = 100_000
 
 
 def split_count(name: str, split: str, **counts: int) -> int:
-    """How many images a split has; `UserError` for one that the set does not know."""
+    """Number of images of a split; `UserError` for one that the set does not have."""
     if split not in counts:
         raise UserError(f"dataset {name} has no split {split!r}: choose one of {', '.join(SPLITS)}.")
     return counts[split]
 
 
 def check_pictures(split: str, *, size: int, contrast: float, count: int) -> None:
-    """Raise `UserError` for what cannot be rendered."""
+    """`UserError` unless size is 32 or 64, contrast in (0,1] and the number of images from 1 to 100,000."""
     if size not in (32, 64):
         raise UserError(f"dataset.size is {size}: scenes are rendered at 32 or 64 pixels.")
     if not 0 < contrast <= 1:
@@ -38,7 +38,8 @@ def rendered(
     """Pictures (N,3,S,S) of ``world``, from the cache if they are there.
 
     Args:
-        size: S.
+        size: S, 32 or 64.
+        noise, contrast: see `render_scenes`.
         stream: seed of the world and of its pictures.
         recipe: how the world was drawn from ``stream``.
     """
