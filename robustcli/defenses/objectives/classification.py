@@ -17,11 +17,11 @@ from robustcli.utils.errors import UserError
 
 
 class ClassObjective(ABC):
-    """What a classifier is trained on.
+    """Training objective of a classifier.
 
     Attributes:
         name: what tables call it.
-        takes_attack, takes_threat: whether it trains against an attack, and within a threat model.
+        takes_attack, takes_threat: True if it trains against the attack of the run, and within its threat model.
     """
 
     name: str
@@ -51,6 +51,7 @@ class ClassObjective(ABC):
         Args:
             attack, threat: what is trained against; None where the objective takes no attack.
             images: (B,C,H,W) in [0,1], those of ``batch``.
+            batch: labels and names of the images.
             seed: names the draws of this step; an attack takes it by ``attack.replace(seed=seed)``.
         """
 
