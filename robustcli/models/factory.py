@@ -1,8 +1,9 @@
-"""From a name, a config node or a file to a model.
+"""Models by a name, a config node or a file.
 
-What a factory asks for stands in its signature: ``classes`` (names in the order of the logits) and ``vocabulary`` come
-from the data set and ``seed`` from the run, where neither the config nor a checkpoint gives them. A factory that takes
-``checkpoint`` reads the file itself; for any other the weights, their description and the seed are seen to here.
+The signature of a factory says what it takes from elsewhere: ``classes`` (names in the order of the logits) and
+``vocabulary`` come from the data set and ``seed`` from the run, where neither the config nor a checkpoint gives them. A
+factory that takes ``checkpoint`` reads the file itself; for any other the weights, their description and the seed are
+handled here.
 """
 
 import json
@@ -25,7 +26,7 @@ Words = Sequence[str] | Callable[[], Sequence[str]]
 Wanted = TypeVar("Wanted", Classifier, DualEncoder)
 # Settings that say where weights come from: every model has them, and a file of weights replaces them.
 _OF_WEIGHTS = ("checkpoint", "shipped", "seed")
-_KINDS = {  # kind in the registry, and what is said where the other is needed
+_KINDS = {  # kind in the registry, and the end of the message where the other is needed
     Classifier: (
         "classifier",
         "is a dual encoder, but a data set of classes needs a classifier: choose model=digits, model=resnet20_cifar "
@@ -47,7 +48,7 @@ def load(
     classes: Sequence[str] | None = None,
     seed: int | None = None,
 ) -> Model:
-    """The model that a name, a config node or a file asks for: a dual encoder, or a classifier in eval mode.
+    """Model by a name, a config node or a file: a dual encoder, or a classifier in eval mode.
 
     Args:
         name_or_config: a name; the path of a file that ``save_weights`` wrote; or a mapping: ``_target_`` (dotted path
@@ -84,7 +85,7 @@ def load_dual(
     vocabulary: Words | None = None,
     seed: int | None = None,
 ) -> DualEncoder:
-    """As `load`, for what needs images and captions in one space.
+    """Dual encoder by a name or a config node, as `load`.
 
     Raises:
         UserError: the model is a classifier; or see `load`.
@@ -99,7 +100,7 @@ def load_classifier(
     classes: Sequence[str] | None = None,
     seed: int | None = None,
 ) -> Classifier:
-    """As `load`, for what needs logits.
+    """Classifier by a name or a config node, as `load`.
 
     Raises:
         UserError: the model is a dual encoder; or see `load`.

@@ -1,4 +1,4 @@
-"""Torchvision's networks with the head of the purification paper, and the files that it stores them in.
+"""``mlp_head``: torchvision's networks with the head of the purification paper (Serez et al. 2025), and its files.
 
 Its code writes ``{"epoch", "global_step", "state_dict"}`` with names ``model.<torchvision's>``; the head stands at
 ``model.fc.{0,1,3}`` of a ResNet and at ``model.classifier.{0,1,3}`` of a VGG.
@@ -24,7 +24,7 @@ from robustcli.utils.files import atomic
 from robustcli.utils.suggest import did_you_mean
 
 _HALF = (0.5, 0.5, 0.5)
-_HEADS = ("fc", "classifier")  # what torchvision calls the last part, in ResNets and in VGGs
+_HEADS = ("fc", "classifier")  # torchvision's names of the last part, in ResNets and in VGGs
 _PREFIX = "model."
 _LAST = "3.weight"  # (Y,D)
 
@@ -42,8 +42,8 @@ def mlp_head(
 ) -> Classifier:
     """A network of torchvision whose last part is Linear(D,D) - BatchNorm - ReLU - Linear(D,Y), the first without bias.
 
-    D is what enters the part that is replaced: 2,048 of a ResNet-50, 25,088 of a VGG, whose head then has 629 million
-    weights (2.5 GB).
+    D is the width of the input of the part that is replaced: 2,048 of a ResNet-50, 25,088 of a VGG, whose head then
+    has 629 million weights (2.5 GB).
 
     Args:
         architecture: a name such as ``resnet50``, ``resnext50_32x4d`` or ``vgg11_bn``.

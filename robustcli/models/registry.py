@@ -1,4 +1,4 @@
-"""The one registry of models and generators: a name, the factory behind it, and the kind of model that it makes.
+"""Registry of models and generators: a name, the factory behind it, and the kind of model that it makes.
 
 A row is plain data. `load` and `restore` find factories here, a checkpoint names its own by a row, and the contract
 tests run over all rows; ``conf/model`` and ``conf/generator`` hold the settings, whose ``_target_`` is a row's.

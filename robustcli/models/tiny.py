@@ -1,4 +1,7 @@
-"""``tiny``: a CLIP of 1.3 million parameters for the embedded scenes, or for real captions from scratch."""
+"""``tiny``: a CLIP of 1.3 million parameters for the embedded scenes, or for real captions from scratch.
+
+Shapes: D embedding, T tokens.
+"""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -36,7 +39,7 @@ def tiny(
     """A small dual encoder with a word vocabulary of its own.
 
     Args:
-        vocabulary: the words it knows (``build_vocabulary`` makes them from captions); all others are one unknown word.
+        vocabulary: its words (``build_vocabulary`` makes them from captions); all others are one unknown word.
         image_size, patch_size: pixels; 16 is the patch for 64 pixels.
         width, layers, heads: of the image tower; ``text_``: of the text tower.
         embed_dim: D.
@@ -103,7 +106,7 @@ def _network(tokens: int, sizes: Mapping[str, int]) -> LeanCLIP:
 
 
 def _check(sizes: Mapping[str, int]) -> None:
-    """Every mistake in the sizes, before any weight is made."""
+    """`UserError` for sizes that do not fit together, before any weight is made."""
     for part, whole in (("patch_size", "image_size"), ("heads", "width"), ("text_heads", "text_width")):
         if sizes[part] < 1 or sizes[whole] % sizes[part]:
             raise UserError(f"model.{part} is {sizes[part]}, but it must divide model.{whole}, which is {sizes[whole]}")

@@ -30,7 +30,10 @@ _TEXT_PARTS = ("text_projection", "positional_embedding", "token_embedding.", "t
 
 @dataclass(frozen=True)
 class Weights:
-    """The content of a checkpoint: ``state`` by name, ``description``, which rebuilds the model (empty if foreign)."""
+    """Content of a checkpoint: ``state`` by name, ``description``, which rebuilds the model (empty if foreign).
+
+    ``openai`` is True for a file of OpenAI's, whose networks use QuickGELU.
+    """
 
     path: Path
     state: Mapping[str, Tensor]
@@ -56,7 +59,11 @@ def load_weights(model: Model, path: str | Path) -> None:
 
 
 def assign(model: Model, weights: Weights) -> None:
-    """As ``load_weights``, for a checkpoint that has been read."""
+    """Put the weights of a checkpoint that has been read into ``model``, as ``load_weights``.
+
+    Raises:
+        UserError: another vocabulary, or names or shapes that do not fit; nothing is changed then.
+    """
     known, stored = model.description.get("vocabulary"), weights.description.get("vocabulary")
     if known is not None and stored is not None and known != stored:
         raise UserError(
@@ -97,7 +104,7 @@ def read_weights(path: str | Path, *, shipped: str | None = None) -> Weights:
 
 
 def find_weights(path: str | Path, shipped: str | None = None) -> Path:
-    """The file that a config means: ``shipped`` stands for the package's own; `UserError` where it is not there."""
+    """Path of a file of weights: ``shipped`` stands for the package's own; `UserError` where it is not there."""
     if str(path) == "shipped":
         if shipped is None:
             raise UserError(
