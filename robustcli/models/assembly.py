@@ -20,7 +20,7 @@ Classes = Sequence[str] | int
 Network = TypeVar("Network", bound=nn.Module)
 
 
-def opened(
+def settings_and_weights(
     factory: Callable[..., Any],
     settings: Mapping[str, Any],
     checkpoint: str | Path | None,
@@ -70,7 +70,7 @@ def class_count(classes: Classes) -> int:
     return number
 
 
-def drawn(build: Callable[[], Network], seed: int) -> Network:
+def he_initialised(build: Callable[[], Network], seed: int) -> Network:
     """A network whose convolutions and linear layers are drawn from ``seed`` (He et al. 2015), its norms neutral."""
     with torch.random.fork_rng(devices=[]):  # the constructors draw weights that are replaced at once
         network = build()
@@ -85,7 +85,7 @@ def drawn(build: Callable[[], Network], seed: int) -> Network:
 
 
 @contextmanager
-def own_randomness(seed: int) -> Iterator[None]:
+def seeded_constructors(seed: int) -> Iterator[None]:
     """Context in which a library's constructors draw from ``seed``; the global generators are left as they were."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # not torch.manual_seed, which would seed the accelerators too
@@ -100,7 +100,7 @@ def tag_or_file(pretrained: str | None, checkpoint: str | Path | None) -> tuple[
 
 
 @contextmanager
-def explained(architecture: str, tag: str | None = None) -> Iterator[None]:
+def library_errors(architecture: str, tag: str | None = None) -> Iterator[None]:
     """Context that turns errors of a library, of a download or of a folder into a `UserError` with the remedy."""
     try:
         yield

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from robustcli.models.assembly import explained, own_randomness, tag_or_file
+from robustcli.models.assembly import library_errors, seeded_constructors, tag_or_file
 from robustcli.models.dual_encoder import DualEncoder
 from robustcli.models.weights import Weights, assign, read_weights
 from robustcli.utils.errors import UserError
@@ -82,7 +82,7 @@ def _build(
     quick_gelu = bool(stored.get("quick_gelu") or known.get("quick_gelu") or (weights is not None and weights.openai))
     size = image_size or stored.get("image_size")
     source = {"pretrained": tag} if weights is None else {"load_weights": False, "pretrained_text": False}
-    with own_randomness(seed), explained(architecture, tag), warnings.catch_warnings():
+    with seeded_constructors(seed), library_errors(architecture, tag), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="QuickGELU mismatch")
         network = library.create_model(architecture, force_image_size=size, force_quick_gelu=quick_gelu, **source)
     found = {**library.get_model_preprocess_cfg(network), **known, **stored}
@@ -119,7 +119,7 @@ def _side(size: int | Sequence[int], architecture: str) -> int:
 
 
 def _wrap(library: Any, architecture: str, network: nn.Module, description: dict[str, Any]) -> DualEncoder:
-    with explained(architecture):
+    with library_errors(architecture):
         tokenizer = library.get_tokenizer(architecture)
     return DualEncoder(
         network,

@@ -12,7 +12,7 @@ from inspect import Parameter, signature
 from pathlib import Path
 from typing import Any, TypeVar
 
-from robustcli.models.assembly import opened, own_randomness
+from robustcli.models.assembly import seeded_constructors, settings_and_weights
 from robustcli.models.classifier import Classifier
 from robustcli.models.dual_encoder import DualEncoder
 from robustcli.models.names import resolve
@@ -185,12 +185,12 @@ def _assembled(factory: Factory, settings: dict[str, Any], offered: Mapping[str,
     defaults = {key: each.default for key, each in known.items() if each.default is not Parameter.empty}
     said = {key: value for key, value in settings.items() if value is not None or key in defaults}
     asked = {key: value for key, value in (defaults | said).items() if key not in _OF_WEIGHTS}
-    found, weights = opened(factory, asked, checkpoint, shipped=shipped)
+    found, weights = settings_and_weights(factory, asked, checkpoint, shipped=shipped)
     if weights is not None:
         stored = {key: value for key, value in weights.description.items() if key in known}
         found = _filled(stored | found, known, offered)
     seed = settings.get("seed", offered.get("seed"))
-    with own_randomness(seed or 0):  # for a factory that draws and knows of no seed
+    with seeded_constructors(seed or 0):  # for a factory that draws and knows of no seed
         model = _call(factory, found | ({} if seed is None or "seed" not in known else {"seed": seed}))
     model.description = {"factory": name_of(factory), **_described(found, defaults)}
     if weights is not None:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from robustcli.models.assembly import Classes, class_count, explained, opened, own_randomness
+from robustcli.models.assembly import Classes, class_count, library_errors, seeded_constructors, settings_and_weights
 from robustcli.models.classifier import Classifier
 from robustcli.models.weights import Weights, assign
 from robustcli.models.zoo import weights_tag
@@ -65,14 +65,14 @@ def mlp_head(
         "mean": mean,
         "std": std,
     }
-    settings, weights = opened(mlp_head, settings, checkpoint)
+    settings, weights = settings_and_weights(mlp_head, settings, checkpoint)
     if weights is not None:
         weights = replace(weights, state={name.removeprefix(_PREFIX): value for name, value in weights.state.items()})
         settings["classes"] = _checked(weights, settings["classes"])
     if settings["classes"] is None:
         raise UserError("model.classes is null and there is no checkpoint to count them: give their names or number.")
     number = class_count(settings["classes"])
-    with torch.device("cpu" if weights is None else "meta"), own_randomness(seed):
+    with torch.device("cpu" if weights is None else "meta"), seeded_constructors(seed):
         network = build_network(architecture, number, pretrained=None if weights else pretrained)
     model = Classifier(
         network if weights is None else _emptied(network),
@@ -96,7 +96,7 @@ def build_network(architecture: str, classes: int, *, pretrained: str | None = N
             f"model.architecture is {architecture!r}, which torchvision does not know"
             + did_you_mean(architecture, known)
         )
-    with explained(architecture):
+    with library_errors(architecture):
         network: nn.Module = library.get_model(architecture, weights=weights_tag(library, architecture, pretrained))
     for name in _HEADS:
         linear = [part for part in getattr(network, name, nn.Identity()).modules() if isinstance(part, nn.Linear)]
@@ -130,7 +130,7 @@ def _head(features: int, classes: int) -> nn.Sequential:
 
 
 def _emptied(network: nn.Module) -> nn.Module:
-    """The network in memory with nothing drawn, for a checkpoint that brings every weight."""
+    """The network in memory with uninitialised weights, for a checkpoint that brings every weight."""
     network = network.to_empty(device="cpu")
     for buffer in network.buffers():  # a file may lack counters, which then stay
         buffer.zero_()

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from robustcli.models.assembly import opened
+from robustcli.models.assembly import settings_and_weights
 from robustcli.models.dual_encoder import DualEncoder
 from robustcli.models.registry import MODELS
 from robustcli.models.tokenizer import WordTokenizer
@@ -62,7 +62,7 @@ def tiny(
         "embed_dim": embed_dim,
         "context_length": context_length,
     }
-    sizes, weights = opened(tiny, sizes, checkpoint, shipped=MODELS["tiny"].shipped["scenes"])
+    sizes, weights = settings_and_weights(tiny, sizes, checkpoint, shipped=MODELS["tiny"].shipped["scenes"])
     if weights is not None:
         vocabulary = weights.description.get("vocabulary", vocabulary)
     if not vocabulary:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from robustcli.data.base import ImageTextData, rows_of
 from robustcli.data.scenes.captions import PER_IMAGE, synonym_table, truth, vocabulary, write_captions
-from robustcli.data.scenes.pictures import RECIPE, check_pictures, rendered, split_count
+from robustcli.data.scenes.image_cache import RECIPE, cached_images, check_image_settings, split_count
 from robustcli.data.scenes.world import draw_world
 from robustcli.utils.errors import UserError
 from robustcli.utils.seeding import derive_seed
@@ -54,7 +54,7 @@ class Scenes(ImageTextData):
         seed: int = 0,
     ) -> None:
         count = split_count(self.name, split, train=train, val=val, test=test)
-        check_pictures(split, size=size, contrast=contrast, count=count)
+        check_image_settings(split, size=size, contrast=contrast, count=count)
         if not 0 <= synonym_frequency <= 1:
             raise UserError(f"dataset.synonym_frequency is {synonym_frequency}: it is a chance, between 0 and 1.")
         self.split = split
@@ -65,7 +65,7 @@ class Scenes(ImageTextData):
         self.image_ids = [f"scene-{seed}-{split}-{i:05d}" for i in range(count)]
         self.owner = torch.arange(count).repeat_interleave(PER_IMAGE)
         self.synonyms = synonym_table()
-        self._pixels = torch.from_numpy(rendered(self._world, size, stream, noise=noise, contrast=contrast))
+        self._pixels = torch.from_numpy(cached_images(self._world, size, stream, noise=noise, contrast=contrast))
         self.fingerprint = _fingerprint(self._pixels.numpy(), texts)
 
     def images(self, indices: Tensor) -> Tensor:

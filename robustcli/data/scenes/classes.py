@@ -12,7 +12,7 @@ from robustcli.data.class_arrays import fingerprint_of
 from robustcli.data.classes import PixelClasses
 from robustcli.data.files import check_fingerprint
 from robustcli.data.scenes.draws import integers
-from robustcli.data.scenes.pictures import check_pictures, rendered, split_count
+from robustcli.data.scenes.image_cache import cached_images, check_image_settings, split_count
 from robustcli.data.scenes.world import COLOURS, KINDS, single_objects
 from robustcli.utils.errors import UserError
 from robustcli.utils.seeding import derive_seed
@@ -52,12 +52,12 @@ class SceneClasses(PixelClasses):
         if attribute not in _ATTRIBUTES:
             raise UserError(f"dataset.attribute is {attribute!r}: choose one of {', '.join(_ATTRIBUTES)}.")
         count = split_count("scene_classes", split, train=train, val=val, test=test)
-        check_pictures(split, size=size, contrast=contrast, count=count)
+        check_image_settings(split, size=size, contrast=contrast, count=count)
         place, classes = _ATTRIBUTES[attribute]
         stream = derive_seed(_RECIPE, seed, split)
         scenes = single_objects(split)
         world = scenes[integers(stream, _STREAM, (count,), len(scenes))]
-        pixels = rendered(world, size, stream, noise=noise, contrast=contrast, recipe=_RECIPE)
+        pixels = cached_images(world, size, stream, noise=noise, contrast=contrast, recipe=_RECIPE)
         labels = np.ascontiguousarray(world.objects[:, 0, place])
         names = [f"{attribute}-{seed}-{split}-{i:05d}" for i in range(count)]
         super().__init__(

@@ -35,7 +35,7 @@ def render_scenes(world: World, size: int, seed: int, *, contrast: float, noise:
         "radius": integers(seed, _STREAM + 4, (n, OBJECTS), 3 * scale),
         "tint": integers(seed, _STREAM + 5, (n, OBJECTS, 3), 51) - 25,
     }
-    pictures = np.empty((n, 3, size, size), dtype=np.uint8)
+    images = np.empty((n, 3, size, size), dtype=np.uint8)
     for start in range(0, n, _CHUNK):
         part = slice(start, start + _CHUNK)
         here = {key: value[part].astype(np.int32) for key, value in place.items()}
@@ -43,8 +43,8 @@ def render_scenes(world: World, size: int, seed: int, *, contrast: float, noise:
         for o in range(OBJECTS):
             _paint(canvas, world.objects[part, o].astype(np.int32), here, o, scale)
         toned = 128 + ((_halved(canvas) - 128) * round(100 * contrast)) // 100
-        pictures[part] = np.clip(toned + _noise(part, canvas.shape[0], size, seed, noise), 0, 255)
-    return pictures
+        images[part] = np.clip(toned + _noise(part, canvas.shape[0], size, seed, noise), 0, 255)
+    return images
 
 
 def _background(textures: NDArray[np.int64], place: dict[str, Grid], points: int, scale: int) -> Grid:

@@ -22,7 +22,7 @@ def split_count(name: str, split: str, **counts: int) -> int:
     return counts[split]
 
 
-def check_pictures(split: str, *, size: int, contrast: float, count: int) -> None:
+def check_image_settings(split: str, *, size: int, contrast: float, count: int) -> None:
     """`UserError` unless size is 32 or 64, contrast in (0,1] and the number of images from 1 to 100,000."""
     if size not in (32, 64):
         raise UserError(f"dataset.size is {size}: scenes are rendered at 32 or 64 pixels.")
@@ -32,7 +32,7 @@ def check_pictures(split: str, *, size: int, contrast: float, count: int) -> Non
         raise UserError(f"dataset.{split} is {count}: scenes has between 1 and {_MOST} images a split.")
 
 
-def rendered(
+def cached_images(
     world: World, size: int, stream: int, *, noise: int, contrast: float, recipe: str = RECIPE
 ) -> NDArray[np.uint8]:
     """Pictures (N,3,S,S) of ``world``, from the cache if they are there.
