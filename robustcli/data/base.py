@@ -14,7 +14,7 @@ class ImageTextData(ABC):
     """Images, captions and the relation of truth between them.
 
     Attributes:
-        name: what the set is called in tables.
+        name: of the set, in tables.
         split: ``train``, ``val`` or ``test``.
         image_ids: N unique names of the images.
         captions: M captions.

@@ -42,8 +42,8 @@ class ClassFolders(ImageClassData):
         on_error: ``raise``, or ``skip``, which leaves bad images out and counts them.
         fingerprint: that the set must have, or one for each split; None: any.
         limit: the first so many images; None: all.
-        name: what the set is called; None: as its folder is.
-        class_count: how many names ``classes`` must have; None: any number.
+        name: of the set, in tables; None: that of its folder.
+        class_count: number of names that ``classes`` must have; None: any.
         counts: images that each split must have, such as ``{"test": 2000}``; None, or a split left out: any number.
 
     Raises:
@@ -155,7 +155,7 @@ def _checked_classes(
 
 
 def _check_count(name: str, split: str, folder: Path, found: int, counts: Mapping[str, int] | None) -> None:
-    """Part of an archive, or another one, is met before the first image is decoded."""
+    """`UserError` for part of an archive, or another one, before the first image is decoded."""
     expected = (counts or {}).get(split)
     if expected is not None and found != expected:
         raise UserError(
@@ -184,7 +184,7 @@ def _records(folder: Path, classes: Sequence[str], faults: Faults) -> list[Recor
 
 
 def _fingerprint(classes: Sequence[str], image_ids: Sequence[str], hashes: Sequence[str]) -> str:
-    """Of the class list, names and contents in their order; of neither the folder nor the cache."""
+    """sha256 (hex) of the class list, names and contents in their order; of neither the folder nor the cache."""
     digest = hashlib.sha256(json.dumps(list(classes)).encode())
     for name, content in zip(image_ids, hashes, strict=True):
         digest.update(json.dumps([name, content]).encode() + b"\n")

@@ -22,11 +22,11 @@ class ImageClassData(ABC):
     """Images and their labels.
 
     Attributes:
-        name: what the set is called in tables.
+        name: of the set, in tables.
         split: ``train``, ``val`` or ``test``.
         image_ids: N unique names of the images.
         labels: (N,) long, places in ``classes``.
-        classes: Y names; the order is part of the set and comes from its config, never from what lies on the disk.
+        classes: Y names; the order is part of the set and comes from its config, never from the folders on the disk.
         fingerprint: sha256 (hex) of the content, or of the recipe where the content is made from one.
         skipped: entries that were left out because ``on_error=skip`` was asked for.
     """
@@ -102,7 +102,7 @@ def class_list(classes: Sequence[str] | str | Path | int | None, key: str, remed
 
     Args:
         key: of the config, for messages.
-        remedy: what to do where nothing is given.
+        remedy: end of the message where nothing is given.
 
     Raises:
         UserError: none given, no such file, fewer than two names, or a name that stands twice.

@@ -37,9 +37,9 @@ class PixelStore:
 
     Attributes:
         pixels: (N,3,S,S) uint8, on disk.
-        kept: N positions of these images in what was asked for.
+        kept: N positions of these images among the blobs.
         hashes: N sha256 (hex) of the files' bytes.
-        bad: for each unusable image its position and what is wrong with it.
+        bad: position and fault of each unusable image.
     """
 
     pixels: NDArray[np.uint8]

@@ -87,7 +87,7 @@ class PairSampler:
 
     @property
     def batches_per_epoch(self) -> int:
-        """As in `Epochs`."""
+        """Whole batches of an epoch, as in `Epochs`."""
         return self._epochs.batches_per_epoch
 
     def __call__(self, number: int) -> PairBatch:

@@ -75,7 +75,7 @@ def _check_names(library: Any, architecture: str, tag: str | None) -> None:
 def _build(
     library: Any, architecture: str, tag: str | None, weights: Weights | None, image_size: int | None, seed: int
 ) -> tuple[nn.Module, dict[str, Any]]:
-    """The network and what describes it: as our own checkpoint says, else the tag, else the architecture."""
+    """The network and its description: that of our own checkpoint, else of the tag, else of the architecture."""
     stored = _stored(architecture, weights)
     known = library.get_pretrained_cfg(architecture, tag) if tag is not None else {}
     # The wrong activation gives wrong embeddings without any error: the weights decide, not only the name.

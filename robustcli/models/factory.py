@@ -57,8 +57,8 @@ def load(
             ``conf/model`` (``digits``, ``resnet20_cifar``), and the architectures of torchvision (``resnet50``), of
             open_clip (``ViT-B-32``) and of timm, looked up in this order.
         checkpoint: weights to start from, in place of the config's own; ``shipped`` or a path.
-        vocabulary: the words of the data set, or what finds them, for a model that learns its own and gets no
-            checkpoint; ``classes``: the names of its classes, for a model whose config and checkpoint name none.
+        vocabulary: the words of the data set, or a callable that gives them, for a model that learns its own and gets
+            no checkpoint; ``classes``: the names of its classes, for a model whose config and checkpoint name none.
         seed: of random weights, where the config gives none.
 
     Raises:
@@ -152,7 +152,7 @@ def _load_as(kind: type[Wanted], config: Config, checkpoint: str | Path | None, 
 
 
 def _is_file(config: Config, checkpoint: str | Path | None) -> bool:
-    """True where a file alone says what to load."""
+    """True where a file alone names the model."""
     return not isinstance(config, Mapping) and str(config).endswith(SUFFIXES) and checkpoint is None
 
 
@@ -185,14 +185,14 @@ def _assembled(factory: Factory, settings: dict[str, Any], offered: Mapping[str,
     defaults = {key: each.default for key, each in known.items() if each.default is not Parameter.empty}
     said = {key: value for key, value in settings.items() if value is not None or key in defaults}
     asked = {key: value for key, value in (defaults | said).items() if key not in _OF_WEIGHTS}
-    found, weights = settings_and_weights(factory, asked, checkpoint, shipped=shipped)
+    effective, weights = settings_and_weights(factory, asked, checkpoint, shipped=shipped)
     if weights is not None:
         stored = {key: value for key, value in weights.description.items() if key in known}
-        found = _filled(stored | found, known, offered)
+        effective = _filled(stored | effective, known, offered)
     seed = settings.get("seed", offered.get("seed"))
     with seeded_constructors(seed or 0):  # for a factory that draws and knows of no seed
-        model = _call(factory, found | ({} if seed is None or "seed" not in known else {"seed": seed}))
-    model.description = {"factory": name_of(factory), **_described(found, defaults)}
+        model = _call(factory, effective | ({} if seed is None or "seed" not in known else {"seed": seed}))
+    model.description = {"factory": name_of(factory), **_described(effective, defaults)}
     if weights is not None:
         assign(model, weights)
     return model
@@ -200,25 +200,25 @@ def _assembled(factory: Factory, settings: dict[str, Any], offered: Mapping[str,
 
 def _options(factory: Factory) -> dict[str, Parameter]:
     """The parameters that a config can set by name."""
-    found = signature(factory).parameters
-    return {key: each for key, each in found.items() if each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)}
+    parameters = signature(factory).parameters
+    return {key: each for key, each in parameters.items() if each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)}
 
 
 def _filled(settings: Mapping[str, Any], known: Mapping[str, Parameter], offered: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings with what the data set and the run offer, where a parameter asks for it and nothing else says it."""
-    found = dict(settings)
+    """The settings, with offers of the data set and the run for parameters that nothing else sets."""
+    filled = dict(settings)
     for key, value in offered.items():
         if value is None or key not in known:
             continue
         default = known[key].default
-        unsaid = found.get(key, None if default is Parameter.empty else default) is None
-        if unsaid or (key == "seed" and key not in found):
-            found[key] = value() if callable(value) else value
-    return found
+        unset = filled.get(key, None if default is Parameter.empty else default) is None
+        if unset or (key == "seed" and key not in filled):
+            filled[key] = value() if callable(value) else value
+    return filled
 
 
 def _call(factory: Factory, settings: Mapping[str, Any]) -> Model:
-    """The model that the factory makes of its settings; `UserError` where one is missing, or what it makes is none."""
+    """The model of a factory and its settings; `UserError` where one is missing, or the result is no model."""
     for key, parameter in _options(factory).items():
         if parameter.default is Parameter.empty and settings.get(key) is None:
             example = ": give a name such as ViT-B-16 or resnet50" if key == "architecture" else ""
@@ -237,16 +237,16 @@ def _call(factory: Factory, settings: Mapping[str, Any]) -> Model:
 
 def _described(settings: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
     """The settings as JSON data, which a checkpoint can hold; a default that is none stays in the code alone."""
-    found = {}
+    described = {}
     for key, value in settings.items():
         if key in _OF_WEIGHTS:
             continue
         try:
-            found[key] = json.loads(json.dumps(value))
+            described[key] = json.loads(json.dumps(value))
         except TypeError:
             if value is not defaults.get(key):
                 raise UserError(
                     f"model.{key} is {value!r}, which a checkpoint cannot hold: expected numbers, strings, lists of "
                     "them or null"
                 ) from None
-    return found
+    return described

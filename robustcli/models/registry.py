@@ -21,7 +21,7 @@ class Row:
 
     Attributes:
         target: its dotted path, as ``_target_`` has it.
-        kind: of what it makes, known without making one, which may need a download.
+        kind: of its models, known without building one, which may need a download.
         shipped: file of ``robustcli/assets`` (without suffix) by the name of the data set that it was trained on.
     """
 
@@ -48,7 +48,7 @@ MODELS: Mapping[str, Row] = {
 
 
 def import_factory(target: str) -> Factory:
-    """The callable at a dotted path; `UserError` where there is none."""
+    """Callable at a dotted path; `UserError` where there is none."""
     module, _, attribute = target.rpartition(".")
     try:
         factory: Factory = getattr(importlib.import_module(module), attribute)

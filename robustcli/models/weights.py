@@ -1,4 +1,4 @@
-"""Weights on disk: safetensors are written; the common formats of CLIP are read, without running code from the file."""
+"""Files of weights: safetensors are written; the common formats of CLIP are read, without running code from them."""
 
 import json
 import pickle
@@ -70,9 +70,9 @@ def assign(model: Model, weights: Weights) -> None:
             f"checkpoint {weights.path} was trained with another vocabulary ({len(stored)} words, the model has "
             f"{len(known)}): build the model from the checkpoint, which holds its own"
         )
-    own = model.network.state_dict()
-    state = _renamed(weights.state, own)
-    _check_match(weights, state, own)
+    expected = model.network.state_dict()
+    state = _renamed(weights.state, expected)
+    _check_match(weights, state, expected)
     model.network.load_state_dict(state)
 
 
@@ -179,28 +179,30 @@ def _is_torchscript(path: Path) -> bool:
         return any(name.endswith("/constants.pkl") for name in archive.namelist())
 
 
-def _renamed(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Names and shapes as in ``own`` where formats of one model differ: prefix of the text tower, scalars as (1,)."""
-    nested = any(name.startswith("text.") for name in own)
+def _renamed(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Names and shapes as in ``expected`` where formats differ: prefix of the text tower, scalars as (1,)."""
+    nested = any(name.startswith("text.") for name in expected)
     if nested and "positional_embedding" in state:
         state = {f"text.{name}" if name.startswith(_TEXT_PARTS) else name: value for name, value in state.items()}
     elif not nested:
         state = {name.removeprefix("text."): value for name, value in state.items()}
-    state = {name: value for name, value in state.items() if name in own or not name.endswith("position_ids")}
+    state = {name: value for name, value in state.items() if name in expected or not name.endswith("position_ids")}
     # Counters of batch norms, which files of old versions lack and no output depends on.
-    state |= {name: value for name, value in own.items() if name.endswith(_COUNTER) and name not in state}
+    state |= {name: value for name, value in expected.items() if name.endswith(_COUNTER) and name not in state}
     return {
-        name: value.reshape(own[name].shape) if name in own and value.numel() == own[name].numel() == 1 else value
+        name: value.reshape(expected[name].shape)
+        if name in expected and value.numel() == expected[name].numel() == 1
+        else value
         for name, value in state.items()
     }
 
 
-def _check_match(weights: Weights, state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
-    wrong = [name for name in own if name in state and state[name].shape != own[name].shape]
-    shapes = [f"{name} {tuple(state[name].shape)} in place of {tuple(own[name].shape)}" for name in wrong]
+def _check_match(weights: Weights, state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    wrong = [name for name in expected if name in state and state[name].shape != expected[name].shape]
+    shapes = [f"{name} {tuple(state[name].shape)} in place of {tuple(expected[name].shape)}" for name in wrong]
     found = [
-        _listed("it lacks", [name for name in own if name not in state]),
-        _listed("the model has no", [name for name in state if name not in own]),
+        _listed("it lacks", [name for name in expected if name not in state]),
+        _listed("the model has no", [name for name in state if name not in expected]),
         _listed("of another shape are", shapes),
     ]
     if any(found):

@@ -151,7 +151,7 @@ def _side(size: int | Sequence[int]) -> int:
 
 
 def _settle(settings: dict[str, Any], size: int, mean: Sequence[float], std: Sequence[float]) -> None:
-    """Fill in what neither the caller nor a checkpoint said."""
+    """Fill in image size, mean and std where neither the caller nor a checkpoint gives them."""
     for key, value in (("image_size", size), ("mean", list(mean or IMAGENET_MEAN)), ("std", list(std or IMAGENET_STD))):
         if settings[key] is None:
             settings[key] = value

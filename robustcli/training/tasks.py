@@ -34,7 +34,7 @@ class PairTask:
     """Training of a dual encoder on pairs of images and captions, by an objective that may attack them.
 
     Args:
-        attack, threat: what the objective trains against; no attack for one that takes none.
+        attack, threat: of the inner maximisation; no attack for an objective that takes none.
         batch_size: pairs of a micro-batch; ``seed`` names the order of the pairs.
 
     Raises:
@@ -67,7 +67,7 @@ class ClassTask:
     """Training of a classifier on labelled images, which are augmented before anything attacks them.
 
     Args:
-        attack, threat: what the objective may train against.
+        attack, threat: of the inner maximisation, where the objective has one.
         augmentation: of the images of a batch; an image's own draws depend on its row in the set, not on the batch.
         batch_size: images of a micro-batch; ``seed`` names their order and the draws of the augmentation.
 

@@ -205,7 +205,7 @@ class Trainer:
         return figures
 
     def _planned_steps(self) -> tuple[int, float | None]:
-        """The bound in steps and, where seconds bound the training, what a step of a copy of the model takes."""
+        """Number of steps and, where seconds bound the training, seconds of a step, timed on a copy of the model."""
         settings = self.settings
         if settings.max_seconds is None:
             assert settings.max_steps is not None
@@ -253,7 +253,7 @@ class _Stop:
 
 @contextmanager
 def _deferred_stop() -> Iterator[_Stop]:
-    """Ctrl-C and SIGTERM wait for the end of the step, so that what is saved is never half a step."""
+    """Context in which Ctrl-C and SIGTERM wait for the end of the step: a saved state is never half a step."""
     stop = _Stop()
     if threading.current_thread() is not threading.main_thread():
         yield stop

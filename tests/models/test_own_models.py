@@ -45,7 +45,7 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def robustcli(own: Path, command: str, *overrides: str) -> str:
-    """What the command printed, run as a user runs it, from another folder."""
+    """Output of the command, run as a user runs it, from another folder."""
     search = os.pathsep.join([str(own), str(ROOT)])
     ended = subprocess.run(
         [sys.executable, "-m", "robustcli", command, "--config-dir", "my_conf", "model=patches", *overrides],

@@ -1,8 +1,8 @@
-"""`scenes`: the embedded set of rendered pictures with captions, whose relation of truth is known exactly.
+"""`scenes`: the embedded set of rendered images with captions, whose relation of truth is known exactly.
 
 A scene holds one to three shapes on a textured background; each shape has a colour, a kind, a size and a place. Six
 captions say more or less of it, in words that have synonyms. What a caption claims is kept as a predicate, so that for
-every pair of caption and picture it is known whether the caption is true of it.
+every pair of caption and image the truth of the caption is known.
 """
 
 import hashlib
@@ -30,12 +30,15 @@ class Scenes(ImageTextData):
     Args:
         split: ``train``, ``val`` or ``test``; no scene stands in two of them, whatever the seed.
         size: pixels a side, 32 or 64.
-        train, val, test: how many images each split has.
-        synonym_frequency: chance in [0,1] that a word is written as one of its rarer synonyms. It sets how much a word
-            substitution hurts.
-        contrast: distance of all tones from mid-grey, in (0,1]. It sets how much a perturbation of a given eps hurts.
+        train, val, test: number of images of each split.
+        synonym_frequency: chance in [0,1] that a word is written as one of its rarer synonyms. It sets the strength of
+            a word substitution.
+        contrast: distance of all tones from mid-grey, in (0,1]. It sets the strength of a given eps.
         noise: each pixel is shifted by up to so many of 255 grey levels.
-        seed: of the scenes, their pictures and their words.
+        seed: of the scenes, their images and their words.
+
+    Raises:
+        UserError: another split, or a value out of range.
     """
 
     name = "scenes"

@@ -26,13 +26,16 @@ class SceneClasses(PixelClasses):
     """Images (B,3,S,S) of one object on a textured background; the same arguments give the same bytes everywhere.
 
     There are 1,152 scenes of one object (six colours, six shapes, two sizes, four places, four backgrounds); none of
-    them stands in two splits. Pictures of the same scene differ in position, size, tone, tint and noise.
+    them stands in two splits. Images of the same scene differ in position, size, tone, tint and noise.
 
     Args:
-        attribute: what the class is, ``shape`` or ``colour``.
+        attribute: that is the class, ``shape`` or ``colour``.
         split: ``train``, ``val`` or ``test``.
         size, contrast, noise, train, val, test, seed: as in `Scenes`.
         fingerprint: that the set must have, or one for each split; None: any.
+
+    Raises:
+        UserError: another attribute or split, a value out of range, or another fingerprint.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""The pictures of scenes, rendered once and kept; and what their recipe may ask for."""
+"""Cache of the rendered images of scenes, and the limits of their settings."""
 
 import hashlib
 
@@ -35,18 +35,18 @@ def check_image_settings(split: str, *, size: int, contrast: float, count: int) 
 def cached_images(
     world: World, size: int, stream: int, *, noise: int, contrast: float, recipe: str = RECIPE
 ) -> NDArray[np.uint8]:
-    """Pictures (N,3,S,S) of ``world``, from the cache if they are there.
+    """Images (N,3,S,S) uint8 of ``world``, from the cache or rendered into it.
 
     Args:
         size: S, 32 or 64.
         noise, contrast: see `render_scenes`.
-        stream: seed of the world and of its pictures.
-        recipe: how the world was drawn from ``stream``.
+        stream: seed of the world and of its images.
+        recipe: version of the draw of the world from ``stream``; part of the key.
     """
     key = hashlib.sha256(repr((recipe, stream, len(world), size, noise, contrast)).encode()).hexdigest()[:24]
     path = cache_directory("scenes") / f"{key}.npy"
     if not path.exists():
-        # The jobs of a sweep ask for the same pictures at the same time: one renders, the others wait for it.
+        # The jobs of a sweep ask for the same images at the same time: one renders, the others wait for it.
         with locks.exclusive(path.with_suffix(".lock")):
             if not path.exists():
                 with files.atomic(path) as temporary:

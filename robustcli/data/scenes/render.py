@@ -1,4 +1,4 @@
-"""Scenes to pixels, vectorised and in integers, so that a recipe gives the same bytes on every machine.
+"""Rendering of scenes to pixels, vectorised and in integers, so that a recipe gives the same bytes on every machine.
 
 Shapes: N scenes, S pixels a side, G = 2 S grid points a side (each pixel is the mean of four).
 """
@@ -19,12 +19,12 @@ _TEXTURE = 28  # half the grey levels between the two tones of a background
 
 
 def render_scenes(world: World, size: int, seed: int, *, contrast: float, noise: int) -> NDArray[np.uint8]:
-    """Pictures (N,3,S,S), uint8.
+    """Images (N,3,S,S), uint8.
 
     Args:
         size: S, a multiple of 32.
-        contrast: distance of all tones from mid-grey, 1 for full; an attack of a given eps hurts twice as much at half
-            the contrast.
+        contrast: distance of all tones from mid-grey, 1 for full; at half the contrast a given eps is twice as
+            large beside the tones.
         noise: each channel of each pixel is shifted by up to this many grey levels afterwards.
     """
     n, scale = len(world), size // 32

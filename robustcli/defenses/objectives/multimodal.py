@@ -28,9 +28,9 @@ class Objective:
     its authors).
 
     Args:
-        name: what tables call it.
+        name: in tables.
         image, text: the sides that are attacked; neither is clean fine-tuning.
-        positives: what becomes of other true pairs in a batch, see `info_nce`.
+        positives: treatment of the other true pairs of a batch, see `info_nce`.
         directions: ``image_to_text`` takes the captions as classes (TeCoA).
         attacked_captions: share of the pairs whose caption is attacked, where ``text`` is set; the others keep theirs.
         clean_weight: share in [0,1] of the loss on the clean pair, at the price of a second pass; 0 in MAT.
@@ -67,7 +67,7 @@ class Objective:
         """Refuse an attack, or a threat model, without a side that this defence attacks, before long work.
 
         Raises:
-            UserError: which side is missing.
+            UserError: a side is missing; the message names it.
         """
         for side, moves in (("image", threat.moves_images), ("text", threat.moves_texts)):
             if side in self.sides and getattr(attack, side, None) is None:

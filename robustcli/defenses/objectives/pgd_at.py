@@ -29,7 +29,7 @@ class PGDAdversarialTraining(ClassObjective):
     not of mistakes.
 
     Args:
-        name: what tables call it.
+        name: in tables.
         attack_mode: ``eval`` or ``train``, how batch norms and dropout behave while the attack searches; the outer step
             is always in train mode. In ``train`` an attack sees the statistics of its batch; the running ones are put
             back afterwards.

@@ -32,7 +32,7 @@ class TRADES(ClassObjective):
     used. The search runs in eval mode, the loss in train mode; gradients flow through both sides of the divergence.
 
     Args:
-        name: what tables call it.
+        name: in tables.
         beta: weight of the divergence, 0 or more; 1/lambda of the paper, which takes 1 to 6.
         steps: gradient steps of the search.
         step_size: in units of [0,1] pixels; None: ``2 eps / steps``.

@@ -78,7 +78,7 @@ class AlphaSearch:
         self._study = optuna.create_study(directions=["maximize"] * objectives)
 
     def propose(self) -> tuple[str, tuple[float, ...]]:
-        """Origin and alphas (L,) of the next trial; the same until a result is told."""
+        """Origin and alphas (L,) of the next trial; the same until `tell` adds a result."""
         number = len(self.trials)
         if number < len(self._starts):
             return list(self._starts.items())[number]

@@ -14,7 +14,7 @@ from robustcli.utils.seeding import generator as named_generator
 
 
 class Cleaner(nn.Module, ABC):
-    """A cleaner in two halves: what is done once an image, and what is done for each draw.
+    """Cleaner of images in two halves: ``prepare`` runs once an image, ``finish`` once a draw.
 
     ``finish(prepare(images), sample_noise(...))`` is a pass; a model that averages draws repeats the second half alone.
     """

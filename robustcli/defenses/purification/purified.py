@@ -114,7 +114,7 @@ class _Piece:
 
 
 def _pieces(images: int, draws: int, chunk: int | None) -> Iterator[_Piece]:
-    """As many whole draws of all images as fit into a pass; where not even one does, each draw in parts."""
+    """Passes of as many whole draws of all images as fit; where not even one does, each draw in parts."""
     step, parts = draws, [slice(0, images)]
     if chunk is not None and chunk >= images:
         step = chunk // max(images, 1)

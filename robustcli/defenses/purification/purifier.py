@@ -1,6 +1,6 @@
 """Purification with a multiple-latent-variable generator (Serez et al. 2025, arXiv 2412.03453, section 3).
 
-Keep what the coarse latents say of an image, draw the fine ones anew, and decode.
+Coarse latents of the image are kept, fine ones drawn anew, and the mixture is decoded.
 
 Shapes: B images, R draws, C channels, H height, W width; L latents, coarse to fine.
 """

@@ -1,6 +1,6 @@
 """Batch norms folded into the convolutions beside them, which is exact while they are in eval mode.
 
-Shapes: O channels that come out, I channels that go in of a group, k side of a kernel.
+Shapes: O output channels, I input channels of a group, k kernel size.
 """
 
 from collections.abc import Iterable
@@ -15,7 +15,7 @@ Convolution = tuple[Tensor, Tensor]  # weight (O,I,k,k) and bias (O,)
 class Folded:
     """Convolutions of a sequence of layers with their batch norms folded in; cached until a weight changes.
 
-    A norm right behind a convolution scales what comes out. One in front goes in only where the kernel is 1 x 1, since
+    A norm right behind a convolution scales its output. One in front is folded only where the kernel is 1 x 1, since
     the padding of a larger one is not normalised.
 
     Args:

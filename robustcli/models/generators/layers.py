@@ -1,6 +1,6 @@
 """Convolutions with weight normalisation, squeeze-and-excite, and the soft clamp of NVAE.
 
-Shapes: B batch, C channels, H height, W width, O channels that come out, k side of a kernel.
+Shapes: B batch, C channels, H height, W width, O output channels, k kernel size.
 """
 
 from collections.abc import Callable
