@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from robustcli.data import ImageClassData, ImageTextData
 from robustcli.models import Classifier, DualEncoder, WordTokenizer, build_vocabulary, load_classifier, load_dual
-from robustcli.models.words import split_words
+from robustcli.models.tokenizer import split_words
 from robustcli.utils.errors import UserError
 
 _MOST_UNKNOWN = 0.2  # share of words that a model may not know before its figures mean nothing

@@ -1,4 +1,4 @@
-"""Changes of training images that leave their label what it is.
+"""Label-preserving augmentation of training images.
 
 Shapes: B batch, C channels, H height, W width.
 """
@@ -14,7 +14,7 @@ from torchvision.transforms.v2 import functional as vision
 
 from robustcli.utils.errors import UserError
 
-_HALF = 0.5  # what the purification paper takes off the brightness, and multiplies the contrast by
+_HALF = 0.5  # subtracted for the brightness and multiplied for the contrast, as in the purification paper
 _ASPECTS = (3 / 4, 4 / 3)  # of a crop, width by height
 _ATTEMPTS = 10  # at a crop that fits; after that the image stays whole
 _SHARES = ("brightness", "contrast", "equalize", "grayscale")
@@ -26,7 +26,7 @@ class Augmentation:
 
     Args:
         flip: mirror half of the images left to right; for digits and other writing it is wrong.
-        shift: most pixels up, down, left and right; what comes in is the repeated border.
+        shift: most pixels up, down, left and right; the border is repeated.
         crop_scale: smallest share of the area that a crop may keep, in (0,1]; it has an aspect of 3/4 to 4/3 and is
             resized to the image (bilinear, antialiased). 1: no crop.
         brightness: share of the images from whose pixels 0.5 is taken.
@@ -60,7 +60,7 @@ class Augmentation:
     def __call__(
         self, images: Tensor, generator: torch.Generator, own: Sequence[torch.Generator] | None = None
     ) -> Tensor:
-        """(B,C,H,W) -> (B,C,H,W), on the CPU, in [0,1].
+        """(B,C,H,W) in [0,1] -> (B,C,H,W) in [0,1], on the CPU.
 
         Args:
             generator: of the batch, for ``flip`` and ``shift``.

@@ -14,7 +14,7 @@ class ImageTextData(ABC):
     """Images, captions and the relation of truth between them.
 
     Attributes:
-        name: what the set is called in tables.
+        name: of the set, in tables.
         split: ``train``, ``val`` or ``test``.
         image_ids: N unique names of the images.
         captions: M captions.
@@ -35,23 +35,28 @@ class ImageTextData(ABC):
 
     @abstractmethod
     def images(self, indices: Tensor) -> Tensor:
-        """Images (B,3,H,W), float32 in [0,1], for ``indices`` (B,) long."""
+        """Images (B,3,H,W), float32 in [0,1], for ``indices`` (B,) long.
+
+        Raises:
+            IndexError: an index outside of [0,N), a negative one too.
+        """
 
     def relevance(self, images: Tensor, captions: Tensor) -> Tensor:
         """Block (len(images), len(captions)) of the relation, bool: True where the caption is true of the image.
 
-        A set that knows only which caption was written for which image counts just those pairs.
+        Both arguments are long indices. A set that knows only which caption was written for which image counts just
+        those pairs.
         """
         return self.owner[captions][None, :] == images[:, None]
 
     def captions_of(self) -> list[Tensor]:
-        """For each image the indices (long) of its own captions."""
+        """N tensors of indices (long): the captions that were written for each image."""
         order = torch.argsort(self.owner, stable=True)
         counts = torch.bincount(self.owner, minlength=len(self.image_ids))
         return list(torch.split(order, counts.tolist()))
 
     def provenance(self) -> dict[str, str | int]:
-        """What a manifest keeps of the set: fingerprint, images and entries left out."""
+        """Entry of the set in the manifest of a run: fingerprint, number of images, entries left out."""
         return {"fingerprint": self.fingerprint, "images": len(self), "skipped": self.skipped}
 
     def __len__(self) -> int:

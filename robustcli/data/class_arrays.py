@@ -31,7 +31,7 @@ class ClassArrays(PixelClasses):
         classes: the names in the order of the labels: a list, a file, or a number for ``0``, ``1``, ...
         images, labels: keys of the arrays. Images are uint8, or floats in [0,1]; labels are whole numbers from 0.
         ids: key of the images' names, which must be unique; None: their places in the file.
-        layout: ``NHW``, ``NHWC`` or ``NCHW``; None: told by the shape.
+        layout: ``NHW``, ``NHWC`` or ``NCHW``; None: inferred from the shape.
         holds: the split that the file is of, where neither its name nor a key has ``{split}``.
         fingerprint: that the set must have, or one for each split; None: any.
         limit: the first so many images; None: all.
@@ -75,7 +75,7 @@ class ClassArrays(PixelClasses):
 
 
 def fingerprint_of(pixels: _Array, labels: _Array, classes: Sequence[str], image_ids: Sequence[str]) -> str:
-    """sha256 (hex) of all that a set in memory holds."""
+    """sha256 (hex) of all that a set in memory holds: shape, type and bytes of pixels, labels, classes, names."""
     digest = hashlib.sha256(repr((pixels.shape, pixels.dtype.str, list(classes), list(image_ids))).encode())
     digest.update(np.ascontiguousarray(pixels).data)
     digest.update(np.ascontiguousarray(labels.astype("<i8")).data)
@@ -83,7 +83,7 @@ def fingerprint_of(pixels: _Array, labels: _Array, classes: Sequence[str], image
 
 
 def _placed(file: str, keys: list[str], split: str, holds: str | None) -> tuple[Path, list[str]]:
-    """The file and the keys of one split; what does not say its split must have been said to be of it."""
+    """The file and the keys of one split; `UserError` where neither ``{split}`` nor ``holds`` names the split."""
     if split not in SPLITS:
         raise UserError(f"dataset has no split {split!r}: choose one of {', '.join(SPLITS)}.")
     if holds is None and not any("{split}" in text for text in (file, *keys)):

@@ -16,7 +16,7 @@ from robustcli.data.base import rows_of
 from robustcli.data.classes import ImageClassData, class_list, held_out
 from robustcli.data.decode import FITS, Fit
 from robustcli.data.faults import Faults, OnError
-from robustcli.data.files import check_fingerprint, check_positive, checked
+from robustcli.data.files import check_fingerprint, check_positive, decoded
 from robustcli.data.sources import SPLITS, Blob, Record
 from robustcli.utils.errors import UserError
 from robustcli.utils.seeding import derive_seed
@@ -42,8 +42,8 @@ class ClassFolders(ImageClassData):
         on_error: ``raise``, or ``skip``, which leaves bad images out and counts them.
         fingerprint: that the set must have, or one for each split; None: any.
         limit: the first so many images; None: all.
-        name: what the set is called; None: as its folder is.
-        class_count: how many names ``classes`` must have; None: any number.
+        name: of the set, in tables; None: that of its folder.
+        class_count: number of names that ``classes`` must have; None: any.
         counts: images that each split must have, such as ``{"test": 2000}``; None, or a split left out: any number.
 
     Raises:
@@ -80,7 +80,7 @@ class ClassFolders(ImageClassData):
         if val_share and split in ("train", "val"):
             chosen = held_out([record.image_id for record in found], val_share).tolist()
             found = [record for record, held in zip(found, chosen, strict=True) if held == (split == "val")]
-        records, store = checked(found[:limit], image_size, faults, fit=fit)
+        records, store = decoded(found[:limit], image_size, faults, fit=fit)
         if not records:
             raise UserError(f"the split {split!r} of {self.name} has no usable image left: see the log for why.")
         self.skipped = faults.count
@@ -155,7 +155,7 @@ def _checked_classes(
 
 
 def _check_count(name: str, split: str, folder: Path, found: int, counts: Mapping[str, int] | None) -> None:
-    """Part of an archive, or another one, is met before the first image is decoded."""
+    """`UserError` for part of an archive, or another one, before the first image is decoded."""
     expected = (counts or {}).get(split)
     if expected is not None and found != expected:
         raise UserError(
@@ -184,7 +184,7 @@ def _records(folder: Path, classes: Sequence[str], faults: Faults) -> list[Recor
 
 
 def _fingerprint(classes: Sequence[str], image_ids: Sequence[str], hashes: Sequence[str]) -> str:
-    """Of the class list, names and contents in their order; of neither the folder nor the cache."""
+    """sha256 (hex) of the class list, names and contents in their order; of neither the folder nor the cache."""
     digest = hashlib.sha256(json.dumps(list(classes)).encode())
     for name, content in zip(image_ids, hashes, strict=True):
         digest.update(json.dumps([name, content]).encode() + b"\n")

@@ -22,11 +22,11 @@ class ImageClassData(ABC):
     """Images and their labels.
 
     Attributes:
-        name: what the set is called in tables.
+        name: of the set, in tables.
         split: ``train``, ``val`` or ``test``.
         image_ids: N unique names of the images.
         labels: (N,) long, places in ``classes``.
-        classes: Y names; the order is part of the set and comes from its config, never from what lies on the disk.
+        classes: Y names; the order is part of the set and comes from its config, never from the folders on the disk.
         fingerprint: sha256 (hex) of the content, or of the recipe where the content is made from one.
         skipped: entries that were left out because ``on_error=skip`` was asked for.
     """
@@ -41,10 +41,14 @@ class ImageClassData(ABC):
 
     @abstractmethod
     def images(self, indices: Tensor) -> Tensor:
-        """Images (B,C,H,W), float32 in [0,1], for ``indices`` (B,) long."""
+        """Images (B,C,H,W), float32 in [0,1], for ``indices`` (B,) long.
+
+        Raises:
+            IndexError: an index outside of [0,N), a negative one too.
+        """
 
     def provenance(self) -> dict[str, str | int]:
-        """What a manifest keeps of the set: fingerprint, images, classes and entries left out."""
+        """Entry of the set in the manifest of a run: fingerprint, number of images and classes, entries left out."""
         return {
             "fingerprint": self.fingerprint,
             "images": len(self),
@@ -67,7 +71,10 @@ class PixelClasses(ImageClassData):
 
     Args:
         pixels: (N,C,H,W) in [0,scale], of any dtype.
-        scale: the value that is white.
+        scale: the value that is white; images are ``pixels / scale``.
+        labels: (N,) long, places in ``classes``.
+        classes, image_ids: Y and N names.
+        fingerprint: sha256 (hex), see `fingerprint_of`.
     """
 
     def __init__(
@@ -91,11 +98,11 @@ class PixelClasses(ImageClassData):
 
 
 def class_list(classes: Sequence[str] | str | Path | int | None, key: str, remedy: str) -> tuple[str, ...]:
-    """The names that a config gives: a list, a file (JSON list, or a name a line), or a number for ``0``, ``1``, ...
+    """Class names in label order, from a list, a file (JSON list, or a name a line), or a number for ``0``, ``1``, ...
 
     Args:
         key: of the config, for messages.
-        remedy: what to do where nothing is given.
+        remedy: end of the message where nothing is given.
 
     Raises:
         UserError: none given, no such file, fewer than two names, or a name that stands twice.
@@ -135,7 +142,10 @@ def held_out(image_ids: Sequence[str], share: float) -> Tensor:
     """(N,) bool: the images that are ``val`` where a set knows only train and test; a function of the name alone.
 
     Args:
-        share: of the images, in [0,1).
+        share: expected share of the images, in [0,1).
+
+    Raises:
+        UserError: a share out of range.
     """
     if not 0 <= share < 1:
         raise UserError(f"dataset.val_share is {share}: it is a share of the training images, at least 0 and below 1.")

@@ -1,4 +1,4 @@
-"""From the bytes of an image file to pixels, in one fixed order.
+"""Decoding of an image file to square uint8 pixels, in one fixed order of operations.
 
 Shapes: S image size, pixels (3,S,S) uint8.
 """
@@ -19,13 +19,15 @@ FITS: tuple[str, ...] = get_args(Fit)
 
 
 class BadImage(Exception):
-    """Why a file is not usable as an image; the message goes on with a sentence that names the file."""
+    """Error for a file that is not usable as an image; its message goes on with a sentence that names the file."""
 
 
 def decode(data: bytes, image_size: int, fit: Fit = "crop") -> NDArray[np.uint8]:
     """RGB pixels (3,S,S): decode, to RGB, resize (antialiased). This order, as in CLIP.
 
     Args:
+        data: the file's content.
+        image_size: S in pixels.
         fit: how an image becomes square: ``crop`` (short side to S, bicubic, then the centre), ``squash`` (both sides
             to S, bilinear, whatever the shape) or ``letterbox`` (long side to S, bilinear, black bars at the others).
 

@@ -26,6 +26,9 @@ class Digits(PixelClasses):
         split: ``train``, ``val`` or ``test``.
         seed: of the split.
         fingerprint: that the set must have, or one for each split; None: any.
+
+    Raises:
+        UserError: another split, or another fingerprint.
     """
 
     def __init__(self, *, split: str, seed: int = 0, fingerprint: str | Mapping[str, str] | None = None) -> None:

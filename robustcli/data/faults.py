@@ -1,4 +1,4 @@
-"""What is wrong with a user's files, and what happens then."""
+"""Faults in a user's files: an error at the first one, or logged, counted and left out."""
 
 import logging
 from typing import Literal, get_args
@@ -11,7 +11,11 @@ log = logging.getLogger(__name__)
 
 
 class Faults:
-    """Collects the bad entries of one set: the first one is an error, or, with ``skip``, each is logged and counted."""
+    """Counter of the bad entries of one set: the first one is an error, or, with ``skip``, each is logged and counted.
+
+    Raises:
+        UserError: ``on_error`` is neither ``raise`` nor ``skip``.
+    """
 
     def __init__(self, on_error: OnError) -> None:
         if on_error not in get_args(OnError):
@@ -20,7 +24,11 @@ class Faults:
         self.count = 0
 
     def report(self, where: str, what: str) -> None:
-        """``where`` names the file and the line or record, ``what`` goes on with the sentence: "is missing".
+        """Count and log a bad entry.
+
+        Args:
+            where: names the file and the line or record.
+            what: goes on with the sentence: "is missing".
 
         Raises:
             UserError: unless bad entries are to be skipped.

@@ -1,4 +1,4 @@
-"""A set of images with captions in files: what all formats share once their records are read.
+"""Image-text sets in files: decoding, checks and fingerprint, common to all formats once their records are read.
 
 Shapes: B batch, S image size, N images, M captions.
 """
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Reading:
-    """What a reader of a format found: the records of one split, and how many entries it left out."""
+    """Result of a reader of a format: the records of one split, and the faults, which count the entries left out."""
 
     name: str
     split: str
@@ -35,7 +35,7 @@ class Reading:
 
 
 class Fingerprinted(Protocol):
-    """What every data set has."""
+    """Any data set, as far as a pinned fingerprint needs it."""
 
     name: str
     split: str
@@ -43,7 +43,18 @@ class Fingerprinted(Protocol):
 
 
 class FileSet(ImageTextData):
-    """Images from files, decoded and checked when the set is made, so before any training starts."""
+    """Images (B,3,S,S) from files, decoded and checked when the set is made, so before any training starts.
+
+    Args:
+        reading: records of one split.
+        image_size: S in pixels.
+        limit: the first so many records; None: all.
+        fingerprint: that the set must have, or one for each split; None: any.
+        origin: source of the files, for the message where one is missing.
+
+    Raises:
+        UserError: a size or limit below 1, a missing or bad image, no usable image, another fingerprint.
+    """
 
     def __init__(
         self,
@@ -57,7 +68,7 @@ class FileSet(ImageTextData):
         check_positive(image_size=image_size, limit=limit)
         records = present(reading.records[:limit], reading.faults, origin)
         self.name, self.split, self.image_size = reading.name, reading.split, image_size
-        records, store = checked(records, image_size, reading.faults)
+        records, store = decoded(records, image_size, reading.faults)
         if not records:
             raise UserError(f"the split {self.split!r} of {self.name} has no usable image left: see the log for why.")
         self.skipped = reading.faults.count
@@ -102,7 +113,7 @@ def check_positive(**sizes: int | None) -> None:
 
 
 def present(records: Sequence[Record], faults: Faults, origin: str | None) -> list[Record]:
-    """Missing files are looked for before the first one is decoded: that takes no time."""
+    """The records whose files exist; looked for before the first one is decoded, since that takes no time."""
     hint = f" (it comes from: {origin})" if origin else ""
     found = []
     for record in records:
@@ -113,7 +124,7 @@ def present(records: Sequence[Record], faults: Faults, origin: str | None) -> li
     return found
 
 
-def checked(
+def decoded(
     records: Sequence[Record], image_size: int, faults: Faults, *, fit: Fit = "crop"
 ) -> tuple[list[Record], PixelStore]:
     """The records whose images can be read, and the pixels of these; the others are faults."""
@@ -128,7 +139,7 @@ def checked(
 
 
 def _fingerprint(records: Sequence[Record], hashes: Sequence[str]) -> str:
-    """Of names, captions and contents in their order; of neither the folder nor the cache."""
+    """sha256 (hex) of names, captions and contents in their order; of neither the folder nor the cache."""
     digest = hashlib.sha256()
     for record, content in zip(records, hashes, strict=True):
         digest.update(json.dumps([record.image_id, content, list(record.captions)]).encode() + b"\n")

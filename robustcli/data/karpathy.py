@@ -63,7 +63,11 @@ class KarpathyJSON(FileSet):
 
 
 def read(annotations: str, root: Path, split: str, faults: Faults, origin: str | None = None) -> Reading:
-    """The records of one split, whichever form the file has."""
+    """The records of one split, whichever form the file has.
+
+    Raises:
+        UserError: no such file, no valid JSON, neither form, or a split that is not there.
+    """
     path = existing(Path(annotations.replace("{split}", split)).expanduser(), "dataset.annotations", origin)
     content = load_json(path)
     if isinstance(content, list):
@@ -79,7 +83,7 @@ def read(annotations: str, root: Path, split: str, faults: Faults, origin: str |
 
 
 def load_json(path: Path) -> Any:
-    """The content of a JSON file, or an error with the line where it breaks."""
+    """The content of a JSON file; `UserError` with the line where it is not valid, or for text that is not UTF-8."""
     try:
         return json.loads(path.read_text(encoding="utf-8-sig"))
     except json.JSONDecodeError as error:

@@ -1,4 +1,4 @@
-"""Decoded images, kept: each file is decoded and checked once, and a batch is a copy out of a memory map afterwards.
+"""Cache of decoded images: a file is decoded and checked once, a batch is a copy out of a memory map afterwards.
 
 Shapes: N images, S image size; the store is (N,3,S,S) uint8, 150 KB an image of 224.
 """
@@ -37,9 +37,9 @@ class PixelStore:
 
     Attributes:
         pixels: (N,3,S,S) uint8, on disk.
-        kept: N positions of these images in what was asked for.
+        kept: N positions of these images among the blobs.
         hashes: N sha256 (hex) of the files' bytes.
-        bad: for each unusable image its position and what is wrong with it.
+        bad: position and fault of each unusable image.
     """
 
     pixels: NDArray[np.uint8]
@@ -63,6 +63,9 @@ def open_store(blobs: Sequence[Blob], image_size: int, *, stop_at_bad: bool, fit
         image_size: S.
         stop_at_bad: stop at the first bad image, keep nothing and return no pixels.
         fit: how an image becomes square, see `decode`.
+
+    Raises:
+        UserError: no room on the disk, or the cache cannot be written.
     """
     place = cache_directory("images") / _key(blobs, image_size, fit)
     if not place.is_dir():
@@ -81,8 +84,10 @@ def open_store(blobs: Sequence[Blob], image_size: int, *, stop_at_bad: bool, fit
 
 
 def _key(blobs: Sequence[Blob], image_size: int, fit: Fit) -> str:
+    # Pillow's version is part of the key: its resampling and its decoders decide pixels.
     way = "" if fit == "crop" else f" {fit}"
     digest = hashlib.sha256(f"{PIPELINE} {PIL.__version__} {image_size}{way}\n".encode())
+    # One stat a file: all blobs of a tar shard share its path. Hashing contents would read the whole set.
     stats = {path: path.stat() for path in {blob.path for blob in blobs}}
     for blob in blobs:
         stat = stats[blob.path]
@@ -133,6 +138,7 @@ def _decoded(blobs: Sequence[Blob], image_size: int, fit: Fit) -> Iterator[_Deco
     said = time.monotonic()
     with ThreadPoolExecutor(max_workers=min(16, os.cpu_count() or 1)) as pool:
         for start in range(0, len(blobs), BATCH):
+            # ``map`` submits all that it is given at once: without batches a slow writer would let the pixels pile up.
             yield from pool.map(lambda blob: _load(blob, image_size, fit), blobs[start : start + BATCH])
             if time.monotonic() - said > SECONDS_BETWEEN_LINES:
                 said = time.monotonic()

@@ -1,4 +1,4 @@
-"""Which images or pairs a training step sees: a function of seed and step alone.
+"""Sampling of training images and pairs: a batch is a function of seed and step alone.
 
 So a resume has no state to restore.
 
@@ -19,7 +19,10 @@ from robustcli.utils.seeding import generator
 
 @dataclass(frozen=True)
 class PairBatch:
-    """B training pairs: ``image_ids`` and ``caption_ids`` (B,) long, the captions, and ``matches`` (B,B) bool."""
+    """B training pairs: ``image_ids`` and ``caption_ids`` (B,) long, the B captions, and ``matches`` (B,B) bool.
+
+    ``matches[i, j]`` is True if caption j is true of image i: the diagonal, and false negatives of a contrastive loss.
+    """
 
     image_ids: Tensor
     caption_ids: Tensor
@@ -43,7 +46,14 @@ class Named(Sized, Protocol):
 
 
 class Epochs:
-    """Every epoch visits each image once, in an order of its own."""
+    """Epochs of shuffled batches without replacement; the order is named by seed and epoch.
+
+    Args:
+        batch_size: B; the N mod B images at the end of an epoch's order are left out of that epoch.
+
+    Raises:
+        UserError: a batch larger than the set.
+    """
 
     def __init__(self, data: Named, *, batch_size: int, seed: int) -> None:
         if batch_size > len(data):
@@ -56,7 +66,7 @@ class Epochs:
 
     @property
     def batches_per_epoch(self) -> int:
-        """Whole batches of an epoch; the images that are left over come first in another one's order by chance."""
+        """Whole batches of an epoch, N // B."""
         return self._count // self._batch_size
 
     def __call__(self, number: int) -> Tensor:
@@ -68,7 +78,7 @@ class Epochs:
 
 
 class PairSampler:
-    """The images of `Epochs`, each with one of its captions drawn for that visit."""
+    """Pairs of the images of `Epochs`, each with one of its captions, drawn uniformly for that visit."""
 
     def __init__(self, data: ImageTextData, *, batch_size: int, seed: int) -> None:
         self._data, self._seed = data, seed
@@ -77,7 +87,7 @@ class PairSampler:
 
     @property
     def batches_per_epoch(self) -> int:
-        """As in `Epochs`."""
+        """Whole batches of an epoch, as in `Epochs`."""
         return self._epochs.batches_per_epoch
 
     def __call__(self, number: int) -> PairBatch:

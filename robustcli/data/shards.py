@@ -53,7 +53,11 @@ class Shards(FileSet):
 
 
 def shard_paths(pattern: str) -> list[Path]:
-    """The files that a pattern with braces or stars stands for, in order; each must exist."""
+    """The files that a pattern with braces or stars stands for, in order.
+
+    Raises:
+        UserError: one does not exist, or two have the same name.
+    """
     names = [
         name for part in braceexpand(str(Path(pattern).expanduser())) for name in sorted(glob.glob(part)) or [part]
     ]

@@ -1,4 +1,4 @@
-"""Where an image and its captions stand on disk; what every reader of a file format returns."""
+"""Location of an image and its captions on disk: the records that every reader of a file format returns."""
 
 import os
 import re
@@ -21,6 +21,7 @@ class Blob:
     size: int | None = None
 
     def read(self) -> bytes:
+        """The bytes, read anew at each call; `OSError` where the file is gone."""
         with self.path.open("rb") as file:
             file.seek(self.offset)
             return file.read() if self.size is None else file.read(self.size)
@@ -40,6 +41,9 @@ def safe_name(relative: str, root: Path, where: str) -> str:
     """The image name without detours; one that leads out of ``root`` is an error even where bad entries are skipped.
 
     The check is by name: a folder of images that is itself a link to another disk is the user's own doing.
+
+    Raises:
+        UserError: an absolute name, a drive, ``..`` that leads out, or a NUL byte.
     """
     name = os.path.normpath(relative.strip())
     if name.startswith(("..", "/", "\\")) or re.match(r"[A-Za-z]:", name) or "\0" in name:
@@ -51,7 +55,7 @@ def safe_name(relative: str, root: Path, where: str) -> str:
 
 
 def clean_captions(raw: Sequence[object], where: str, faults: Faults) -> list[str]:
-    """Captions with single spaces; each that is empty or no text is a fault, and so is having none at all."""
+    """Captions with single spaces between words; one that is empty or no text is a fault, and so is none at all."""
     captions = []
     for number, caption in enumerate(raw):
         text = " ".join(caption.split()) if isinstance(caption, str) else ""
@@ -65,7 +69,7 @@ def clean_captions(raw: Sequence[object], where: str, faults: Faults) -> list[st
 
 
 def existing(path: Path, key: str, origin: str | None) -> Path:
-    """``path`` as it is, or an error that says where to put the file and where it comes from."""
+    """``path`` as it is; `UserError` with the place and the origin of the file where there is none."""
     if path.is_file():
         return path
     source = f" ({origin})" if origin else ""
@@ -73,7 +77,11 @@ def existing(path: Path, key: str, origin: str | None) -> Path:
 
 
 def with_split(pattern: str, split: str, key: str) -> str:
-    """The name of the file of one split: by ``captions_{split}.csv`` or a name that says so, ``captions_test.csv``."""
+    """File name of one split: ``captions_{split}.csv`` filled in, or a name that holds it, ``captions_test.csv``.
+
+    Raises:
+        UserError: a name without ``{split}`` that holds another split, several or none.
+    """
     if "{split}" in pattern:
         return pattern.replace("{split}", split)
     words = re.split(r"[^a-z]+", Path(pattern).name.lower())
@@ -88,6 +96,6 @@ def with_split(pattern: str, split: str, key: str) -> str:
 
 
 def check_split(split: str, present: Collection[str], where: str) -> None:
-    """A split that the set does not have is an error that names those it has."""
+    """`UserError` for a split that the set does not have, with those that it has."""
     if split not in present:
         raise UserError(f"{where} has no split {split!r}, only {', '.join(sorted(present)) or 'none at all'}.")

@@ -1,4 +1,4 @@
-"""Training objectives that make a model robust, and what cleans images in front of an untouched one."""
+"""Defences: training objectives for robustness, and cleaners of images in front of an untouched model."""
 
 from robustcli.defenses.objectives.classification import ClassObjective, Standard
 from robustcli.defenses.objectives.losses import info_nce

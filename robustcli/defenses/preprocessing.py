@@ -1,4 +1,4 @@
-"""What may be done to an image before the encoder of a purifier, or alone as a baseline: noise, blur, JPEG.
+"""Pre-processing of images before the encoder of a purifier, or alone as a baseline: noise, blur, JPEG.
 
 Shapes: B images, C channels, H height, W width; pixels in [0,1].
 """
@@ -25,6 +25,9 @@ class NormNoise(nn.Module):
 
     Args:
         eps: L2 norm of the noise over all pixels of an image, before the clamp, 0 or more.
+
+    Raises:
+        UserError: ``eps`` is negative, infinite or NaN.
     """
 
     def __init__(self, eps: float) -> None:
@@ -35,11 +38,11 @@ class NormNoise(nn.Module):
 
     @property
     def randomised(self) -> bool:
-        """Whether two passes over the same image differ."""
+        """True if two passes over the same image differ."""
         return self.eps > 0
 
     def forward(self, images: Tensor, noise: Tensor | None = None) -> Tensor:
-        """(B,C,H,W) -> the same.
+        """(B,C,H,W) in [0,1] -> the same.
 
         Args:
             noise: (B,C,H,W) standard normal; None: from torch's global generator.
@@ -59,6 +62,9 @@ class GaussianBlur(nn.Module):
     Args:
         sigma: standard deviation in pixels, above 0; the paper takes 1.
         kernel: pixels a side, odd; it is cut where an image is too small to be mirrored so far.
+
+    Raises:
+        UserError: a value out of range.
     """
 
     randomised = False
@@ -73,7 +79,7 @@ class GaussianBlur(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """(B,C,H,W) -> the same."""
-        return self._along(self._along(images, 2), 3)
+        return self._along(self._along(images, 2), 3)  # separable: 2k products a pixel in place of k^2
 
     def _along(self, images: Tensor, dimension: int) -> Tensor:
         reach = min(self.kernel // 2, images.shape[dimension] - 1)
@@ -96,6 +102,9 @@ class JPEG(nn.Module):
 
     Args:
         quality: from 1 to 95, as Pillow counts; 4:2:0 subsampling for colour.
+
+    Raises:
+        UserError: another quality.
     """
 
     randomised = False
@@ -109,11 +118,11 @@ class JPEG(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """(B,C,H,W) with 1 or 3 channels -> the same."""
-        found: Tensor = self._through(images)
-        return found
+        compressed: Tensor = self._through(images)
+        return compressed
 
     def compressed(self, images: Tensor) -> Tensor:
-        """What the codec makes of ``images``, without a gradient.
+        """Images (B,C,H,W) in [0,1] after the codec, without a gradient.
 
         Raises:
             ValueError: neither 1 nor 3 channels.
@@ -130,8 +139,8 @@ class JPEG(nn.Module):
         Image.fromarray(image[0] if grey else image.transpose(1, 2, 0)).save(
             stored, "jpeg", quality=self.quality, subsampling=2
         )
-        found = np.asarray(Image.open(stored))
-        return found[None].copy() if grey else found.transpose(2, 0, 1).copy()
+        pixels = np.asarray(Image.open(stored))
+        return pixels[None].copy() if grey else pixels.transpose(2, 0, 1).copy()
 
     def extra_repr(self) -> str:
         return f"quality={self.quality}"

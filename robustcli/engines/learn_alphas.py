@@ -15,8 +15,8 @@ from robustcli.builders.device import choose_device
 from robustcli.builders.models import build_classifier
 from robustcli.data import ImageClassData
 from robustcli.defenses import PurifiedClassifier, Purifier
-from robustcli.defenses.purification.alpha_images import FooledImages, fool_reconstruction
-from robustcli.defenses.purification.alpha_search import AlphaJudge, AlphaSearch, Trial, as_row, check_objectives
+from robustcli.defenses.purification.alpha_images import AdversarialImages, attack_reconstruction
+from robustcli.defenses.purification.alpha_search import AlphaEvaluator, AlphaSearch, Trial, as_row, check_objectives
 from robustcli.engines.loading import check_weights
 from robustcli.report.alpha_results import Learned, write_learned
 from robustcli.runs.run import Run
@@ -48,23 +48,31 @@ def run(config: DictConfig, run: Run) -> float:
         data={split: data.provenance() for split, data in sets.items()}, weights={"defence": defence.fingerprint()}
     )
     with run.phase("attack"):
-        fooled = {split: _fooled(run, config, defence, data) for split, data in sets.items()}
+        adversarial = {split: _attacked(run, config, defence, data) for split, data in sets.items()}
     with run.phase("search"):
-        judge = _judge(config, defence, "search")
-        _search(run, config.trials, search, partial(_values, judge, sets[splits[0]], fooled[splits[0]], names), names)
+        evaluator = _evaluator(config, defence, "search")
+        _search(
+            run,
+            config.trials,
+            search,
+            partial(_values, evaluator, sets[splits[0]], adversarial[splits[0]], names),
+            names,
+        )
     with run.phase("judge"):
         learned = search.trials[search.best()].alphas
         candidates: dict[str, Any] = {"reconstruction": "none", "linear": "linear", "cosine": "cosine"}
         records = _held_out(
             run,
-            _judge(config, defence, "held out"),
+            _evaluator(config, defence, "held out"),
             sets[splits[1]],
-            fooled[splits[1]],
+            adversarial[splits[1]],
             candidates | {"learned": learned},
         )
     with run.phase("report"):
         assert isinstance(defence.cleaner, Purifier)
-        found = Learned(search, names, fooled, records, splits, defence.cleaner.attenuation, config.adversarial.images)
+        found = Learned(
+            search, names, adversarial, records, splits, defence.cleaner.attenuation, config.adversarial.images
+        )
         return write_learned(run, found, resamples=config.evaluation.resamples, seed=config.seed)
 
 
@@ -94,14 +102,14 @@ def _build_defence(config: DictConfig, data: ImageClassData, device: torch.devic
     return defence
 
 
-def _fooled(run: Run, config: DictConfig, defence: PurifiedClassifier, data: ImageClassData) -> FooledImages:
+def _attacked(run: Run, config: DictConfig, defence: PurifiedClassifier, data: ImageClassData) -> AdversarialImages:
     """Made once; a run that is taken up again reads them."""
     path = run.directory / "adversarial" / f"{data.split}.safetensors"
     if path.exists():
-        return FooledImages.load(path)
+        return AdversarialImages.load(path)
     wanted = config.adversarial.images
     with Progress(None, f"attack {data.split}", unit="images") as progress:
-        found = fool_reconstruction(
+        found = attack_reconstruction(
             defence,
             data,
             build_threat(config.threat),
@@ -113,8 +121,8 @@ def _fooled(run: Run, config: DictConfig, defence: PurifiedClassifier, data: Ima
         )
     if not len(found.rows):
         raise UserError(
-            f"of the {found.seen} images of the split {data.split}, {found.right} were right before the attack and "
-            f"none wrong after it: raise threat.eps, which is {config.threat.eps}."
+            f"of the {found.attacked} images of the split {data.split}, {found.clean_correct} were right before the "
+            f"attack and none wrong after it: raise threat.eps, which is {config.threat.eps}."
         )
     if len(found.rows) < wanted:
         run.log.warning("%d adversarial images in %s, %d were asked for", len(found.rows), data.split, wanted)
@@ -122,8 +130,8 @@ def _fooled(run: Run, config: DictConfig, defence: PurifiedClassifier, data: Ima
     return found
 
 
-def _judge(config: DictConfig, defence: PurifiedClassifier, purpose: str) -> AlphaJudge:
-    return AlphaJudge(
+def _evaluator(config: DictConfig, defence: PurifiedClassifier, purpose: str) -> AlphaEvaluator:
+    return AlphaEvaluator(
         defence,
         draws=config.purifier.draws,
         memory=config.purifier.memory,
@@ -132,19 +140,27 @@ def _judge(config: DictConfig, defence: PurifiedClassifier, purpose: str) -> Alp
     )
 
 
-def _right(
-    judge: AlphaJudge, data: ImageClassData, fooled: FooledImages, kind: str, alphas: Sequence[float] | str
+def _correct(
+    evaluator: AlphaEvaluator,
+    data: ImageClassData,
+    adversarial: AdversarialImages,
+    kind: str,
+    alphas: Sequence[float] | str,
 ) -> torch.Tensor:
     """(N,) bool: which of the ``adversarial`` or ``clean`` images are classified right."""
-    rows = fooled.rows if kind == "adversarial" else fooled.clean
-    images = fooled.images if kind == "adversarial" else data.images(rows)
-    return judge.right(alphas, images, data.labels[rows], rows)
+    rows = adversarial.rows if kind == "adversarial" else adversarial.clean
+    images = adversarial.images if kind == "adversarial" else data.images(rows)
+    return evaluator.correct(alphas, images, data.labels[rows], rows)
 
 
 def _values(
-    judge: AlphaJudge, data: ImageClassData, fooled: FooledImages, names: Sequence[str], alphas: Sequence[float]
+    evaluator: AlphaEvaluator,
+    data: ImageClassData,
+    adversarial: AdversarialImages,
+    names: Sequence[str],
+    alphas: Sequence[float],
 ) -> tuple[float, ...]:
-    return tuple(float(_right(judge, data, fooled, name, alphas).double().mean()) for name in names)
+    return tuple(float(_correct(evaluator, data, adversarial, name, alphas).double().mean()) for name in names)
 
 
 def _search(run: Run, trials: int, search: AlphaSearch, values: Any, names: Sequence[str]) -> None:
@@ -163,11 +179,15 @@ def _search(run: Run, trials: int, search: AlphaSearch, values: Any, names: Sequ
 
 
 def _held_out(
-    run: Run, judge: AlphaJudge, data: ImageClassData, fooled: FooledImages, candidates: dict[str, Any]
+    run: Run,
+    evaluator: AlphaEvaluator,
+    data: ImageClassData,
+    adversarial: AdversarialImages,
+    candidates: dict[str, Any],
 ) -> pd.DataFrame:
     """One row an image, kind of image and schedule."""
     parts = [
-        run.records_part(f"held-out-{name}-{kind}", partial(_rows, judge, data, fooled, kind, name, alphas))
+        run.records_part(f"held-out-{name}-{kind}", partial(_rows, evaluator, data, adversarial, kind, name, alphas))
         for name, alphas in candidates.items()
         for kind in ("adversarial", "clean")
     ]
@@ -175,15 +195,15 @@ def _held_out(
 
 
 def _rows(
-    judge: AlphaJudge, data: ImageClassData, fooled: FooledImages, kind: str, name: str, alphas: Any
+    evaluator: AlphaEvaluator, data: ImageClassData, adversarial: AdversarialImages, kind: str, name: str, alphas: Any
 ) -> pd.DataFrame:
-    rows = fooled.rows if kind == "adversarial" else fooled.clean
+    rows = adversarial.rows if kind == "adversarial" else adversarial.clean
     return pd.DataFrame(
         {
             "alphas": name,
             "kind": kind,
             "image_id": [data.image_ids[i] for i in rows.tolist()],
             "label": [data.classes[i] for i in data.labels[rows].tolist()],
-            "right": _right(judge, data, fooled, kind, alphas).numpy(),
+            "right": _correct(evaluator, data, adversarial, kind, alphas).numpy(),
         }
     )

@@ -1,4 +1,4 @@
-"""Figures and their intervals: ranks, recall, attack success, bootstrap."""
+"""Metrics and their intervals: ranks, recall, attack success, bootstrap."""
 
 from robustcli.metrics.classification import label_ranks
 from robustcli.metrics.intervals import Interval, bootstrap, bootstrap_difference, bootstrap_ratio, wilson

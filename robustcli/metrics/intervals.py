@@ -38,6 +38,12 @@ def bootstrap(values: Tensor, groups: Tensor, *, resamples: int = 1000, level: f
     """Interval of the mean of ``values`` (Q,), bool or real; ``groups`` (Q,) names the image of each query.
 
     For the difference of two models on the same queries see :func:`bootstrap_difference`.
+
+    Args:
+        level: coverage in (0,1).
+
+    Raises:
+        ValueError: no query, columns of different lengths, or values that are NaN or infinite.
     """
     return bootstrap_ratio(values, torch.ones(len(values)), groups, resamples=resamples, level=level, seed=seed)
 
@@ -47,7 +53,7 @@ def bootstrap_ratio(
 ) -> Interval:
     """Interval of ``numerator.sum() / denominator.sum()``, both (Q,): for example flips over clean hits.
 
-    Resamples whose denominator is 0 are left out.
+    Resamples whose denominator is 0 are left out. Errors are those of :func:`bootstrap`.
     """
     table, images = _sums([numerator, denominator], groups)
     mean = _ratio(table.sum(dim=0, keepdim=True)).item()
@@ -63,7 +69,10 @@ def bootstrap_ratio(
 def bootstrap_difference(
     first: Tensor, second: Tensor, groups: Tensor, *, resamples: int = 1000, level: float = 0.95, seed: int = 0
 ) -> Interval:
-    """Interval of mean(first) - mean(second), two models on the same queries (Q,) and the same resampled images."""
+    """Interval of mean(first) - mean(second), two models on the same queries (Q,) and the same resampled images.
+
+    The pairing removes the variance that both share. Errors are those of :func:`bootstrap`.
+    """
     table, images = _sums([first, second, torch.ones(len(first))], groups)
 
     def difference(sums: Tensor) -> Tensor:
@@ -93,6 +102,7 @@ def _resampled(table: Tensor, resamples: int, seed: int) -> Tensor:
     parts = []
     for start in range(0, resamples, step):
         count = min(step, resamples - start)
+        # Offset by row, so that one bincount gives the multiplicities of all resamples of the block.
         chosen = torch.randint(images, (count, images), generator=draw) + images * torch.arange(count)[:, None]
         weights = torch.bincount(chosen.flatten(), minlength=count * images).view(count, images)
         parts.append(weights.double() @ table)
@@ -114,7 +124,7 @@ def _percentiles(mean: float, draws: Tensor, images: int, level: float) -> Inter
 
 
 def _one_sided(numerator: Tensor, denominator: Tensor) -> bool:
-    """Whether this is a proportion of which nothing, or everything, is a hit."""
+    """True for a proportion of 0 or 1, whose percentile interval would be a point."""
     counts = ((denominator == 0) | (denominator == 1)).all()
     return bool(counts and ((numerator == 0).all() or (numerator == denominator).all()))
 

@@ -9,8 +9,8 @@ from robustcli.models.mlp_head import mlp_head, save_published
 from robustcli.models.resnet_cifar import resnet_cifar
 from robustcli.models.small_cnn import small_cnn
 from robustcli.models.tiny import tiny
+from robustcli.models.tokenizer import WordTokenizer, build_vocabulary
 from robustcli.models.weights import Model, load_weights, save_weights
-from robustcli.models.words import WordTokenizer, build_vocabulary
 from robustcli.models.zoo import timm, torchvision
 
 __all__ = [

@@ -1,6 +1,6 @@
-"""From the arguments of a factory to a classifier: its own checkpoints first, then new or foreign weights.
+"""Assembly of models from arguments and checkpoints: settings that a checkpoint holds, seeded weights, errors.
 
-A factory writes down what it was called with; a checkpoint of ours holds that, and rebuilds the model by itself.
+A factory writes down its arguments; a checkpoint of ours holds them, and rebuilds the model by itself.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,16 +20,16 @@ Classes = Sequence[str] | int
 Network = TypeVar("Network", bound=nn.Module)
 
 
-def opened(
+def settings_and_weights(
     factory: Callable[..., Any],
     settings: Mapping[str, Any],
     checkpoint: str | Path | None,
     *,
     shipped: str | None = None,
 ) -> tuple[dict[str, Any], Weights | None]:
-    """The settings that rule, and the weights of the checkpoint, if one is given.
+    """Effective settings of a factory, and the weights of the checkpoint, if one is given.
 
-    What a checkpoint of ours says of itself rules where the caller left the default.
+    The description in a checkpoint of ours takes precedence where the caller left the default.
 
     Args:
         settings: arguments of ``factory``, plain JSON data.
@@ -62,15 +62,15 @@ def opened(
     return {key: stored.get(key, value) for key, value in asked.items()}, weights
 
 
-def count(classes: Classes) -> int:
-    """The number of classes that a number or a list of names means; `UserError` for fewer than two."""
+def class_count(classes: Classes) -> int:
+    """Number of classes, of a number or of a list of names; `UserError` for fewer than two."""
     number = classes if isinstance(classes, int) else len(classes)
     if number < 2:
         raise UserError(f"model.classes is {classes!r}: expected at least two names, or their number")
     return number
 
 
-def drawn(build: Callable[[], Network], seed: int) -> Network:
+def he_initialised(build: Callable[[], Network], seed: int) -> Network:
     """A network whose convolutions and linear layers are drawn from ``seed`` (He et al. 2015), its norms neutral."""
     with torch.random.fork_rng(devices=[]):  # the constructors draw weights that are replaced at once
         network = build()
@@ -85,8 +85,8 @@ def drawn(build: Callable[[], Network], seed: int) -> Network:
 
 
 @contextmanager
-def own_randomness(seed: int) -> Iterator[None]:
-    """Draws of a library's constructors are seeded, and the global generator is left alone."""
+def seeded_constructors(seed: int) -> Iterator[None]:
+    """Context in which a library's constructors draw from ``seed``; the global generators are left as they were."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # not torch.manual_seed, which would seed the accelerators too
         yield
@@ -100,8 +100,8 @@ def tag_or_file(pretrained: str | None, checkpoint: str | Path | None) -> tuple[
 
 
 @contextmanager
-def explained(architecture: str, tag: str | None = None) -> Iterator[None]:
-    """Errors of a library, of a download or of a folder as one sentence with the remedy."""
+def library_errors(architecture: str, tag: str | None = None) -> Iterator[None]:
+    """Context that turns errors of a library, of a download or of a folder into a `UserError` with the remedy."""
     try:
         yield
     except (OSError, RuntimeError, ValueError, ImportError, TypeError) as error:

@@ -1,4 +1,4 @@
-"""One wrapper around every classifier: pixels in [0,1] in, logits out.
+"""Wrapper of every classifier: pixels in [0,1] -> logits.
 
 Mean/std and resize stand here and nowhere else, so an attack or a purifier never sees a normalised image.
 
@@ -26,11 +26,14 @@ class Classifier(nn.Module):
         classes: Y names, or Y alone where the names are not known.
         mean, std: one number for each channel of the network, in units of [0,1] pixels.
         image_size: side S in pixels that images are resized to (bilinear, antialiased where they shrink); None: as is.
-        description: what rebuilds the network (plain JSON data); stored with its weights.
+        description: arguments that rebuild the network (plain JSON data); stored with its weights.
 
     Attributes:
         classes: the names, or None.
         class_count: Y.
+
+    Raises:
+        ValueError: neither one nor three of mean and std each, or a std that is not above 0.
     """
 
     mean: Tensor
@@ -76,14 +79,14 @@ class Classifier(nn.Module):
         """
         check = PixelCheck(images)
         logits = self.unchecked(images)
-        check.settle()
+        check.settle()  # after the network's work is queued: a check before it would idle the device
         return logits
 
     def unchecked(self, images: Tensor) -> Tensor:
-        """`forward` for a search that starts a hair outside of [0,1]; anything else wants the check."""
+        """`forward` without the check of the range, for a search that starts a hair outside of [0,1]."""
         images = self._sized(self._coloured(images.to(self.device)))
-        found = self.network((images - self.mean) / self.std)
-        logits: Tensor = found if isinstance(found, Tensor) else found[0]  # some have auxiliary heads while they train
+        output = self.network((images - self.mean) / self.std)
+        logits: Tensor = output if isinstance(output, Tensor) else output[0]  # auxiliary heads, in train mode
         return logits.float()
 
     def _coloured(self, images: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from robustcli.models.assembly import explained, own_randomness, tag_or_file
+from robustcli.models.assembly import library_errors, seeded_constructors, tag_or_file
 from robustcli.models.dual_encoder import DualEncoder
 from robustcli.models.weights import Weights, assign, read_weights
 from robustcli.utils.errors import UserError
@@ -75,14 +75,14 @@ def _check_names(library: Any, architecture: str, tag: str | None) -> None:
 def _build(
     library: Any, architecture: str, tag: str | None, weights: Weights | None, image_size: int | None, seed: int
 ) -> tuple[nn.Module, dict[str, Any]]:
-    """The network and what describes it: as our own checkpoint says, else the tag, else the architecture."""
+    """The network and its description: that of our own checkpoint, else of the tag, else of the architecture."""
     stored = _stored(architecture, weights)
     known = library.get_pretrained_cfg(architecture, tag) if tag is not None else {}
     # The wrong activation gives wrong embeddings without any error: the weights decide, not only the name.
     quick_gelu = bool(stored.get("quick_gelu") or known.get("quick_gelu") or (weights is not None and weights.openai))
     size = image_size or stored.get("image_size")
     source = {"pretrained": tag} if weights is None else {"load_weights": False, "pretrained_text": False}
-    with own_randomness(seed), explained(architecture, tag), warnings.catch_warnings():
+    with seeded_constructors(seed), library_errors(architecture, tag), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="QuickGELU mismatch")
         network = library.create_model(architecture, force_image_size=size, force_quick_gelu=quick_gelu, **source)
     found = {**library.get_model_preprocess_cfg(network), **known, **stored}
@@ -119,7 +119,7 @@ def _side(size: int | Sequence[int], architecture: str) -> int:
 
 
 def _wrap(library: Any, architecture: str, network: nn.Module, description: dict[str, Any]) -> DualEncoder:
-    with explained(architecture):
+    with library_errors(architecture):
         tokenizer = library.get_tokenizer(architecture)
     return DualEncoder(
         network,

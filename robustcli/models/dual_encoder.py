@@ -1,4 +1,4 @@
-"""One wrapper around every CLIP-like network: pixels in [0,1] and tokens in, unit-norm embeddings out.
+"""Wrapper of every CLIP-like network: pixels in [0,1] and tokens -> embeddings of unit norm.
 
 Mean/std and resize stand here and nowhere else, so an attack or a purifier never sees a normalised image.
 
@@ -28,7 +28,7 @@ class DualEncoder(nn.Module):
         image_size: side in pixels that the network takes.
         mean, std: per channel, in units of [0,1] pixels.
         max_logit_scale: ceiling of the inverse temperature (100 in CLIP).
-        description: what rebuilds the network (plain JSON data); stored with its weights.
+        description: arguments that rebuild the network (plain JSON data); stored with its weights.
     """
 
     mean: Tensor
@@ -85,20 +85,26 @@ class DualEncoder(nn.Module):
         if images.shape[-2:] != (self.image_size, self.image_size):
             size = (self.image_size, self.image_size)
             images = F.interpolate(images, size, mode="bicubic", antialias=True).clamp(0.0, 1.0)  # bicubic overshoots
+        # Normalised within the graph, so that a gradient by ``images`` is one by pixels in [0,1], in units of eps.
         network: Any = self.network
         features = _unit(network.encode_image((images - self.mean) / self.std))
         check.settle()
         return features
 
     def tokenize(self, captions: Sequence[str]) -> Tensor:
-        """Captions -> (B,T) long, on the CPU; the ids of a caption are remembered."""
+        """Captions -> (B,T) long, on the CPU; the ids of a caption are cached.
+
+        Raises:
+            TypeError: one string, whose characters would count as captions.
+        """
         if isinstance(captions, str):
             raise TypeError("tokenize takes a sequence of captions, not one caption")
+        # A text attack asks for the same captions again and again, and tokenizers run in Python.
         missing = list(dict.fromkeys(caption for caption in captions if caption not in self._rows))
         if missing or not captions:
             self._rows.update(zip(missing, self.tokenizer(missing), strict=True))
         tokens = torch.stack([self._rows[caption] for caption in captions]) if captions else self.tokenizer([])
-        while len(self._rows) > _CACHED_CAPTIONS:
+        while len(self._rows) > _CACHED_CAPTIONS:  # the oldest first: a dict keeps the order of insertion
             del self._rows[next(iter(self._rows))]
         return tokens
 
@@ -114,6 +120,9 @@ class DualEncoder(nn.Module):
         Args:
             tokens: as ``tokenize`` gives them; cropped here where that is exact, so padding costs nothing.
             embeddings: (B,T',W) in place of the token look-up, T' at least the cropped length; gradients flow to it.
+
+        Raises:
+            ValueError: embeddings of another batch size, or shorter than the cropped tokens.
         """
         tokens = self.crop(tokens)  # before the transfer: on the CPU the length costs no synchronisation
         if embeddings is not None:
@@ -127,7 +136,11 @@ class DualEncoder(nn.Module):
         return token_table(self.network)
 
     def set_trainable(self, which: Literal["image", "text", "both"]) -> None:
-        """Let gradients reach one tower or both; the temperature always trains, what was built fixed stays fixed."""
+        """Let gradients reach one tower or both; the temperature always trains, weights that were built fixed stay so.
+
+        Raises:
+            ValueError: another word.
+        """
         if which not in ("image", "text", "both"):
             raise ValueError(f"trainable is {which!r}: expected image, text or both")
         for name, weight in self.network.named_parameters():

@@ -1,8 +1,9 @@
-"""From a name, a config node or a file to a model.
+"""Models by a name, a config node or a file.
 
-What a factory asks for stands in its signature: ``classes`` (names in the order of the logits) and ``vocabulary`` come
-from the data set and ``seed`` from the run, where neither the config nor a checkpoint gives them. A factory that takes
-``checkpoint`` reads the file itself; for any other the weights, their description and the seed are seen to here.
+The signature of a factory says what it takes from elsewhere: ``classes`` (names in the order of the logits) and
+``vocabulary`` come from the data set and ``seed`` from the run, where neither the config nor a checkpoint gives them. A
+factory that takes ``checkpoint`` reads the file itself; for any other the weights, their description and the seed are
+handled here.
 """
 
 import json
@@ -11,7 +12,7 @@ from inspect import Parameter, signature
 from pathlib import Path
 from typing import Any, TypeVar
 
-from robustcli.models.assembly import opened, own_randomness
+from robustcli.models.assembly import seeded_constructors, settings_and_weights
 from robustcli.models.classifier import Classifier
 from robustcli.models.dual_encoder import DualEncoder
 from robustcli.models.names import resolve
@@ -25,7 +26,7 @@ Words = Sequence[str] | Callable[[], Sequence[str]]
 Wanted = TypeVar("Wanted", Classifier, DualEncoder)
 # Settings that say where weights come from: every model has them, and a file of weights replaces them.
 _OF_WEIGHTS = ("checkpoint", "shipped", "seed")
-_KINDS = {  # kind in the registry, and what is said where the other is needed
+_KINDS = {  # kind in the registry, and the end of the message where the other is needed
     Classifier: (
         "classifier",
         "is a dual encoder, but a data set of classes needs a classifier: choose model=digits, model=resnet20_cifar "
@@ -47,7 +48,7 @@ def load(
     classes: Sequence[str] | None = None,
     seed: int | None = None,
 ) -> Model:
-    """The model that a name, a config node or a file asks for: a dual encoder, or a classifier in eval mode.
+    """Model by a name, a config node or a file: a dual encoder, or a classifier in eval mode.
 
     Args:
         name_or_config: a name; the path of a file that ``save_weights`` wrote; or a mapping: ``_target_`` (dotted path
@@ -56,8 +57,8 @@ def load(
             ``conf/model`` (``digits``, ``resnet20_cifar``), and the architectures of torchvision (``resnet50``), of
             open_clip (``ViT-B-32``) and of timm, looked up in this order.
         checkpoint: weights to start from, in place of the config's own; ``shipped`` or a path.
-        vocabulary: the words of the data set, or what finds them, for a model that learns its own and gets no
-            checkpoint; ``classes``: the names of its classes, for a model whose config and checkpoint name none.
+        vocabulary: the words of the data set, or a callable that gives them, for a model that learns its own and gets
+            no checkpoint; ``classes``: the names of its classes, for a model whose config and checkpoint name none.
         seed: of random weights, where the config gives none.
 
     Raises:
@@ -84,7 +85,7 @@ def load_dual(
     vocabulary: Words | None = None,
     seed: int | None = None,
 ) -> DualEncoder:
-    """As `load`, for what needs images and captions in one space.
+    """Dual encoder by a name or a config node, as `load`.
 
     Raises:
         UserError: the model is a classifier; or see `load`.
@@ -99,7 +100,7 @@ def load_classifier(
     classes: Sequence[str] | None = None,
     seed: int | None = None,
 ) -> Classifier:
-    """As `load`, for what needs logits.
+    """Classifier by a name or a config node, as `load`.
 
     Raises:
         UserError: the model is a dual encoder; or see `load`.
@@ -151,7 +152,7 @@ def _load_as(kind: type[Wanted], config: Config, checkpoint: str | Path | None, 
 
 
 def _is_file(config: Config, checkpoint: str | Path | None) -> bool:
-    """True where a file alone says what to load."""
+    """True where a file alone names the model."""
     return not isinstance(config, Mapping) and str(config).endswith(SUFFIXES) and checkpoint is None
 
 
@@ -184,14 +185,14 @@ def _assembled(factory: Factory, settings: dict[str, Any], offered: Mapping[str,
     defaults = {key: each.default for key, each in known.items() if each.default is not Parameter.empty}
     said = {key: value for key, value in settings.items() if value is not None or key in defaults}
     asked = {key: value for key, value in (defaults | said).items() if key not in _OF_WEIGHTS}
-    found, weights = opened(factory, asked, checkpoint, shipped=shipped)
+    effective, weights = settings_and_weights(factory, asked, checkpoint, shipped=shipped)
     if weights is not None:
         stored = {key: value for key, value in weights.description.items() if key in known}
-        found = _filled(stored | found, known, offered)
+        effective = _filled(stored | effective, known, offered)
     seed = settings.get("seed", offered.get("seed"))
-    with own_randomness(seed or 0):  # for a factory that draws and knows of no seed
-        model = _call(factory, found | ({} if seed is None or "seed" not in known else {"seed": seed}))
-    model.description = {"factory": name_of(factory), **_described(found, defaults)}
+    with seeded_constructors(seed or 0):  # for a factory that draws and knows of no seed
+        model = _call(factory, effective | ({} if seed is None or "seed" not in known else {"seed": seed}))
+    model.description = {"factory": name_of(factory), **_described(effective, defaults)}
     if weights is not None:
         assign(model, weights)
     return model
@@ -199,25 +200,25 @@ def _assembled(factory: Factory, settings: dict[str, Any], offered: Mapping[str,
 
 def _options(factory: Factory) -> dict[str, Parameter]:
     """The parameters that a config can set by name."""
-    found = signature(factory).parameters
-    return {key: each for key, each in found.items() if each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)}
+    parameters = signature(factory).parameters
+    return {key: each for key, each in parameters.items() if each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)}
 
 
 def _filled(settings: Mapping[str, Any], known: Mapping[str, Parameter], offered: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings with what the data set and the run offer, where a parameter asks for it and nothing else says it."""
-    found = dict(settings)
+    """The settings, with offers of the data set and the run for parameters that nothing else sets."""
+    filled = dict(settings)
     for key, value in offered.items():
         if value is None or key not in known:
             continue
         default = known[key].default
-        unsaid = found.get(key, None if default is Parameter.empty else default) is None
-        if unsaid or (key == "seed" and key not in found):
-            found[key] = value() if callable(value) else value
-    return found
+        unset = filled.get(key, None if default is Parameter.empty else default) is None
+        if unset or (key == "seed" and key not in filled):
+            filled[key] = value() if callable(value) else value
+    return filled
 
 
 def _call(factory: Factory, settings: Mapping[str, Any]) -> Model:
-    """The model that the factory makes of its settings; `UserError` where one is missing, or what it makes is none."""
+    """The model of a factory and its settings; `UserError` where one is missing, or the result is no model."""
     for key, parameter in _options(factory).items():
         if parameter.default is Parameter.empty and settings.get(key) is None:
             example = ": give a name such as ViT-B-16 or resnet50" if key == "architecture" else ""
@@ -236,16 +237,16 @@ def _call(factory: Factory, settings: Mapping[str, Any]) -> Model:
 
 def _described(settings: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
     """The settings as JSON data, which a checkpoint can hold; a default that is none stays in the code alone."""
-    found = {}
+    described = {}
     for key, value in settings.items():
         if key in _OF_WEIGHTS:
             continue
         try:
-            found[key] = json.loads(json.dumps(value))
+            described[key] = json.loads(json.dumps(value))
         except TypeError:
             if value is not defaults.get(key):
                 raise UserError(
                     f"model.{key} is {value!r}, which a checkpoint cannot hold: expected numbers, strings, lists of "
                     "them or null"
                 ) from None
-    return found
+    return described

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from robustcli.models.assembly import Classes, count, drawn, opened
+from robustcli.models.assembly import Classes, class_count, he_initialised, settings_and_weights
 from robustcli.models.classifier import Classifier
 from robustcli.models.weights import assign
 
@@ -26,9 +26,9 @@ def lenet(*, classes: Classes = tuple("0123456789"), seed: int = 0, checkpoint: 
     Raises:
         UserError: a checkpoint of another model.
     """
-    settings, weights = opened(lenet, {"classes": classes}, checkpoint)
-    number = count(settings["classes"])
-    network = drawn(lambda: _LeNet(number), seed)
+    settings, weights = settings_and_weights(lenet, {"classes": classes}, checkpoint)
+    number = class_count(settings["classes"])
+    network = he_initialised(lambda: _LeNet(number), seed)
     model = Classifier(
         network,
         classes=settings["classes"],

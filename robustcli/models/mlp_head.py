@@ -1,4 +1,4 @@
-"""Torchvision's networks with the head of the purification paper, and the files that it stores them in.
+"""``mlp_head``: torchvision's networks with the head of the purification paper (Serez et al. 2025), and its files.
 
 Its code writes ``{"epoch", "global_step", "state_dict"}`` with names ``model.<torchvision's>``; the head stands at
 ``model.fc.{0,1,3}`` of a ResNet and at ``model.classifier.{0,1,3}`` of a VGG.
@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from robustcli.models.assembly import Classes, count, explained, opened, own_randomness
+from robustcli.models.assembly import Classes, class_count, library_errors, seeded_constructors, settings_and_weights
 from robustcli.models.classifier import Classifier
 from robustcli.models.weights import Weights, assign
 from robustcli.models.zoo import weights_tag
@@ -24,7 +24,7 @@ from robustcli.utils.files import atomic
 from robustcli.utils.suggest import did_you_mean
 
 _HALF = (0.5, 0.5, 0.5)
-_HEADS = ("fc", "classifier")  # what torchvision calls the last part, in ResNets and in VGGs
+_HEADS = ("fc", "classifier")  # torchvision's names of the last part, in ResNets and in VGGs
 _PREFIX = "model."
 _LAST = "3.weight"  # (Y,D)
 
@@ -42,8 +42,8 @@ def mlp_head(
 ) -> Classifier:
     """A network of torchvision whose last part is Linear(D,D) - BatchNorm - ReLU - Linear(D,Y), the first without bias.
 
-    D is what enters the part that is replaced: 2,048 of a ResNet-50, 25,088 of a VGG, whose head then has 629 million
-    weights (2.5 GB).
+    D is the width of the input of the part that is replaced: 2,048 of a ResNet-50, 25,088 of a VGG, whose head then
+    has 629 million weights (2.5 GB).
 
     Args:
         architecture: a name such as ``resnet50``, ``resnext50_32x4d`` or ``vgg11_bn``.
@@ -65,14 +65,14 @@ def mlp_head(
         "mean": mean,
         "std": std,
     }
-    settings, weights = opened(mlp_head, settings, checkpoint)
+    settings, weights = settings_and_weights(mlp_head, settings, checkpoint)
     if weights is not None:
         weights = replace(weights, state={name.removeprefix(_PREFIX): value for name, value in weights.state.items()})
         settings["classes"] = _checked(weights, settings["classes"])
     if settings["classes"] is None:
         raise UserError("model.classes is null and there is no checkpoint to count them: give their names or number.")
-    number = count(settings["classes"])
-    with torch.device("cpu" if weights is None else "meta"), own_randomness(seed):
+    number = class_count(settings["classes"])
+    with torch.device("cpu" if weights is None else "meta"), seeded_constructors(seed):
         network = build_network(architecture, number, pretrained=None if weights else pretrained)
     model = Classifier(
         network if weights is None else _emptied(network),
@@ -96,7 +96,7 @@ def build_network(architecture: str, classes: int, *, pretrained: str | None = N
             f"model.architecture is {architecture!r}, which torchvision does not know"
             + did_you_mean(architecture, known)
         )
-    with explained(architecture):
+    with library_errors(architecture):
         network: nn.Module = library.get_model(architecture, weights=weights_tag(library, architecture, pretrained))
     for name in _HEADS:
         linear = [part for part in getattr(network, name, nn.Identity()).modules() if isinstance(part, nn.Linear)]
@@ -130,7 +130,7 @@ def _head(features: int, classes: int) -> nn.Sequential:
 
 
 def _emptied(network: nn.Module) -> nn.Module:
-    """The network in memory with nothing drawn, for a checkpoint that brings every weight."""
+    """The network in memory with uninitialised weights, for a checkpoint that brings every weight."""
     network = network.to_empty(device="cpu")
     for buffer in network.buffers():  # a file may lack counters, which then stay
         buffer.zero_()
@@ -145,7 +145,7 @@ def _checked(weights: Weights, classes: Classes | None) -> Classes:
             f"checkpoint {weights.path} does not have the head Linear-BatchNorm-ReLU-Linear at fc or classifier: for "
             "torchvision's own last layer give model=torchvision."
         )
-    stored, asked = len(weights.state[f"{heads[0]}.{_LAST}"]), None if classes is None else count(classes)
+    stored, asked = len(weights.state[f"{heads[0]}.{_LAST}"]), None if classes is None else class_count(classes)
     if asked is not None and asked != stored:
         raise UserError(
             f"checkpoint {weights.path} is of {stored} classes, but model.classes asks for {asked}: give the class "

@@ -1,4 +1,4 @@
-"""From a name or a config node to a factory and its settings."""
+"""Resolution of a name or a config node to a factory and its settings."""
 
 import importlib
 from collections.abc import Mapping

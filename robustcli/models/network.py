@@ -1,4 +1,4 @@
-"""Duties of every wrapper to the network inside: a check of the pixels that go in, and a name for the weights.
+"""Parts of every model wrapper: the check of its input pixels, and the fingerprint of its weights.
 
 Shapes: B batch, C channels, H height, W width.
 """
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 
 class PixelCheck:
-    """Check that images are floats in [0,1]: begun before the network runs, settled after it.
+    """Range check of images (B,C,H,W), floats in [0,1]: begun before the network runs, settled after it.
 
     On an accelerator the answer is awaited only once the network's own work is queued, so that the device never idles
     for the check; on the CPU it is there at once.

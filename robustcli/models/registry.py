@@ -1,4 +1,4 @@
-"""The one registry of models and generators: a name, the factory behind it, and the kind of model that it makes.
+"""Registry of models and generators: a name, the factory behind it, and the kind of model that it makes.
 
 A row is plain data. `load` and `restore` find factories here, a checkpoint names its own by a row, and the contract
 tests run over all rows; ``conf/model`` and ``conf/generator`` hold the settings, whose ``_target_`` is a row's.
@@ -21,7 +21,7 @@ class Row:
 
     Attributes:
         target: its dotted path, as ``_target_`` has it.
-        kind: of what it makes, known without making one, which may need a download.
+        kind: of its models, known without building one, which may need a download.
         shipped: file of ``robustcli/assets`` (without suffix) by the name of the data set that it was trained on.
     """
 
@@ -48,7 +48,7 @@ MODELS: Mapping[str, Row] = {
 
 
 def import_factory(target: str) -> Factory:
-    """The callable at a dotted path; `UserError` where there is none."""
+    """Callable at a dotted path; `UserError` where there is none."""
     module, _, attribute = target.rpartition(".")
     try:
         factory: Factory = getattr(importlib.import_module(module), attribute)

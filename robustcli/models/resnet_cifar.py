@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from robustcli.models.assembly import Classes, count, drawn, opened
+from robustcli.models.assembly import Classes, class_count, he_initialised, settings_and_weights
 from robustcli.models.classifier import IMAGENET_MEAN, IMAGENET_STD, Classifier
 from robustcli.models.weights import assign
 from robustcli.utils.errors import UserError
@@ -46,11 +46,11 @@ def resnet_cifar(
         UserError: a depth that the paper does not have, or a checkpoint of another model.
     """
     settings: dict[str, Any] = {"depth": depth, "classes": classes, "mean": mean, "std": std}
-    settings, weights = opened(resnet_cifar, settings, checkpoint)
+    settings, weights = settings_and_weights(resnet_cifar, settings, checkpoint)
     if settings["depth"] < 8 or (settings["depth"] - 2) % 6:
         raise UserError(f"model.depth is {settings['depth']}: expected 6n + 2, such as 20, 32, 44 or 56")
-    number = count(settings["classes"])
-    network = drawn(lambda: _ResNet((settings["depth"] - 2) // 6, number), seed)
+    number = class_count(settings["classes"])
+    network = he_initialised(lambda: _ResNet((settings["depth"] - 2) // 6, number), seed)
     model = Classifier(
         network,
         classes=settings["classes"],

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from robustcli.models.assembly import Classes, count, drawn, opened
+from robustcli.models.assembly import Classes, class_count, he_initialised, settings_and_weights
 from robustcli.models.classifier import Classifier
 from robustcli.models.weights import assign
 from robustcli.utils.errors import UserError
@@ -41,12 +41,12 @@ def small_cnn(
     Raises:
         UserError: a size that is not possible, no classes, or a checkpoint of another model.
     """
-    settings, weights = opened(
+    settings, weights = settings_and_weights(
         small_cnn, {"classes": classes, "channels": channels, "widths": list(widths)}, checkpoint, shipped=shipped
     )
     _check(settings)
-    number = count(settings["classes"])
-    network = drawn(lambda: _SmallCNN(settings["channels"], settings["widths"], number), seed)
+    number = class_count(settings["classes"])
+    network = he_initialised(lambda: _SmallCNN(settings["channels"], settings["widths"], number), seed)
     model = Classifier(
         network,
         classes=settings["classes"],

@@ -22,7 +22,7 @@ def crops(network: nn.Module) -> bool:
 
 
 def token_table(network: nn.Module) -> nn.Embedding:
-    """The look-up table of the token ids."""
+    """The look-up table of the token ids; `TypeError` for a tower without one."""
     tower = _tower(network)
     table = tower.token_embedding if hasattr(tower, "token_embedding") else tower.transformer.get_input_embeddings()
     if not isinstance(table, nn.Embedding):
@@ -31,7 +31,7 @@ def token_table(network: nn.Module) -> nn.Embedding:
 
 
 def read_text(network: nn.Module, tokens: Tensor, embeddings: Tensor | None = None) -> Tensor:
-    """(B,T) -> (B,D), not normalised; where ``crops``, T may be short of the context; ``embeddings`` is (B,T,W)."""
+    """(B,T) long -> (B,D), not normalised; where ``crops``, T may be below the context; ``embeddings`` is (B,T,W)."""
     tower = _tower(network)
     if isinstance(tower, TextTower):
         return tower(tokens, embeddings)  # type: ignore[no-any-return]

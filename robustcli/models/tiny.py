@@ -1,4 +1,7 @@
-"""``tiny``: a CLIP of 1.3 million parameters for the embedded scenes, or for real captions from scratch."""
+"""``tiny``: a CLIP of 1.3 million parameters for the embedded scenes, or for real captions from scratch.
+
+Shapes: D embedding, T tokens.
+"""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -6,12 +9,12 @@ from typing import Any
 
 import torch
 
-from robustcli.models.assembly import opened
+from robustcli.models.assembly import settings_and_weights
 from robustcli.models.dual_encoder import DualEncoder
 from robustcli.models.registry import MODELS
+from robustcli.models.tokenizer import WordTokenizer
 from robustcli.models.towers import ImageTower, LeanCLIP, TextTower, initialise
 from robustcli.models.weights import assign
-from robustcli.models.words import WordTokenizer
 from robustcli.utils.errors import UserError
 
 _MEAN, _STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
@@ -36,7 +39,7 @@ def tiny(
     """A small dual encoder with a word vocabulary of its own.
 
     Args:
-        vocabulary: the words it knows (``build_vocabulary`` makes them from captions); all others are one unknown word.
+        vocabulary: its words (``build_vocabulary`` makes them from captions); all others are one unknown word.
         image_size, patch_size: pixels; 16 is the patch for 64 pixels.
         width, layers, heads: of the image tower; ``text_``: of the text tower.
         embed_dim: D.
@@ -59,7 +62,7 @@ def tiny(
         "embed_dim": embed_dim,
         "context_length": context_length,
     }
-    sizes, weights = opened(tiny, sizes, checkpoint, shipped=MODELS["tiny"].shipped["scenes"])
+    sizes, weights = settings_and_weights(tiny, sizes, checkpoint, shipped=MODELS["tiny"].shipped["scenes"])
     if weights is not None:
         vocabulary = weights.description.get("vocabulary", vocabulary)
     if not vocabulary:
@@ -103,7 +106,7 @@ def _network(tokens: int, sizes: Mapping[str, int]) -> LeanCLIP:
 
 
 def _check(sizes: Mapping[str, int]) -> None:
-    """Every mistake in the sizes, before any weight is made."""
+    """`UserError` for sizes that do not fit together, before any weight is made."""
     for part, whole in (("patch_size", "image_size"), ("heads", "width"), ("text_heads", "text_width")):
         if sizes[part] < 1 or sizes[whole] % sizes[part]:
             raise UserError(f"model.{part} is {sizes[part]}, but it must divide model.{whole}, which is {sizes[whole]}")

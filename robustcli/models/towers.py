@@ -1,6 +1,6 @@
 """Lean image and text towers of a small CLIP (Radford et al. 2021, section 2.4), made for few tokens on a CPU.
 
-Pre-norm transformers with one matrix for queries, keys and values. What is read off at the end is one token a row, so
+Pre-norm transformers with one matrix for queries, keys and values. The output is one token a row, so
 the last block computes query, output and MLP for that token only: the same function for less work.
 
 Shapes: B batch, C channels, D embedding, T tokens, W width of a tower.

@@ -1,4 +1,4 @@
-"""Weights on disk: safetensors are written; the common formats of CLIP are read, without running code from the file."""
+"""Files of weights: safetensors are written; the common formats of CLIP are read, without running code from them."""
 
 import json
 import pickle
@@ -30,7 +30,10 @@ _TEXT_PARTS = ("text_projection", "positional_embedding", "token_embedding.", "t
 
 @dataclass(frozen=True)
 class Weights:
-    """The content of a checkpoint: ``state`` by name, ``description``, which rebuilds the model (empty if foreign)."""
+    """Content of a checkpoint: ``state`` by name, ``description``, which rebuilds the model (empty if foreign).
+
+    ``openai`` is True for a file of OpenAI's, whose networks use QuickGELU.
+    """
 
     path: Path
     state: Mapping[str, Tensor]
@@ -56,16 +59,20 @@ def load_weights(model: Model, path: str | Path) -> None:
 
 
 def assign(model: Model, weights: Weights) -> None:
-    """As ``load_weights``, for a checkpoint that has been read."""
+    """Put the weights of a checkpoint that has been read into ``model``, as ``load_weights``.
+
+    Raises:
+        UserError: another vocabulary, or names or shapes that do not fit; nothing is changed then.
+    """
     known, stored = model.description.get("vocabulary"), weights.description.get("vocabulary")
     if known is not None and stored is not None and known != stored:
         raise UserError(
             f"checkpoint {weights.path} was trained with another vocabulary ({len(stored)} words, the model has "
             f"{len(known)}): build the model from the checkpoint, which holds its own"
         )
-    own = model.network.state_dict()
-    state = _renamed(weights.state, own)
-    _check_match(weights, state, own)
+    expected = model.network.state_dict()
+    state = _renamed(weights.state, expected)
+    _check_match(weights, state, expected)
     model.network.load_state_dict(state)
 
 
@@ -97,7 +104,7 @@ def read_weights(path: str | Path, *, shipped: str | None = None) -> Weights:
 
 
 def find_weights(path: str | Path, shipped: str | None = None) -> Path:
-    """The file that a config means: ``shipped`` stands for the package's own; `UserError` where it is not there."""
+    """Path of a file of weights: ``shipped`` stands for the package's own; `UserError` where it is not there."""
     if str(path) == "shipped":
         if shipped is None:
             raise UserError(
@@ -172,28 +179,30 @@ def _is_torchscript(path: Path) -> bool:
         return any(name.endswith("/constants.pkl") for name in archive.namelist())
 
 
-def _renamed(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Names and shapes as in ``own`` where formats of one model differ: prefix of the text tower, scalars as (1,)."""
-    nested = any(name.startswith("text.") for name in own)
+def _renamed(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Names and shapes as in ``expected`` where formats differ: prefix of the text tower, scalars as (1,)."""
+    nested = any(name.startswith("text.") for name in expected)
     if nested and "positional_embedding" in state:
         state = {f"text.{name}" if name.startswith(_TEXT_PARTS) else name: value for name, value in state.items()}
     elif not nested:
         state = {name.removeprefix("text."): value for name, value in state.items()}
-    state = {name: value for name, value in state.items() if name in own or not name.endswith("position_ids")}
+    state = {name: value for name, value in state.items() if name in expected or not name.endswith("position_ids")}
     # Counters of batch norms, which files of old versions lack and no output depends on.
-    state |= {name: value for name, value in own.items() if name.endswith(_COUNTER) and name not in state}
+    state |= {name: value for name, value in expected.items() if name.endswith(_COUNTER) and name not in state}
     return {
-        name: value.reshape(own[name].shape) if name in own and value.numel() == own[name].numel() == 1 else value
+        name: value.reshape(expected[name].shape)
+        if name in expected and value.numel() == expected[name].numel() == 1
+        else value
         for name, value in state.items()
     }
 
 
-def _check_match(weights: Weights, state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
-    wrong = [name for name in own if name in state and state[name].shape != own[name].shape]
-    shapes = [f"{name} {tuple(state[name].shape)} in place of {tuple(own[name].shape)}" for name in wrong]
+def _check_match(weights: Weights, state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    wrong = [name for name in expected if name in state and state[name].shape != expected[name].shape]
+    shapes = [f"{name} {tuple(state[name].shape)} in place of {tuple(expected[name].shape)}" for name in wrong]
     found = [
-        _listed("it lacks", [name for name in own if name not in state]),
-        _listed("the model has no", [name for name in state if name not in own]),
+        _listed("it lacks", [name for name in expected if name not in state]),
+        _listed("the model has no", [name for name in state if name not in expected]),
         _listed("of another shape are", shapes),
     ]
     if any(found):

@@ -11,7 +11,14 @@ from typing import Any
 
 from torch import nn
 
-from robustcli.models.assembly import Classes, count, explained, opened, own_randomness, tag_or_file
+from robustcli.models.assembly import (
+    Classes,
+    class_count,
+    library_errors,
+    seeded_constructors,
+    settings_and_weights,
+    tag_or_file,
+)
 from robustcli.models.classifier import IMAGENET_MEAN, IMAGENET_STD, Classifier
 from robustcli.models.weights import Weights, assign
 from robustcli.utils.errors import UserError
@@ -55,7 +62,7 @@ def torchvision(
         "mean": mean,
         "std": std,
     }
-    settings, weights = opened(torchvision, settings, checkpoint)
+    settings, weights = settings_and_weights(torchvision, settings, checkpoint)
     known = library.list_models(module=library)
     if architecture not in known:
         raise UserError(
@@ -68,8 +75,8 @@ def torchvision(
     _settle(settings, _side(preset.crop_size), preset.mean, preset.std)
     if downloaded is not None:
         settings["classes"] = _own_names(downloaded.meta["categories"], classes)
-    number = None if downloaded is not None else count(settings["classes"])
-    with explained(architecture), own_randomness(seed):
+    number = None if downloaded is not None else class_count(settings["classes"])
+    with library_errors(architecture), seeded_constructors(seed):
         network = library.get_model(
             architecture, weights=downloaded, **({} if number is None else {"num_classes": number})
         )
@@ -109,15 +116,15 @@ def timm(
         "mean": mean,
         "std": std,
     }
-    settings, weights = opened(timm, settings, checkpoint)
+    settings, weights = settings_and_weights(timm, settings, checkpoint)
     if ":" not in architecture and not library.is_model(architecture):
         raise UserError(
             f"model.architecture is {architecture!r}, which timm does not know"
             + did_you_mean(architecture, library.list_models())
         )
-    with explained(architecture), own_randomness(seed):
+    with library_errors(architecture), seeded_constructors(seed):
         network = library.create_model(
-            architecture, pretrained=pretrained and weights is None, num_classes=count(settings["classes"])
+            architecture, pretrained=pretrained and weights is None, num_classes=class_count(settings["classes"])
         )
     found = importlib.import_module("timm.data").resolve_model_data_config(network)
     _settle(settings, _side(found["input_size"][-2:]), found["mean"], found["std"])
@@ -144,7 +151,7 @@ def _side(size: int | Sequence[int]) -> int:
 
 
 def _settle(settings: dict[str, Any], size: int, mean: Sequence[float], std: Sequence[float]) -> None:
-    """Fill in what neither the caller nor a checkpoint said."""
+    """Fill in image size, mean and std where neither the caller nor a checkpoint gives them."""
     for key, value in (("image_size", size), ("mean", list(mean or IMAGENET_MEAN)), ("std", list(std or IMAGENET_STD))):
         if settings[key] is None:
             settings[key] = value

@@ -7,11 +7,11 @@ from typing import Any
 import pandas as pd
 import torch
 
-from robustcli.defenses.purification.alpha_images import FooledImages
+from robustcli.defenses.purification.alpha_images import AdversarialImages
 from robustcli.defenses.purification.alpha_search import AlphaSearch, as_row
 from robustcli.defenses.purification.alphas import schedule
 from robustcli.metrics import Interval, bootstrap_difference, wilson
-from robustcli.report.alphas import accuracy_grid, course, pareto, schedules
+from robustcli.report.alphas import accuracy_grid, pareto, schedules, search_history
 from robustcli.report.markdown import Report, render
 from robustcli.report.tables import Grid, print_grid
 from robustcli.runs.run import Run
@@ -27,7 +27,7 @@ class Learned:
     Attributes:
         search: with all its trials.
         objectives: names of the values of a trial.
-        fooled: the images, by split.
+        adversarial: the adversarial images, by split.
         records: one row an image, kind of image and schedule, of the split that the search has not seen.
         splits: that of the search, and that of the records.
         attenuation: multiplies every schedule.
@@ -36,7 +36,7 @@ class Learned:
 
     search: AlphaSearch
     objectives: tuple[str, ...]
-    fooled: Mapping[str, FooledImages]
+    adversarial: Mapping[str, AdversarialImages]
     records: pd.DataFrame
     splits: tuple[str, str]
     attenuation: float
@@ -95,7 +95,7 @@ def _trials(found: Learned) -> pd.DataFrame:
 
 
 def _count(found: Learned, objective: str) -> int:
-    images = found.fooled[found.splits[0]]
+    images = found.adversarial[found.splits[0]]
     return len(images.rows if objective == ADVERSARIAL else images.clean)
 
 
@@ -178,7 +178,7 @@ def _figures(run: Run, found: Learned, trials: pd.DataFrame) -> list[tuple[str, 
     schedules(by_name, path, attenuation=found.attenuation)
     drawn.append((f"How much of each latent is drawn anew, times the attenuation of {found.attenuation:g}.", path))
     path = run.figure("course")
-    course(trials, found.objectives, path)
+    search_history(trials, found.objectives, path)
     drawn.append(("How the search went.", path))
     return drawn
 
@@ -219,10 +219,11 @@ def _caveats(found: Learned, run: Run) -> list[str]:
     ]
     if _settings(run)["purifier"]["alphas"] == "none":
         notes.append("The reconstruction scores 0 on the adversarial images by their choice.")
-    for split, fooled in found.fooled.items():
+    for split, images in found.adversarial.items():
         notes.append(
-            f"{split}: {fooled.seen} images attacked, {fooled.right} were right before, {len(fooled.rows)} are kept."
+            f"{split}: {images.attacked} images attacked, {images.clean_correct} were right before, "
+            f"{len(images.rows)} are kept."
         )
-        if len(fooled.rows) < found.wanted:
+        if len(images.rows) < found.wanted:
             notes.append(f"{split} has fewer adversarial images than the {found.wanted} that were asked for.")
     return notes

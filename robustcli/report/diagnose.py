@@ -24,7 +24,7 @@ from robustcli.utils.progress import Progress
 _FEW = 16  # images of an ensemble's diagnostics, or of a defence's, which would else cost more than the table
 
 
-def examine(
+def diagnostics_of(
     run: Run, evaluation: Evaluation, groups: Sequence[Group], table: pd.DataFrame, extent: str
 ) -> list[Finding]:
     """The diagnostics of the numbers of each model, also in ``diagnostics.csv``.
@@ -39,7 +39,7 @@ def examine(
     plan = [
         (group, entry, name)
         for group in groups
-        for entry in _examined(group, extent)
+        for entry in _entries(group, extent)
         for name in _claimed(evaluation, entry, table, extent)
     ]
     findings: list[Finding] = []
@@ -81,7 +81,7 @@ def transfers(run: Run, evaluation: Evaluation, groups: Sequence[Group], name: s
     return [_grid(str(direction), part, name) for direction, part in table.groupby("direction", sort=False)]
 
 
-def _examined(group: Group, extent: str) -> Sequence[Entry]:
+def _entries(group: Group, extent: str) -> Sequence[Entry]:
     """Rows whose numbers are looked at: a model alone, or the defences in front of it."""
     if not group.defended:
         return [group.bare]

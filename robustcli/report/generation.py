@@ -19,12 +19,12 @@ _COLUMNS, _MOST_ROWS = 8, 9
 
 
 def write_generation(
-    run: Run, judge: GenerationJudge, model: NVAE, records: pd.DataFrame, course: Mapping[str, float]
+    run: Run, judge: GenerationJudge, model: NVAE, records: pd.DataFrame, history: Mapping[str, float]
 ) -> dict[str, float]:
     """Write records, metrics, pictures and the report, print the table, and return the figures."""
     figures = judge.figures(records)
     run.write_records(records)
-    run.write_metrics({**course, **figures})
+    run.write_metrics({**history, **figures})
     grid = Grid(
         f"On {len(records)} images of {judge.data.name} {judge.data.split}", ["", "value"], _rows(figures, model)
     )

@@ -13,7 +13,7 @@ from robustcli.evaluation import CLEAN, Entry, Evaluation, Group
 from robustcli.evaluation.aggregate import at_radius, paper_table, robust_recall, summarise, up_to_radius, with_worst
 from robustcli.evaluation.records import WORST
 from robustcli.report.defences import NO_ADAPTIVE, access_grid, masked, paper_grid, strict_grid
-from robustcli.report.diagnose import examine, transfers
+from robustcli.report.diagnose import diagnostics_of, transfers
 from robustcli.report.diagnostics import diagnostics_grid, print_findings, with_verdicts
 from robustcli.report.markdown import Report, render
 from robustcli.report.pictures import draw_defences, draw_models
@@ -43,7 +43,7 @@ def write_results(
         groups: the models, in the order of the table.
         metrics: figures of the command's own, which join those of the table.
         shown: what a label is called in tables and pictures, where that is more than the label.
-        diagnostics: see `examine`.
+        diagnostics: see `diagnostics_of`.
         transfer: also tell what transfers from model to model.
 
     Raises:
@@ -57,7 +57,8 @@ def write_results(
     run.write_metrics(flat, pd.concat([table, curve], ignore_index=True))
     names = {entry.label: (shown or {}).get(entry.label, entry.label) for group in groups for entry in group.entries}
     findings = [
-        replace(found, model=names[found.model]) for found in examine(run, evaluation, groups, table, diagnostics)
+        replace(found, model=names[found.model])
+        for found in diagnostics_of(run, evaluation, groups, table, diagnostics)
     ]
     seen, seen_curve = (frame.assign(model=frame["model"].map(names)) for frame in (table, curve))
     warnings = _warnings(evaluation, seen, seen_curve, records) if defended else []

@@ -1,4 +1,4 @@
-"""The history of a training: shown while it runs, and written down at its end."""
+"""History of a training: its display and TensorBoard while it runs, and ``training.csv`` at its end."""
 
 import importlib.util
 from collections.abc import Mapping
@@ -14,9 +14,12 @@ from robustcli.utils.progress import Progress
 
 
 def train(trainer: Trainer, run: Run, unit: str) -> Training:
-    """Train to the end, from the saved state if there is one; ``unit`` is what the display counts.
+    """Train to the end, from the saved state if there is one; the length and the history of the training.
 
-    The state stands in ``parts/``, which goes once the run is done.
+    The state stands in ``parts/``, which is removed once the run is done. Errors are those of `Trainer.fit`.
+
+    Args:
+        unit: of the display, such as ``pairs``.
     """
     trainer.prepare(run.directory / "parts" / "state.pt")
     board = _tensorboard(run) if trainer.settings.tensorboard else None
@@ -32,7 +35,7 @@ def train(trainer: Trainer, run: Run, unit: str) -> Training:
 
 
 def write_history(run: Run, training: Training) -> dict[str, float]:
-    """Write ``training.csv``; returns the figures of the last step."""
+    """Write ``training.csv``, a row every ``log_every`` steps; returns its last row as ``train/<figure>``."""
     with files.atomic(run.directory / "training.csv") as path:
         pd.DataFrame(training.history).to_csv(path, index=False)
     last = {f"train/{key}": value for key, value in (training.history or [{}])[-1].items() if key != "step"}
@@ -40,7 +43,7 @@ def write_history(run: Run, training: Training) -> dict[str, float]:
 
 
 def check_tensorboard(wanted: bool) -> None:
-    """Refuse ``trainer.tensorboard=true`` where it is not installed: before hours of work, not after."""
+    """`UserError` for ``trainer.tensorboard=true`` where TensorBoard is not installed: before long work, not after."""
     if wanted and importlib.util.find_spec("tensorboard") is None:
         raise UserError("trainer.tensorboard=true needs TensorBoard: pip install 'robustcli[tracking]'.")
 

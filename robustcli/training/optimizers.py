@@ -1,4 +1,4 @@
-"""Optimisers by name, the schedule of their rate, and the moving average of the weights."""
+"""Optimisers by name, the schedule of the learning rate, and the moving average of the weights."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping
@@ -26,6 +26,7 @@ def build_optimiser(
     Args:
         name: ``adamw``, ``sgd`` with momentum 0.9, or ``adamax``. The decay of ``adamw`` is decoupled from the gradient
             (Loshchilov and Hutter 2019), that of the others is added to it.
+        lr: learning rate of the first update, until `scheduled_lr` sets it.
         weight_decay: of matrices and kernels; norms, biases and a temperature have none.
 
     Raises:
@@ -43,8 +44,8 @@ def build_optimiser(
 
 
 def scheduled_lr(settings: TrainerSettings, step: int, steps: int) -> float:
-    """The rate of update ``step`` (from 0) of ``steps``: a linear rise over the share ``warmup``, under a cosine from
-    1 to 0 (Loshchilov and Hutter 2017) or a constant, whichever is lower.
+    """Learning rate of update ``step`` (from 0) of ``steps``: a linear rise over the share ``warmup``, under a cosine
+    from 1 to 0 (Loshchilov and Hutter 2017) or a constant, whichever is lower.
     """
     warm = settings.warmup * steps
     rise = min(1.0, (step + 1) / warm) if warm else 1.0
@@ -54,7 +55,7 @@ def scheduled_lr(settings: TrainerSettings, step: int, steps: int) -> float:
 
 @torch.no_grad()
 def blend(average: Mapping[str, Tensor], network: nn.Module, decay: float) -> None:
-    """Move ``average`` by the share 1 - ``decay`` towards the weights of ``network``; counters are copied."""
+    """Exponential moving average, in place: a step of 1 - ``decay`` towards the weights; counters are copied."""
     for key, value in network.state_dict().items():
         if value.is_floating_point():
             average[key].lerp_(value, 1 - decay)

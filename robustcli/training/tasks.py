@@ -18,20 +18,23 @@ from robustcli.utils.seeding import generator
 
 
 class Task(Protocol):
-    """Numbered batches of a training set, and the loss of each."""
+    """Batches of a training set by number, and the loss of each."""
 
     def load(self, number: int) -> tuple[Any, Tensor]:
-        """Batch ``number`` of the run and its images (B,C,H,W) in [0,1]; called from another thread, ahead of time."""
+        """Batch ``number`` of the run and its images (B,C,H,W) in [0,1]; called from another thread, ahead of time.
+
+        So it draws from generators of its own: the global one belongs to the step that runs meanwhile.
+        """
 
     def loss(self, model: Any, batch: Any, images: Tensor, *, seed: int) -> Tensor:
         """The loss of a batch, a scalar with gradients to the weights of ``model``; ``seed`` names its draws."""
 
 
 class PairTask:
-    """A dual encoder on pairs of images and captions, against an attack.
+    """Training of a dual encoder on pairs of images and captions, by an objective that may attack them.
 
     Args:
-        attack, threat: what the objective trains against; no attack for one that takes none.
+        attack, threat: of the inner maximisation; no attack for an objective that takes none.
         batch_size: pairs of a micro-batch; ``seed`` names the order of the pairs.
 
     Raises:
@@ -61,10 +64,10 @@ class PairTask:
 
 
 class ClassTask:
-    """A classifier on labelled images, which are augmented before anything attacks them.
+    """Training of a classifier on labelled images, which are augmented before anything attacks them.
 
     Args:
-        attack, threat: what the objective may train against.
+        attack, threat: of the inner maximisation, where the objective has one.
         augmentation: of the images of a batch; an image's own draws depend on its row in the set, not on the batch.
         batch_size: images of a micro-batch; ``seed`` names their order and the draws of the augmentation.
 
@@ -90,6 +93,7 @@ class ClassTask:
 
     def load(self, number: int) -> tuple[ClassBatch, Tensor]:
         rows = self.sampler(number)
+        # The budget of the attack is counted from the augmented image, which is the clean one of this step.
         images = _augmented(self.augmentation, self.data.images(rows), rows, self.seed, number)
         return ClassBatch(rows, self.data.labels[rows]), images
 
@@ -98,7 +102,7 @@ class ClassTask:
 
 
 class GeneratorTask:
-    """A generator on images, which are augmented first; their labels are not read.
+    """Training of a generator on images, which are augmented first; their labels are not read.
 
     ``load`` gives the number of the batch beside the images, by which the weight of the KL rises. Arguments as those
     of `ClassTask`.
@@ -112,6 +116,7 @@ class GeneratorTask:
 
     def load(self, number: int) -> tuple[int, Tensor]:
         rows = self.sampler(number)
+        # The number stands in for the batch: it counts micro-batches, and so does the warm-up of the KL.
         return number, _augmented(self.augmentation, self.data.images(rows), rows, self.seed, number)
 
     def loss(self, model: NVAE, batch: int, images: Tensor, *, seed: int) -> Tensor:
@@ -119,6 +124,6 @@ class GeneratorTask:
 
 
 def _augmented(augmentation: Augmentation, images: Tensor, rows: Tensor, seed: int, number: int) -> Tensor:
-    """Images of batch ``number``; what an image draws for itself depends on its row in the set, not on the batch."""
-    own = [generator(seed, "augmentation", number, row) for row in rows.tolist()]
-    return augmentation(images, generator(seed, "augmentation", number), own)
+    """Augmented images of batch ``number``; the draws of an image depend on its row in the set, not on the batch."""
+    per_image = [generator(seed, "augmentation", number, row) for row in rows.tolist()]
+    return augmentation(images, generator(seed, "augmentation", number), per_image)

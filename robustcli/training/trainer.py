@@ -1,6 +1,6 @@
-"""The training loop: batches in, robust weights out, resumable to the same bits.
+"""The training loop of all models, resumable to the same bits.
 
-Everything that a step draws comes from (seed, step), so the state of a run is its step, its weights, the optimiser and
+All draws of a step come from (seed, step), so the state of a run is its step, its weights, the optimiser and
 the average.
 """
 
@@ -28,13 +28,14 @@ from robustcli.utils.errors import UserError
 from robustcli.utils.files import atomic
 from robustcli.utils.seeding import derive_seed
 
-_TIMED_STEPS = 4
+_TIMED_STEPS = 4  # after a first one that is not counted
 
 
 @dataclass
 class Training:
-    """Length of a training in steps, seconds of a step where they were timed, and its history (a row every
-    ``log_every`` steps).
+    """Length of a training in steps, seconds of a step where they were timed, and its history.
+
+    A row of the history has the step (from 1) and its figures, one every ``log_every`` steps and at each validation.
     """
 
     steps: int
@@ -43,10 +44,11 @@ class Training:
 
 
 class Trainer:
-    """Optimises a model on a task: `PairTask` for dual encoders, `ClassTask` for classifiers, `GeneratorTask` for
+    """Optimisation of a model on a task: `PairTask` for dual encoders, `ClassTask` for classifiers, `GeneratorTask` for
     generators.
 
     Args:
+        model: trained in place.
         task: reads batches of ``batch_size`` and has the loss.
         settings: see `TrainerSettings`.
         seed: of the run; with the number of the step it names every draw.
@@ -78,11 +80,11 @@ class Trainer:
 
     @property
     def samples_per_step(self) -> int:
-        """Images or pairs that an update sees."""
+        """Images or pairs of an update: ``batch_size`` times ``accumulation``."""
         return self.settings.batch_size * self.settings.accumulation
 
     def prepare(self, state: Path | None = None) -> None:
-        """Take up what is saved in ``state``, if it is there, else fix the number of steps; ``fit`` saves to it.
+        """Restore the training saved in ``state``, if it is there, else fix the number of steps; ``fit`` saves to it.
 
         Args:
             state: file of the resumable state; None: nothing is saved.
@@ -119,7 +121,9 @@ class Trainer:
                 upcoming = pool.submit(self._read, self.step + 1)
 
                 # Forward and backward. The gradients of the micro-batches add up to that of one large batch, whose
-                # activations need not fit into memory at once. A seed names what a pass draws; the global generator
+                # activations need not fit into memory at once; negatives of a contrastive loss and moments of batch
+                # norms are still those of a micro-batch. An attack in the loss leaves ``.grad`` alone (`frozen`), so
+                # that only the outer loss adds to it. A seed names what a pass draws; the global generator
                 # is for networks that draw by themselves (dropout), and is as it was afterwards.
                 loss = 0.0
                 with torch.random.fork_rng(), precision:
@@ -129,7 +133,7 @@ class Trainer:
                         part = self.task.loss(model, batch, images.to(device), seed=seed)
                         (part / len(micro_batches)).backward()  # type: ignore[no-untyped-call]
                         loss += float(part.detach()) / len(micro_batches)  # waits for the device
-                if not math.isfinite(loss):  # told before the weights are spoilt
+                if not math.isfinite(loss):  # before the update, which would carry it into the weights
                     remedy = "lower trainer.lr or set trainer.clip"
                     raise FloatingPointError(f"the loss is {loss} at step {self.step}: {remedy}")
 
@@ -145,7 +149,7 @@ class Trainer:
                     blend(self.average, model.network, min(settings.ema, (1 + self.step) / (10 + self.step)))
                 self.step += 1
 
-                # What is known of the step; a look at the validation set costs a pass over it.
+                # The figures of the step; a validation costs an evaluation of its set.
                 figures = {"loss": loss}
                 if self.step == steps or (settings.eval_every and self.step % settings.eval_every == 0):
                     figures |= self._validated()
@@ -153,7 +157,8 @@ class Trainer:
                     history.append({"step": self.step, **figures})
                 on_step(figures)
 
-                # A state is three times the weights (AdamW), so it is written every few minutes and not every step.
+                # A state is three times the weights (AdamW), four with their average: written every few minutes, not
+                # every step.
                 if stop.requested or time.monotonic() - saved > 60 * settings.save_minutes:
                     self._save()
                     saved = time.monotonic()
@@ -173,7 +178,7 @@ class Trainer:
     def _compiled(self) -> Iterator[None]:
         """The image tower, or the whole of a classifier, compiled in place, so that the names of the weights stay.
 
-        Judging, which calls it with many shapes, is left out. The text tower, whose batches are as long as their
+        The evaluation, which calls it with many shapes, is left out. The text tower, whose batches are as long as their
         longest caption, is not worth it.
         """
         tower: Any = getattr(self.model.network, "visual", self.model.network)
@@ -200,11 +205,12 @@ class Trainer:
         return figures
 
     def _planned_steps(self) -> tuple[int, float | None]:
-        """The bound in steps and, where seconds bound the training, what a step of a copy of the model takes."""
+        """Number of steps and, where seconds bound the training, seconds of a step, timed on a copy of the model."""
         settings = self.settings
         if settings.max_seconds is None:
             assert settings.max_steps is not None
             return settings.max_steps, None
+        # A copy of the model is trained and thrown away; validation and compilation, which would be timed too, are off.
         short = replace(settings, max_steps=1 + _TIMED_STEPS, max_seconds=None, lr=0.0, eval_every=None, compile=False)
         trial = Trainer(copy.deepcopy(self.model), self.task, short, seed=self.seed, validate=lambda model: {})
         ends: list[float] = []
@@ -230,7 +236,7 @@ class Trainer:
 
 
 class _Stop:
-    """Remembers the first signal that asked to stop."""
+    """Handler of signals that keeps the last one that asked to stop, until the step is over."""
 
     def __init__(self) -> None:
         self.requested: int | None = None
@@ -247,7 +253,7 @@ class _Stop:
 
 @contextmanager
 def _deferred_stop() -> Iterator[_Stop]:
-    """Ctrl-C and SIGTERM wait for the end of the step, so that what is saved is never half a step."""
+    """Context in which Ctrl-C and SIGTERM wait for the end of the step: a saved state is never half a step."""
     stop = _Stop()
     if threading.current_thread() is not threading.main_thread():
         yield stop

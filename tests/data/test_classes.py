@@ -262,7 +262,7 @@ def test_scene_classes_show_their_class() -> None:
 
 
 def _spread(images: torch.Tensor, channel: int) -> float:
-    """How far the brightest pixels of a channel stand above its mean, as an object of that colour makes them."""
+    """Excess of the brightest pixels of a channel over the mean of all, as an object of that colour makes it."""
     flat = images[:, channel].flatten(1)
     others = images.mean(1).flatten(1)
     return float((flat - others).amax(1).mean())

@@ -21,7 +21,7 @@ def _own_cache(tmp_path, monkeypatch):
 
 
 def reading(caption: str, objects: list[tuple[str, ...]], texture: str) -> bool:
-    """Whether a caption is true of a scene, read word by word: an oracle that knows nothing of the set's predicates."""
+    """True if a caption is true of a scene, read word by word: an oracle that knows nothing of the set's predicates."""
     text = " ".join(COMMON.get(word, word) for word in caption.split())
     if text.startswith(("one shape", "two shapes", "three shapes")):
         number, text = text.split(" with ")

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from robustcli.cli.launch import launch
 from robustcli.defenses.purification import purifier
-from robustcli.defenses.purification.alpha_search import AlphaJudge
+from robustcli.defenses.purification.alpha_search import AlphaEvaluator
 from robustcli.defenses.purification.alphas import schedule
 from robustcli.models.generators import Generator
 
@@ -65,15 +65,15 @@ def test_learned_alphas_and_the_proof_of_them(tmp_path: Path, capsys: pytest.Cap
 
 def test_stopped_and_resumed_ends_in_the_same_alphas(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert learn(tmp_path / "whole", "objectives=[adversarial]", "trials=8") == 0
-    right, asked = AlphaJudge.right, []
+    right, asked = AlphaEvaluator.correct, []
 
-    def stopping(self: AlphaJudge, alphas: Sequence[float] | str, *rest: Tensor) -> Tensor:
+    def stopping(self: AlphaEvaluator, alphas: Sequence[float] | str, *rest: Tensor) -> Tensor:
         asked.append(alphas)
         if len(asked) == 7:
             raise KeyboardInterrupt
         return right(self, alphas, *rest)
 
-    monkeypatch.setattr(AlphaJudge, "right", stopping)
+    monkeypatch.setattr(AlphaEvaluator, "correct", stopping)
     assert learn(tmp_path / "cut", "objectives=[adversarial]", "trials=8") == 130
     before = (tmp_path / "cut" / "adversarial" / "train.safetensors").stat().st_mtime_ns
     assert launch("learn-alphas", [f"resume={tmp_path / 'cut'}"]) == 0

@@ -19,7 +19,7 @@ from robustcli.models import (
     timm,
     torchvision,
 )
-from robustcli.models.assembly import opened
+from robustcli.models.assembly import settings_and_weights
 from robustcli.utils.errors import UserError
 
 
@@ -165,4 +165,7 @@ def test_downloaded_weights_bring_their_classes() -> None:
 
 
 def test_a_factory_without_stored_description_keeps_what_was_asked() -> None:
-    assert opened(resnet_cifar, {"depth": 20, "mean": (0.5,)}, None) == ({"depth": 20, "mean": [0.5]}, None)
+    assert settings_and_weights(resnet_cifar, {"depth": 20, "mean": (0.5,)}, None) == (
+        {"depth": 20, "mean": [0.5]},
+        None,
+    )

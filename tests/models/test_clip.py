@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from robustcli.models import DualEncoder, load_weights, open_clip, save_weights
-from robustcli.models.assembly import own_randomness
+from robustcli.models.assembly import seeded_constructors
 from robustcli.utils.errors import UserError
 
 from .conftest import MEAN, STD
@@ -79,8 +79,8 @@ def test_a_download_that_fails_names_the_remedy(monkeypatch: pytest.MonkeyPatch)
         open_clip("ViT-B-16", pretrained="openai")
 
 
-def test_own_randomness_leaves_the_global_generator() -> None:
-    with own_randomness(3):
+def test_seeded_constructors_leave_the_global_generator() -> None:
+    with seeded_constructors(3):
         first = torch.rand(2)
-    with own_randomness(3):
+    with seeded_constructors(3):
         assert torch.equal(first, torch.rand(2))

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from robustcli.models import Classifier, DualEncoder, load, load_dual, restore, save_weights, tiny
-from robustcli.models.assembly import own_randomness
+from robustcli.models.assembly import seeded_constructors
 from robustcli.models.registry import MODELS, Row, import_factory
 from robustcli.utils.errors import UserError
 
@@ -45,7 +45,7 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def robustcli(own: Path, command: str, *overrides: str) -> str:
-    """What the command printed, run as a user runs it, from another folder."""
+    """Output of the command, run as a user runs it, from another folder."""
     search = os.pathsep.join([str(own), str(ROOT)])
     ended = subprocess.run(
         [sys.executable, "-m", "robustcli", command, "--config-dir", "my_conf", "model=patches", *overrides],
@@ -146,7 +146,7 @@ def test_a_dual_encoder_with_words_of_the_data_set(path: Path) -> None:
 
 def reader(checkpoint: str | None = None, width: int = 3) -> Classifier:
     """A factory that reads its file itself, and does not describe what it makes."""
-    with own_randomness(0):
+    with seeded_constructors(0):
         network = nn.Sequential(nn.Flatten(), nn.Linear(64, width))
     return Classifier(network, classes=width, mean=[0.5], std=[0.5])
 
@@ -158,7 +158,7 @@ def module(width: int = 3) -> nn.Module:
 
 def seeded(width: int = 3, seed: int = 7) -> Classifier:
     """A factory that draws from its own seed."""
-    with own_randomness(seed):
+    with seeded_constructors(seed):
         network = nn.Sequential(nn.Flatten(), nn.Linear(64, width))
     return Classifier(network, classes=width, mean=[0.5], std=[0.5])
 

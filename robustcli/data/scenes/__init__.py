@@ -1,8 +1,8 @@
-"""`scenes`: the embedded set of rendered pictures with captions, whose relation of truth is known exactly.
+"""`scenes`: the embedded set of rendered images with captions, whose relation of truth is known exactly.
 
 A scene holds one to three shapes on a textured background; each shape has a colour, a kind, a size and a place. Six
 captions say more or less of it, in words that have synonyms. What a caption claims is kept as a predicate, so that for
-every pair of caption and picture it is known whether the caption is true of it.
+every pair of caption and image the truth of the caption is known.
 """
 
 import hashlib
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from robustcli.data.base import ImageTextData, rows_of
 from robustcli.data.scenes.captions import PER_IMAGE, synonym_table, truth, vocabulary, write_captions
-from robustcli.data.scenes.pictures import RECIPE, check_pictures, rendered, split_count
+from robustcli.data.scenes.image_cache import RECIPE, cached_images, check_image_settings, split_count
 from robustcli.data.scenes.world import draw_world
 from robustcli.utils.errors import UserError
 from robustcli.utils.seeding import derive_seed
@@ -30,12 +30,15 @@ class Scenes(ImageTextData):
     Args:
         split: ``train``, ``val`` or ``test``; no scene stands in two of them, whatever the seed.
         size: pixels a side, 32 or 64.
-        train, val, test: how many images each split has.
-        synonym_frequency: chance in [0,1] that a word is written as one of its rarer synonyms. It sets how much a word
-            substitution hurts.
-        contrast: distance of all tones from mid-grey, in (0,1]. It sets how much a perturbation of a given eps hurts.
+        train, val, test: number of images of each split.
+        synonym_frequency: chance in [0,1] that a word is written as one of its rarer synonyms. It sets the strength of
+            a word substitution.
+        contrast: distance of all tones from mid-grey, in (0,1]. It sets the strength of a given eps.
         noise: each pixel is shifted by up to so many of 255 grey levels.
-        seed: of the scenes, their pictures and their words.
+        seed: of the scenes, their images and their words.
+
+    Raises:
+        UserError: another split, or a value out of range.
     """
 
     name = "scenes"
@@ -54,7 +57,7 @@ class Scenes(ImageTextData):
         seed: int = 0,
     ) -> None:
         count = split_count(self.name, split, train=train, val=val, test=test)
-        check_pictures(split, size=size, contrast=contrast, count=count)
+        check_image_settings(split, size=size, contrast=contrast, count=count)
         if not 0 <= synonym_frequency <= 1:
             raise UserError(f"dataset.synonym_frequency is {synonym_frequency}: it is a chance, between 0 and 1.")
         self.split = split
@@ -65,7 +68,7 @@ class Scenes(ImageTextData):
         self.image_ids = [f"scene-{seed}-{split}-{i:05d}" for i in range(count)]
         self.owner = torch.arange(count).repeat_interleave(PER_IMAGE)
         self.synonyms = synonym_table()
-        self._pixels = torch.from_numpy(rendered(self._world, size, stream, noise=noise, contrast=contrast))
+        self._pixels = torch.from_numpy(cached_images(self._world, size, stream, noise=noise, contrast=contrast))
         self.fingerprint = _fingerprint(self._pixels.numpy(), texts)
 
     def images(self, indices: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""What captions say of scenes, as words and as predicates, and which caption is true of which scene.
+"""Captions of scenes, as words and as predicates, and the truth of each caption of each scene.
 
 Shapes: N scenes, M captions, O = 3 objects, P = 3 patterns, A = 4 attributes (colour, kind, size, place).
 """
@@ -50,7 +50,7 @@ _RELATIONS = {ABOVE: "above", LEFT_OF: "left of"}
 
 @dataclass(frozen=True)
 class Predicates:
-    """What M captions claim; `NONE` stands for what one leaves open.
+    """The claims of M captions about a scene; `NONE` stands for an attribute that one leaves open.
 
     ``patterns`` (M,P,A): objects that must be there, each another one; ``counts`` and ``textures`` (M,); ``relations``
     (M,), 0 for none.
@@ -76,7 +76,7 @@ def synonym_table() -> dict[str, tuple[str, ...]]:
 
 
 def truth(world: World, predicates: Predicates) -> NDArray[np.bool_]:
-    """(N,M): whether each caption is true of each scene.
+    """(N,M) bool: True where the caption is true of the scene.
 
     A caption is true if its patterns can be given to different objects of the scene, so that all attributes, the
     relation, the count and the texture hold.
@@ -92,8 +92,8 @@ def truth(world: World, predicates: Predicates) -> NDArray[np.bool_]:
 
 
 def _fits(world: World, predicates: Predicates) -> NDArray[np.bool_]:
-    """(O,P,N,M): whether the object has what the pattern asks; one that asks nothing fits also an absent object."""
-    # An eighth of the memory to go through.
+    """(O,P,N,M): True if the object matches the pattern; one that asks nothing matches an absent object too."""
+    # int8: an eighth of the memory traffic of long.
     objects, patterns = world.objects.astype(np.int8), predicates.patterns.astype(np.int8)
     fits = np.ones((OBJECTS, OBJECTS, len(objects), len(patterns)), dtype=bool)
     for o, p, a in itertools.product(range(OBJECTS), range(OBJECTS), range(objects.shape[2])):
@@ -119,26 +119,28 @@ def write_captions(world: World, synonym_frequency: float, seed: int) -> tuple[l
     n = len(world)
     absent = (world.objects[:, :, 0] == NONE).astype(np.uint64) << np.uint64(63)
     orders = np.argsort((words(seed, 21, (n, OBJECTS)) >> np.uint64(1)) | absent, axis=1)
-    # Every scene tells its objects in an order of its own.
+    # The order in which a caption names the objects is drawn for each scene.
     told = np.take_along_axis(world.objects, orders[:, :, None], axis=1)
     choice = integers(seed, 22, (n,), 2)
-    drafts = [
-        draft
+    captions = [
+        caption
         for objects, count, texture, pick in zip(
             told.tolist(), world.counts.tolist(), world.textures.tolist(), choice.tolist(), strict=True
         )
-        for draft in _six(objects[:count], texture, pick)
+        for caption in _six(objects[:count], texture, pick)
     ]
-    texts = _with_synonyms([text for text, *_ in drafts], synonym_frequency, seed)
-    patterns = np.array([_padded(pattern) for _, pattern, *_ in drafts])
-    counts, textures, relations = (np.array(column) for column in zip(*(draft[2:] for draft in drafts), strict=True))
+    texts = _with_synonyms([text for text, *_ in captions], synonym_frequency, seed)
+    patterns = np.array([_padded(pattern) for _, pattern, *_ in captions])
+    counts, textures, relations = (
+        np.array(column) for column in zip(*(caption[2:] for caption in captions), strict=True)
+    )
     return texts, Predicates(patterns, counts, textures, relations)
 
 
-Draft = tuple[str, list[list[int]], int, int, int]  # text, patterns, count, texture, relation
+_Caption = tuple[str, list[list[int]], int, int, int]  # text, patterns, count, texture, relation
 
 
-def _six(objects: list[list[int]], texture: int, pick: int) -> list[Draft]:
+def _six(objects: list[list[int]], texture: int, pick: int) -> list[_Caption]:
     count, ground = len(objects), TEXTURES[texture]
     first = objects[0]
     named = [[c, k, NONE, NONE] for c, k, _, _ in objects]
@@ -156,7 +158,7 @@ def _six(objects: list[list[int]], texture: int, pick: int) -> list[Draft]:
     ]
 
 
-def _relation(objects: list[list[int]], texture: int) -> Draft:
+def _relation(objects: list[list[int]], texture: int) -> _Caption:
     if len(objects) == 1:
         c, k, s, _ = objects[0]
         return f"a {SIZES[s]} {COLOURS[c]} {KINDS[k]} on {TEXTURES[texture]}", [[c, k, s, NONE]], NONE, texture, 0

@@ -12,7 +12,7 @@ from robustcli.data.class_arrays import fingerprint_of
 from robustcli.data.classes import PixelClasses
 from robustcli.data.files import check_fingerprint
 from robustcli.data.scenes.draws import integers
-from robustcli.data.scenes.pictures import check_pictures, rendered, split_count
+from robustcli.data.scenes.image_cache import cached_images, check_image_settings, split_count
 from robustcli.data.scenes.world import COLOURS, KINDS, single_objects
 from robustcli.utils.errors import UserError
 from robustcli.utils.seeding import derive_seed
@@ -26,13 +26,16 @@ class SceneClasses(PixelClasses):
     """Images (B,3,S,S) of one object on a textured background; the same arguments give the same bytes everywhere.
 
     There are 1,152 scenes of one object (six colours, six shapes, two sizes, four places, four backgrounds); none of
-    them stands in two splits. Pictures of the same scene differ in position, size, tone, tint and noise.
+    them stands in two splits. Images of the same scene differ in position, size, tone, tint and noise.
 
     Args:
-        attribute: what the class is, ``shape`` or ``colour``.
+        attribute: that is the class, ``shape`` or ``colour``.
         split: ``train``, ``val`` or ``test``.
         size, contrast, noise, train, val, test, seed: as in `Scenes`.
         fingerprint: that the set must have, or one for each split; None: any.
+
+    Raises:
+        UserError: another attribute or split, a value out of range, or another fingerprint.
     """
 
     def __init__(
@@ -52,12 +55,12 @@ class SceneClasses(PixelClasses):
         if attribute not in _ATTRIBUTES:
             raise UserError(f"dataset.attribute is {attribute!r}: choose one of {', '.join(_ATTRIBUTES)}.")
         count = split_count("scene_classes", split, train=train, val=val, test=test)
-        check_pictures(split, size=size, contrast=contrast, count=count)
+        check_image_settings(split, size=size, contrast=contrast, count=count)
         place, classes = _ATTRIBUTES[attribute]
         stream = derive_seed(_RECIPE, seed, split)
         scenes = single_objects(split)
         world = scenes[integers(stream, _STREAM, (count,), len(scenes))]
-        pixels = rendered(world, size, stream, noise=noise, contrast=contrast, recipe=_RECIPE)
+        pixels = cached_images(world, size, stream, noise=noise, contrast=contrast, recipe=_RECIPE)
         labels = np.ascontiguousarray(world.objects[:, 0, place])
         names = [f"{attribute}-{seed}-{split}-{i:05d}" for i in range(count)]
         super().__init__(

@@ -22,5 +22,5 @@ def words(seed: int, stream: int, shape: tuple[int, ...]) -> NDArray[np.uint64]:
 
 
 def integers(seed: int, stream: int, shape: tuple[int, ...], high: int) -> NDArray[np.int64]:
-    """Integers in [0, high)."""
+    """Integers of ``shape`` in [0, high); by remainder, whose bias is below ``high`` / 2^40."""
     return ((words(seed, stream, shape) >> np.uint64(24)) % np.uint64(high)).astype(np.int64)

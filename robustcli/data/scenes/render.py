@@ -1,4 +1,4 @@
-"""Scenes to pixels, vectorised and in integers, so that a recipe gives the same bytes on every machine.
+"""Rendering of scenes to pixels, vectorised and in integers, so that a recipe gives the same bytes on every machine.
 
 Shapes: N scenes, S pixels a side, G = 2 S grid points a side (each pixel is the mean of four).
 """
@@ -18,13 +18,13 @@ _STREAM = 40
 _TEXTURE = 28  # half the grey levels between the two tones of a background
 
 
-def render(world: World, size: int, seed: int, *, contrast: float, noise: int) -> NDArray[np.uint8]:
-    """Pictures (N,3,S,S), uint8.
+def render_scenes(world: World, size: int, seed: int, *, contrast: float, noise: int) -> NDArray[np.uint8]:
+    """Images (N,3,S,S), uint8.
 
     Args:
         size: S, a multiple of 32.
-        contrast: distance of all tones from mid-grey, 1 for full; an attack of a given eps hurts twice as much at half
-            the contrast.
+        contrast: distance of all tones from mid-grey, 1 for full; at half the contrast a given eps is twice as
+            large beside the tones.
         noise: each channel of each pixel is shifted by up to this many grey levels afterwards.
     """
     n, scale = len(world), size // 32
@@ -35,7 +35,7 @@ def render(world: World, size: int, seed: int, *, contrast: float, noise: int) -
         "radius": integers(seed, _STREAM + 4, (n, OBJECTS), 3 * scale),
         "tint": integers(seed, _STREAM + 5, (n, OBJECTS, 3), 51) - 25,
     }
-    pictures = np.empty((n, 3, size, size), dtype=np.uint8)
+    images = np.empty((n, 3, size, size), dtype=np.uint8)
     for start in range(0, n, _CHUNK):
         part = slice(start, start + _CHUNK)
         here = {key: value[part].astype(np.int32) for key, value in place.items()}
@@ -43,8 +43,8 @@ def render(world: World, size: int, seed: int, *, contrast: float, noise: int) -
         for o in range(OBJECTS):
             _paint(canvas, world.objects[part, o].astype(np.int32), here, o, scale)
         toned = 128 + ((_halved(canvas) - 128) * round(100 * contrast)) // 100
-        pictures[part] = np.clip(toned + _noise(part, canvas.shape[0], size, seed, noise), 0, 255)
-    return pictures
+        images[part] = np.clip(toned + _noise(part, canvas.shape[0], size, seed, noise), 0, 255)
+    return images
 
 
 def _background(textures: NDArray[np.int64], place: dict[str, Grid], points: int, scale: int) -> Grid:

@@ -1,4 +1,4 @@
-"""What a scene is, and which scenes belong to which split.
+"""Scenes as arrays of attributes, and their disjoint splits.
 
 Shapes: N scenes, O = 3 objects, A = 4 attributes (colour, kind, size, place).
 """
@@ -46,6 +46,9 @@ def draw_world(split: str, n: int, seed: int) -> World:
     """``n`` different scenes of a split; equal scenes never stand in two splits, whatever the seeds.
 
     The split is a function of the scene itself (a hash of its objects as a set, and of its texture), not of the draw.
+
+    Raises:
+        ValueError: the draws hold fewer than ``n`` different scenes of the split.
     """
     low, high = SPLITS[split]
     drawn = 4 * n * 10 // (high - low) + 1000

@@ -17,11 +17,11 @@ from robustcli.utils.errors import UserError
 
 
 class ClassObjective(ABC):
-    """What a classifier is trained on.
+    """Training objective of a classifier.
 
     Attributes:
-        name: what tables call it.
-        takes_attack, takes_threat: whether it trains against an attack, and within a threat model.
+        name: in tables.
+        takes_attack, takes_threat: True if it trains against the attack of the run, and within its threat model.
     """
 
     name: str
@@ -32,7 +32,7 @@ class ClassObjective(ABC):
         """Refuse an attack or a threat model that this objective cannot train against, before long work.
 
         Raises:
-            UserError: what is wrong with it, and another one.
+            UserError: an attack or threat model that does not fit; the message names one that does.
         """
 
     @abstractmethod
@@ -49,18 +49,19 @@ class ClassObjective(ABC):
         """Loss of one batch, a scalar with gradients to the weights of ``model``.
 
         Args:
-            attack, threat: what is trained against; None where the objective takes no attack.
+            attack, threat: of the inner maximisation; None where the objective takes no attack.
             images: (B,C,H,W) in [0,1], those of ``batch``.
+            batch: labels and names of the images.
             seed: names the draws of this step; an attack takes it by ``attack.replace(seed=seed)``.
         """
 
 
 @dataclass(frozen=True, kw_only=True)
 class Standard(ClassObjective):
-    """Cross-entropy on the clean images: what every defence is compared with.
+    """Cross-entropy on the clean images, the baseline of every defence.
 
     Args:
-        name: what tables call it.
+        name: in tables.
         label_smoothing: share of the target in [0,1) that is spread over all classes.
     """
 

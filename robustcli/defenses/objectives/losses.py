@@ -1,4 +1,4 @@
-"""Contrastive losses whose positives may be more than the diagonal.
+"""Contrastive losses with positives beside the diagonal.
 
 Shapes: B images, M captions (M = B: caption ``j`` is paired with image ``j``), D embedding.
 """
@@ -32,7 +32,7 @@ def info_nce(
             ``soft``: the target is spread evenly over all true pairs (Li et al. 2021, ALBEF).
         directions: ``both``, or ``image_to_text`` alone, which takes the captions as classes (TeCoA, Mao et al. 2023).
     """
-    logits = logit_scale * image_features @ text_features.T
+    logits = logit_scale * image_features @ text_features.T  # (B,B): cosine similarities over the temperature
     loss = _cross_entropy(logits, matches, positives)
     if directions == "image_to_text":
         return loss
@@ -45,5 +45,6 @@ def _cross_entropy(logits: Tensor, matches: Tensor, positives: Positives) -> Ten
         return F.cross_entropy(logits, matches / matches.sum(1, keepdim=True), reduction="none")
     if positives == "mask":
         others = matches & ~torch.eye(len(logits), dtype=torch.bool, device=logits.device)
+        # A weight of 0 in the softmax: neither pulled nor pushed. The diagonal stays, so no row is empty.
         logits = logits.masked_fill(others, -torch.inf)
     return F.cross_entropy(logits, paired, reduction="none")

@@ -1,4 +1,4 @@
-"""What a defence trains on: which sides of a pair are attacked, and the loss on the result.
+"""Training objectives of dual encoders: adversarial image-text pairs, and the contrastive loss on them.
 
 Shapes: B pairs, C channels, D embedding.
 """
@@ -21,19 +21,22 @@ from robustcli.utils.seeding import generator
 
 @dataclass(frozen=True, kw_only=True)
 class Objective:
-    """One training objective; MAT, TeCoA, text-only and clean fine-tuning differ in these fields alone.
+    """Training objective of a dual encoder; MAT, TeCoA, text-only and clean fine-tuning differ in these fields alone.
 
     The inner attack is sequential, one pass, text first and then the image against the attacked caption, with frozen
     weights; the outer loss is the contrastive one on the attacked pair (Waseda et al. 2026, section 3.2 as restated by
     its authors).
 
     Args:
-        name: what tables call it.
+        name: in tables.
         image, text: the sides that are attacked; neither is clean fine-tuning.
-        positives: what becomes of other true pairs in a batch, see `info_nce`.
+        positives: treatment of the other true pairs of a batch, see `info_nce`.
         directions: ``image_to_text`` takes the captions as classes (TeCoA).
         attacked_captions: share of the pairs whose caption is attacked, where ``text`` is set; the others keep theirs.
         clean_weight: share in [0,1] of the loss on the clean pair, at the price of a second pass; 0 in MAT.
+
+    Raises:
+        UserError: an unknown choice, or a share out of range.
     """
 
     name: str
@@ -57,14 +60,14 @@ class Objective:
 
     @property
     def sides(self) -> tuple[str, ...]:
-        """Of ``image`` and ``text``, what is attacked in training."""
+        """The attacked sides: of ``image`` and ``text`` those that are True."""
         return tuple(side for side in ("image", "text") if getattr(self, side))
 
     def check(self, attack: RetrievalAttack | None, threat: ThreatModel) -> None:
         """Refuse an attack, or a threat model, without a side that this defence attacks, before long work.
 
         Raises:
-            UserError: which side is missing.
+            UserError: a side is missing; the message names it.
         """
         for side, moves in (("image", threat.moves_images), ("text", threat.moves_texts)):
             if side in self.sides and getattr(attack, side, None) is None:
@@ -93,16 +96,18 @@ class Objective:
 
         Args:
             attack, threat: whose image and text parts attack the sides of this objective, and how far.
-            images: (B,C,H,W) in [0,1], the pictures of ``batch``.
+            images: (B,C,H,W) in [0,1], those of ``batch``.
+            batch: captions (B), names and matches (B,B) of the pairs.
             seed: names the draws of this step.
         """
         captions = self._attack_captions(model, attack, threat, images, batch, seed) if self.text else batch.captions
         # Serves the inner attack too: a third of a step saved.
         text_features = model.encode_text(model.tokenize(captions))
-        attacked = images
+        adversarial = images
         if self.image:
-            attacked = self._attack_images(model, attack, threat, images, text_features.detach(), batch, seed)
-        loss = self._contrast(model, model.encode_image(attacked), text_features, batch).mean()
+            # Detached: the inner maximisation differentiates by the image alone.
+            adversarial = self._attack_images(model, attack, threat, images, text_features.detach(), batch, seed)
+        loss = self._contrast(model, model.encode_image(adversarial), text_features, batch).mean()
         if self.clean_weight == 0:
             return loss
         clean_text = model.encode_text(model.tokenize(batch.captions))
@@ -118,7 +123,7 @@ class Objective:
         batch: PairBatch,
         seed: int,
     ) -> tuple[str, ...]:
-        """The captions with the attacked share of them replaced; which pairs are attacked is drawn anew each step."""
+        """The captions with the attacked share of them edited; which pairs are attacked is drawn anew each step."""
         assert attack is not None and attack.text is not None
         share = round(self.attacked_captions * len(images))
         rows = torch.randperm(len(images), generator=generator(seed, "attacked captions"))[:share].sort().values
@@ -131,9 +136,9 @@ class Objective:
         )
         with frozen(model):
             objective = text_objective(attack.text.objective, Target(model, pairs, None))
-            found = attack.text.maximise(model, objective, pairs.captions, pairs.caption_ids, threat)
+            adversarial = attack.text.maximise(model, objective, pairs.captions, pairs.caption_ids, threat)
         captions = list(batch.captions)
-        for row, caption in zip(rows.tolist(), found, strict=True):
+        for row, caption in zip(rows.tolist(), adversarial, strict=True):
             captions[row] = caption
         return tuple(captions)
 
@@ -147,13 +152,14 @@ class Objective:
         batch: PairBatch,
         seed: int,
     ) -> Tensor:
-        """The images moved against the captions as they are now; the inner loss is the outer one, over all rows."""
+        """Adversarial images against the captions as they are now; the inner loss is the outer one, over all rows."""
         assert attack is not None and attack.image is not None
 
-        def objective(moved: Tensor, rows: Tensor) -> Tensor:
+        # An evaluation is one forward pass of the image tower; with its gradient, one backward pass more.
+        def objective(x_adv: Tensor, rows: Tensor) -> Tensor:
             if len(rows) != len(images):
                 raise ValueError(f"the loss of a batch reads all of it: asked for {len(rows)} of {len(images)} images")
-            return self._contrast(model, model.encode_image(moved), text_features, batch)
+            return self._contrast(model, model.encode_image(x_adv), text_features, batch)
 
         with frozen(model):
             return attack.image.maximise(objective, images, _of_this_step(batch.image_ids, seed), threat)
@@ -171,5 +177,5 @@ class Objective:
 
 
 def _of_this_step(ids: Tensor, seed: int) -> Tensor:
-    """Names of draws that no other step uses."""
+    """Ids (B,) that name the draws of this step alone; the shift keeps the sum of 63-bit seed and id within int64."""
     return ids + (seed >> 2)

@@ -23,13 +23,13 @@ _MODES = ("eval", "train")
 
 @dataclass(frozen=True, kw_only=True)
 class PGDAdversarialTraining(ClassObjective):
-    """Cross-entropy on the images that the run's attack puts out (equation 2.1); clean images are not seen.
+    """Cross-entropy on the adversarial images of the run's attack (equation 2.1); clean images are not seen.
 
     Every image is attacked to the last step, also one that is classified wrongly: the inner maximum is one of the loss,
     not of mistakes.
 
     Args:
-        name: what tables call it.
+        name: in tables.
         attack_mode: ``eval`` or ``train``, how batch norms and dropout behave while the attack searches; the outer step
             is always in train mode. In ``train`` an attack sees the statistics of its batch; the running ones are put
             back afterwards.
@@ -69,17 +69,18 @@ class PGDAdversarialTraining(ClassObjective):
         assert attack is not None
         labels = batch.labels.to(images.device)
         with _searching(model, self.attack_mode) as searched:
-            # As if the model drew: then no attack leaves a sample alone because it is fooled already.
+            # As if the model drew: then no attack skips a sample that is misclassified already.
             oracle = LogitOracle(searched, QueryCounter.of(len(images)), randomised=True)
-            own = attack.replace(seed=seed)
-            found = own.search(oracle, images.clone(), labels, batch.image_ids, threat).detach()
-            found = own.settle(found, images, threat)
-        return F.cross_entropy(model(found), labels, label_smoothing=self.label_smoothing)
+            seeded = attack.replace(seed=seed)
+            adversarial = seeded.search(oracle, images.clone(), labels, batch.image_ids, threat).detach()
+            # Detached, and projected exactly: the outer gradient is that of the weights at fixed images (Danskin).
+            adversarial = seeded.settle(adversarial, images, threat)
+        return F.cross_entropy(model(adversarial), labels, label_smoothing=self.label_smoothing)
 
 
 @contextmanager
 def _searching(model: Classifier, mode: str) -> Iterator[Callable[[Tensor], Tensor]]:
-    """The frozen model in ``mode``; afterwards flags, buffers and generators are as they were."""
+    """The model with frozen weights, in ``mode``; flags, buffers and generators are restored afterwards."""
     with frozen(model):
         model.train(mode == "train")
         yield model

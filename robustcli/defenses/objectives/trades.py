@@ -32,7 +32,7 @@ class TRADES(ClassObjective):
     used. The search runs in eval mode, the loss in train mode; gradients flow through both sides of the divergence.
 
     Args:
-        name: what tables call it.
+        name: in tables.
         beta: weight of the divergence, 0 or more; 1/lambda of the paper, which takes 1 to 6.
         steps: gradient steps of the search.
         step_size: in units of [0,1] pixels; None: ``2 eps / steps``.
@@ -73,33 +73,43 @@ class TRADES(ClassObjective):
         def draws() -> Tensor:
             return sample_noise(images.shape[1:], ids, seed, "trades", next(drawn), normal=True).to(images)
 
-        found = self.adversarial(model, threat.ball, images, draws)
-        return trades_loss(model, images, found, batch.labels.to(images.device), beta=self.beta)
+        adversarial = self.adversarial(model, threat.ball, images, draws)
+        return trades_loss(model, images, adversarial, batch.labels.to(images.device), beta=self.beta)
 
     def adversarial(self, model: Classifier, ball: Ball, images: Tensor, draws: Draws) -> Tensor:
-        """Images (B,C,H,W) in the ball whose predictions are far from those of ``images``.
+        """Adversarial images (B,C,H,W) in ball and box, by ascent on the divergence from the clean predictions.
 
         Args:
-            draws: the start, and steps where the gradient is zero.
+            ball: norm and eps around ``images``.
+            images: (B,C,H,W) in [0,1], clean.
+            draws: the start, and the directions of steps where the gradient is zero.
         """
-        size = 2 * ball.eps / self.steps if self.step_size is None else parse_number("step_size", self.step_size)
+        step_size = 2 * ball.eps / self.steps if self.step_size is None else parse_number("step_size", self.step_size)
         with frozen(model):
+            # One forward pass for the clean predictions, then a forward and a backward pass a step.
             with torch.no_grad():
                 target = F.softmax(model(images), dim=1)
-            found = images + _START * draws()  # not clamped: so do the authors, and the first step clamps
+            adversarial = images + _START * draws()  # not clamped: so do the authors, and the first step clamps
             for _ in range(self.steps):
-                slope = _slope(model, found, target)
-                empty = slope.flatten(1).abs().amax(1) == 0
-                if ball.norm == "l2" and bool(empty.any()):  # where nothing points anywhere, any way will do
-                    slope = torch.where(empty.view(-1, 1, 1, 1), draws(), slope)
-                found = _within(ball, found + ball.step(slope, size), images)
-        return found
+                gradient = _gradient(model, adversarial, target)
+                vanished = gradient.flatten(1).abs().amax(1) == 0
+                if ball.norm == "l2" and bool(vanished.any()):  # a zero gradient has no direction: a random one then
+                    gradient = torch.where(vanished.view(-1, 1, 1, 1), draws(), gradient)
+                adversarial = _project(ball, adversarial + ball.step(gradient, step_size), images)
+        return adversarial
 
 
-def trades_loss(model: Classifier, images: Tensor, found: Tensor, labels: Tensor, *, beta: float) -> Tensor:
-    """Cross-entropy of ``images`` plus ``beta`` times the mean divergence of the predictions for ``found``."""
-    clean, other = model(images), model(found)  # one after the other: batch norms see each kind by itself
-    return F.cross_entropy(clean, labels) + beta * _divergence(other, F.softmax(clean, dim=1)) / len(images)
+def trades_loss(model: Classifier, images: Tensor, adversarial: Tensor, labels: Tensor, *, beta: float) -> Tensor:
+    """Cross-entropy of ``images`` plus ``beta`` times the mean KL(clean || adversarial) (equation 5), a scalar.
+
+    Args:
+        images, adversarial: (B,C,H,W) in [0,1].
+        labels: (B,) long.
+    """
+    # Two passes, not one over both: in train mode batch norms then normalise each kind by its own moments.
+    clean_logits, adversarial_logits = model(images), model(adversarial)
+    divergence = _divergence(adversarial_logits, F.softmax(clean_logits, dim=1))
+    return F.cross_entropy(clean_logits, labels) + beta * divergence / len(images)
 
 
 def _divergence(logits: Tensor, target: Tensor) -> Tensor:
@@ -107,13 +117,14 @@ def _divergence(logits: Tensor, target: Tensor) -> Tensor:
     return F.kl_div(F.log_softmax(logits, dim=1), target, reduction="sum")
 
 
-def _slope(model: Classifier, images: Tensor, target: Tensor) -> Tensor:
+def _gradient(model: Classifier, images: Tensor, target: Tensor) -> Tensor:
+    """Gradient of the divergence by the images; unchecked, since the start may be a hair outside of [0,1]."""
     images = images.detach().requires_grad_(True)
     with torch.enable_grad():
-        (slope,) = torch.autograd.grad(_divergence(model.unchecked(images), target), images)
-    return slope.detach()
+        (gradient,) = torch.autograd.grad(_divergence(model.unchecked(images), target), images)
+    return gradient.detach()
 
 
-def _within(ball: Ball, images: Tensor, clean: Tensor) -> Tensor:
+def _project(ball: Ball, images: Tensor, clean: Tensor) -> Tensor:
     """The box first, then the ball, as the authors do; the ball shrinks towards ``clean`` and so stays in the box."""
     return ball.project(images.clamp(0.0, 1.0), clean)

@@ -1,6 +1,6 @@
-"""What alphas are learned on: images that an attack turned against the reconstruction alone (Serez et al. 2025).
+"""Images for the search of alphas: adversarial against the reconstruction alone (Serez et al. 2025).
 
-Shapes: N images, B of a batch, C channels, H height, W width.
+Shapes: N adversarial and M clean images, C channels, H height, W width.
 """
 
 from collections.abc import Callable
@@ -21,39 +21,39 @@ from robustcli.utils.seeding import generator
 
 
 @dataclass(frozen=True)
-class FooledImages:
+class AdversarialImages:
     """Adversarial images of a split, and the clean ones that stand beside them.
 
     Attributes:
-        images: (N,C,H,W) float32, what the attack made of images that were right before and are wrong after.
+        images: (N,C,H,W) float32 in [0,1], adversarial: classified right before the attack and wrong after it.
         rows: (N,) long, their places in the data set.
-        clean: (M,) long, places of images as they come, right or wrong, N of them or all.
-        seen: how many images were attacked.
-        right: how many of those were right before.
+        clean: (M,) long, places of clean images as they come, right or wrong; as many as were wanted, or all.
+        attacked: number of images that were attacked.
+        clean_correct: number of those that were classified right before.
     """
 
     images: Tensor
     rows: Tensor
     clean: Tensor
-    seen: int
-    right: int
+    attacked: int
+    clean_correct: int
 
     def save(self, path: Path) -> None:
         """Write ``path`` whole or not at all, without loss: a byte or a JPEG would undo a small change."""
-        counts = torch.tensor([self.seen, self.right])
+        counts = torch.tensor([self.attacked, self.clean_correct])
         content = {"images": self.images, "rows": self.rows, "clean": self.clean, "counts": counts}
         with files.atomic(path) as temporary:
             save_file({name: tensor.cpu().contiguous() for name, tensor in content.items()}, temporary)
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """What `save` wrote."""
+        """The images of a file that `save` wrote."""
         content = load_file(path)
-        seen, right = content.pop("counts").tolist()
-        return cls(**content, seen=seen, right=right)
+        attacked, clean_correct = content.pop("counts").tolist()
+        return cls(**content, attacked=attacked, clean_correct=clean_correct)
 
 
-def fool_reconstruction(
+def attack_reconstruction(
     defence: PurifiedClassifier,
     data: ImageClassData,
     threat: ThreatModel,
@@ -62,31 +62,33 @@ def fool_reconstruction(
     batch_size: int,
     seed: int,
     limit: int | None = None,
-    on_batch: Callable[[int], None] = lambda found: None,
-) -> FooledImages:
-    """Attack the images of ``data`` in a shuffled order with FGSM within ``threat``, until ``count`` are fooled.
+    on_batch: Callable[[int], None] = lambda count: None,
+) -> AdversarialImages:
+    """Attack the images of ``data`` in a shuffled order with FGSM within ``threat``, until ``count`` are misclassified.
 
     Args:
-        defence: what is attacked; with alphas all 0 the paper's reconstruction.
-        threat: how far; every pixel moves by the same amount, see `FGSM`.
-        count: adversarial images that are wanted; fewer come out where the data set ends before.
+        defence: the attacked classifier; with alphas all 0 the paper's reconstruction.
+        threat: norm and eps; every pixel moves by the same amount, see `FGSM`.
+        count: adversarial images that are wanted; fewer are returned where the data set ends before.
         batch_size: images that are attacked at once.
         seed: of the order.
         limit: images that are attacked at most; None: all.
-        on_batch: is told how many have been found.
+        on_batch: called after each batch with the number of adversarial images so far.
     """
     attack = FGSM(sign=True, seed=seed)
     order = torch.randperm(len(data), generator=generator(seed, "learn alphas", data.split))[:limit]
-    found, places, seen, right, total = [], [], 0, 0, 0
+    adversarial, kept, attacked, correct, total = [], [], 0, 0, 0
     for rows in torch.split(order, batch_size):
         images, labels = data.images(rows).to(defence.device), data.labels[rows].to(defence.device)
-        before = correct_on(defence, images, labels)
+        clean_correct = correct_on(defence, images, labels)
         result = attack(defence, images, labels, threat, sample_ids=rows)
-        fooled = before & result.success.cpu()
-        found.append(result.images.cpu()[fooled])
-        places.append(rows[fooled])
-        seen, right, total = seen + len(rows), right + int(before.sum()), total + int(fooled.sum())
+        # ``success`` alone holds for images too that were misclassified before the attack.
+        fooled = clean_correct & result.success.cpu()
+        adversarial.append(result.images.cpu()[fooled])
+        kept.append(rows[fooled])
+        attacked, correct = attacked + len(rows), correct + int(clean_correct.sum())
+        total += int(fooled.sum())
         on_batch(min(total, count))
         if total >= count:
             break
-    return FooledImages(torch.cat(found)[:count], torch.cat(places)[:count], order[:count], seen, right)
+    return AdversarialImages(torch.cat(adversarial)[:count], torch.cat(kept)[:count], order[:count], attacked, correct)

@@ -1,4 +1,4 @@
-"""The search for alphas: accuracy of a purified classifier over the cube [0,1]^L, asked point by point.
+"""Black-box search for alphas: accuracy of a purified classifier over the cube [0,1]^L, point by point.
 
 A proposal depends on the seed, its number and the results before it alone; so a search that was killed goes on at the
 point that was left, and ends as if it had not been.
@@ -54,11 +54,11 @@ def starting_points(count: int) -> dict[str, tuple[float, ...]]:
 
 
 class AlphaSearch:
-    """Maximises one accuracy, or finds the front of two.
+    """Black-box optimisation of one accuracy, or of the Pareto front of two, by ask and tell.
 
     Args:
         count: L.
-        objectives: how many figures a trial has, 1 or 2.
+        objectives: number of accuracies of a trial, 1 or 2.
         sampler: ``gp``, expected improvement under a Gaussian process (of the hypervolume where there are two);
             ``tpe``; or ``random``, which the paper calls grid search and which has no starting points.
         seed: of the run.
@@ -78,7 +78,7 @@ class AlphaSearch:
         self._study = optuna.create_study(directions=["maximize"] * objectives)
 
     def propose(self) -> tuple[str, tuple[float, ...]]:
-        """Origin and alphas (L,) of the next trial; the same until a result is told."""
+        """Origin and alphas (L,) of the next trial; the same until `tell` adds a result."""
         number = len(self.trials)
         if number < len(self._starts):
             return list(self._starts.items())[number]
@@ -97,10 +97,12 @@ class AlphaSearch:
         self.trials.append(trial)
 
     def front(self) -> list[int]:
-        """Numbers of the trials that no other beats in all objectives; where several are equal, the first."""
+        """Numbers of the trials of the Pareto front, which no other dominates; where several are equal, the first."""
         values = [trial.values for trial in self.trials]
         return [
-            i for i, own in enumerate(values) if not any(_beats(other, own, j < i) for j, other in enumerate(values))
+            i
+            for i, own in enumerate(values)
+            if not any(_dominates(other, own, j < i) for j, other in enumerate(values))
         ]
 
     def best(self) -> int:
@@ -125,19 +127,19 @@ class AlphaSearch:
         return optuna.samplers.RandomSampler(seed=seed)
 
 
-def _beats(other: Sequence[float], own: Sequence[float], earlier: bool) -> bool:
+def _dominates(other: Sequence[float], own: Sequence[float], earlier: bool) -> bool:
     no_worse = all(theirs >= ours for theirs, ours in zip(other, own, strict=True))
     return no_worse and (earlier or tuple(other) != tuple(own))
 
 
-class AlphaJudge:
+class AlphaEvaluator:
     """Accuracy of a purified classifier as a function of the alphas, under the same draws for each of them.
 
-    The draws of an image are named by its place in the data set, so that neither batch nor order change a verdict, and
+    The draws of an image are named by its place in the data set, so that neither batch nor order change a result, and
     two vectors of alphas differ by themselves alone.
 
     Args:
-        defence: its classifier and its `Purifier`, whose alphas do not count.
+        defence: its classifier and its `Purifier`, whose alphas are replaced.
         draws: over which the logits are averaged.
         memory: GiB that a pass may take, see `FoldedDraws`.
         batch_size: images at once, at most.
@@ -153,32 +155,35 @@ class AlphaJudge:
         self.batch_size = batch_size
 
     @torch.no_grad()
-    def right(self, alphas: Sequence[float] | str, images: Tensor, labels: Tensor, rows: Tensor) -> Tensor:
-        """(N,) bool on the CPU: which of images (N,C,H,W) the mean over draws classifies right.
+    def correct(self, alphas: Sequence[float] | str, images: Tensor, labels: Tensor, rows: Tensor) -> Tensor:
+        """(N,) bool on the CPU: True where the mean over draws classifies the image right.
 
         Args:
             alphas: see `schedule`; before the attenuation.
+            images: (N,C,H,W) in [0,1].
             labels, rows: (N,) long; rows name the draws.
         """
         defence = PurifiedClassifier(self.classifier, self._with(alphas), draws=self.draws, memory=self.memory)
-        verdicts = []
+        correct = []
         with frozen(defence):
             for part in torch.split(torch.arange(len(images)), self.batch_size):
+                # `FoldedDraws` takes the seed of its draws from the global generator: the same for every batch and for
+                # all alphas. `frozen` puts the generator back.
                 torch.manual_seed(self.seed)
                 pixels = images[part].to(self.classifier.device)
                 (logits,) = defence.answers(pixels, 1, names=rows[part].tolist())
-                verdicts.append(logits.argmax(1).cpu() == labels[part])
-        return torch.cat(verdicts)
+                correct.append(logits.argmax(1).cpu() == labels[part])
+        return torch.cat(correct)
 
     def _with(self, alphas: Sequence[float] | str) -> Purifier:
-        known = self.cleaner
-        return Purifier(known.generator, alphas=alphas, attenuation=known.attenuation, preprocess=known.preprocess).to(
+        base = self.cleaner
+        return Purifier(base.generator, alphas=alphas, attenuation=base.attenuation, preprocess=base.preprocess).to(
             self.classifier.device
         )
 
 
 def check_objectives(names: Sequence[str]) -> tuple[str, ...]:
-    """The objectives as they are, or a `UserError`."""
+    """The objectives as they are; `UserError` for an unknown or repeated one, or none."""
     if not names or len(set(names)) != len(names) or set(names) - set(OBJECTIVES):
         raise UserError(
             f"objectives is {list(names)}: give [adversarial], or [adversarial,clean] for the front of both."

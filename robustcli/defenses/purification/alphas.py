@@ -18,7 +18,7 @@ from robustcli.utils.suggest import did_you_mean
 
 _KEY = "purifier.alphas"
 _SUFFIXES = (".json", ".txt", ".csv", ".npy")
-# What the paper found by Bayesian optimisation, before the attenuation; for its three generators.
+# Found by the paper with Bayesian optimisation, before the attenuation; for its three generators.
 LEARNED: Mapping[str, tuple[float, ...]] = {
     "gender": (
         *(0.492, 0.728, 0.058, 0.331, 0.246, 0.059, 0.068, 0.526, 0.646),
@@ -37,7 +37,7 @@ _LENGTHS = {task: len(values) for task, values in LEARNED.items()}
 
 
 def linear(count: int) -> list[float]:
-    """``i / L`` for i = 1..L: the finest latent is forgotten."""
+    """``i / L`` for i = 1..L, coarse to fine: the finest latent is drawn anew in full."""
     return [i / count for i in range(1, count + 1)]
 
 
@@ -91,7 +91,11 @@ def schedule(alphas: str | Path | Sequence[float] | Tensor, count: int) -> Tenso
 
 
 def learned_attenuation(alphas: Any) -> float | None:
-    """The attenuation under which ``learn-alphas`` found what ``alphas`` names; None where it names no such thing."""
+    """Attenuation under which the alphas of a ``learn-alphas`` file were learned; None for any other ``alphas``.
+
+    Raises:
+        UserError: no such file, or one that cannot be read.
+    """
     if not isinstance(alphas, str | Path) or alphas in NAMES:
         return None
     content = _read(_existing(alphas))

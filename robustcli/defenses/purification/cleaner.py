@@ -1,4 +1,4 @@
-"""What may stand in front of an untouched model: images in, cleaned images out.
+"""Cleaners of images in front of an untouched model, in two halves: once an image, and once a draw.
 
 Shapes: B images, C channels, H height, W width.
 """
@@ -14,7 +14,7 @@ from robustcli.utils.seeding import generator as named_generator
 
 
 class Cleaner(nn.Module, ABC):
-    """A cleaner in two halves: what is done once an image, and what is done for each draw.
+    """Cleaner of images in two halves: ``prepare`` runs once an image, ``finish`` once a draw.
 
     ``finish(prepare(images), sample_noise(...))`` is a pass; a model that averages draws repeats the second half alone.
     """
@@ -22,26 +22,26 @@ class Cleaner(nn.Module, ABC):
     @property
     @abstractmethod
     def randomised(self) -> bool:
-        """Whether two passes over the same image differ."""
+        """True if two passes over the same image differ."""
 
     @abstractmethod
     def prepare(self, images: Tensor) -> list[Tensor]:
-        """What can be shared by all draws: images (B,C,H,W) in [0,1] -> tensors with B as their first dimension."""
+        """First half, shared by all draws: images (B,C,H,W) in [0,1] -> tensors with B as their first dimension."""
 
     @abstractmethod
     def finish(self, prepared: Sequence[Tensor], noise: Sequence[Tensor]) -> Tensor:
-        """What is left, for one draw an entry: (B,C,H,W); nothing is drawn here."""
+        """Second half, one draw an entry: tensors of `prepare` and their noise -> (B,C,H,W); nothing is drawn here."""
 
     @abstractmethod
     def sample_noise(self, count: int, like: Tensor, source: torch.Generator | None = None) -> list[Tensor]:
-        """All that ``finish`` needs of chance for ``count`` entries, of the device and type of ``like``.
+        """Noise that ``finish`` takes for ``count`` entries, on the device and of the type of ``like``.
 
         Args:
             source: None: torch's global generator.
         """
 
     def named_noise(self, names: Sequence[int], like: Tensor, *, seed: int, draw: int = 0) -> list[Tensor]:
-        """Noise for one entry a name; it depends on ``seed``, on the number of the draw and on the name alone."""
+        """Noise of one entry a name, as `sample_noise`; it depends on ``seed``, ``draw`` and the name alone."""
         if not names:
             return self.sample_noise(0, like)
         rows = [self.sample_noise(1, like, named_generator(seed, "clean", draw, name)) for name in names]
@@ -79,7 +79,7 @@ class Step(Cleaner):
 
 
 class StraightThrough(Cleaner):
-    """A cleaner as it is, but its gradient is that of the identity: what a BPDA attacker differentiates.
+    """A cleaner with the gradient of the identity (straight through), as a BPDA attacker differentiates it.
 
     Args:
         cleaner: see `BPDA`.
@@ -94,7 +94,7 @@ class StraightThrough(Cleaner):
         return self.cleaner.randomised
 
     def prepare(self, images: Tensor) -> list[Tensor]:
-        with torch.no_grad():
+        with torch.no_grad():  # the images go along for their gradient; no graph of the cleaner is kept
             return [images, *self.cleaner.prepare(images)]
 
     def finish(self, prepared: Sequence[Tensor], noise: Sequence[Tensor]) -> Tensor:
@@ -107,6 +107,9 @@ class StraightThrough(Cleaner):
 
 
 def standard_normal(shape: tuple[int, ...], like: Tensor, source: torch.Generator | None) -> Tensor:
-    """Noise of the device and type of ``like``, from a source on any device."""
+    """Standard-normal noise on the device and of the type of ``like``, from a source on any device.
+
+    Drawn on the device of the source and then moved: from a CPU generator the bits are the same for every device.
+    """
     device = like.device if source is None else source.device
     return torch.randn(shape, device=device, dtype=like.dtype, generator=source).to(like.device)

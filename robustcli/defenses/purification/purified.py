@@ -27,8 +27,8 @@ _GIB = 1 << 30
 class FoldedDraws:
     """Repeated passes of images through a cleaner and a function, folded into the batch, within a memory budget.
 
-    What a cleaner can share is computed once an image, however many draws follow. With several chunks the activations
-    of a chunk are not kept for the gradient but computed again, so that the memory is that of one chunk.
+    The first half of a cleaner runs once an image, however many draws follow. With several chunks the activations of
+    a chunk are not kept for the gradient but computed again, so that the memory is that of one chunk.
 
     Args:
         cleaner: see `Cleaner`.
@@ -48,7 +48,7 @@ class FoldedDraws:
         *,
         names: Sequence[int] | None = None,
     ) -> Tensor:
-        """(R,B,K).
+        """Outputs (R,B,K) of R = ``draws`` passes over images (B,C,H,W) in [0,1].
 
         Args:
             noise: of ``Cleaner.finish``, each (R*B, ...), draw by draw; None: from generators of their own, one a draw,
@@ -60,7 +60,7 @@ class FoldedDraws:
         answers, pieces = [], list(_pieces(len(images), draws, self.chunk(images)))
         for piece in pieces:
             arguments = ([part[piece.rows] for part in prepared], chance.of(piece))
-            if again and len(pieces) > 1:
+            if again and len(pieces) > 1:  # memory of one piece, at the price of a second forward pass of its half
                 answers.append(checkpoint(self._piece, *arguments, use_reentrant=False))
             else:
                 answers.append(self._piece(*arguments))
@@ -68,7 +68,7 @@ class FoldedDraws:
         return together.reshape(draws, len(images), *together.shape[1:])
 
     def chunk(self, images: Tensor) -> int | None:
-        """Draws of a pass: as many as the budget allows, by what the graph of one keeps; None: any."""
+        """Entries of a pass: as many as the budget allows, by the bytes that the graph of one keeps; None: any."""
         if self.memory is None or not len(images):
             return None
         shape = tuple(images.shape[1:])
@@ -81,7 +81,7 @@ class FoldedDraws:
 
     def _measured(self, image: Tensor) -> int:
         """Bytes that autograd keeps for the second half of one image's pass."""
-        kept: dict[int, int] = {}
+        kept: dict[int, int] = {}  # by storage: a tensor that several operations save counts once
 
         def keep(tensor: Tensor) -> Tensor:
             kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
@@ -93,19 +93,20 @@ class FoldedDraws:
             noise = self.cleaner.sample_noise(1, image, source)
             with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
                 self.function(self.cleaner.finish(prepared, noise))
+        # Convolutions save their weights for the backward pass: there anyway, and once for all entries.
         modules = [self.cleaner, *self._modules()]
         weights = {part.untyped_storage().data_ptr() for module in modules for part in module.parameters()}
         return sum(size for place, size in kept.items() if place not in weights)
 
     def _modules(self) -> list[nn.Module]:
-        """That of ``function``, be it a module or a method of one."""
+        """The module behind ``function``: itself, or the owner of the method."""
         module = self.function if isinstance(self.function, nn.Module) else getattr(self.function, "__self__", None)
         return [module] if isinstance(module, nn.Module) else []
 
 
 @dataclass(frozen=True)
 class _Piece:
-    """``draws`` of the images ``rows`` of one pass; whole draws of all images, or a part of one draw."""
+    """One pass: ``draws`` of the images ``rows``; whole draws of all images, or a part of one draw."""
 
     draws: range
     rows: Tensor
@@ -113,7 +114,7 @@ class _Piece:
 
 
 def _pieces(images: int, draws: int, chunk: int | None) -> Iterator[_Piece]:
-    """As many whole draws of all images as fit into a pass; where not even one does, each draw in parts."""
+    """Passes of as many whole draws of all images as fit; where not even one does, each draw in parts."""
     step, parts = draws, [slice(0, images)]
     if chunk is not None and chunk >= images:
         step = chunk // max(images, 1)
@@ -126,12 +127,13 @@ def _pieces(images: int, draws: int, chunk: int | None) -> Iterator[_Piece]:
 
 
 class _Chance:
-    """What is drawn for each piece, the same whatever the pieces are."""
+    """Noise of each piece; that of an entry is the same however the draws are cut into pieces."""
 
     def __init__(
         self, cleaner: Cleaner, images: Tensor, given: Sequence[Tensor] | None, names: Sequence[int] | None
     ) -> None:
         self._cleaner, self._images, self._given, self._names = cleaner, images, given, names
+        # One number of the global generator a call, so that its state afterwards does not depend on the pieces either.
         self._seed = int(torch.randint(1 << 62, ())) if given is None and cleaner.randomised else 0
 
     def of(self, piece: _Piece) -> list[Tensor]:
@@ -159,6 +161,9 @@ class PurifiedClassifier(nn.Module):
         cleaner: in front of it.
         draws: 1 or more; a cleaner that does not draw is asked once.
         memory: see `FoldedDraws`.
+
+    Raises:
+        UserError: fewer than one draw, or a memory that is no number above 0.
     """
 
     def __init__(
@@ -171,26 +176,30 @@ class PurifiedClassifier(nn.Module):
 
     @property
     def randomised(self) -> bool:
-        """Whether two answers for the same image differ."""
+        """True if two answers for the same image differ."""
         return self.cleaner.randomised
 
     @property
     def device(self) -> torch.device:
+        """The device of the classifier."""
         return self.classifier.device
 
     @property
     def classes(self) -> tuple[str, ...] | None:
+        """The names of the classes in the order of the logits, or None."""
         return self.classifier.classes
 
     @property
     def class_count(self) -> int:
+        """Y."""
         return self.classifier.class_count
 
     def forward(self, images: Tensor, noise: Sequence[Tensor] | None = None) -> Tensor:
-        """(B,C,H,W) in [0,1] -> (B,Y).
+        """(B,C,H,W) in [0,1] -> logits (B,Y), the mean over draws.
 
         Args:
-            noise: what the cleaner draws for R draws of B images, draw by draw; None: from torch's global generators.
+            noise: as `Cleaner.sample_noise`, for R draws of B images, draw by draw; None: from torch's global
+                generators.
         """
         return self._drawn(images, self.draws, noise).mean(0)
 
@@ -235,7 +244,7 @@ class PurifiedEncoder(EncoderWrapper):
 
     @property
     def randomised(self) -> bool:
-        """Whether two answers for the same image differ."""
+        """True if two answers for the same image differ."""
         return self.cleaner.randomised
 
     def answers(self, images: Tensor, times: int, names: Sequence[int] | None = None) -> Tensor:

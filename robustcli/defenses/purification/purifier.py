@@ -1,6 +1,6 @@
 """Purification with a multiple-latent-variable generator (Serez et al. 2025, arXiv 2412.03453, section 3).
 
-Keep what the coarse latents say of an image, draw the fine ones anew, and decode.
+Coarse latents of the image are kept, fine ones drawn anew, and the mixture is decoded.
 
 Shapes: B images, R draws, C channels, H height, W width; L latents, coarse to fine.
 """
@@ -28,7 +28,7 @@ class Purifier(Cleaner):
     """Images in, purified images out; differentiable from end to end, and training-free.
 
     Latent ``i`` of the output is ``(1 - a_i) z_i(image) + a_i z_i(drawn)`` with ``a_i = attenuation * alphas_i``: 0
-    keeps what the encoder found, 1 forgets it. With all of them 0 the output is the deterministic reconstruction.
+    keeps the encoder's latent, 1 draws it anew. With all of them 0 the output is the deterministic reconstruction.
 
     Args:
         generator: encodes and decodes; left as it is.
@@ -59,6 +59,7 @@ class Purifier(Cleaner):
         self.generator, self.preprocess, self.checkpoint = generator, preprocess, checkpoint
         self.attenuation = attenuation
         mixed = attenuation * schedule(alphas, len(generator.latent_shapes)).float()
+        # Not persistent: a setting and no weight, which files and fingerprints leave out.
         self.register_buffer("alphas", mixed, persistent=False)
 
     @classmethod
@@ -99,11 +100,11 @@ class Purifier(Cleaner):
 
     @property
     def randomised(self) -> bool:
-        """Whether two passes over the same image differ."""
+        """True if two passes over the same image differ."""
         return bool((self.alphas > 0).any()) or self._drawn_before
 
     def forward(self, images: Tensor, noise: Sequence[Tensor] | None = None) -> Tensor:
-        """(B,C,H,W) in [0,1] -> the same, purified; as the generator gives them, which an NVAE does within [0,1].
+        """(B,C,H,W) in [0,1] -> the same, purified; as the generator puts them out, which an NVAE does within [0,1].
 
         Args:
             noise: L standard-normal tensors (B, *latent shape), coarse to fine; None: from torch's global generator, in
@@ -120,7 +121,7 @@ class Purifier(Cleaner):
     def prepare(self, images: Tensor) -> list[Tensor]:
         if tuple(images.shape[1:]) != tuple(self.resolution):
             raise ValueError(f"images are {tuple(images.shape[1:])}, but the generator makes {tuple(self.resolution)}")
-        if self._drawn_before:
+        if self._drawn_before:  # each draw then has an input of its own, and the encoder runs once a draw
             return [images]
         return self.generator.encode(images if self.preprocess is None else self.preprocess(images))
 

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 
 class Generator(nn.Module, ABC):
-    """An autoencoder whose code is L latents, each with a distribution to draw from given those before it.
+    """Hierarchical autoencoder of L latents, each with a prior given those before it.
 
-    ``decode`` mixes latent i as ``z_i = (1 - alpha_i) z_i(image) + alpha_i z_i(drawn)`` on the way down: 0 keeps what
-    the encoder says, 1 forgets it (Serez et al., arXiv 2412.03453, section 3). All is differentiable, and
+    ``decode`` mixes latent i as ``z_i = (1 - alpha_i) z_i(image) + alpha_i z_i(drawn)`` on the way down: 0 keeps the
+    latent of the encoder, 1 draws it anew (Serez et al., arXiv 2412.03453, section 3). All is differentiable, and
     ``requires_grad`` of the weights is left as it was.
 
     Attributes:
@@ -48,7 +48,7 @@ class Generator(nn.Module, ABC):
             checkpoint: keep less for the gradient and compute it again; the gradient is the same.
 
         Returns:
-            images (B,C,H,W), as they come out; a generator whose output is not within [0,1] is not clamped.
+            images (B,C,H,W), not clamped: within [0,1] only if the generator's output is.
         """
 
     @abstractmethod

@@ -16,7 +16,11 @@ _SHARE = 0.1  # of the residual branch
 
 
 class EncoderCell(nn.Module):
-    """Two 3x3 convolutions beside a skip connection; a cell that halves the grid also changes the channels."""
+    """Residual cell of the encoder: two 3x3 convolutions; a cell that halves the grid also changes the channels.
+
+    Args:
+        out: channels of a cell that halves the grid; None for a cell that keeps both.
+    """
 
     def __init__(self, channels: int, out: int | None = None) -> None:
         super().__init__()
@@ -35,12 +39,12 @@ class EncoderCell(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B,C,H,W) -> the same shape, or (B,out,H/2,W/2)."""
-        found: Tensor = self.skip_connection(x) + _SHARE * self.residual(x)
-        return found
+        output: Tensor = self.skip_connection(x) + _SHARE * self.residual(x)
+        return output
 
 
 class DecoderCell(nn.Module):
-    """An inverted bottleneck with a 5x5 convolution of each channel, beside a skip connection.
+    """Residual cell of the decoder: an inverted bottleneck with a depthwise 5x5 convolution.
 
     Args:
         expansion: E / C, 6 in the tower and 3 after it.
@@ -72,18 +76,19 @@ class DecoderCell(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B,C,H,W) -> the same shape, or (B,out,2H,2W)."""
         if self._folded.possible:
-            return self._at_rest(x)
-        found: Tensor = self.skip_connection(x) + _SHARE * self.residual(x)
-        return found
+            return self._folded_forward(x)
+        output: Tensor = self.skip_connection(x) + _SHARE * self.residual(x)
+        return output
 
-    def _at_rest(self, x: Tensor) -> Tensor:
-        """With frozen weights: the batch norms within the convolutions, and as few passes over memory as there can be.
+    def _folded_forward(self, x: Tensor) -> Tensor:
+        """Forward pass with frozen weights: batch norms folded into the convolutions, fewer passes over memory.
 
-        Widening and activating neighbours that are copies gives copies, so a grid is doubled after both.
+        A 1x1 convolution and an activation map equal neighbours to equal ones, so the grid is doubled after both: a
+        quarter of their work.
         """
         (widen, deep, narrow), excite = self._folded.convolutions, self.residual[-1]
         assert isinstance(excite, SqueezeExcite)
-        spare = not torch.is_grad_enabled()  # what is activated may be overwritten
+        spare = not torch.is_grad_enabled()  # no backward pass reads the input of the activation: it is overwritten
         inner = F.silu(F.conv2d(x, *widen), inplace=spare)
         if self._doubled:
             inner = F.interpolate(inner, scale_factor=2.0, mode="nearest")
@@ -98,8 +103,8 @@ class _Halve(nn.Module):
         self.conv = NormedConv2d(channels, out, 1, stride=2)
 
     def forward(self, x: Tensor) -> Tensor:
-        found: Tensor = self.conv(F.silu(x))
-        return found
+        output: Tensor = self.conv(F.silu(x))
+        return output
 
 
 class _Double(nn.Module):
@@ -108,8 +113,8 @@ class _Double(nn.Module):
         self.conv = NormedConv2d(channels, out, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        found: Tensor = self.conv(F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=True))
-        return found
+        output: Tensor = self.conv(F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=True))
+        return output
 
 
 class EncoderCombiner(nn.Module):
@@ -120,8 +125,9 @@ class EncoderCombiner(nn.Module):
         self.conv = NormedConv2d(channels, channels, 1)
 
     def forward(self, feature: Tensor, x: Tensor) -> Tensor:
-        found: Tensor = feature + self.conv(x)
-        return found
+        """Two features (B,C,H,W) -> the same shape."""
+        output: Tensor = feature + self.conv(x)
+        return output
 
 
 class DecoderCombiner(nn.Module):
@@ -132,8 +138,9 @@ class DecoderCombiner(nn.Module):
         self.conv = NormedConv2d(channels + latent, channels, 1)
 
     def forward(self, x: Tensor, latent: Tensor) -> Tensor:
-        found: Tensor = self.conv(torch.cat([x, latent], dim=1))
-        return found
+        """(B,C,H,W) and (B,D,H,W) -> (B,C,H,W)."""
+        output: Tensor = self.conv(torch.cat([x, latent], dim=1))
+        return output
 
 
 class FlowBlock(nn.Module):
@@ -145,8 +152,8 @@ class FlowBlock(nn.Module):
 
     def forward(self, latent: Tensor) -> Tensor:
         """(B,D,H,W) -> the same shape."""
-        found: Tensor = self.cell2(self.cell1(latent))
-        return found
+        output: Tensor = self.cell2(self.cell1(latent))
+        return output
 
 
 class _FlowCell(nn.Module):
@@ -166,8 +173,9 @@ class _FlowCell(nn.Module):
         )
 
     def forward(self, latent: Tensor) -> Tensor:
-        found: Tensor = latent - self.layers(latent)
-        return found
+        # The Jacobian is triangular with ones on the diagonal: its log-determinant is 0 and needs no computation.
+        output: Tensor = latent - self.layers(latent)
+        return output
 
 
 class _MaskedConv2d(nn.Conv2d):

@@ -1,4 +1,4 @@
-"""The sizes of an NVAE, in the words of the published files."""
+"""Sizes of an NVAE, under the keys of the published files."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -73,7 +73,7 @@ class Sizes:
 
 
 def check_sizes(resolution: tuple[int, int, int], sizes: Sizes, levels: int, temperature: float) -> None:
-    """Raise a `UserError` where no network can have these sizes."""
+    """`UserError` for sizes that no network can have, fewer than 2 grey levels or a negative temperature."""
     channels, height, width = resolution
     if channels not in (1, 3):
         raise UserError(f"the configuration of an NVAE has {channels} channels: expected 1 or 3.")

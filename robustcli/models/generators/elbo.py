@@ -1,4 +1,4 @@
-"""The objective of an NVAE: the evidence lower bound, with what keeps a deep hierarchy stable in training.
+"""Objective of an NVAE: the evidence lower bound, its KL balanced over latents, and regularisation of the weights.
 
 Shapes: B batch, C channels, H height, W width; L latents, coarse to fine; O channels out, K entries of a kernel.
 """
@@ -16,7 +16,7 @@ from robustcli.models.generators.nvae import NVAE
 from robustcli.utils.errors import UserError
 from robustcli.utils.seeding import generator
 
-_FLOOR = 0.01  # nats, so that a latent that says nothing keeps a little of the balance
+_FLOOR = 0.01  # nats, so that a collapsed latent keeps a little of the balance
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +50,7 @@ class ELBO:
             raise UserError(f"objective.iterations is {self.iterations}: expected at least 1.")
 
     def loss(self, model: NVAE, images: Tensor, *, number: int, seed: int) -> Tensor:
-        """The loss, a scalar.
+        """The loss, a scalar in bits a dimension (before regularisation), with gradients to the weights of ``model``.
 
         Args:
             images: (B,C,H,W) in [0,1].
@@ -72,21 +72,26 @@ class ELBO:
         if not (self.balance and balanced):
             return each.sum()
         sizes = each.new_tensor([math.prod(shape) for shape in model.latent_shapes])
+        # Detached: the weights balance the gradients of the KL terms and are no part of the objective.
         weights = sizes * (each.detach().abs() + _FLOOR)
         return (each * weights / weights.mean()).sum()
 
 
 def bound(model: NVAE, images: Tensor, *, seed: int) -> tuple[Tensor, Tensor]:
-    """Negative log-likelihood (B,) and KL (B,L) in nats, from one draw of the posterior, which ``seed`` names."""
+    """Negative log-likelihood (B,) and KL (B,L) in nats, from one draw of the posterior, which ``seed`` names.
+
+    Args:
+        images: (B,C,H,W) in [0,1].
+    """
     source = generator(seed, "posterior")
     noise = [torch.randn((len(images), *shape), generator=source) for shape in model.latent_shapes]
-    found = model.infer(images, [each.to(images) for each in noise])
-    log_prob = model.mixture(found.parameters).log_prob(2.0 * images - 1.0)
-    return -log_prob.sum((1, 2)), found.kl
+    inference = model.infer(images, [each.to(images) for each in noise])
+    log_prob = model.mixture(inference.parameters).log_prob(2.0 * images - 1.0)
+    return -log_prob.sum((1, 2)), inference.kl
 
 
 def bits(model: NVAE) -> float:
-    """Nats of an image, divided by this, are bits a dimension."""
+    """Nats of an image at one bit a dimension, C H W ln 2: the divisor from nats to bits a dimension."""
     return math.prod(model.resolution) * math.log(2.0)
 
 
@@ -104,7 +109,7 @@ def spectral_norms(model: nn.Module, *, iterations: int, seed: int) -> Tensor:
 
 
 def largest_gains(model: nn.Module) -> Tensor:
-    """The sum of the largest gains of all batch norms."""
+    """Sum over batch norms of the largest gain, in absolute value."""
     return torch.stack([norm.weight.abs().max() for norm in norms(model)]).sum()
 
 
@@ -120,6 +125,7 @@ def _kernels(model: nn.Module) -> Iterator[Tensor]:
 
 
 def _largest_singular(weights: Tensor, right: Tensor, iterations: int) -> Tensor:
+    # Without a graph: at the singular vectors the gradient of u^T W v by W is that of the singular value.
     with torch.no_grad():
         for _ in range(iterations):
             left = F.normalize(weights @ right, dim=1)

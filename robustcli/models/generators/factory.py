@@ -1,4 +1,4 @@
-"""From a config node of ``conf/generator`` to a generator."""
+"""Factories of generators: the targets of ``conf/generator``, and generators from files."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

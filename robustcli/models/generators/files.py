@@ -1,8 +1,8 @@
-"""Generators on disk: the published layout of NVAE is read, safetensors are read and written.
+"""Files of generators: the published layout of NVAE is read, safetensors are read and written.
 
 A published file is a ``torch.save`` of ``configuration``, ``state_dict`` and one ``state_dict_temp=<T>`` for each
 temperature that the moments of the batch norms were estimated again for. Ours holds the weights once, and of each
-temperature only what differs, under ``state_dict_temp=<T>/<name>``; the configuration stands in its metadata.
+temperature only the entries that differ, under ``state_dict_temp=<T>/<name>``; the configuration is in its metadata.
 """
 
 import json
@@ -28,7 +28,7 @@ _WRAPPERS = ("module.", "_orig_mod.")  # of distributed and of compiled training
 
 @dataclass(frozen=True)
 class _Stored:
-    """A file that was read: the configuration, the weights, and what differs at each temperature."""
+    """Content of a file: the configuration, the weights, and the entries that differ at each temperature."""
 
     configuration: Mapping[str, Any]
     weights: Mapping[str, Tensor]
@@ -95,8 +95,8 @@ def _read_safetensors(path: Path) -> _Stored:
     tensors = {name: value.float() if value.is_floating_point() else value for name, value in tensors.items()}
     at: dict[float, dict[str, Tensor]] = {}
     for name in [name for name in tensors if name.startswith(_AT)]:
-        label, _, own = name.partition("/")
-        at.setdefault(_temperature(path, label), {})[own] = tensors.pop(name)
+        label, _, entry = name.partition("/")
+        at.setdefault(_temperature(path, label), {})[entry] = tensors.pop(name)
     return _Stored(_configuration(path, stored), tensors, at)
 
 
@@ -149,9 +149,9 @@ def _chosen(path: Path, stored: _Stored, temperature: float) -> Mapping[str, Ten
     )
 
 
-def _check_match(path: Path, state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
-    lacking, odd = [name for name in own if name not in state], [name for name in state if name not in own]
-    wrong = [name for name in own if name in state and state[name].shape != own[name].shape]
+def _check_match(path: Path, state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    lacking, odd = [name for name in expected if name not in state], [name for name in state if name not in expected]
+    wrong = [name for name in expected if name in state and state[name].shape != expected[name].shape]
     if lacking or odd or wrong:
         kind, names = next((k, n) for k, n in (("lacks", lacking), ("adds", odd), ("has of another shape", wrong)) if n)
         raise UserError(

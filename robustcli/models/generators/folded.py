@@ -1,6 +1,6 @@
-"""Batch norms that have become part of the convolutions beside them, as is exact once nothing of them changes.
+"""Batch norms folded into the convolutions beside them, which is exact while they are in eval mode.
 
-Shapes: O channels that come out, I channels that go in of a group, k side of a kernel.
+Shapes: O output channels, I input channels of a group, k kernel size.
 """
 
 from collections.abc import Iterable
@@ -13,9 +13,9 @@ Convolution = tuple[Tensor, Tensor]  # weight (O,I,k,k) and bias (O,)
 
 
 class Folded:
-    """The convolutions of a sequence of layers with their batch norms inside; kept until a weight changes.
+    """Convolutions of a sequence of layers with their batch norms folded in; cached until a weight changes.
 
-    A norm right behind a convolution scales what comes out. One in front goes in only where the kernel is 1 x 1, since
+    A norm right behind a convolution scales its output. One in front is folded only where the kernel is 1 x 1, since
     the padding of a larger one is not normalised.
 
     Args:
@@ -34,7 +34,7 @@ class Folded:
 
     @property
     def convolutions(self) -> list[Convolution]:
-        """Of each convolution weight and bias."""
+        """Weight and bias of each convolution."""
         tensors = [*self._layers[0].parameters(), *self._layers[0].buffers()]
         state = [(tensor._version, tensor.data_ptr()) for tensor in tensors]
         if self._kept is None or self._kept[0] != state:

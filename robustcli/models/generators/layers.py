@@ -1,6 +1,6 @@
 """Convolutions with weight normalisation, squeeze-and-excite, and the soft clamp of NVAE.
 
-Shapes: B batch, C channels, H height, W width, O channels that come out, k side of a kernel.
+Shapes: B batch, C channels, H height, W width, O output channels, k kernel size.
 """
 
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 
 def soft_clamp(value: Tensor) -> Tensor:
-    """``5 tanh(value / 5)``: what keeps means and log scales of the latents within (-5,5)."""
+    """``5 tanh(value / 5)``, which keeps means and log scales of the latents within (-5,5)."""
     return 5.0 * torch.tanh(value / 5.0)
 
 
@@ -70,7 +70,7 @@ class _Polar(nn.Module):
 
 
 class SqueezeExcite(nn.Module):
-    """Each channel times a gate in (0,1) that is computed from the means of all (Hu et al. 2018)."""
+    """Squeeze-and-excite: each channel times a gate in (0,1) computed from the means of all (Hu et al. 2018)."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -78,6 +78,7 @@ class SqueezeExcite(nn.Module):
         self.linear_1, self.linear_2 = nn.Linear(channels, hidden), nn.Linear(hidden, channels)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B,C,H,W) -> the same shape."""
         return x * self.gate(x)
 
     def gate(self, x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The discretised mixture of logistics that NVAE's decoder puts out (Salimans et al., PixelCNN++, arXiv 1701.05517).
+"""Discretised mixture of logistics, the output of NVAE's decoder (Salimans et al., PixelCNN++, arXiv 1701.05517).
 
 Shapes: B batch, C channels (1 or 3), H height, W width, M mixtures.
 """
@@ -9,18 +9,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-_LEAST_LOG_SCALE = -7.0
-_LEAST_MASS = 1e-12
+_LEAST_LOG_SCALE = -7.0  # as in PixelCNN++: a scale of 0.0009, where one of 256 grey levels is 0.0078 wide
+_LEAST_MASS = 1e-12  # under the log; the branch is masked there, but its gradient must not be NaN
 _BITS_8 = 256
 
 
 def parameter_count(channels: int, mixtures: int) -> int:
-    """Channels that `LogisticMixture` reads: weights, and of each mixture means, log scales and coefficients."""
+    """Number of channels that `LogisticMixture` reads: weights, and means, log scales and coefficients of each."""
     return mixtures * (1 + 2 * channels + channels * (channels - 1) // 2)
 
 
 class LogisticMixture:
-    """A distribution over images in [-1,1], independent over the places; green leans on red, blue on both.
+    """Distribution over images in [-1,1], independent over places; green is conditioned on red, blue on both.
 
     Args:
         parameters: (B, M (1 + 2C + coefficients), H, W); the first M channels are the weights' logits, the others
@@ -33,7 +33,7 @@ class LogisticMixture:
         each = 2 * channels + channels * (channels - 1) // 2
         mixtures = parameters.shape[1] // (1 + each)
         self.channels, self.levels = channels, levels
-        parameters = parameters.contiguous()  # channel by channel they are read, each a block of memory then
+        parameters = parameters.contiguous()  # read channel by channel: each is a block of memory then
         self.logits = parameters[:, :mixtures]
         rest = parameters[:, mixtures:].reshape(len(parameters), mixtures, each, *parameters.shape[2:])
         self.means = rest[:, :, :channels]
@@ -67,20 +67,24 @@ class LogisticMixture:
         """(B,C,H,W) in [-1,1] -> (B,H,W), the log probability (nats) of the level that each pixel has."""
         centred, log_scales = images.unsqueeze(1) - self._means_given(images), self.log_scales
         half = 1.0 / (self.levels - 1)
+        # The mass of the level around x is CDF(x + half) - CDF(x - half) of each logistic (PixelCNN++, equation 2).
         rate = torch.exp(-log_scales)
         above, below, middle = rate * (centred + half), rate * (centred - half), rate * centred
         mass = torch.sigmoid(above) - torch.sigmoid(below)
         # Where the mass of a level is lost in rounding, the density at its middle times its width stands for it.
         density = middle - log_scales - 2.0 * F.softplus(middle) + math.log(2.0 * half)
         inner = torch.where(mass > 1e-5, mass.clamp(min=_LEAST_MASS).log(), density)
+        # The edges take the whole tail: black all mass below its upper bound, white all above its lower one. The
+        # upper threshold, as in NVAE's code, takes in the last two of 256 levels (254 is 0.992).
         pixels = images.unsqueeze(1)
         darkest, lightest = above - F.softplus(above), -F.softplus(below)
         log_prob = torch.where(pixels < -0.999, darkest, torch.where(pixels > 0.99, lightest, inner))
-        found: Tensor = torch.logsumexp(log_prob.sum(2) + torch.log_softmax(self.logits, dim=1), dim=1)
-        return found
+        # Channels of a pixel share one mixture component: the sum over channels comes before that over components.
+        total: Tensor = torch.logsumexp(log_prob.sum(2) + torch.log_softmax(self.logits, dim=1), dim=1)
+        return total
 
     def _chained(self, values: Tensor, k: Tensor) -> Tensor:
-        """(B,C,H,W) within [-1,1]: green moved by the red that came out, blue by both."""
+        """(B,C,H,W) within [-1,1]: green shifted by the red of the output, blue by both."""
         first = values[:, 0].clamp(-1, 1)
         if self.channels == 1:
             return first.unsqueeze(1)
@@ -89,7 +93,7 @@ class LogisticMixture:
         return torch.stack([first, second, third], dim=1)
 
     def _means_given(self, images: Tensor) -> Tensor:
-        """(B,M,C,H,W): the means of green and blue moved by the channels before them."""
+        """(B,M,C,H,W): the means of green and blue shifted by the channels before them, as ``images`` have them."""
         if self.channels == 1:
             return self.means
         red, green = images[:, None, 0], images[:, None, 1]

@@ -1,4 +1,4 @@
-"""Moments of the batch norms for a temperature: what draws of a cool prior look like inside differs from training."""
+"""Moments of the batch norms at a temperature: activations of draws of a cool prior differ from those in training."""
 
 import torch
 from torch import Tensor
@@ -13,10 +13,13 @@ from robustcli.utils.seeding import generator
 def moments_at(
     model: NVAE, temperature: float, *, batches: int = 500, batch_size: int = 100, seed: int = 0
 ) -> dict[str, Tensor]:
-    """The entries of the state dict that change where the moments are taken from draws of the prior at ``temperature``.
+    """Moments of the batch norms over draws of the prior at ``temperature``: the entries of the state dict that change.
 
     They are means over ``batches`` batches (Vahdat and Kautz, arXiv 2007.03898, section 4); the model is left as it
-    was.
+    was. It costs as many samples as batches times ``batch_size``.
+
+    Raises:
+        UserError: no batch, or batches of one image.
     """
     if batches < 1 or batch_size < 2:
         raise UserError(f"moments of {batches} batches of {batch_size}: expected at least 1 of 2.")

@@ -1,4 +1,4 @@
-"""NVAE, a deep hierarchical variational autoencoder (Vahdat and Kautz, arXiv 2007.03898), as a purifier uses it.
+"""NVAE, a deep hierarchical variational autoencoder (Vahdat and Kautz, arXiv 2007.03898).
 
 Configuration, names of the weights and the order of the groups are those of the published models of
 NVAE-from-scratch, so their checkpoints load as they are.
@@ -28,7 +28,7 @@ _TOWER, _AFTER = 6, 3  # expansion of the decoder's cells
 
 
 class Inference(NamedTuple):
-    """The outputs for training: ``parameters`` of the mixture (see `LogisticMixture`) and ``kl`` (B,L) in nats."""
+    """Outputs of `NVAE.infer`: ``parameters`` of the mixture (see `LogisticMixture`) and ``kl`` (B,L) in nats."""
 
     parameters: Tensor
     kl: Tensor
@@ -96,19 +96,23 @@ class NVAE(Generator):
         return fingerprint(self)
 
     def encode(self, images: Tensor) -> list[Tensor]:
-        """The bottom-up pass: (B,C,H,W) in [0,1] -> L features, coarse to fine."""
+        """The bottom-up pass: (B,C,H,W) in [0,1] -> L features, coarse to fine.
+
+        Raises:
+            ValueError: images of another shape than ``resolution``.
+        """
         if images.ndim != 4 or tuple(images.shape[1:]) != self.resolution:
             raise ValueError(f"images are {tuple(images.shape)}: this generator takes (B, *{self.resolution})")
         x = self.preprocessing_block(_laid_out(2.0 * images - 1.0))
-        found: dict[tuple[int, int], Tensor] = {}
+        features: dict[tuple[int, int], Tensor] = {}
         for scale in reversed(range(self.sizes.scales)):
             tower = _dict(self.encoder_tower[f"scale_{scale}"])
             for group in range(self.sizes.groups(scale)):
                 x = tower[f"group_{group}"](x)
-                found[scale, group] = x
+                features[scale, group] = x
             if scale:
                 x = tower["downsampling"](x)
-        return [self.encoder_0(x), *(found[place] for place in self._places[1:])]
+        return [self.encoder_0(x), *(features[place] for place in self._places[1:])]
 
     def decode(
         self, features: Sequence[Tensor], alphas: Tensor, noise: Sequence[Tensor], *, checkpoint: bool = False
@@ -117,6 +121,8 @@ class NVAE(Generator):
         weights = alphas.to(features[0]).reshape(-1, len(self._places), 1, 1, 1)
 
         def mix(i: int, x: Tensor, feature: Tensor, weight: Tensor, eps: Tensor) -> Tensor:
+            # z_i = (1 - alpha_i) z_i(image) + alpha_i z_i(drawn) (Serez et al., section 3). The encoder's latent is the
+            # posterior mean: its scale is not needed, so only the first half of the correction's channels is computed.
             x = self._enter(i, x)
             mean, log_scale = self._prior(i, x)
             kept = soft_clamp(mean + self._correction(i, x, feature, first=self.sizes.latent_per_group))
@@ -124,12 +130,14 @@ class NVAE(Generator):
 
         x = self._start(len(features[0]))
         for i, feature in enumerate(features):
+            # With ``checkpoint`` the graph keeps the inputs of each group alone, for one more forward pass. The noise
+            # is given, so there is no generator state to keep.
             given = (i, x, feature, weights[:, i], noise[i].to(feature))
             x = recompute(mix, *given, use_reentrant=False, preserve_rng_state=False) if checkpoint else mix(*given)
         return self._mean(recompute(self._finish, x, use_reentrant=False) if checkpoint else self._finish(x))
 
     def sample(self, noise: Sequence[Tensor]) -> Tensor:
-        """Images (B,C,H,W) in [0,1] from the prior alone.
+        """Images (B,C,H,W) in [0,1] from the prior alone, of L standard-normal tensors (B, *latent shape).
 
         The prior is that of latents behind the flow, so draws from it do not pass it. In ``decode`` all that is mixed
         does, as in the published purification: with a flow, alphas of 1 give other images than this.
@@ -151,6 +159,7 @@ class NVAE(Generator):
         for i, feature in enumerate(self.encode(images)):
             x = self._enter(i, x)
             mean, log_scale = self._prior(i, x)
+            # The posterior is relative to the prior (NVAE, section 3.2): mean + shift, log scale + log ratio.
             shift, log_ratio = self._correction(i, x, feature).chunk(2, dim=1)
             prior = soft_clamp(mean), soft_clamp(log_scale)
             posterior = soft_clamp(mean + shift), soft_clamp(log_scale + log_ratio)
@@ -173,8 +182,8 @@ class NVAE(Generator):
     def _enter(self, i: int, x: Tensor) -> Tensor:
         """The cells of group i, before its latent; the first group has none."""
         scale, group = self._places[i]
-        found: Tensor = _dict(self.decoder_tower[f"scale_{scale}"])[f"group_{group}"](x) if i else x
-        return found
+        output: Tensor = _dict(self.decoder_tower[f"scale_{scale}"])[f"group_{group}"](x) if i else x
+        return output
 
     def _prior(self, i: int, x: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log scale of latent i, not yet clamped; the first is a standard normal."""
@@ -187,10 +196,11 @@ class NVAE(Generator):
     def _correction(self, i: int, x: Tensor, feature: Tensor, *, first: int | None = None) -> Tensor:
         """The encoder's correction of the prior's mean and log scale, side by side; ``first``: only these channels."""
         seen = self.encoder_combiners[f"combiner_{self._name(i)}"](feature, x) if i else feature
-        found: Tensor = self.enc_sampler[self._key(i)](seen, first=first)
-        return found
+        correction: Tensor = self.enc_sampler[self._key(i)](seen, first=first)
+        return correction
 
     def _draw(self, mean: Tensor, log_scale: Tensor, eps: Tensor) -> Tensor:
+        """A draw from the prior; the temperature multiplies its standard deviation."""
         return soft_clamp(mean) + self.temperature * torch.exp(soft_clamp(log_scale)) * eps
 
     def _divergence(
@@ -198,7 +208,7 @@ class NVAE(Generator):
     ) -> Tensor:
         """KL (B,) of the posterior to the prior; with a flow, which keeps volumes, its estimate from one draw."""
         (mean, log_scale), (prior_mean, prior_log_scale) = posterior, prior
-        if self.nf_cells is None:
+        if self.nf_cells is None:  # in closed form, KL(N(m,s) || N(p,q)) = ((m-p)^2 + s^2) / 2q^2 - 1/2 - ln(s/q)
             near, wide = (mean - prior_mean) / prior_log_scale.exp(), (log_scale - prior_log_scale).exp()
             terms = 0.5 * (near.square() + wide.square()) - 0.5 - (log_scale - prior_log_scale)
         else:
@@ -219,8 +229,8 @@ class NVAE(Generator):
         return x
 
     def _finish(self, x: Tensor) -> Tensor:
-        found: Tensor = self.to_logits(self.postprocessing_block(x))
-        return found
+        parameters: Tensor = self.to_logits(self.postprocessing_block(x))
+        return parameters
 
     def _mean(self, parameters: Tensor) -> Tensor:
         return 0.5 * self.mixture(parameters).mean() + 0.5

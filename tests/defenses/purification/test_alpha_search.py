@@ -11,9 +11,9 @@ from robustcli.attacks import ThreatModel
 from robustcli.attacks.adaptive.surrogate import correct_on
 from robustcli.data import Digits
 from robustcli.defenses import PurifiedClassifier, Purifier
-from robustcli.defenses.purification.alpha_images import FooledImages, fool_reconstruction
+from robustcli.defenses.purification.alpha_images import AdversarialImages, attack_reconstruction
 from robustcli.defenses.purification.alpha_search import (
-    AlphaJudge,
+    AlphaEvaluator,
     AlphaSearch,
     Trial,
     check_objectives,
@@ -109,7 +109,7 @@ def test_objectives_that_make_no_sense(names: list[str]) -> None:
 
 def test_kept_are_images_that_were_right_before_and_are_wrong_after(classifier: Classifier, digits: Digits) -> None:
     defence = defended(classifier)
-    found = fool_reconstruction(defence, digits, UNIT, count=10, batch_size=40, seed=0)
+    found = attack_reconstruction(defence, digits, UNIT, count=10, batch_size=40, seed=0)
     clean, labels = digits.images(found.rows), digits.labels[found.rows]
     assert len(found.rows) == len(found.images) == len(found.clean) == 10
     assert bool(correct_on(defence, clean, labels).all()) and not bool(correct_on(defence, found.images, labels).any())
@@ -122,10 +122,10 @@ def test_kept_are_images_that_were_right_before_and_are_wrong_after(classifier: 
 
 def test_the_images_depend_on_the_seed_and_not_on_the_batch(classifier: Classifier, digits: Digits) -> None:
     def rows(seed: int, batch_size: int) -> list[int]:
-        found = fool_reconstruction(
+        found = attack_reconstruction(
             defended(classifier), digits, UNIT, count=5, batch_size=batch_size, seed=seed, limit=80
         )
-        assert found.seen <= 80
+        assert found.attacked <= 80
         return found.rows.tolist()
 
     assert rows(0, 16) == rows(0, 80) and rows(0, 16) != rows(1, 16)
@@ -133,18 +133,18 @@ def test_the_images_depend_on_the_seed_and_not_on_the_batch(classifier: Classifi
 
 def test_they_are_stored_without_loss(tmp_path: Path) -> None:
     images = torch.rand(2, 1, 8, 8)
-    stored = FooledImages(images, torch.tensor([3, 1]), torch.tensor([5]), seen=9, right=8)
+    stored = AdversarialImages(images, torch.tensor([3, 1]), torch.tensor([5]), attacked=9, clean_correct=8)
     stored.save(tmp_path / "images.safetensors")
-    again = FooledImages.load(tmp_path / "images.safetensors")
+    again = AdversarialImages.load(tmp_path / "images.safetensors")
     assert torch.equal(again.images, images) and again.rows.tolist() == [3, 1] and again.clean.tolist() == [5]
-    assert (again.seen, again.right) == (9, 8)
+    assert (again.attacked, again.clean_correct) == (9, 8)
     assert load_file(tmp_path / "images.safetensors")["images"].dtype is torch.float32
 
 
 def test_the_verdict_is_that_of_the_purified_classifier(classifier: Classifier, digits: Digits) -> None:
     rows = torch.arange(80)
     images, labels = digits.images(rows), digits.labels[rows]
-    judge = AlphaJudge(defended(classifier), draws=3, memory=None, batch_size=30, seed=7)
+    evaluator = AlphaEvaluator(defended(classifier), draws=3, memory=None, batch_size=30, seed=7)
     purifier = Purifier(TwoLatents(), alphas=[0.9, 1.0], attenuation=0.8)
     torch.manual_seed(7)
     seed = int(torch.randint(1 << 62, ()))
@@ -152,7 +152,7 @@ def test_the_verdict_is_that_of_the_purified_classifier(classifier: Classifier, 
     with torch.no_grad():
         logits = [classifier(purifier(images, each)) for each in noise]
     expected = torch.stack(logits).mean(0).argmax(1) == labels
-    assert torch.equal(judge.right([0.9, 1.0], images, labels, rows), expected)
+    assert torch.equal(evaluator.correct([0.9, 1.0], images, labels, rows), expected)
     assert not torch.equal(logits[0].argmax(1) == labels, expected), "one draw would have done"
 
 
@@ -161,8 +161,8 @@ def test_a_verdict_depends_neither_on_batch_nor_order_nor_memory(classifier: Cla
     images, labels = digits.images(rows), digits.labels[rows]
 
     def right(order: torch.Tensor, batch_size: int, memory: float | None) -> torch.Tensor:
-        judge = AlphaJudge(defended(classifier), draws=4, memory=memory, batch_size=batch_size, seed=1)
-        found = judge.right([1.0, 1.0], images[order], labels[order], rows[order])
+        evaluator = AlphaEvaluator(defended(classifier), draws=4, memory=memory, batch_size=batch_size, seed=1)
+        found = evaluator.correct([1.0, 1.0], images[order], labels[order], rows[order])
         return found[order.argsort()]
 
     whole = right(rows, 40, None)
@@ -171,9 +171,9 @@ def test_a_verdict_depends_neither_on_batch_nor_order_nor_memory(classifier: Cla
 
 
 def test_the_classifier_and_the_global_draws_are_left_as_they_were(classifier: Classifier, digits: Digits) -> None:
-    judge = AlphaJudge(defended(classifier), draws=2, memory=0.01, batch_size=4, seed=1)
+    evaluator = AlphaEvaluator(defended(classifier), draws=2, memory=0.01, batch_size=4, seed=1)
     state, wanted = torch.get_rng_state(), [weight.requires_grad for weight in classifier.parameters()]
     rows = torch.arange(4)
-    judge.right("linear", digits.images(rows), digits.labels[rows], rows)
+    evaluator.correct("linear", digits.images(rows), digits.labels[rows], rows)
     assert torch.equal(torch.get_rng_state(), state)
     assert [weight.requires_grad for weight in classifier.parameters()] == wanted

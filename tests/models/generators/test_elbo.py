@@ -1,4 +1,4 @@
-"""What a generator is trained on, and the moments that follow the training."""
+"""The objective of a generator, and the moments that follow the training."""
 
 from collections.abc import Callable
 from typing import Any

@@ -64,7 +64,7 @@ def test_samples_then_the_likelihood(name: str, published: Published) -> None:
 
 
 def last_layer(model: NVAE, work: Callable[[], Tensor]) -> Tensor:
-    """What the last layer puts out while ``work`` is done."""
+    """Output of the last layer while ``work`` is done."""
     seen: list[Tensor] = []
     hook = model.to_logits.register_forward_hook(lambda _module, _inputs, output: seen.append(output))
     work()

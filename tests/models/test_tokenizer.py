@@ -3,7 +3,7 @@
 import torch
 
 from robustcli.models import WordTokenizer, build_vocabulary
-from robustcli.models.words import split_words
+from robustcli.models.tokenizer import split_words
 
 
 def test_words_lose_case_and_outer_punctuation() -> None:
