@@ -20,8 +20,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from robustcli.cli.commands import find
 from robustcli.config.checks import check
-from robustcli.runs.manifest import refuse
-from robustcli.utils.errors import SuspectClaim, UserError, behind, causes, wrong_type
+from robustcli.runs.manifest import record_refusal
+from robustcli.utils.errors import SuspectClaim, UserError, causes, user_error_in_chain, wrong_type
 
 # On import, because the workers of joblib and submitit import this module, and nothing else of ours, when they unpickle
 # a Job. The cache gives all uses within a sweep one id; the system draws it, since equal seeds may start in one second.
@@ -59,7 +59,7 @@ class Job:
             said = mistake or (error if isinstance(error, SuspectClaim) else failure(error, directory))
             print(f"error: {name}{said}", file=sys.stderr, flush=True)
             if hydra.mode is RunMode.MULTIRUN:
-                refuse(directory, overrides, str(mistake or error))
+                record_refusal(directory, overrides, str(mistake or error))
                 return math.nan
             _leave_no_empty(directory)
             raise SystemExit(2 if mistake else 1) from error
@@ -100,8 +100,8 @@ class FailedJobs(Callback):
 
 
 def user_error(error: BaseException) -> UserError | None:
-    """The user's mistake `behind` ``error``; a constructor that fails over a value of the wrong type is one too."""
-    if mistake := behind(error):
+    """The user's mistake in the chain of ``error``; a constructor that fails over a wrongly typed value is one too."""
+    if mistake := user_error_in_chain(error):
         return mistake
     for seen in causes(error):
         if isinstance(seen, InstantiationException) and isinstance(seen.__cause__, TypeError | ValueError):

@@ -71,7 +71,7 @@ def one_sentence(command: str, argv: Sequence[str]) -> Iterator[None]:
     from omegaconf.errors import OmegaConfBaseException
     from yaml import YAMLError
 
-    from robustcli.config.errors import sentence
+    from robustcli.config.errors import explain
 
     debug = os.environ.get("HYDRA_FULL_ERROR") == "1"
     try:
@@ -79,7 +79,7 @@ def one_sentence(command: str, argv: Sequence[str]) -> Iterator[None]:
     except (HydraException, OmegaConfBaseException) as error:
         if debug:
             raise
-        raise UserError(sentence(command, argv, error)) from error
+        raise UserError(explain(command, argv, error)) from error
     except YAMLError as error:
         raise UserError("a config file is no YAML: " + " ".join(str(error).split())) from error
 

@@ -12,7 +12,7 @@ from robustcli.utils.errors import UserError
 from robustcli.utils.suggest import did_you_mean
 
 
-def show(name: str | None = None, argv: Sequence[str] = ()) -> None:
+def print_choices(name: str | None = None, argv: Sequence[str] = ()) -> None:
     """Print the commands and all groups, the groups of the command ``name``, or the choices of the group ``name``.
 
     Args:

@@ -100,9 +100,9 @@ def list_(
     from robustcli.cli.launch import guarded
 
     def work() -> int:
-        from robustcli.cli.listing import show
+        from robustcli.cli.listing import print_choices
 
-        show(name, [] if config_dir is None else ["--config-dir", config_dir])
+        print_choices(name, [] if config_dir is None else ["--config-dir", config_dir])
         return 0
 
     raise typer.Exit(guarded(work))

@@ -64,7 +64,7 @@ def rerun(directory: Path, parent: Path | None = None) -> int:
         print(f"the rebuilding ended with exit code {code}; see {new}")
         return code if code >= 128 else 1
     comparison = compare(old, new)
-    show(comparison, old, new)
+    print_comparison(comparison, old, new)
     return 0 if comparison.identical else 1
 
 
@@ -106,7 +106,7 @@ def compare(old: Path, new: Path) -> Comparison:
     )
 
 
-def show(comparison: Comparison, old: Path, new: Path) -> None:
+def print_comparison(comparison: Comparison, old: Path, new: Path) -> None:
     """Print the verdict and a table of each kind of difference."""
     print(f"before: {old}\nafter:  {new}\n")
     for title, rows in (

@@ -15,7 +15,7 @@ from robustcli.utils.errors import UserError
 from robustcli.utils.suggest import did_you_mean, nearest_keys
 
 
-def sentence(command: str, argv: Sequence[str], error: HydraException | OmegaConfBaseException) -> str:
+def explain(command: str, argv: Sequence[str], error: HydraException | OmegaConfBaseException) -> str:
     """What is wrong with ``argv`` and what would be right."""
     text = str(error)
     if isinstance(error, MissingConfigException):

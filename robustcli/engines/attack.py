@@ -6,9 +6,9 @@ from urllib.parse import quote
 from omegaconf import DictConfig
 from safetensors.torch import save_file
 
-from robustcli.engines.loading import Loaded, attack_name, judge, load_models
+from robustcli.engines.loading import Loaded, attack_name, collect_records, load_models
 from robustcli.evaluation import Attacked, AttackRun
-from robustcli.report.results import left_of, write_results
+from robustcli.report.results import worst_case_recall, write_results
 from robustcli.runs.run import Run
 from robustcli.utils import files
 
@@ -28,13 +28,13 @@ def run(config: DictConfig, run: Run) -> float:
         loaded = load(config)
     loaded.note(run)
     with run.phase("attack"):
-        records = judge(run, loaded.evaluation, loaded.groups, keep=partial(_write_images, run, loaded))
+        records = collect_records(run, loaded.evaluation, loaded.groups, keep=partial(_write_images, run, loaded))
     with run.phase("report"):
         title = f"Attack: {attack_name(config)}"
         table = write_results(
             run, loaded.evaluation, loaded.groups, records, title=title, diagnostics=config.diagnostics
         )
-    return left_of(table, loaded.groups[-1].entries[-1])
+    return worst_case_recall(table, loaded.groups[-1].entries[-1])
 
 
 def _write_images(run: Run, loaded: Loaded, attack: AttackRun, found: Attacked) -> None:

@@ -2,8 +2,8 @@
 
 from omegaconf import DictConfig
 
-from robustcli.engines.loading import Loaded, attack_name, judge, load_models
-from robustcli.report.results import left_of, write_results
+from robustcli.engines.loading import Loaded, attack_name, collect_records, load_models
+from robustcli.report.results import worst_case_recall, write_results
 from robustcli.runs.run import Run
 from robustcli.utils.errors import UserError
 
@@ -19,7 +19,7 @@ def run(config: DictConfig, run: Run) -> float:
         loaded = load(config)
     loaded.note(run)
     with run.phase("judge"):
-        records = judge(run, loaded.evaluation, loaded.groups)
+        records = collect_records(run, loaded.evaluation, loaded.groups)
     with run.phase("report"):
         table = write_results(
             run,
@@ -30,7 +30,7 @@ def run(config: DictConfig, run: Run) -> float:
             diagnostics=config.diagnostics,
             transfer=config.transfer,
         )
-    return left_of(table, loaded.groups[-1].entries[-1])
+    return worst_case_recall(table, loaded.groups[-1].entries[-1])
 
 
 def _checkpoints(config: DictConfig) -> dict[str, str | None]:

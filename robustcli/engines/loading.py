@@ -67,7 +67,9 @@ def load_models(config: DictConfig, checkpoints: Mapping[str, str | None], *, at
     return Loaded(device, data, groups, evaluation)
 
 
-def judge(run: Run, evaluation: Evaluation, groups: Sequence[Group], keep: Keep | None = None) -> pd.DataFrame:
+def collect_records(
+    run: Run, evaluation: Evaluation, groups: Sequence[Group], keep: Keep | None = None
+) -> pd.DataFrame:
     """The records of an evaluation, with a display; what a killed run had judged is not judged again."""
     runs = sum(len(evaluation.runs(group)) for group in groups)
     with Progress(runs * len(evaluation.evaluator), "judge", unit="images") as progress:

@@ -7,9 +7,9 @@ from robustcli.builders.defences import build_defences, check_draws
 from robustcli.builders.device import choose_device
 from robustcli.builders.evaluation import build_attacks, build_evaluation
 from robustcli.builders.models import build_classifier
-from robustcli.engines.loading import Loaded, check_weights, judge
+from robustcli.engines.loading import Loaded, check_weights, collect_records
 from robustcli.evaluation import BARE, Group
-from robustcli.report.results import left_of, write_results
+from robustcli.report.results import worst_case_recall, write_results
 from robustcli.runs.run import Run
 
 
@@ -35,10 +35,10 @@ def run(config: DictConfig, run: Run) -> float:
         loaded = load(config)
     loaded.note(run)
     with run.phase("judge"):
-        records = judge(run, loaded.evaluation, loaded.groups)
+        records = collect_records(run, loaded.evaluation, loaded.groups)
     with run.phase("report"):
         table = write_results(
             run, loaded.evaluation, loaded.groups, records, title="Purification", diagnostics=config.diagnostics
         )
     group = loaded.groups[0]
-    return left_of(table, group.defended[0] if group.defended else group.bare)
+    return worst_case_recall(table, group.defended[0] if group.defended else group.bare)

@@ -18,7 +18,7 @@ from robustcli.builders.training import (
     build_pair_trainer,
     moment_temperatures,
 )
-from robustcli.engines.loading import judge
+from robustcli.engines.loading import collect_records
 from robustcli.evaluation import Evaluation, Group
 from robustcli.evaluation.aggregate import robust_recall
 from robustcli.models import save_weights
@@ -31,7 +31,7 @@ from robustcli.training.trainer import Trainer
 
 
 @dataclass(frozen=True, kw_only=True)
-class Loaded:
+class LoadedTraining:
     """Data by split (``train``, ``val`` and the one that is judged), and the trainer, which holds the model.
 
     ``evaluation`` judges dual encoders and classifiers; None for a generator, which nothing attacks.
@@ -42,7 +42,7 @@ class Loaded:
     evaluation: Evaluation | None
 
 
-def load(config: DictConfig) -> Loaded:
+def load(config: DictConfig) -> LoadedTraining:
     """Build all that a training needs, so that whatever does not fit together is met before any work.
 
     Raises:
@@ -53,14 +53,14 @@ def load(config: DictConfig) -> Loaded:
     read = build_captioned if pairs else build_classes
     sets: dict[str, Any] = {split: read(config.dataset, split) for split in ("train", "val", config.evaluation.split)}
     if "generator" in config:
-        return Loaded(sets=sets, trainer=build_generator_trainer(config, sets, device), evaluation=None)
+        return LoadedTraining(sets=sets, trainer=build_generator_trainer(config, sets, device), evaluation=None)
     if pairs:
         trainer, candidates = build_pair_trainer(config, sets, device)
     else:
         trainer, candidates = build_class_trainer(config, sets, device), None
     judged = sets[config.evaluation.split]
     evaluation = build_evaluation(config, judged, build_attacks(config, judged, candidates))
-    return Loaded(sets=sets, trainer=trainer, evaluation=evaluation)
+    return LoadedTraining(sets=sets, trainer=trainer, evaluation=evaluation)
 
 
 def run(config: DictConfig, run: Run) -> float:
@@ -79,7 +79,7 @@ def run(config: DictConfig, run: Run) -> float:
         # A copy, since the report shows what an attack makes of it, when it is long trained.
         groups.append(Group(bare=evaluation.evaluator.entry("before", copy.deepcopy(model))))
         with run.phase("judge before"):
-            records.append(judge(run, evaluation, groups))
+            records.append(collect_records(run, evaluation, groups))
     with run.phase("train"):
         training = train(trainer, run, "pairs" if "defense" in config else "images")
     metrics = write_history(run, training)
@@ -92,7 +92,7 @@ def run(config: DictConfig, run: Run) -> float:
     run.note(weights={"after": model.fingerprint()})
     after = Group(bare=evaluation.evaluator.entry("after", model))
     with run.phase("judge after"):
-        records.append(judge(run, evaluation, [after]))
+        records.append(collect_records(run, evaluation, [after]))
     with run.phase("report"):
         table = write_results(
             run,

@@ -11,8 +11,8 @@ from robustcli.defenses.purification.alpha_images import FooledImages
 from robustcli.defenses.purification.alpha_search import AlphaSearch, as_row
 from robustcli.defenses.purification.alphas import schedule
 from robustcli.metrics import Interval, bootstrap_difference, wilson
-from robustcli.report.alphas import accuracy_grid, course, pareto, schedules
-from robustcli.report.markdown import Report, render
+from robustcli.report.alphas import accuracy_grid, pareto, schedules, search_history
+from robustcli.report.markdown import Report, render_report
 from robustcli.report.tables import Grid, print_grid
 from robustcli.runs.run import Run
 from robustcli.utils import files
@@ -72,7 +72,7 @@ def write_learned(run: Run, found: Learned, *, resamples: int, seed: int) -> flo
         figures=_figures(run, found, trials),
         caveats=_caveats(found, run),
     )
-    run.write_report(render(report, run.manifest, run.directory))
+    run.write_report(render_report(report, run.manifest, run.directory))
     print_grid(grid)
     use = f"purifier.alphas={run.directory} purifier.attenuation={found.attenuation:g}"
     print(f"to use them: {use}", flush=True)
@@ -177,8 +177,8 @@ def _figures(run: Run, found: Learned, trials: pd.DataFrame) -> list[tuple[str, 
     by_name = {"learned": best, **{name: schedule(name, len(best)).tolist() for name in ("linear", "cosine")}}
     schedules(by_name, path, attenuation=found.attenuation)
     drawn.append((f"How much of each latent is drawn anew, times the attenuation of {found.attenuation:g}.", path))
-    path = run.figure("course")
-    course(trials, found.objectives, path)
+    path = run.figure("history")
+    search_history(trials, found.objectives, path)
     drawn.append(("How the search went.", path))
     return drawn
 

@@ -34,7 +34,7 @@ def accuracy_grid(found: Mapping[str, Mapping[str, Interval]], split: str) -> Gr
     )
 
 
-def course(trials: "pd.DataFrame", objectives: Sequence[str], path: Path) -> None:
+def search_history(trials: "pd.DataFrame", objectives: Sequence[str], path: Path) -> None:
     """What every trial scored, and the best up to then, one panel an objective."""
     figure = Figure(figsize=(1.2 + 3.6 * len(objectives), 3.6), layout="constrained")
     panels = figure.subplots(1, len(objectives), squeeze=False)[0]

@@ -94,7 +94,7 @@ def paper_grid(table: "pd.DataFrame", radii: Sequence[float], *, norm: str) -> G
     return Grid(title, ["model", "attack", "median norm", *(shown(eps, norm) for eps in radii)], rows, note)
 
 
-def masked(table: "pd.DataFrame", radii: Sequence[float], *, norm: str) -> list[str]:
+def masking_warnings(table: "pd.DataFrame", radii: Sequence[float], *, norm: str) -> list[str]:
     """A sentence for each defence that attackers who know less hurt more than the adaptive ones do: its gradients
     mislead, or its adaptive attacks are too weak.
     """

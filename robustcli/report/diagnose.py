@@ -24,7 +24,7 @@ from robustcli.utils.progress import Progress
 _FEW = 16  # images of an ensemble's diagnostics, or of a defence's, which would else cost more than the table
 
 
-def examine(
+def diagnostics_of(
     run: Run, evaluation: Evaluation, groups: Sequence[Group], table: pd.DataFrame, extent: str
 ) -> list[Finding]:
     """The diagnostics of the numbers of each model, also in ``diagnostics.csv``.

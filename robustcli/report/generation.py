@@ -11,7 +11,7 @@ from torch import Tensor
 from robustcli.evaluation.generation import GenerationJudge
 from robustcli.models.generators import NVAE
 from robustcli.report.figures import INK, save
-from robustcli.report.markdown import Report, render
+from robustcli.report.markdown import Report, render_report
 from robustcli.report.tables import Grid, print_grid
 from robustcli.runs.run import Run
 
@@ -19,12 +19,12 @@ _COLUMNS, _MOST_ROWS = 8, 9
 
 
 def write_generation(
-    run: Run, judge: GenerationJudge, model: NVAE, records: pd.DataFrame, course: Mapping[str, float]
+    run: Run, judge: GenerationJudge, model: NVAE, records: pd.DataFrame, history: Mapping[str, float]
 ) -> dict[str, float]:
     """Write records, metrics, pictures and the report, print the table, and return the figures."""
     figures = judge.figures(records)
     run.write_records(records)
-    run.write_metrics({**course, **figures})
+    run.write_metrics({**history, **figures})
     grid = Grid(
         f"On {len(records)} images of {judge.data.name} {judge.data.split}", ["", "value"], _rows(figures, model)
     )
@@ -35,7 +35,7 @@ def write_generation(
         figures=_pictures(run, judge, model),
         caveats=["Bits are an upper bound, from one draw of the latents for each image."],
     )
-    run.write_report(render(report, run.manifest, run.directory))
+    run.write_report(render_report(report, run.manifest, run.directory))
     print_grid(grid)
     return figures
 
@@ -56,11 +56,11 @@ def _pictures(run: Run, judge: GenerationJudge, model: NVAE) -> list[tuple[str, 
     kept = sorted({round(share * number / (_MOST_ROWS - 1)) for share in range(_MOST_ROWS)}, reverse=True)
     images, rebuilt = judge.reconstructions(model, _COLUMNS)
     paths = {name: run.figure(name) for name in ("reconstructions", "swept", "samples")}
-    strips([("image", images), ("rebuilt", rebuilt)], paths["reconstructions"])
+    image_grid([("image", images), ("rebuilt", rebuilt)], paths["reconstructions"])
     rows = [(f"{keep} kept", pictures) for keep, pictures in zip(kept, judge.swept(model, _COLUMNS, kept), strict=True)]
-    strips([("image", images), *rows], paths["swept"])
+    image_grid([("image", images), *rows], paths["swept"])
     drawn = judge.samples(model, 4 * _COLUMNS)
-    strips([("", drawn[i : i + _COLUMNS]) for i in range(0, len(drawn), _COLUMNS)], paths["samples"])
+    image_grid([("", drawn[i : i + _COLUMNS]) for i in range(0, len(drawn), _COLUMNS)], paths["samples"])
     return [
         ("Images, and what is left of them when no latent is drawn anew.", paths["reconstructions"]),
         (f"From all {number} latents of the image to none: the finest are drawn anew first.", paths["swept"]),
@@ -68,7 +68,7 @@ def _pictures(run: Run, judge: GenerationJudge, model: NVAE) -> list[tuple[str, 
     ]
 
 
-def strips(rows: Sequence[tuple[str, Tensor]], path: Path) -> None:
+def image_grid(rows: Sequence[tuple[str, Tensor]], path: Path) -> None:
     """Rows of images, each (n,C,H,W) in [0,1] with its name to the left, as one PNG."""
     columns, margin = max(len(images) for _, images in rows), 0.85 if any(name for name, _ in rows) else 0.03
     width, height = margin + 0.85 * columns, 0.85 * len(rows)

@@ -39,7 +39,7 @@ class Report:
     caveats: Sequence[str] = ()
 
 
-def render(report: Report, manifest: Mapping[str, Any], directory: Path) -> str:
+def render_report(report: Report, manifest: Mapping[str, Any], directory: Path) -> str:
     """The report as Markdown that stands in ``directory``: pictures are named relative to it.
 
     Args:

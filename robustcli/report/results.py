@@ -12,10 +12,10 @@ from robustcli.diagnostics import Finding, refuse_suspects
 from robustcli.evaluation import CLEAN, Entry, Evaluation, Group
 from robustcli.evaluation.aggregate import at_radius, paper_table, robust_recall, summarise, up_to_radius, with_worst
 from robustcli.evaluation.records import WORST
-from robustcli.report.defences import NO_ADAPTIVE, access_grid, masked, paper_grid, strict_grid
-from robustcli.report.diagnose import examine, transfers
+from robustcli.report.defences import NO_ADAPTIVE, access_grid, masking_warnings, paper_grid, strict_grid
+from robustcli.report.diagnose import diagnostics_of, transfers
 from robustcli.report.diagnostics import diagnostics_grid, print_findings, with_verdicts
-from robustcli.report.markdown import Report, render
+from robustcli.report.markdown import Report, render_report
 from robustcli.report.pictures import draw_defences, draw_models
 from robustcli.report.tables import Grid, attack_grid, cost_grid, print_grid
 from robustcli.report.threat import threat_model
@@ -43,7 +43,7 @@ def write_results(
         groups: the models, in the order of the table.
         metrics: figures of the command's own, which join those of the table.
         shown: what a label is called in tables and pictures, where that is more than the label.
-        diagnostics: see `examine`.
+        diagnostics: see `diagnostics_of`.
         transfer: also tell what transfers from model to model.
 
     Raises:
@@ -57,7 +57,8 @@ def write_results(
     run.write_metrics(flat, pd.concat([table, curve], ignore_index=True))
     names = {entry.label: (shown or {}).get(entry.label, entry.label) for group in groups for entry in group.entries}
     findings = [
-        replace(found, model=names[found.model]) for found in examine(run, evaluation, groups, table, diagnostics)
+        replace(found, model=names[found.model])
+        for found in diagnostics_of(run, evaluation, groups, table, diagnostics)
     ]
     seen, seen_curve = (frame.assign(model=frame["model"].map(names)) for frame in (table, curve))
     warnings = _warnings(evaluation, seen, seen_curve, records) if defended else []
@@ -76,7 +77,7 @@ def write_results(
         figures=[(picture.caption, picture.path) for picture in pictures],
         caveats=_caveats(evaluation, groups, records),
     )
-    run.write_report(render(report, run.manifest, run.directory))
+    run.write_report(render_report(report, run.manifest, run.directory))
     _print([*grids[:printed], *transferred], warnings, findings)
     if diagnostics == "strict":
         refuse_suspects(findings)
@@ -143,7 +144,7 @@ def _warnings(evaluation: Evaluation, table: pd.DataFrame, curve: pd.DataFrame, 
     whole = pd.concat([table, curve], ignore_index=True)
     known = set(records["access"])
     missing = [] if known & {"adaptive", "transfer"} else [NO_ADAPTIVE]
-    return [*missing, *masked(whole, _radii(evaluation), norm=evaluation.threat.norm)]
+    return [*missing, *masking_warnings(whole, _radii(evaluation), norm=evaluation.threat.norm)]
 
 
 def _radii(evaluation: Evaluation) -> list[float]:
@@ -206,7 +207,7 @@ def _print(grids: Sequence[Grid], warnings: Sequence[str], findings: Sequence[Fi
         print_findings(findings)
 
 
-def left_of(table: pd.DataFrame, entry: Entry) -> float:
+def worst_case_recall(table: pd.DataFrame, entry: Entry) -> float:
     """Recall@1 of ``entry`` under the worst attack of all accesses, mean of all directions; clean where nothing
     attacked.
     """

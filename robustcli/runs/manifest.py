@@ -30,7 +30,7 @@ def new_directory(parent: Path) -> Path:
         return directory
 
 
-def begin(directory: Path, command: str, content: Any, overrides: Sequence[str]) -> dict[str, Any]:
+def begin_run(directory: Path, command: str, content: Any, overrides: Sequence[str]) -> dict[str, Any]:
     """Write config, overrides and manifest of a new run and return the manifest."""
     manifest = {
         "command": command,
@@ -61,7 +61,7 @@ def _failed_at_once(directory: Path) -> bool:
     return "FAILED" in found and found <= _ACCOUNT
 
 
-def refuse(directory: Path, overrides: Sequence[str], sentence: str) -> None:
+def record_refusal(directory: Path, overrides: Sequence[str], sentence: str) -> None:
     """Leave ``overrides.yaml`` and ``FAILED`` of a job that stopped before its run began, for the table of its sweep.
 
     A directory that holds a run is left as it is.
@@ -71,7 +71,7 @@ def refuse(directory: Path, overrides: Sequence[str], sentence: str) -> None:
         files.write_text(directory / "FAILED", f"{sentence}\n")
 
 
-def take_up(directory: Path, manifest: dict[str, Any]) -> None:
+def resume_run(directory: Path, manifest: dict[str, Any]) -> None:
     """Begin another session of a known run: mends ``manifest`` in place and removes ``FAILED``."""
     (directory / "FAILED").unlink(missing_ok=True)
     if manifest["status"] == "running":

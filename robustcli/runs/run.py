@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import quote
 
 from robustcli.runs import provenance
-from robustcli.runs.manifest import begin, check_same, now, take_up
+from robustcli.runs.manifest import begin_run, check_same, now, resume_run
 from robustcli.utils import files, locks
 from robustcli.utils.errors import SuspectClaim, UserError
 from robustcli.utils.flatten import differences, flatten, plain
@@ -71,17 +71,17 @@ class Run:
             ),
         )
         try:
-            files.sweep_temporaries(place)
+            files.remove_temporaries(place)
             content = plain(config)
             if not (place / "config.yaml").exists() or not check_same(place, command, content):
-                manifest = begin(place, command, content, overrides)
+                manifest = begin_run(place, command, content, overrides)
                 return cls(place, manifest, done=False, lock=lock)
             manifest = files.read_json(place / "manifest.json")
             if (place / "DONE").exists():
                 _remove_parts(place)
                 lock.release()
                 return cls(place, manifest, done=True, lock=lock)
-            take_up(place, manifest)
+            resume_run(place, manifest)
             return cls(place, manifest, done=False, lock=lock)
         except BaseException:
             lock.release()

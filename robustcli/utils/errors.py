@@ -19,7 +19,7 @@ def wrong_type(name: str, error: Exception) -> UserError:
     return UserError(f"{name} cannot be made of its settings; is one of the wrong type? ({error})")
 
 
-def behind(error: BaseException) -> UserError | None:
+def user_error_in_chain(error: BaseException) -> UserError | None:
     """The user's mistake: ``error`` itself, or what it was raised from (Hydra wraps errors of constructors)."""
     return next((seen for seen in causes(error) if isinstance(seen, UserError)), None)
 

@@ -17,7 +17,7 @@ def atomic(path: Path) -> Iterator[Path]:
     """Give a temporary path to write to; on success it is synced and renamed to ``path``, on any exception removed.
 
     The temporary name keeps the suffix, because writers of pictures and tables choose their format by it. A process
-    that is killed inside leaves at most a temporary file, which :func:`sweep_temporaries` removes.
+    that is killed inside leaves at most a temporary file, which :func:`remove_temporaries` removes.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}")
@@ -57,7 +57,7 @@ def read_yaml(path: Path) -> Any:
     return yaml.safe_load(path.read_text(encoding="utf-8"))
 
 
-def sweep_temporaries(directory: Path) -> None:
+def remove_temporaries(directory: Path) -> None:
     """Remove what killed writers left under ``directory``; only for a directory that nobody else writes to."""
     for left in directory.rglob(f"{TEMPORARY}*"):
         left.unlink(missing_ok=True)

@@ -44,8 +44,8 @@ def test_it_learns_and_the_directory_proves_it(finished: Path) -> None:
     metrics = json.loads((finished / "metrics.json").read_text())
     accuracy = metrics["after/clean/image_to_class/recall_at_1"]
     assert accuracy > 0.5 and metrics["objective"] == accuracy and metrics["train/steps"] == 80
-    course = pd.read_csv(finished / "training.csv")
-    assert course["accuracy"].notna().sum() == 2 and course["loss"].iloc[-1] < course["loss"].iloc[0]
+    history = pd.read_csv(finished / "training.csv")
+    assert history["accuracy"].notna().sum() == 2 and history["loss"].iloc[-1] < history["loss"].iloc[0]
     manifest = json.loads((finished / "manifest.json").read_text())
     assert manifest["weights"]["before"] != manifest["weights"]["after"] and manifest["data"]["test"]["classes"] == 10
 

@@ -47,8 +47,8 @@ def test_it_learns_and_the_directory_proves_it(finished: Path) -> None:
     metrics = json.loads((finished / "metrics.json").read_text())
     assert metrics["objective"] == metrics["bits_per_dim"] < 4.0 < math.log2(17)
     assert metrics["train/steps"] == 40 and 0 < metrics["mse"] < 0.15
-    course = pd.read_csv(finished / "training.csv")
-    assert course["bits_per_dim"].notna().sum() == 2 and course["loss"].iloc[-1] < course["loss"].iloc[0]
+    history = pd.read_csv(finished / "training.csv")
+    assert history["bits_per_dim"].notna().sum() == 2 and history["loss"].iloc[-1] < history["loss"].iloc[0]
     records = pd.read_parquet(finished / "records.parquet")
     parts = [name for name in records if str(name).startswith("latent_")]
     assert len(records) == 24 and len(parts) == 2
