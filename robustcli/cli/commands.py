@@ -36,7 +36,7 @@ COMMANDS: Mapping[str, Command] = {
             "train",
             (
                 "",
-                "dataset=flickr30k model=vit_b_16 defense=mat attack.image.eps=4/255 seed=3",
+                "dataset=flickr30k model=vit_b_16 defense=mat eps=4/255 seed=3",
                 "--multirun seed=0,1,2 defense=mat,tecoa hydra/launcher=joblib",
                 "resume=outputs/train-mat/2026-01-31/12-00-00-4f1c2a",
             ),
@@ -46,7 +46,7 @@ COMMANDS: Mapping[str, Command] = {
             "train",
             (
                 "",
-                "dataset=digits model=digits augmentation.shift=1 judges=classes",
+                "dataset=digits model=digits augmentation.shift=1 attacks=classes",
                 "dataset=cifar10 model=resnet20_cifar augmentation.shift=4 augmentation.flip=true trainer=long",
             ),
         ),
@@ -65,7 +65,7 @@ COMMANDS: Mapping[str, Command] = {
             "purify",
             (
                 "",
-                "purifier.alphas=linear purifier.attenuation=0.5 protocol.eot=4",
+                "purifier.alphas=linear purifier.attenuation=0.5 evaluation.eot=4",
                 "'variants={linear: {alphas: linear}, cosine: {alphas: cosine}}' baselines=null",
                 "dataset=scene_classes model=scene_classes",
             ),
@@ -76,20 +76,20 @@ COMMANDS: Mapping[str, Command] = {
             (
                 "",
                 "'objectives=[adversarial,clean]' trials=100",
-                "dataset=scene_classes model=scene_classes adversarial.eps=2 sampler=tpe",
+                "dataset=scene_classes model=scene_classes eps=2 sampler=tpe",
             ),
         ),
         Command(
             "attack",
             "attack",
-            ("attack=sga attack.image.eps=2/255 attack.text.max_words=1", "attack=pgd checkpoint=model.safetensors"),
+            ("attack=sga eps=2/255 threat.words=1", "attack=pgd checkpoint=model.safetensors"),
         ),
         Command(
             "evaluate",
             "evaluate",
             (
                 "checkpoint=outputs/train-mat/2026-01-31/12-00-00-4f1c2a/checkpoints/last.safetensors",
-                "'checkpoints={clean: clean.safetensors, mat: mat.safetensors}' judges=quick",
+                "'checkpoints={clean: clean.safetensors, mat: mat.safetensors}' attacks=quick",
             ),
         ),
     )
