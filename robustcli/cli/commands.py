@@ -1,4 +1,4 @@
-"""The commands that take Hydra overrides, and the engine that tells the story of each."""
+"""Table of the commands that take Hydra overrides: name, engine and examples."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ class Command:
     Attributes:
         name: as typed.
         engine: module of ``robustcli.engines`` with ``load(config)`` and ``run(config, run)``.
-        examples: what may stand after ``robustcli NAME``.
+        examples: arguments after ``robustcli NAME``.
     """
 
     name: str
@@ -24,7 +24,7 @@ class Command:
 
     @property
     def summary(self) -> str:
-        """What the command does, as its primary config says."""
+        """One line from the first comment of the command's primary config."""
         return config_groups.summary(config_groups.conf_directory() / f"{self.name.replace('-', '_')}.yaml")
 
 
@@ -97,7 +97,11 @@ COMMANDS: Mapping[str, Command] = {
 
 
 def find(name: str) -> Command:
-    """The command that is typed as ``name``; raises UserError where there is none."""
+    """The command that is typed as ``name``.
+
+    Raises:
+        UserError: there is none.
+    """
     if name not in COMMANDS:
         raise UserError(f"there is no command {name!r}{did_you_mean(name, list(COMMANDS))} ({', '.join(COMMANDS)})")
     return COMMANDS[name]

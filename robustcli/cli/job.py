@@ -1,6 +1,6 @@
-"""What Hydra runs: one job, which opens its run directory and hands over to the engine of the command.
+"""The job that Hydra runs: it opens the run directory and calls the engine of the command.
 
-Whatever goes wrong in it becomes one line on the terminal; the traceback stands in the run directory.
+A failure prints one line on the terminal; its traceback is written to the run directory.
 """
 
 import importlib
@@ -42,12 +42,12 @@ class Job:
         return f"Job({self.command!r})"
 
     def __call__(self, config: DictConfig) -> float:
-        """Run the engine and return the figure that a sweeper may optimise.
+        """Run the engine; returns the objective of a sweeper.
 
-        A job of a sweep that fails returns NaN instead, because Hydra would not end a sweep in which one raised.
+        A failed job of a sweep returns NaN instead: after an exception Hydra skips `on_multirun_end`.
 
         Raises:
-            SystemExit: outside a sweep, with code 2 for a user's mistake and 1 for any other failure, printed.
+            SystemExit: outside a sweep, after one printed line; code 2 for a user's mistake, 1 for any other failure.
         """
         hydra = HydraConfig.get()
         directory, overrides = Path(hydra.runtime.output_dir), [str(override) for override in hydra.overrides.task]
@@ -65,7 +65,7 @@ class Job:
             raise SystemExit(2 if mistake else 1) from error
 
     def _run(self, config: DictConfig, directory: Path, overrides: list[str]) -> float:
-        check(config)
+        check(config)  # before the run is opened: a mistake in the config is no failed run
         from robustcli.runs.run import Run
 
         settings: Any = OmegaConf.to_container(config, resolve=True)
@@ -84,13 +84,17 @@ def engine_of(command: str) -> ModuleType:
 
 
 class FailedJobs(Callback):
-    """Ends a sweep with exit code 1 where one of its jobs left a FAILED marker.
+    """Hydra callback that ends a sweep with exit code 1 if one of its jobs left a ``FAILED`` marker.
 
     It must stand first in ``hydra.callbacks`` to be called last.
     """
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
-        """Raise SystemExit with the number of failed jobs and the place of their tracebacks."""
+        """Print the failed jobs and the place of their tracebacks.
+
+        Raises:
+            SystemExit: with code 1, if any job failed.
+        """
         sweep = Path(config.hydra.sweep.dir)
         failed = sorted(str(marker.parent.relative_to(sweep)) for marker in sweep.rglob("FAILED"))
         if failed:
@@ -112,12 +116,12 @@ def user_error(error: BaseException) -> UserError | None:
 
 
 def failure(error: BaseException, directory: Path) -> str:
-    """One line that says what failed and where its traceback stands."""
+    """One line with the type and first line of ``error`` and the path of its traceback."""
     reason = (str(error).strip().splitlines() or [""])[0]
     return f"{type(error).__name__}: {reason} (traceback in {directory / 'FAILED'})"
 
 
 def _leave_no_empty(directory: Path) -> None:
-    """Remove a directory that Hydra made for a job which stopped before it wrote anything."""
+    """Remove the directory of a job that stopped before it wrote anything, if it is empty."""
     if directory.is_dir() and not any(directory.iterdir()):
         directory.rmdir()

@@ -1,4 +1,4 @@
-"""Bounds and choices of settings, written at the field itself and read by one check.
+"""Bounds and choices of settings, declared at the schema field and enforced by one check.
 
 batch_size: int = bounded(1)
 schedule: str = choice("cosine", "constant")
@@ -29,10 +29,10 @@ def choice(*choices: str) -> Any:
 
 
 def check(config: DictConfig) -> None:
-    """Refuse a composed config that no run could work with; a choice that YAML read as a boolean is put right in it.
+    """Validation of a composed config against its schema; a choice that YAML read as a boolean is corrected in place.
 
     Raises:
-        UserError: a value is missing, out of its bounds or not among the choices, or an interpolation leads nowhere.
+        UserError: a missing value, one out of its bounds or not among the choices, or an interpolation without target.
     """
     try:
         OmegaConf.to_container(config, resolve=True)
@@ -53,7 +53,7 @@ def check(config: DictConfig) -> None:
 
 
 def _settings(node: DictConfig, prefix: str = "") -> Iterator[tuple[str, DictConfig, "Field[Any]"]]:
-    """Every field of a structured config: its dotted key, the node that it stands in, and its declaration."""
+    """Every field of a structured config, depth first: dotted key, node that holds it, and declaration."""
     schema = OmegaConf.get_type(node)
     if not is_dataclass(schema):
         return

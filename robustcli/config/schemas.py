@@ -19,7 +19,7 @@ SPLITS = ("train", "val", "test")
 
 @dataclass(kw_only=True)
 class TrainerSettings:
-    """How long, how fast and how precisely a training runs; the keys of ``conf/trainer``.
+    """Settings of a training: length, optimiser, schedule, precision and logging; the keys of ``conf/trainer``.
 
     Args:
         max_steps, max_seconds: the first of both bounds that is given rules; ``max_seconds`` of computing time is
@@ -30,13 +30,12 @@ class TrainerSettings:
         warmup: share of the steps in which lr rises from 0; ``schedule``: ``cosine`` to 0, or ``constant``.
         clip: largest norm of the gradient; None for none.
         precision: ``fp32``, or ``bf16`` autocast where the device has it.
-        ema: decay of an exponential moving average of the weights, which is then what is judged and saved; None for
-            none.
+        ema: decay of an exponential moving average of the weights, which is then evaluated and saved; None for none.
         compile: compile the image tower (torch.compile), for long runs: the first steps take a minute or two longer.
             Figures may differ from those without it by rounding.
         tensorboard: also write the history for TensorBoard (needs the extra ``tracking``).
-        save_minutes: the state is saved as often, and on SIGTERM and Ctrl-C.
-        eval_every: steps between looks at the validation set; None: only at the end.
+        save_minutes: interval of saved states in minutes; one is saved on SIGTERM and Ctrl-C too.
+        eval_every: steps between validations; None: only at the end.
         log_every: steps between rows of the history.
     """
 
@@ -61,7 +60,7 @@ class TrainerSettings:
 
 @dataclass(kw_only=True)
 class EvaluationSettings:
-    """On how many images, and how, a model is judged; the keys of ``conf/evaluation``."""
+    """Settings of an evaluation: data, draws, access, curve and intervals; the keys of ``conf/evaluation``."""
 
     split: str = choice(*SPLITS)
     limit: int | None = bounded(1)
@@ -79,7 +78,7 @@ class EvaluationSettings:
 
 @dataclass(kw_only=True)
 class ThreatSettings:
-    """What an attacker may change, see `robustcli.attacks.ThreatModel`; the keys of ``conf/threat``."""
+    """Settings of the threat model, see `robustcli.attacks.ThreatModel`; the keys of ``conf/threat``."""
 
     norm: str = choice("linf", "l2")
     eps: Any
@@ -90,7 +89,7 @@ class ThreatSettings:
 
 @dataclass(kw_only=True)
 class AugmentationSettings:
-    """Random changes of the training images; the keys of ``conf/augmentation``."""
+    """Settings of the augmentation of training images; the keys of ``conf/augmentation``."""
 
     shift: int = bounded(0)
     flip: bool
@@ -103,7 +102,7 @@ class AugmentationSettings:
 
 @dataclass(kw_only=True)
 class MomentsSettings:
-    """Temperatures for which the moments of the batch norms are estimated again, and from how many draws."""
+    """Sampling temperatures for which the batch-norm moments are estimated again; batches and draws of each."""
 
     temperatures: list[float]
     batches: int = bounded(1)
@@ -112,7 +111,7 @@ class MomentsSettings:
 
 @dataclass(kw_only=True)
 class AdversarialImagesSettings:
-    """Images on which alphas are learned."""
+    """Split and number of the adversarial images on which alphas are learned."""
 
     split: str = choice(*SPLITS)
     images: int = bounded(1)
@@ -133,7 +132,7 @@ class BaseCommand:
 
 @dataclass(kw_only=True)
 class JudgingCommand(BaseCommand):
-    """Keys of the commands that judge a model and say whether its figures are to be believed."""
+    """Keys of the commands that evaluate a model under attack and run diagnostics on its robust figures."""
 
     model: Any
     threat: ThreatSettings
@@ -231,7 +230,7 @@ SCHEMAS: Mapping[str, type[BaseCommand]] = {
 
 
 def register() -> None:
-    """Make the schemas known to Hydra under ``<command>_schema``, and ``open_params``."""
+    """Registration of the schemas with Hydra under ``<command>_schema``, and of ``open_params``."""
     store = ConfigStore.instance()
     for name, schema in SCHEMAS.items():
         store.store(name=f"{name}_schema", node=schema)
