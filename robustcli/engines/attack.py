@@ -1,4 +1,4 @@
-"""`robustcli attack`: attack a data set with one attack, and keep every adversarial image and caption."""
+"""`robustcli attack`: one attack on a data set, with every adversarial image and caption written."""
 
 from functools import partial
 from urllib.parse import quote
@@ -14,12 +14,16 @@ from robustcli.utils import files
 
 
 def load(config: DictConfig) -> Loaded:
-    """Data, the model, and what attacks it; raises UserError where they do not fit."""
+    """Data, model and evaluation by the one attack.
+
+    Raises:
+        UserError: see `load_models`.
+    """
     return load_models(config, {"model": config.checkpoint}, attack=attack_name(config))
 
 
 def run(config: DictConfig, run: Run) -> float:
-    """Attack with ``attack`` and write what came out to ``adversarial/``; returns the recall@1 that is left.
+    """Attack with ``attack`` and write the adversarial images to ``adversarial/``; returns the worst-case recall@1.
 
     The images are float32 (a byte or a JPEG would undo a small perturbation); the captions stand in
     ``records.parquet``.
@@ -37,12 +41,12 @@ def run(config: DictConfig, run: Run) -> float:
     return worst_case_recall(table, loaded.groups[-1].entries[-1])
 
 
-def _write_images(run: Run, loaded: Loaded, attack: AttackRun, found: Attacked) -> None:
+def _write_images(run: Run, loaded: Loaded, attack: AttackRun, attacked: Attacked) -> None:
     """``adversarial/[access/][variant/]images-<first row>.safetensors`` of each chunk, at the radius of the table."""
     if attack.threat.radius not in (None, loaded.evaluation.threat.radius):
         return
     access = [attack.access] if loaded.groups[0].defended else []
-    parts = [*access, *([quote(found.variant, safe=" ")] if found.variant else [])]
+    parts = [*access, *([quote(attacked.variant, safe=" ")] if attacked.variant else [])]
     directory = run.directory.joinpath("adversarial", *parts)
-    with files.atomic(directory / f"images-{int(found.rows[0]):06d}.safetensors") as path:
-        save_file({"images": found.images.contiguous(), "rows": found.rows.contiguous()}, path)
+    with files.atomic(directory / f"images-{int(attacked.rows[0]):06d}.safetensors") as path:
+        save_file({"images": attacked.images.contiguous(), "rows": attacked.rows.contiguous()}, path)

@@ -1,4 +1,4 @@
-"""`robustcli evaluate`: judge one or several models, clean and under every attack, in one table."""
+"""`robustcli evaluate`: evaluation of one or several models, clean and under every attack, in one table."""
 
 from omegaconf import DictConfig
 
@@ -9,12 +9,16 @@ from robustcli.utils.errors import UserError
 
 
 def load(config: DictConfig) -> Loaded:
-    """Data, the models by label, and what judges them; raises UserError where they do not fit."""
+    """Data, models and evaluation.
+
+    Raises:
+        UserError: ``checkpoints`` that are no mapping; or see `load_models`.
+    """
     return load_models(config, _checkpoints(config), attack=attack_name(config))
 
 
 def run(config: DictConfig, run: Run) -> float:
-    """Judge the models of ``checkpoints`` (label: path), or that of ``checkpoint``; returns the last recall@1."""
+    """Evaluate the models of ``checkpoints`` or of ``checkpoint``; returns the worst-case recall@1 of the last."""
     with run.phase("load"):
         loaded = load(config)
     loaded.note(run)
@@ -34,7 +38,7 @@ def run(config: DictConfig, run: Run) -> float:
 
 
 def _checkpoints(config: DictConfig) -> dict[str, str | None]:
-    """Label -> path of what is judged."""
+    """Label -> file of the weights of each model to evaluate."""
     if config.checkpoints is None:
         return {"model": config.checkpoint}
     if not isinstance(config.checkpoints, DictConfig) or config.checkpoint is not None:

@@ -1,4 +1,4 @@
-"""`robustcli purify`: clean images in front of an untouched classifier, and judge that against all attackers."""
+"""`robustcli purify`: purification in front of an untouched classifier, evaluated under static to adaptive attacks."""
 
 from omegaconf import DictConfig
 
@@ -14,15 +14,17 @@ from robustcli.runs.run import Run
 
 
 def load(config: DictConfig) -> Loaded:
-    """Data, the classifier alone and behind each defence, and what judges them; raises UserError where they do not
-    fit.
+    """Data, the classifier bare and behind each defence, and the evaluation.
+
+    Raises:
+        UserError: random weights, or parts that do not fit together.
     """
     device = choose_device(config.device, config.threads)
     data = build_classes(config.dataset, config.evaluation.split)
     check_weights(config, {"model": config.checkpoint})
     evaluation = build_evaluation(config, data, build_attacks(config, data, None), defended=True)
     classifier = build_classifier(config.model, config.checkpoint, data, seed=config.seed).to(device)
-    defences = {name: put(classifier) for name, put in build_defences(config, data, device).items()}
+    defences = {name: defend(classifier) for name, defend in build_defences(config, data, device).items()}
     check_draws(defences, config)
     entry = evaluation.evaluator.entry
     defended = tuple(entry(name, defence, name) for name, defence in defences.items())
@@ -30,7 +32,7 @@ def load(config: DictConfig) -> Loaded:
 
 
 def run(config: DictConfig, run: Run) -> float:
-    """Judge the defences; returns the accuracy of the first under the worst attack at ``threat.eps``."""
+    """Evaluate the defences; returns the accuracy of the first under the worst attack at ``threat.eps``."""
     with run.phase("load"):
         loaded = load(config)
     loaded.note(run)

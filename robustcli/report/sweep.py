@@ -1,4 +1,4 @@
-"""The table of a sweep: one row a job, whether it was done or failed, and means over seeds where there are several."""
+"""Table of a sweep: one row a job with its status, and means over seeds where there are several."""
 
 import math
 import statistics
