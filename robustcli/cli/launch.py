@@ -84,6 +84,7 @@ def one_sentence(command: str, argv: Sequence[str]) -> Iterator[None]:
 def _launch(command: str, argv: Sequence[str]) -> int:
     with one_sentence(command, argv):
         words = written_out(command, argv)
+    # After the check of the words: a mistyped flag or group is answered before Hydra starts.
     import hydra
 
     from robustcli.cli.job import Job

@@ -36,6 +36,7 @@ def diagnostics_of(
     """
     if extent == "off":
         return []
+    # One battery of further attacks a figure, so the plan decides the cost.
     plan = [
         (group, entry, name)
         for group in groups

@@ -56,6 +56,7 @@ def write_results(
     chance = {f"chance/{name}/recall_at_1": value for name, value in evaluation.evaluator.chance().items()}
     flat = {**(metrics or {}), **_flat(table, defended), **_flat(curve, defended, curve=True), **chance}
     run.write_metrics(flat, pd.concat([table, curve], ignore_index=True))
+    # Records and metrics are on disk from here on: diagnostics, transfer and pictures attack again and may be killed.
     names = {entry.label: (shown or {}).get(entry.label, entry.label) for group in groups for entry in group.entries}
     findings = [
         replace(found, model=names[found.model])

@@ -108,7 +108,7 @@ def cost_grid(frame: "pd.DataFrame") -> Grid:
     ]
     headings = {"norm_median": "median norm", "queries_mean": "forward passes", "gradients_mean": "gradients"}
     note = (
-        "The norm is that of the changes that misled, on pixels in [0, 1]; passes and gradients are those of an image."
+        "The norm is that of successful perturbations, on pixels in [0, 1]; passes and gradients are those of an image."
     )
     return Grid(
         "How far the attacks went, and their cost", ["model", "attack", *(headings[k] for k in keys)], rows, note

@@ -201,7 +201,7 @@ class Run:
             stack.callback(self._lock.release)
             stack.enter_context(_logging_to(self.directory / "log.txt"))
             provenance.reset_peak_memory()
-            again = f", taken up again ({self.resumed})" if self.resumed else ""
+            again = f", resumed ({self.resumed})" if self.resumed else ""
             self.log.info("run %s%s", self.directory, again)
             self._exit = stack.pop_all()
         return self
