@@ -1,7 +1,7 @@
 """Builders of threat models and attacks, from config nodes.
 
-What an attack may change is the threat model, which stands in the config once and is given with the call; a node of an
-attack holds its search alone.
+The perturbation budget is the threat model's, which stands in the config once and is given with the call; a node of an
+attack holds the settings of its search alone.
 """
 
 from collections.abc import Callable, Mapping
@@ -32,7 +32,7 @@ _SIDES = ("image", "text")
 
 @dataclass(frozen=True)
 class BuiltAttack:
-    """An attack and where its settings stand in the config.
+    """An attack and the config keys of its settings.
 
     Attributes:
         attack: a `RetrievalAttack` for captions, a `ClassifierAttack` for classes.
@@ -47,7 +47,7 @@ def build_threat(config: DictConfig) -> ThreatModel:
     """The threat model of ``threat=...``.
 
     Raises:
-        UserError: an impossible value.
+        UserError: a value out of its range, or an unknown ``norm`` or ``edits``.
     """
     settings: Any = OmegaConf.to_container(config, resolve=True)
     return ThreatModel(**settings)
@@ -56,13 +56,19 @@ def build_threat(config: DictConfig) -> ThreatModel:
 def build_attack(
     config: DictConfig, threat: ThreatModel, *, captions: bool, candidates: Candidates | None, seed: int, key: str
 ) -> BuiltAttack:
-    """The attack of the node at ``key``, for a set of captions or of classes.
+    """The attack of the node at ``key``, for a data set of captions or of classes.
 
-    A search of images alone, or of captions alone, is an attack on pairs that leaves the other side clean.
+    For captions a search over images alone, or over texts alone, becomes an attack on pairs that leaves the other
+    side clean.
+
+    Args:
+        candidates: source of word substitutions, called where a text attack of the node names none of its own.
+        seed: of the run; every sample's generator is derived from it.
+        key: dotted config key of the node, for messages.
 
     Raises:
-        UserError: a search that cannot be put to such a set, one that cannot serve the threat model, or a node with a
-            budget of its own.
+        UserError: a target that is no attack, a search that does not fit the kind of data set, one that cannot serve
+            the threat model, or a node with a budget of its own.
     """
     settings: Any = OmegaConf.to_container(config, resolve=True)
     sides = {side: settings.pop(side) for side in _SIDES if isinstance(settings.get(side), Mapping)}
@@ -70,11 +76,11 @@ def build_attack(
         _refuse_budget(node, place)
     parts = {side: _search(node, candidates, f"{key}.{side}", seed=seed) for side, node in sides.items()}
     attack = _search(settings, candidates, key, seed=seed, **parts)
-    own = {side: f"{key}.{side}" if side in sides else key for side in _SIDES}
+    keys = {side: f"{key}.{side}" if side in sides else key for side in _SIDES}
     fitted = _for_captions(attack, key) if captions else _for_classes(attack, key)
     _check_sides(fitted, threat, key)
     fitted.check(threat)
-    return BuiltAttack(fitted, ConfigKeys(**own))
+    return BuiltAttack(fitted, ConfigKeys(**keys))
 
 
 def build_suite(
@@ -88,15 +94,15 @@ def build_suite(
 ) -> dict[str, BuiltAttack]:
     """The attacks of ``attacks=...`` by name.
 
-    One that edits what the threat model leaves as it is, or that the data set has not, is not part of the question,
-    and left out.
+    Left out are those that perturb a modality which the threat model leaves clean or which the data set lacks: one
+    suite serves all threat models.
 
     Raises:
-        UserError: nothing is left of the suite; or see `build_attack`.
+        UserError: no attack of the suite fits, or a step size too small to cross the ball; or see `build_attack`.
     """
     named = {str(name): node for name, node in config.items()}
     fitting = {
-        name: node for name, node in named.items() if _within(node, threat, f"{group}.{name}", captions=captions)
+        name: node for name, node in named.items() if _fits_threat(node, threat, f"{group}.{name}", captions=captions)
     }
     if named and not fitting:
         raise UserError(
@@ -107,7 +113,7 @@ def build_suite(
     for name, node in fitting.items():
         key = f"{group}.{name}"
         suite[name] = build_attack(node, threat, captions=captions, candidates=candidates, seed=seed, key=key)
-        _check_reach(suite[name], threat)
+        _check_step_size(suite[name], threat)
     return suite
 
 
@@ -138,11 +144,11 @@ def _kind(node: Any, key: str) -> type[Attack]:
 
 
 def _refuse_budget(node: Mapping[str, Any], place: str) -> None:
-    for key, own in BUDGETS.items():
+    for key, threat_key in BUDGETS.items():
         if node.get(key) is not None:
             raise UserError(
                 f"{place}.{key} is {node[key]}, but what an attack may change is the threat model, one for all: set "
-                f"{own}={node[key]} instead."
+                f"{threat_key}={node[key]} instead."
             )
 
 
@@ -169,19 +175,19 @@ def _for_classes(attack: Any, key: str) -> ClassifierAttack:
 
 
 def _check_sides(attack: RetrievalAttack | ClassifierAttack, threat: ThreatModel, key: str) -> None:
-    """Refuse an attack that the threat model leaves nothing to do, or only half of what it is."""
+    """A `UserError` where the attack perturbs a modality that the threat model leaves clean."""
     image = isinstance(attack, ClassifierAttack) or attack.image is not None
     text = isinstance(attack, RetrievalAttack) and attack.text is not None
-    for side, has, moves in (("images", image, threat.moves_images), ("captions", text, threat.moves_texts)):
-        if has and not moves:
+    for side, perturbed, allowed in (("images", image, threat.moves_images), ("captions", text, threat.moves_texts)):
+        if perturbed and not allowed:
             raise UserError(
                 f"{key} changes {side}, but the threat model ({threat}) leaves them as they are: choose "
                 f"threat={'both' if image and text else 'image' if image else 'text'}, or another attack."
             )
 
 
-def _within(node: Any, threat: ThreatModel, key: str, *, captions: bool) -> bool:
-    """Whether an attack node edits only what the data set has and the threat model lets it."""
+def _fits_threat(node: Any, threat: ThreatModel, key: str, *, captions: bool) -> bool:
+    """True if an attack node perturbs only modalities that the data set has and the threat model allows."""
     kind = _kind(node, key)
     if issubclass(kind, RetrievalAttack):
         sides = {side: _kind(node[side], f"{key}.{side}") for side in _SIDES if node.get(side)}
@@ -190,12 +196,13 @@ def _within(node: Any, threat: ThreatModel, key: str, *, captions: bool) -> bool
     if not captions:
         return issubclass(kind, ClassifierAttack)
     text: Any = sides.get("text")
-    edits = text is None or (threat.moves_texts and text.unit == threat.text.key)
-    return edits and ("image" not in sides or threat.moves_images)
+    # The unit too: a search over words says nothing about a budget of characters.
+    text_fits = text is None or (threat.moves_texts and text.unit == threat.text.key)
+    return text_fits and ("image" not in sides or threat.moves_images)
 
 
-def _check_reach(built: BuiltAttack, threat: ThreatModel) -> None:
-    """Refuse a step size that cannot cross the ball: its figure would flatter whatever it is put to."""
+def _check_step_size(built: BuiltAttack, threat: ThreatModel) -> None:
+    """A `UserError` for a step size too small to cross the ball, which would overestimate robustness."""
     attack = built.attack.image if isinstance(built.attack, RetrievalAttack) else built.attack
     if isinstance(attack, PGD) and attack.steps and threat.radius and not attack.crosses(threat.radius):
         raise UserError(

@@ -1,4 +1,4 @@
-"""From a composed config to a source of words that may stand for others."""
+"""Builders of candidate sources for word substitutions, from config nodes."""
 
 from collections.abc import Callable
 from functools import cache, partial
@@ -12,21 +12,21 @@ from robustcli.models import DualEncoder, build_vocabulary
 
 
 def build_candidates(config: DictConfig, data: ImageTextData, model: DualEncoder) -> CandidateSource:
-    """The source of ``candidates=...``; one with a ``build`` of its own takes from the data set and the model.
+    """The candidate source of ``candidates=...``; one with a ``build`` of its own is given the data set and the model.
 
     Args:
-        data: whose synonyms and words a source may take.
-        model: whose token table says what is near, as it is now.
+        data: gives the synonyms and the vocabulary that a source may draw on.
+        model: its token embeddings, as they are at the call, measure the distance between words.
 
     Raises:
-        UserError: settings of which no source can be made, or data that lack what it takes.
+        UserError: settings of which no source can be made, or data that lack what the source needs.
     """
     source: CandidateSource = build(config, data, model, partial(build_vocabulary, data.captions), node="candidates")
     return source
 
 
 def lazy_candidates(config: DictConfig, data: ImageTextData, model: DualEncoder) -> Callable[[], CandidateSource]:
-    """`build_candidates`, made once and only where an attack asks for words."""
+    """`build_candidates` on first use, cached: a masked language model is loaded only if an attack needs it."""
 
     @cache
     def source() -> CandidateSource:

@@ -1,4 +1,4 @@
-"""From a composed config to a data set, of captions or of classes."""
+"""Builders of data sets of captions or of classes, from config nodes."""
 
 from hydra.utils import instantiate
 from omegaconf import DictConfig
@@ -8,13 +8,21 @@ from robustcli.utils.errors import UserError
 
 
 def build_data(config: DictConfig, split: str) -> ImageTextData | ImageClassData:
-    """The data set of ``dataset=...``, one split of it."""
+    """One split (``train``, ``val`` or ``test``) of the data set of ``dataset=...``.
+
+    Raises:
+        UserError: missing files or settings that do not fit together.
+    """
     data: ImageTextData | ImageClassData = instantiate(config, split=split)
     return data
 
 
 def build_captioned(config: DictConfig, split: str) -> ImageTextData:
-    """`build_data` for a command that needs captions."""
+    """`build_data` for a command that needs captions.
+
+    Raises:
+        UserError: the data set has classes.
+    """
     data = build_data(config, split)
     if not isinstance(data, ImageTextData):
         raise UserError(f"dataset {data.name} has classes and no captions: choose one such as dataset=scenes.")
@@ -22,7 +30,11 @@ def build_captioned(config: DictConfig, split: str) -> ImageTextData:
 
 
 def build_classes(config: DictConfig, split: str) -> ImageClassData:
-    """`build_data` for a command that needs classes."""
+    """`build_data` for a command that needs classes.
+
+    Raises:
+        UserError: the data set has captions.
+    """
     data = build_data(config, split)
     if not isinstance(data, ImageClassData):
         raise UserError(f"dataset {data.name} has captions and no classes: choose one such as dataset=scene_classes.")

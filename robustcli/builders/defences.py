@@ -1,4 +1,4 @@
-"""Builders of what cleans images in front of a model, from config nodes."""
+"""Builders of test-time defences (a purifier or preprocessing in front of a model), from config nodes."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -15,11 +15,11 @@ from robustcli.models import Classifier, DualEncoder
 from robustcli.utils.errors import UserError
 
 Data = ImageTextData | ImageClassData
-_TAKEN = (BARE, CLEAN, WORST)
+_RESERVED = (BARE, CLEAN, WORST)
 
 
 def build_purified(config: DictConfig | None, data: Data, device: torch.device) -> Callable[[Any], Any]:
-    """What puts the cleaner of ``purifier=...`` in front of a model; leaves it as it is where that is null.
+    """A function from a model to the defended model with the cleaner of ``purifier=...`` in front; identity where null.
 
     Raises:
         UserError: a generator of images of another size than those of ``data``, or a mistake in the settings.
@@ -29,17 +29,24 @@ def build_purified(config: DictConfig | None, data: Data, device: torch.device) 
     settings: Any = OmegaConf.to_container(config, resolve=True)
     draws, memory = settings.pop("draws", 1), settings.pop("memory", None)
     cleaner: Cleaner = build(settings, data, node="purifier")
-    return partial(_in_front, cleaner.to(device), draws, memory)
+    # One cleaner for all models: its generator is held in memory once.
+    return partial(_defended, cleaner.to(device), draws, memory)
 
 
 def build_defences(config: DictConfig, data: Data, device: torch.device) -> dict[str, Callable[[Any], Any]]:
-    """The defences of ``robustcli purify`` by name: ``purifier`` in each of its ``variants``, then ``baselines``."""
+    """The defences of ``robustcli purify`` by name: ``purifier`` in each of its ``variants``, then ``baselines``.
+
+    Raises:
+        UserError: variants that are no mappings or set an unknown key, a name that occurs twice or is reserved; or see
+            `build_purified`.
+    """
     variants = {"purifier": {}} if config.variants is None else config.variants
     if not _is_settings(variants) or not all(_is_settings(changed) for changed in variants.values()):
         raise UserError("variants names settings: write it as variants='{linear: {alphas: linear}, plain: {}}'.")
     nodes: dict[str, DictConfig] = {}
     for name, changed in variants.items():
         for key in changed:
+            # By hand, since a merge of open nodes would take a mistyped key for a new one.
             if key not in config.purifier:
                 raise UserError(
                     f"variants.{name}.{key}: the purifier has no such key, but {', '.join(config.purifier)}."
@@ -50,13 +57,17 @@ def build_defences(config: DictConfig, data: Data, device: torch.device) -> dict
             raise UserError(f"baselines.{name} has the name of one of the variants: call it otherwise.")
         if node is not None:
             nodes[str(name)] = node
-    if taken := [name for name in nodes if name in _TAKEN]:
+    if taken := [name for name in nodes if name in _RESERVED]:
         raise UserError(f"a defence is called {taken[0]}, which stands for {BARE!r} or a column: call it otherwise.")
     return {name: build_purified(node, data, device) for name, node in nodes.items()}
 
 
 def check_draws(defences: Mapping[str, PurifiedClassifier], config: DictConfig) -> None:
-    """A `UserError` where a defence that draws has not as many draws as ``evaluation.draws`` asks for."""
+    """Check of the draws per answer of each randomised defence against ``evaluation.draws``, where that is given.
+
+    Raises:
+        UserError: a randomised defence with another number of draws.
+    """
     wanted = config.evaluation.draws
     for name, defence in defences.items():
         if wanted is not None and defence.randomised and defence.draws != wanted:
@@ -68,7 +79,7 @@ def _is_settings(node: Any) -> bool:
     return isinstance(node, DictConfig | dict)
 
 
-def _in_front(cleaner: Cleaner, draws: int, memory: float | None, model: Any) -> Any:
+def _defended(cleaner: Cleaner, draws: int, memory: float | None, model: Any) -> Any:
     if isinstance(model, Classifier):
         return PurifiedClassifier(model, cleaner, draws=draws, memory=memory)
     assert isinstance(model, DualEncoder)

@@ -1,4 +1,4 @@
-"""From ``device=...`` and ``threads=...`` to a device of torch."""
+"""Choice of the torch device and the number of CPU threads."""
 
 import torch
 
@@ -9,6 +9,9 @@ def choose_device(name: str, threads: int) -> torch.device:
     """The device called ``name`` (``auto``: a GPU if there is one), with ``threads`` CPU threads.
 
     Threads are never taken by default: two busy processes with two threads each are slower than with one.
+
+    Raises:
+        UserError: a device that torch does not know or that is absent.
     """
     torch.set_num_threads(threads)
     if name == "auto":

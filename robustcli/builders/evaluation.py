@@ -1,4 +1,4 @@
-"""Builders of evaluations: the suite, the threat model and what the attacker has, from a composed config."""
+"""Builders of evaluations: the suite of attacks, the threat model and the attacker's access, from a composed config."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -33,18 +33,20 @@ def build_evaluation(
     surrogate: Any = None,
     defended: bool = False,
 ) -> Evaluation:
-    """The evaluation of a command: on what, by which attacks, within which threat model, by whom.
+    """The evaluation of a command: evaluator, suite, threat model, radii of the curve and attacker.
 
     Args:
         attacks: of `build_attacks`.
-        surrogate: the model on which all attacks are computed; None: the one that is judged.
-        defended: something cleans images in front of the models.
+        surrogate: the model on which all attacks are computed; None: the evaluated model itself.
+        defended: True if a test-time defence stands in front of the models.
 
     Raises:
-        UserError: a curve that no attack draws, an access that there is not, or draws that are none.
+        UserError: an ``evaluation.curve_attack`` outside of the suite, an unknown access, a number of EOT draws below
+            1, an unbounded threat model for a defence, or an override that the evaluation would not read.
     """
     settings, threat = config.evaluation, build_threat(config.threat)
     if isinstance(data, ImageClassData):
+        # Read by nothing without captions: to take them in silence would make a threat model look wider than it is.
         for name in ("words", "characters", "edits"):
             refuse_unread(f"threat.{name}", f"the data set {data.name} has classes and no captions")
     suite = {name: built.attack for name, built in attacks.items()}
@@ -85,11 +87,15 @@ def build_attacks(
     name: str | None = None,
     another: str = "+attack@attacks.{0}={0}",
 ) -> dict[str, BuiltAttack]:
-    """The suite of ``attacks=...`` with the attack of ``attack=...`` besides, if there is one.
+    """The suite of ``attacks=...`` and, under ``name``, the attack of ``attack=...``.
 
     Args:
-        name: what the table calls the attack of ``attack=...``; None: there is none, or one that is trained against.
+        candidates: source of word substitutions; None for a data set without captions.
+        name: of the attack of ``attack=...`` in tables; None: there is none, or it is the one of the training.
         another: see `ConfigKeys`.
+
+    Raises:
+        UserError: see `build_suite` and `build_attack`.
     """
     threat, captions = build_threat(config.threat), isinstance(data, ImageTextData)
     settings: Any = {"captions": captions, "candidates": candidates, "seed": config.seed}
@@ -111,16 +117,16 @@ def _evaluator(
 
 
 def _radii(settings: DictConfig, threat: ThreatModel, *, defended: bool) -> tuple[float, ...]:
-    """``evaluation.eps_curve`` times the eps of the threat model, in rising order; of a defence that of the table too,
-    to which smallest changes are followed on.
+    """``evaluation.eps_curve`` times the eps of the threat model, ascending; for a defence the eps itself too, to which
+    minimum-norm perturbations are extended.
     """
     if not isinstance(settings.eps_curve, ListConfig):
         raise UserError(f"evaluation.eps_curve is {settings.eps_curve!r}: give a list, such as [0, 0.5, 1, 2].")
     factors = [parse_number("eps_curve", factor, node="evaluation") for factor in settings.eps_curve]
     if threat.radius is None or not threat.moves_images:
         return ()
-    own = {threat.radius} if defended else set()
-    return tuple(sorted({*own, *(threat.radius * factor for factor in factors)}))
+    table_radius = {threat.radius} if defended else set()
+    return tuple(sorted({*table_radius, *(threat.radius * factor for factor in factors)}))
 
 
 def _curve(settings: DictConfig, suite: Mapping[str, Any]) -> str | None:
@@ -154,7 +160,7 @@ def _access(settings: DictConfig, *, defended: bool) -> tuple[str, ...]:
 
 
 def _draws(eot: Any) -> tuple[int, int | None]:
-    """Draws for a gradient, and images of a pass at most."""
+    """EOT draws of a gradient, and the largest number of images in one pass (None: all at once)."""
     if isinstance(eot, DictConfig) and set(eot) <= _DRAWS:
         settings: Any = OmegaConf.to_container(eot, resolve=True)
         return at_least("draws", settings.get("draws", 1), 1, node="evaluation.eot"), settings.get("chunk")
@@ -164,7 +170,10 @@ def _draws(eot: Any) -> tuple[int, int | None]:
 
 
 def _gallery_of(evaluator: RetrievalEvaluator, model: Any) -> Any:
-    """The whole gallery of the evaluator as ``model`` sees it, around pairs of it."""
+    """Function from pairs to the evaluator's whole gallery, encoded by ``model``.
+
+    The embeddings of two models share no space, so a surrogate ranks against a gallery of its own.
+    """
 
     def gallery(pairs: Pairs) -> Gallery:
         return evaluator.pairs(model, pairs.image_ids)[1]

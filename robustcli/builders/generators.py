@@ -1,4 +1,4 @@
-"""From a composed config to a generator that can be trained."""
+"""Builder of trainable generators, from a config node."""
 
 import torch
 from hydra.utils import instantiate
@@ -10,10 +10,10 @@ from robustcli.utils.errors import UserError
 
 
 def build_generator(config: DictConfig, checkpoint: str | None, data: ImageClassData, *, seed: int) -> NVAE:
-    """The generator of ``generator=...`` with weights that can be trained, those of ``checkpoint`` if one is given.
+    """The generator of ``generator=...`` with trainable weights, those of ``checkpoint`` if one is given.
 
     Raises:
-        UserError: it makes images of another size than those of ``data``.
+        UserError: its resolution (C, H, W) is not that of the images of ``data``.
     """
     chosen = {} if checkpoint is None else {"checkpoint": checkpoint}
     generator: NVAE = instantiate(config, **chosen, seed=seed, _convert_="all")

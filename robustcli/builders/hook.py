@@ -11,7 +11,7 @@ from robustcli.utils.errors import wrong_type
 def build(config: DictConfig | dict[str, Any], *parts: Any, node: str) -> Any:
     """The object of ``_target_``: ``Class.build(settings, *parts)``, or ``Class(**settings)`` if it has no ``build``.
 
-    A class says by its ``build`` that its settings are not all it needs; nothing here knows one class from another.
+    A class whose settings are not all that it needs has a ``build``; no class is special-cased here.
 
     Args:
         parts: of the run, such as the data set and the model; handed over as they are, where Hydra would copy them.

@@ -1,5 +1,6 @@
-"""From a composed config to a model that fits to the data set; every engine builds through here, so a mistake is met
-early.
+"""Builders of models that fit the data set, from config nodes.
+
+Every engine builds its models here, before any long work, so a mismatch is an early error.
 """
 
 from collections.abc import Sequence
@@ -14,13 +15,20 @@ from robustcli.models import Classifier, DualEncoder, WordTokenizer, build_vocab
 from robustcli.models.tokenizer import split_words
 from robustcli.utils.errors import UserError
 
-_MOST_UNKNOWN = 0.2  # share of words that a model may not know before its figures mean nothing
+_MOST_UNKNOWN = 0.2  # share of out-of-vocabulary words, above which figures under text attacks mean nothing
 
 
 def build_model(
     config: DictConfig, checkpoint: str | None, data: ImageTextData | ImageClassData, *, seed: int
 ) -> DualEncoder | Classifier:
-    """The model of ``model=...`` that fits to ``data``, with the weights of ``checkpoint`` if one is given."""
+    """The model of ``model=...`` for ``data``, a dual encoder for captions and a classifier for classes.
+
+    Args:
+        checkpoint: file of the weights; None: those that the config names, or random ones.
+
+    Raises:
+        UserError: see `build_dual_encoder` and `build_classifier`.
+    """
     if isinstance(data, ImageTextData):
         return build_dual_encoder(config, checkpoint, data, seed=seed)
     return build_classifier(config, checkpoint, data, seed=seed)
@@ -29,7 +37,7 @@ def build_model(
 def build_surrogate(
     config: DictConfig, data: ImageTextData | ImageClassData, device: torch.device
 ) -> DualEncoder | Classifier | None:
-    """The model of ``evaluation.surrogate``: weights of ``model=...``, a file that says what it is, or a config.
+    """The model of ``evaluation.surrogate``, on ``device``: a checkpoint for ``model=...``, or a model's own config.
 
     Raises:
         UserError: no such file, or a model that does not fit to ``data``.
@@ -88,12 +96,15 @@ def _settings(config: DictConfig) -> dict[str, Any]:
 
 
 def _check_words(model: DualEncoder, data: ImageTextData) -> None:
-    """Refuse a word tokenizer that knows too few words: substitutions that it cannot see would look harmless."""
+    """A `UserError` for a vocabulary with too many unknown words of the data.
+
+    Substitutions among unknown words all give the same token, so that the model would look robust to them.
+    """
     if not isinstance(model.tokenizer, WordTokenizer):
         return
-    known = set(model.tokenizer.words)
+    vocabulary = set(model.tokenizer.words)
     words = [word for caption in data.captions[:1000] for word in split_words(caption)]
-    share = sum(word not in known for word in words) / max(1, len(words))
+    share = sum(word not in vocabulary for word in words) / max(1, len(words))
     if share > _MOST_UNKNOWN:
         raise UserError(
             f"the model does not know {share:.0%} of the words of {data.name}: train it on such captions "

@@ -1,4 +1,4 @@
-"""From a composed config to the objective of a training, by the kind of what is trained."""
+"""Builders of training objectives for dual encoders, classifiers and generators, from config nodes."""
 
 from hydra.utils import instantiate
 from omegaconf import DictConfig
@@ -8,18 +8,18 @@ from robustcli.models.generators import ELBO
 
 
 def build_class_objective(config: DictConfig) -> ClassObjective:
-    """The training objective of ``objective=...``."""
+    """The classification objective of ``objective=...``."""
     objective: ClassObjective = instantiate(config)
     return objective
 
 
 def build_objective(config: DictConfig) -> Objective:
-    """The training objective of ``defense=...``."""
+    """The image-text objective of ``defense=...``."""
     objective: Objective = instantiate(config)
     return objective
 
 
 def build_elbo(config: DictConfig) -> ELBO:
-    """The training objective of a generator."""
+    """The evidence lower bound of ``objective=...``, on which a generator is trained."""
     objective: ELBO = instantiate(config)
     return objective

@@ -1,4 +1,4 @@
-"""From a composed config to a trainer: the model as it starts, its task, and the look at the validation set.
+"""Builders of trainers: the initial model, its task and its validation metric, from a composed config.
 
 ``sets`` are the data by split, ``train`` and ``val`` among them.
 """
@@ -32,7 +32,12 @@ from robustcli.utils.numbers import parse_number
 def build_pair_trainer(
     config: DictConfig, sets: Mapping[str, ImageTextData], device: torch.device
 ) -> tuple[Trainer, Candidates]:
-    """Trainer of a dual encoder, validated by recall@1 of both directions; and where attacks take words from."""
+    """Trainer of a dual encoder, validated by clean recall@1 of both directions; and the candidates of text attacks.
+
+    Raises:
+        UserError: a model, objective or attack that does not fit the data, or an override that the objective would not
+            read.
+    """
     model = build_dual_encoder(config.model, config.checkpoint, sets["train"], seed=config.seed).to(device)
     candidates, threat = lazy_candidates(config.candidates, sets["train"], model), build_threat(config.threat)
     objective = build_objective(config.defense)
@@ -40,6 +45,7 @@ def build_pair_trainer(
     if objective.sides:
         for side in {"image", "text"} - set(objective.sides):
             refuse_unread(f"attack.{side}", f"defense={objective.name} leaves the {side} clean")
+        # Only the modalities that the objective trains on: the perturbation of another would be computed and dropped.
         node: Any = OmegaConf.merge(config.attack, dict.fromkeys({"image", "text"} - set(objective.sides)))
         built = build_attack(node, threat, captions=True, candidates=candidates, seed=config.seed, key="attack").attack
         assert isinstance(built, RetrievalAttack)
@@ -48,18 +54,23 @@ def build_pair_trainer(
         refuse_unread("attack", f"defense={objective.name} trains against no attack")
     sizes = {"batch_size": config.trainer.batch_size, "seed": config.seed}
     task = PairTask(sets["train"], objective, attack, threat, **sizes)
-    judge = RetrievalEvaluator(sets["val"], threat, **_looked_at(config))
+    evaluator = RetrievalEvaluator(sets["val"], threat, **_validation_settings(config))
 
     def recall(trained: DualEncoder) -> dict[str, float]:
-        ranks = judge.ranks(trained)
+        ranks = evaluator.ranks(trained)
         directions = {"i2t@1": ranks.image_to_text, "t2i@1": ranks.text_to_image}
-        return {name: metrics.recall_at_k(found, 1) for name, found in directions.items()}
+        return {name: metrics.recall_at_k(clean_ranks, 1) for name, clean_ranks in directions.items()}
 
     return _trainer(config, model, task, recall), candidates
 
 
 def build_class_trainer(config: DictConfig, sets: Mapping[str, ImageClassData], device: torch.device) -> Trainer:
-    """Trainer of a classifier, validated by its accuracy."""
+    """Trainer of a classifier, validated by its clean accuracy.
+
+    Raises:
+        UserError: a model, objective or attack that does not fit the data, or an override that the objective would not
+            read.
+    """
     model = build_classifier(config.model, config.checkpoint, sets["train"], seed=config.seed).to(device)
     threat, objective = build_threat(config.threat), build_class_objective(config.objective)
     attack = None
@@ -73,19 +84,23 @@ def build_class_trainer(config: DictConfig, sets: Mapping[str, ImageClassData], 
         refuse_unread("threat", f"objective={objective.name} trains without it, and attacks=none evaluates without it")
     sizes = {"batch_size": config.trainer.batch_size, "seed": config.seed}
     task = ClassTask(sets["train"], objective, attack, threat, _augmentation(config), **sizes)
-    judge = ClassificationEvaluator(sets["val"], threat, **_looked_at(config))
+    evaluator = ClassificationEvaluator(sets["val"], threat, **_validation_settings(config))
 
     def accuracy(trained: Classifier) -> dict[str, float]:
-        batches = (judge.batch(trained, rows) for rows in judge.chunks())
-        right = sum(int((trained(images).argmax(1) == labels).sum()) for images, labels in batches)
-        return {"accuracy": right / len(judge)}
+        batches = (evaluator.batch(trained, rows) for rows in evaluator.chunks())
+        correct = sum(int((trained(images).argmax(1) == labels).sum()) for images, labels in batches)
+        return {"accuracy": correct / len(evaluator)}
 
     return _trainer(config, model, task, accuracy)
 
 
 def build_generator_trainer(config: DictConfig, sets: Mapping[str, ImageClassData], device: torch.device) -> Trainer:
-    """Trainer of a generator, validated by its likelihood and its reconstructions."""
-    moment_temperatures(config)
+    """Trainer of a generator, validated by bits per dimension and the squared error of its reconstructions.
+
+    Raises:
+        UserError: a generator of another resolution than the data; or see `moment_temperatures`.
+    """
+    moment_temperatures(config)  # read after the training only: a mistake must not cost one
     model = build_generator(config.generator, config.checkpoint, sets["train"], seed=config.seed).to(device)
     task = GeneratorTask(
         sets["train"],
@@ -94,26 +109,26 @@ def build_generator_trainer(config: DictConfig, sets: Mapping[str, ImageClassDat
         batch_size=config.trainer.batch_size,
         seed=config.seed,
     )
-    judge = build_generation_judge(config, sets["val"])
+    evaluator = build_generation_judge(config, sets["val"])
 
     def likelihood(trained: NVAE) -> dict[str, float]:
-        figures = judge.figures(judge.records(trained))
+        figures = evaluator.figures(evaluator.records(trained))
         return {key: figures[key] for key in ("bits_per_dim", "likelihood_bits", "mse")}
 
     return _trainer(config, model, task, likelihood)
 
 
 def build_generation_judge(config: DictConfig, data: ImageClassData) -> GenerationJudge:
-    """What measures a generator on ``data``."""
+    """The evaluator of a generator on ``data``: bits per dimension, reconstructions and samples."""
     settings = config.evaluation
     return GenerationJudge(data, batch_size=settings.batch_size, limit=settings.limit, seed=config.seed)
 
 
 def moment_temperatures(config: DictConfig) -> list[float]:
-    """Temperatures that moments are estimated again for; where there are any, the generator's own is among them.
+    """Sampling temperatures for which the batch-norm moments are estimated again; empty: those of the training serve.
 
     Raises:
-        UserError: it is not.
+        UserError: the list lacks the temperature of the generator itself, or holds no number.
     """
     values = [parse_number("temperatures", value, node="moments") for value in config.moments.temperatures]
     if values and float(config.generator.temperature) not in values:
@@ -124,8 +139,7 @@ def moment_temperatures(config: DictConfig) -> list[float]:
     return values
 
 
-def _looked_at(config: DictConfig) -> dict[str, Any]:
-    """Of the validation set."""
+def _validation_settings(config: DictConfig) -> dict[str, Any]:
     return {"batch_size": config.evaluation.batch_size, "limit": config.evaluation.limit, "seed": config.seed}
 
 

@@ -1,4 +1,4 @@
-"""The flags that go to Hydra, checked first so that a mistyped one gets a sentence instead of argparse's usage."""
+"""Hydra's flags, checked before Hydra sees them: a mistyped one gets a sentence instead of argparse's usage."""
 
 from collections.abc import Mapping, Sequence
 

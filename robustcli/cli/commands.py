@@ -1,4 +1,4 @@
-"""The commands that take Hydra overrides, and the engine that tells the story of each."""
+"""Table of the commands that take Hydra overrides: name, engine and examples."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ class Command:
     Attributes:
         name: as typed.
         engine: module of ``robustcli.engines`` with ``load(config)`` and ``run(config, run)``.
-        examples: what may stand after ``robustcli NAME``.
+        examples: arguments after ``robustcli NAME``.
     """
 
     name: str
@@ -24,7 +24,7 @@ class Command:
 
     @property
     def summary(self) -> str:
-        """What the command does, as its primary config says."""
+        """One line from the first comment of the command's primary config."""
         return config_groups.summary(config_groups.conf_directory() / f"{self.name.replace('-', '_')}.yaml")
 
 
@@ -36,7 +36,7 @@ COMMANDS: Mapping[str, Command] = {
             "train",
             (
                 "",
-                "dataset=flickr30k model=vit_b_16 defense=mat attack.image.eps=4/255 seed=3",
+                "dataset=flickr30k model=vit_b_16 defense=mat eps=4/255 seed=3",
                 "--multirun seed=0,1,2 defense=mat,tecoa hydra/launcher=joblib",
                 "resume=outputs/train-mat/2026-01-31/12-00-00-4f1c2a",
             ),
@@ -46,7 +46,7 @@ COMMANDS: Mapping[str, Command] = {
             "train",
             (
                 "",
-                "dataset=digits model=digits augmentation.shift=1 judges=classes",
+                "dataset=digits model=digits augmentation.shift=1 attacks=classes",
                 "dataset=cifar10 model=resnet20_cifar augmentation.shift=4 augmentation.flip=true trainer=long",
             ),
         ),
@@ -65,7 +65,7 @@ COMMANDS: Mapping[str, Command] = {
             "purify",
             (
                 "",
-                "purifier.alphas=linear purifier.attenuation=0.5 protocol.eot=4",
+                "purifier.alphas=linear purifier.attenuation=0.5 evaluation.eot=4",
                 "'variants={linear: {alphas: linear}, cosine: {alphas: cosine}}' baselines=null",
                 "dataset=scene_classes model=scene_classes",
             ),
@@ -76,20 +76,20 @@ COMMANDS: Mapping[str, Command] = {
             (
                 "",
                 "'objectives=[adversarial,clean]' trials=100",
-                "dataset=scene_classes model=scene_classes adversarial.eps=2 sampler=tpe",
+                "dataset=scene_classes model=scene_classes eps=2 sampler=tpe",
             ),
         ),
         Command(
             "attack",
             "attack",
-            ("attack=sga attack.image.eps=2/255 attack.text.max_words=1", "attack=pgd checkpoint=model.safetensors"),
+            ("attack=sga eps=2/255 threat.words=1", "attack=pgd checkpoint=model.safetensors"),
         ),
         Command(
             "evaluate",
             "evaluate",
             (
                 "checkpoint=outputs/train-mat/2026-01-31/12-00-00-4f1c2a/checkpoints/last.safetensors",
-                "'checkpoints={clean: clean.safetensors, mat: mat.safetensors}' judges=quick",
+                "'checkpoints={clean: clean.safetensors, mat: mat.safetensors}' attacks=quick",
             ),
         ),
     )
@@ -97,7 +97,11 @@ COMMANDS: Mapping[str, Command] = {
 
 
 def find(name: str) -> Command:
-    """The command that is typed as ``name``; raises UserError where there is none."""
+    """The command that is typed as ``name``.
+
+    Raises:
+        UserError: there is none.
+    """
     if name not in COMMANDS:
         raise UserError(f"there is no command {name!r}{did_you_mean(name, list(COMMANDS))} ({', '.join(COMMANDS)})")
     return COMMANDS[name]

@@ -1,4 +1,4 @@
-"""Values for the shell's completion of Hydra overrides: config groups, their choices, keys and what they hold now."""
+"""Shell completion of Hydra overrides: config groups, their choices, keys and their current values."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,7 +9,7 @@ from robustcli.config.overrides import key
 
 
 def complete(command: str, words: Sequence[str], incomplete: str) -> list[str]:
-    """What ``incomplete`` may become after ``words``.
+    """Completions of the word ``incomplete`` after ``words``.
 
     Bash splits words at ``=``: ``dataset=sc`` arrives as ``dataset``, ``=``, ``sc``, and ``dataset=`` as ``dataset``
     and nothing. They are joined here, and the answers then hold only what stands after the ``=``.
@@ -24,7 +24,7 @@ def complete(command: str, words: Sequence[str], incomplete: str) -> list[str]:
 
 
 def _awaits_value(words: Sequence[str]) -> bool:
-    """Whether the last word is a key without its ``=``: no flag, and no value that bash split off."""
+    """True if the last word is a key without its ``=``: no flag, and no value that bash split off."""
     return "=" not in words[-1] and not words[-1].startswith("-") and words[-2:-1] != ["="]
 
 
@@ -49,17 +49,17 @@ def _matches(command: str, words: Sequence[str], word: str) -> list[str]:
         return _choices(word, choices[name])
     values = _values(command, words)
     if equals:
-        return _held(values, word)
+        return _current_values(values, word)
     found = [f"{group}=" for group in choices if group.startswith(word)] + _keys(values, word)
     if len(found) != 1 or found[0] == word:
         return found
     # A second candidate keeps bash from putting a blank after a lone `key=` or `node.`.
     lone = found[0]
-    return [lone, *(_choices(lone, choices.get(lone[:-1], [])) or _held(values, lone) or _keys(values, lone))]
+    return [lone, *(_choices(lone, choices.get(lone[:-1], [])) or _current_values(values, lone) or _keys(values, lone))]
 
 
 def _choices(word: str, names: Sequence[str]) -> list[str]:
-    """Of a sweep (``defense=mat,te``) the last choice is completed."""
+    """Completions of the last choice of ``word``, also within a sweep (``defense=mat,te``)."""
     head, comma, last = word.rpartition(",") if "," in word else (word.partition("=")[0], "=", word.partition("=")[2])
     return [f"{head}{comma}{name}" for name in names if name.startswith(last)]
 
@@ -71,8 +71,8 @@ def _keys(values: Mapping[str, Any], word: str) -> list[str]:
     return list(dict.fromkeys(".".join(parts[:depth]) + ("." if len(parts) > depth else "=") for parts in found))
 
 
-def _held(values: Mapping[str, Any], word: str) -> list[str]:
-    """After ``key=`` the value that stands there now, or both that a switch may have."""
+def _current_values(values: Mapping[str, Any], word: str) -> list[str]:
+    """Completions after ``key=``: the current value, or both values of a bool."""
     name, _, typed = word.partition("=")
     if name not in values:
         return []

@@ -1,6 +1,6 @@
-"""What Hydra runs: one job, which opens its run directory and hands over to the engine of the command.
+"""The job that Hydra runs: it opens the run directory and calls the engine of the command.
 
-Whatever goes wrong in it becomes one line on the terminal; the traceback stands in the run directory.
+A failure prints one line on the terminal; its traceback is written to the run directory.
 """
 
 import importlib
@@ -20,8 +20,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from robustcli.cli.commands import find
 from robustcli.config.checks import check
-from robustcli.runs.manifest import refuse
-from robustcli.utils.errors import SuspectClaim, UserError, behind, causes, wrong_type
+from robustcli.runs.manifest import record_refusal
+from robustcli.utils.errors import SuspectClaim, UserError, causes, user_error_in_chain, wrong_type
 
 # On import, because the workers of joblib and submitit import this module, and nothing else of ours, when they unpickle
 # a Job. The cache gives all uses within a sweep one id; the system draws it, since equal seeds may start in one second.
@@ -42,12 +42,12 @@ class Job:
         return f"Job({self.command!r})"
 
     def __call__(self, config: DictConfig) -> float:
-        """Run the engine and return the figure that a sweeper may optimise.
+        """Run the engine; returns the objective of a sweeper.
 
-        A job of a sweep that fails returns NaN instead, because Hydra would not end a sweep in which one raised.
+        A failed job of a sweep returns NaN instead: after an exception Hydra skips `on_multirun_end`.
 
         Raises:
-            SystemExit: outside a sweep, with code 2 for a user's mistake and 1 for any other failure, printed.
+            SystemExit: outside a sweep, after one printed line; code 2 for a user's mistake, 1 for any other failure.
         """
         hydra = HydraConfig.get()
         directory, overrides = Path(hydra.runtime.output_dir), [str(override) for override in hydra.overrides.task]
@@ -59,13 +59,13 @@ class Job:
             said = mistake or (error if isinstance(error, SuspectClaim) else failure(error, directory))
             print(f"error: {name}{said}", file=sys.stderr, flush=True)
             if hydra.mode is RunMode.MULTIRUN:
-                refuse(directory, overrides, str(mistake or error))
+                record_refusal(directory, overrides, str(mistake or error))
                 return math.nan
             _leave_no_empty(directory)
             raise SystemExit(2 if mistake else 1) from error
 
     def _run(self, config: DictConfig, directory: Path, overrides: list[str]) -> float:
-        check(config)
+        check(config)  # before the run is opened: a mistake in the config is no failed run
         from robustcli.runs.run import Run
 
         settings: Any = OmegaConf.to_container(config, resolve=True)
@@ -84,13 +84,17 @@ def engine_of(command: str) -> ModuleType:
 
 
 class FailedJobs(Callback):
-    """Ends a sweep with exit code 1 where one of its jobs left a FAILED marker.
+    """Hydra callback that ends a sweep with exit code 1 if one of its jobs left a ``FAILED`` marker.
 
     It must stand first in ``hydra.callbacks`` to be called last.
     """
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
-        """Raise SystemExit with the number of failed jobs and the place of their tracebacks."""
+        """Print the failed jobs and the place of their tracebacks.
+
+        Raises:
+            SystemExit: with code 1, if any job failed.
+        """
         sweep = Path(config.hydra.sweep.dir)
         failed = sorted(str(marker.parent.relative_to(sweep)) for marker in sweep.rglob("FAILED"))
         if failed:
@@ -100,8 +104,8 @@ class FailedJobs(Callback):
 
 
 def user_error(error: BaseException) -> UserError | None:
-    """The user's mistake `behind` ``error``; a constructor that fails over a value of the wrong type is one too."""
-    if mistake := behind(error):
+    """The user's mistake in the chain of ``error``; a constructor that fails over a wrongly typed value is one too."""
+    if mistake := user_error_in_chain(error):
         return mistake
     for seen in causes(error):
         if isinstance(seen, InstantiationException) and isinstance(seen.__cause__, TypeError | ValueError):
@@ -112,12 +116,12 @@ def user_error(error: BaseException) -> UserError | None:
 
 
 def failure(error: BaseException, directory: Path) -> str:
-    """One line that says what failed and where its traceback stands."""
+    """One line with the type and first line of ``error`` and the path of its traceback."""
     reason = (str(error).strip().splitlines() or [""])[0]
     return f"{type(error).__name__}: {reason} (traceback in {directory / 'FAILED'})"
 
 
 def _leave_no_empty(directory: Path) -> None:
-    """Remove a directory that Hydra made for a job which stopped before it wrote anything."""
+    """Remove the directory of a job that stopped before it wrote anything, if it is empty."""
     if directory.is_dir() and not any(directory.iterdir()):
         directory.rmdir()

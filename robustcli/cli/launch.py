@@ -1,7 +1,4 @@
-"""From the words on the command line to a run.
-
-Hydra composes the config and launches the jobs; mistakes become one sentence, ends become exit codes.
-"""
+"""Launch of a command: arguments to Hydra, errors to sentences, ends of jobs to exit codes."""
 
 import os
 import sys
@@ -20,7 +17,7 @@ DONE, FAILED, MISTAKE, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
 def launch(command: str, argv: Sequence[str]) -> int:
     """Run ``command`` (for example ``train-mat``) with Hydra's ``argv`` (overrides and flags in any order).
 
-    Returns the exit code: 0 done; 1 a job failed; 2 the user's mistake, told in one sentence; 130 Ctrl-C; 143 SIGTERM.
+    Returns the exit code: 0 done; 1 a job failed; 2 the user's mistake, in one sentence; 130 Ctrl-C; 143 SIGTERM.
     """
     return guarded(lambda: _launch(command, argv))
 
@@ -46,7 +43,7 @@ def guarded(work: Callable[[], int]) -> int:
 
 
 def written_out(command: str, argv: Sequence[str]) -> list[str]:
-    """``argv`` as Hydra shall read it: flags first, ``resume=DIR`` and short forms written out, groups checked.
+    """``argv`` in Hydra's form: flags first, ``resume=DIR`` and short forms expanded, groups checked.
 
     Raises:
         UserError: a flag, a directory to resume or a group that ``command`` cannot take.
@@ -66,12 +63,12 @@ def written_out(command: str, argv: Sequence[str]) -> list[str]:
 
 @contextmanager
 def one_sentence(command: str, argv: Sequence[str]) -> Iterator[None]:
-    """Within it what Hydra or YAML finds wrong with ``argv`` is a `UserError`; with HYDRA_FULL_ERROR=1 it stays."""
+    """Context that turns errors of Hydra and YAML into a `UserError`; HYDRA_FULL_ERROR=1 keeps those of Hydra."""
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
     from yaml import YAMLError
 
-    from robustcli.config.errors import sentence
+    from robustcli.config.errors import explain
 
     debug = os.environ.get("HYDRA_FULL_ERROR") == "1"
     try:
@@ -79,7 +76,7 @@ def one_sentence(command: str, argv: Sequence[str]) -> Iterator[None]:
     except (HydraException, OmegaConfBaseException) as error:
         if debug:
             raise
-        raise UserError(sentence(command, argv, error)) from error
+        raise UserError(explain(command, argv, error)) from error
     except YAMLError as error:
         raise UserError("a config file is no YAML: " + " ".join(str(error).split())) from error
 
@@ -87,6 +84,7 @@ def one_sentence(command: str, argv: Sequence[str]) -> Iterator[None]:
 def _launch(command: str, argv: Sequence[str]) -> int:
     with one_sentence(command, argv):
         words = written_out(command, argv)
+    # After the check of the words: a mistyped flag or group is answered before Hydra starts.
     import hydra
 
     from robustcli.cli.job import Job
@@ -102,7 +100,7 @@ def _launch(command: str, argv: Sequence[str]) -> int:
 
 @contextmanager
 def _as_process(name: str, argv: list[str]) -> Iterator[None]:
-    """Within it ``sys.argv`` is what Hydra shall read, and Hydra raises instead of printing; both are put back."""
+    """Context in which ``sys.argv`` holds ``argv`` and Hydra raises instead of printing; both are restored."""
     words, full = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
     sys.argv, os.environ["HYDRA_FULL_ERROR"] = [name, *argv], "1"
     try:

@@ -12,11 +12,11 @@ from robustcli.utils.errors import UserError
 from robustcli.utils.suggest import did_you_mean
 
 
-def show(name: str | None = None, argv: Sequence[str] = ()) -> None:
+def print_choices(name: str | None = None, argv: Sequence[str] = ()) -> None:
     """Print the commands and all groups, the groups of the command ``name``, or the choices of the group ``name``.
 
     Args:
-        argv: is looked through for ``--config-dir``, a directory with groups of the user's own.
+        argv: searched for ``--config-dir``, a directory with config groups of the user's own.
 
     Raises:
         UserError: there is no such command, group or directory.
@@ -44,7 +44,7 @@ def _summary(roots: Sequence[Path], name: str) -> str:
 
 
 def print_table(title: str, rows: Iterable[tuple[str, str]]) -> None:
-    """Print names and what they are, as they stand: what files say of themselves may hold brackets."""
+    """Print names and descriptions without rich markup: the comments of config files may hold brackets."""
     table = Table(title=title, title_justify="left", title_style="bold", show_header=False, box=None, padding=(0, 2))
     table.add_column(no_wrap=True, style="cyan")
     table.add_column(overflow="fold")

@@ -1,4 +1,4 @@
-"""The commands that a person types. Only Typer is imported here; Hydra, torch and the rest come with the job."""
+"""The Typer application. Only Typer is imported here, so that help answers at once; Hydra and torch come later."""
 
 import sys
 from typing import Annotated
@@ -46,7 +46,7 @@ for _command in COMMANDS.values():
 
 
 def help_text(command: Command, argv: list[str]) -> str:
-    """Help of a command: what it does, examples, and the config groups with their choices."""
+    """Help of a command: summary, examples, config groups with their choices, flags and exit codes."""
     lines = [command.summary, "", f"Usage: robustcli {command.name} [KEY=VALUE]... [FLAGS]", "", "Examples:"]
     lines += [f"  robustcli {command.name} {example}".rstrip() for example in command.examples]
     lines += ["", "Config groups (GROUP=CHOICE):"]
@@ -100,9 +100,9 @@ def list_(
     from robustcli.cli.launch import guarded
 
     def work() -> int:
-        from robustcli.cli.listing import show
+        from robustcli.cli.listing import print_choices
 
-        show(name, [] if config_dir is None else ["--config-dir", config_dir])
+        print_choices(name, [] if config_dir is None else ["--config-dir", config_dir])
         return 0
 
     raise typer.Exit(guarded(work))

@@ -1,4 +1,4 @@
-"""``robustcli rerun DIR``: build a run again from what its directory says, and compare it number by number."""
+"""``robustcli rerun DIR``: reproduction of a run from its directory, and comparison number by number."""
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,13 +26,13 @@ _OF_THE_OLD_RUN = ("resume", "hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.su
 
 @dataclass(frozen=True)
 class Comparison:
-    """What differs between a run and its rebuilding: (name, before, after) of each.
+    """Differences between a run and its reproduction, each as (name, before, after).
 
     Attributes:
-        numbers: metrics and columns of the records; empty where every number is the same.
-        config: settings of the composed config.
-        surroundings: code, packages, machine, torch, data and weights.
-        counts: how many metrics and how many records were compared.
+        numbers: of metrics and of columns of the records; empty if every number is the same.
+        config: of settings of the composed config.
+        surroundings: of code, packages, machine, torch, data and weights.
+        counts: number of metrics and of records compared.
     """
 
     numbers: list[tuple[str, str, str]]
@@ -47,10 +47,12 @@ class Comparison:
 
 
 def rerun(directory: Path, parent: Path | None = None) -> int:
-    """Rebuild the run in ``directory`` in a new one under ``parent`` (default ``outputs/rerun``), print what differs.
+    """Reproduce the run in ``directory`` in a new one under ``parent`` (default ``outputs/rerun``); print differences.
 
-    Returns 0 when every number is the same, 1 when not or when the rebuilding failed, 130 or 143 when it was stopped.
-    Raises UserError where ``directory`` is no finished run.
+    Returns 0 if every number is the same, 1 if not or if the reproduction failed, 130 or 143 if it was stopped.
+
+    Raises:
+        UserError: ``directory`` is no finished run, or one that cannot be reproduced, see `rebuild_arguments`.
     """
     from robustcli.cli.launch import launch
 
@@ -64,14 +66,17 @@ def rerun(directory: Path, parent: Path | None = None) -> int:
         print(f"the rebuilding ended with exit code {code}; see {new}")
         return code if code >= 128 else 1
     comparison = compare(old, new)
-    show(comparison, old, new)
+    print_comparison(comparison, old, new)
     return 0 if comparison.identical else 1
 
 
 def rebuild_arguments(directory: Path) -> list[str]:
-    """The arguments that ask for the run in ``directory`` again.
+    """The command-line arguments that reproduce the run in ``directory``.
 
-    A training that ended by the clock is bounded by the steps it made instead, because a clock gives no two equal runs.
+    A training bounded by time is bounded by its number of steps instead: a clock gives no two equal runs.
+
+    Raises:
+        UserError: a training bounded by time whose metrics lack the number of its steps.
     """
     overrides = [item for item in files.read_yaml(directory / "overrides.yaml") if _key(item) not in _OF_THE_OLD_RUN]
     limit = (files.read_yaml(directory / "config.yaml").get("trainer") or {}).get("max_seconds")
@@ -91,6 +96,7 @@ def compare(old: Path, new: Path) -> Comparison:
     """Compare two finished runs: metrics and records exactly, then config and surroundings."""
     metrics = [files.read_json(place / "metrics.json") for place in (old, new)]
     before, after = ({key: value for key, value in each.items() if not _measured(key)} for each in metrics)
+    # Exact equality, no tolerance: equal seeds, code and machine give equal bits on a CPU.
     numbers = [(key, str(first), str(second)) for key, (first, second) in differences(before, after).items()]
     records = [_records(place) for place in (old, new)]
     numbers += _record_differences(*records)
@@ -106,7 +112,7 @@ def compare(old: Path, new: Path) -> Comparison:
     )
 
 
-def show(comparison: Comparison, old: Path, new: Path) -> None:
+def print_comparison(comparison: Comparison, old: Path, new: Path) -> None:
     """Print the verdict and a table of each kind of difference."""
     print(f"before: {old}\nafter:  {new}\n")
     for title, rows in (

@@ -1,4 +1,4 @@
-"""``resume=DIR``: the words that a run, or a sweep, was started with, taken from its directory."""
+"""``resume=DIR``: expansion into the overrides that a run, or a sweep, was started with."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,10 +9,10 @@ from robustcli.utils.errors import UserError
 
 
 def expand(argv: Sequence[str]) -> list[str]:
-    """``argv`` itself, or for ``resume=DIR`` the overrides of DIR, the user's new ones, and DIR as the place.
+    """``argv`` with ``resume=DIR`` replaced by the overrides of DIR, then those of ``argv``, and DIR as run directory.
 
     Raises:
-        UserError: DIR is missing, or holds neither a run nor a sweep.
+        UserError: DIR does not exist, holds neither a run nor a sweep, or its YAML cannot be read.
     """
     asked = [value(word) for word in argv if key(word) == "resume"]
     fresh = [word for word in argv if key(word) != "resume"]
@@ -21,16 +21,16 @@ def expand(argv: Sequence[str]) -> list[str]:
     directory = Path(asked[-1]).expanduser().absolute()
     if (directory / "multirun.yaml").is_file():
         overrides = _read(directory / "multirun.yaml")["hydra"]["overrides"]
-        known = [*overrides["task"], *overrides["hydra"]]  # hydra.mode=MULTIRUN among them
+        recorded = [*overrides["task"], *overrides["hydra"]]  # hydra.mode=MULTIRUN among them
         place = f"hydra.sweep.dir={quoted(directory)}"
     elif (directory / "overrides.yaml").is_file():
-        known, place = _read(directory / "overrides.yaml"), f"hydra.run.dir={quoted(directory)}"
+        recorded, place = _read(directory / "overrides.yaml"), f"hydra.run.dir={quoted(directory)}"
     else:
         flaw = "holds neither a run nor a sweep" if directory.is_dir() else "does not exist"
         raise UserError(
             f"resume={asked[-1]}: the directory {flaw}; give one of those under outputs/, or leave resume out"
         )
-    return [*known, *fresh, place]  # of two values for a key Hydra takes the later
+    return [*recorded, *fresh, place]  # of two values for a key Hydra takes the later
 
 
 def _read(file: Path) -> Any:

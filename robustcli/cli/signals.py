@@ -1,4 +1,4 @@
-"""SIGTERM as an orderly end."""
+"""SIGTERM as an exception, for an orderly end."""
 
 import signal
 import threading
@@ -9,7 +9,10 @@ from types import FrameType
 
 @contextmanager
 def terminable() -> Iterator[None]:
-    """Within it SIGTERM raises ``SystemExit(143)``: runs are closed, workers ended; the handler found is put back."""
+    """Context in which SIGTERM raises ``SystemExit(143)``, so that runs are closed and workers end.
+
+    The former handler is restored. Python allows handlers in the main thread only; elsewhere nothing changes.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -1,4 +1,4 @@
-"""``robustcli validate COMMAND``: compose, check and build what a command would run, and run nothing of it."""
+"""``robustcli validate COMMAND``: composition, checks and loading of a command, without its run."""
 
 import shlex
 from collections.abc import Iterator, Sequence
@@ -18,10 +18,10 @@ from robustcli.utils.errors import UserError
 
 
 def validate(name: str, argv: Sequence[str]) -> int:
-    """Print one line that all is well and what would be run; returns 0.
+    """Print one line that all is well and the command line in full; returns 0.
 
-    Data is opened and models are built as the engine does before it works, so that a missing file or an attack that
-    does not fit to the model is met here; nothing is attacked, trained or written but caches of data.
+    Data is opened and models are built by the engine's own ``load``, so that a missing file or an attack that does not
+    fit the model is an error here; nothing is attacked, trained or written but caches of data.
 
     Raises:
         UserError: the mistake.
@@ -50,7 +50,7 @@ def validate(name: str, argv: Sequence[str]) -> int:
 
 @contextmanager
 def _as_job(config: DictConfig) -> Iterator[None]:
-    """Within it ``config`` is as a job gets it, and Hydra's own part is where a job finds it."""
+    """Context in which ``config`` is as in a job: Hydra's own node stands in ``HydraConfig`` and not in ``config``."""
     holder = HydraConfig.instance()
     before = holder.cfg
     holder.set_config(config)

@@ -1,7 +1,7 @@
-"""Bounds and choices of settings, written at the field itself and read by one check.
+"""Bounds and choices of settings, declared at the schema field and enforced by one check.
 
-batch_size: int = within(1)
-schedule: str = one_of("cosine", "constant")
+batch_size: int = bounded(1)
+schedule: str = choice("cosine", "constant")
 """
 
 from collections.abc import Iterator, Mapping
@@ -19,12 +19,12 @@ from robustcli.utils.suggest import did_you_mean
 _BOOLEANS: Mapping[str, tuple[str, ...]] = {"False": ("off", "none"), "True": ("on",)}
 
 
-def within(low: float | None = None, high: float | None = None) -> Any:
+def bounded(low: float | None = None, high: float | None = None) -> Any:
     """A dataclass field for a number from ``low`` to ``high``, both allowed; None stands for no bound."""
     return field(metadata={"low": low, "high": high})
 
 
-def one_of(*choices: str) -> Any:
+def choice(*choices: str) -> Any:
     """A dataclass field for one of ``choices``."""
     return field(metadata={"choices": choices})
 
@@ -36,7 +36,7 @@ def check(config: DictConfig) -> None:
     YAML) is put right.
 
     Raises:
-        UserError: a value is missing, out of its bounds or not among the choices, or an interpolation leads nowhere.
+        UserError: a missing value, one out of its bounds or not among the choices, or an interpolation without target.
     """
     try:
         OmegaConf.to_container(config, resolve=True)
@@ -58,7 +58,7 @@ def check(config: DictConfig) -> None:
 
 
 def _settings(node: DictConfig, prefix: str = "") -> Iterator[tuple[str, DictConfig, "Field[Any]"]]:
-    """Every field of a structured config: its dotted key, the node that it stands in, and its declaration."""
+    """Every field of a structured config, depth first: dotted key, node that holds it, and declaration."""
     schema = OmegaConf.get_type(node)
     if not is_dataclass(schema):
         return
@@ -77,7 +77,7 @@ def _check_bounds(key: str, value: float, low: float | None, high: float | None)
 
 
 def _chosen(key: str, value: str, choices: tuple[str, ...]) -> str:
-    meant = next((choice for choice in _BOOLEANS.get(value, ()) if choice in choices), value)
+    meant = next((each for each in _BOOLEANS.get(value, ()) if each in choices), value)
     if meant not in choices:
         raise UserError(f"{key} is {value!r}{did_you_mean(value, choices)} (choices: {', '.join(choices)})")
     return meant

@@ -1,4 +1,4 @@
-"""The config of a command, composed by Hydra without running anything."""
+"""Composition of a command's config by Hydra, without a run."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -16,11 +16,14 @@ from robustcli.config.overrides import key, value
 def compose(
     command: str, overrides: Sequence[str], argv: Sequence[str] = (), *, with_hydra: bool = False
 ) -> DictConfig:
-    """The config of ``command``.
+    """The composed config of ``command``.
 
     Args:
-        argv: is looked through for ``--config-dir``.
-        with_hydra: keep Hydra's own node, ``hydra``, which knows the chosen file of each group.
+        argv: searched for ``--config-dir``.
+        with_hydra: keep Hydra's own node, ``hydra``, which holds the chosen file of each group.
+
+    Raises:
+        HydraException, OmegaConfBaseException: overrides that do not compose; see `robustcli.config.errors.explain`.
     """
     schemas.register()
     added = [f"file://{root.absolute()}" for root in config_groups.roots(argv)[1:]]

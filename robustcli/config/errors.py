@@ -1,4 +1,4 @@
-"""Mistakes on a command line, each as one sentence that names the nearest valid key or choice."""
+"""Error sentences for mistakes on a command line, each with the nearest valid key or choice."""
 
 import re
 from collections.abc import Sequence
@@ -15,8 +15,11 @@ from robustcli.utils.errors import UserError
 from robustcli.utils.suggest import did_you_mean, nearest_keys
 
 
-def sentence(command: str, argv: Sequence[str], error: HydraException | OmegaConfBaseException) -> str:
-    """What is wrong with ``argv`` and what would be right."""
+def explain(command: str, argv: Sequence[str], error: HydraException | OmegaConfBaseException) -> str:
+    """One sentence for the ``error`` that composing ``argv`` raised: the mistake and the nearest valid word.
+
+    Hydra has few exception types, so most cases are told apart by the text of its message.
+    """
     text = str(error)
     if isinstance(error, MissingConfigException):
         return _unknown_choice(command, argv, error)
@@ -34,14 +37,13 @@ def sentence(command: str, argv: Sequence[str], error: HydraException | OmegaCon
 
 
 def check_groups(command: str, argv: Sequence[str]) -> None:
-    """Refuse ``GROUP=CHOICE`` where ``command`` has no such group, where the choice is another command's experiment,
-    and where it is null.
+    """Check of every ``GROUP=CHOICE`` in ``argv``.
 
-    Hydra would say nothing of the last, speak of "the defaults list" of the first, and take a group that has the name
-    of a key for the value of this key.
+    Hydra would say nothing of a null, speak of "the defaults list" where the group is another command's, and take a
+    group that has the name of a key for the value of this key.
 
     Raises:
-        UserError: the first of them.
+        UserError: ``command`` has no such group, the choice is another command's experiment, or it is null.
     """
     every, own = config_groups.groups(argv), config_groups.groups_of(command, argv)
     for word in (word for word in argv if "=" in word and not word.startswith("-")):

@@ -1,4 +1,4 @@
-"""Configuration files: where they are, which groups a command has, and what each group offers.
+"""Config directories, the groups of each command, and the choices of each group.
 
 Read from the directory alone, without Hydra, because help and completion must answer at once.
 """
@@ -65,7 +65,7 @@ def default_groups(name: str) -> list[str]:
 
 
 def summary(file: Path) -> str:
-    """What a configuration file says of itself in its first comment line; empty where it says nothing."""
+    """The first comment line of a config file, without ``# @package``; empty if there is none."""
     with file.open(encoding="utf-8") as lines:
         comments = (line.lstrip("# ").strip() for line in takewhile(lambda line: line[0] == "#", lines))
         return next((text for text in comments if text and not text.startswith("@package")), "")

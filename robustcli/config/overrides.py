@@ -1,11 +1,11 @@
-"""Words of Hydra's grammar: the key and the value of an override, a path as a value, and short forms in full."""
+"""Syntax of Hydra overrides: key and value of a word, quoted paths, and the expansion of short forms."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
-# What may be typed for the keys that are typed most; written out in full before Hydra reads it and a run records it.
+# Short forms of the keys that are typed most; expanded before Hydra reads them, so that a run records the full keys.
 SHORT_FORMS: Mapping[str, str] = {"eps": "threat.eps", "norm": "threat.norm"}
-# A budget as it may be looked for at an attack, and where it stands: in the threat model, once for all attacks.
+# Budget keys that other libraries have at the attack -> their key in the threat model, one for all attacks.
 BUDGETS: Mapping[str, str] = {
     "eps": "threat.eps",
     "norm": "threat.norm",

@@ -12,14 +12,14 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig
 
-from robustcli.config.checks import one_of, within
+from robustcli.config.checks import bounded, choice
 
 SPLITS = ("train", "val", "test")
 
 
 @dataclass(kw_only=True)
 class TrainerSettings:
-    """How long, how fast and how precisely a training runs; the keys of ``conf/trainer``.
+    """Settings of a training: length, optimiser, schedule, precision and logging; the keys of ``conf/trainer``.
 
     Args:
         max_steps, max_seconds: the first of both bounds that is given rules; ``max_seconds`` of computing time is
@@ -30,92 +30,91 @@ class TrainerSettings:
         warmup: share of the steps in which lr rises from 0; ``schedule``: ``cosine`` to 0, or ``constant``.
         clip: largest norm of the gradient; None for none.
         precision: ``fp32``, or ``bf16`` autocast where the device has it.
-        ema: decay of an exponential moving average of the weights, which is then what is judged and saved; None for
-            none.
+        ema: decay of an exponential moving average of the weights, which is then evaluated and saved; None for none.
         compile: compile the image tower (torch.compile), for long runs: the first steps take a minute or two longer.
             Figures may differ from those without it by rounding.
         tensorboard: also write the history for TensorBoard (needs the extra ``tracking``).
-        save_minutes: the state is saved as often, and on SIGTERM and Ctrl-C.
-        eval_every: steps between looks at the validation set; None: only at the end.
+        save_minutes: interval of saved states in minutes; one is saved on SIGTERM and Ctrl-C too.
+        eval_every: steps between validations; None: only at the end.
         log_every: steps between rows of the history.
     """
 
-    max_steps: int | None = within(0)
-    max_seconds: float | None = within(0)
-    batch_size: int = within(1)
+    max_steps: int | None = bounded(0)
+    max_seconds: float | None = bounded(0)
+    batch_size: int = bounded(1)
     optimizer: str
-    lr: float = within(0)
-    weight_decay: float = within(0)
-    warmup: float = within(0, 1)
-    schedule: str = one_of("cosine", "constant")
-    accumulation: int = within(1)
-    clip: float | None = within(0)
-    precision: str = one_of("fp32", "bf16")
-    ema: float | None = within(0, 1)
+    lr: float = bounded(0)
+    weight_decay: float = bounded(0)
+    warmup: float = bounded(0, 1)
+    schedule: str = choice("cosine", "constant")
+    accumulation: int = bounded(1)
+    clip: float | None = bounded(0)
+    precision: str = choice("fp32", "bf16")
+    ema: float | None = bounded(0, 1)
     compile: bool
     tensorboard: bool
-    save_minutes: float = within(0)
-    eval_every: int | None = within(0)
-    log_every: int = within(1)
+    save_minutes: float = bounded(0)
+    eval_every: int | None = bounded(0)
+    log_every: int = bounded(1)
 
 
 @dataclass(kw_only=True)
 class EvaluationSettings:
-    """On how many images, and how, a model is judged; the keys of ``conf/evaluation``."""
+    """Settings of an evaluation: data, draws, access, curve and intervals; the keys of ``conf/evaluation``."""
 
-    split: str = one_of(*SPLITS)
-    limit: int | None = within(1)
-    batch_size: int = within(1)
+    split: str = choice(*SPLITS)
+    limit: int | None = bounded(1)
+    batch_size: int = bounded(1)
     before: bool
-    resamples: int = within(1)
+    resamples: int = bounded(1)
     eps_curve: list[Any]
     curve_attack: str | None
-    fresh: int = within(1)
+    fresh: int = bounded(1)
     eot: Any
-    draws: int | None = within(1)
+    draws: int | None = bounded(1)
     access: Any
     surrogate: Any
 
 
 @dataclass(kw_only=True)
 class ThreatSettings:
-    """What an attacker may change, see `robustcli.attacks.ThreatModel`; the keys of ``conf/threat``."""
+    """Settings of the threat model, see `robustcli.attacks.ThreatModel`; the keys of ``conf/threat``."""
 
-    norm: str = one_of("linf", "l2")
+    norm: str = choice("linf", "l2")
     eps: Any
-    words: int = within(0)
-    characters: int = within(0)
-    edits: str = one_of("query", "item", "both", "all")
+    words: int = bounded(0)
+    characters: int = bounded(0)
+    edits: str = choice("query", "item", "both", "all")
 
 
 @dataclass(kw_only=True)
 class AugmentationSettings:
-    """Random changes of the training images; the keys of ``conf/augmentation``."""
+    """Settings of the augmentation of training images; the keys of ``conf/augmentation``."""
 
-    shift: int = within(0)
+    shift: int = bounded(0)
     flip: bool
-    crop_scale: float = within(0, 1)
-    brightness: float = within(0, 1)
-    contrast: float = within(0, 1)
-    equalize: float = within(0, 1)
-    grayscale: float = within(0, 1)
+    crop_scale: float = bounded(0, 1)
+    brightness: float = bounded(0, 1)
+    contrast: float = bounded(0, 1)
+    equalize: float = bounded(0, 1)
+    grayscale: float = bounded(0, 1)
 
 
 @dataclass(kw_only=True)
 class MomentsSettings:
-    """Temperatures for which the moments of the batch norms are estimated again, and from how many draws."""
+    """Sampling temperatures for which the batch-norm moments are estimated again; batches and draws of each."""
 
     temperatures: list[float]
-    batches: int = within(1)
-    batch_size: int = within(2)
+    batches: int = bounded(1)
+    batch_size: int = bounded(2)
 
 
 @dataclass(kw_only=True)
 class AdversarialImagesSettings:
-    """Images on which alphas are learned."""
+    """Split and number of the adversarial images on which alphas are learned."""
 
-    split: str = one_of(*SPLITS)
-    images: int = within(1)
+    split: str = choice(*SPLITS)
+    images: int = bounded(1)
 
 
 @dataclass(kw_only=True)
@@ -126,18 +125,18 @@ class BaseCommand:
     checkpoint: str | None
     resume: str | None
     device: str
-    threads: int = within(1)
+    threads: int = bounded(1)
     dataset: Any
     evaluation: EvaluationSettings
 
 
 @dataclass(kw_only=True)
 class JudgingCommand(BaseCommand):
-    """Keys of the commands that judge a model and say whether its figures are to be believed."""
+    """Keys of the commands that evaluate a model under attack and run diagnostics on its robust figures."""
 
     model: Any
     threat: ThreatSettings
-    diagnostics: str = one_of("auto", "full", "strict", "off")
+    diagnostics: str = choice("auto", "full", "strict", "off")
 
 
 @dataclass(kw_only=True)
@@ -213,8 +212,8 @@ class LearnAlphasCommand(BaseCommand):
     threat: ThreatSettings
     purifier: Any
     adversarial: AdversarialImagesSettings
-    trials: int = within(1)
-    sampler: str = one_of("gp", "tpe", "random")
+    trials: int = bounded(1)
+    sampler: str = choice("gp", "tpe", "random")
     objectives: list[str]
 
 
@@ -231,7 +230,7 @@ SCHEMAS: Mapping[str, type[BaseCommand]] = {
 
 
 def register() -> None:
-    """Make the schemas known to Hydra under ``<command>_schema``, and ``open_params``."""
+    """Registration of the schemas with Hydra under ``<command>_schema``, and of ``open_params``."""
     store = ConfigStore.instance()
     for name, schema in SCHEMAS.items():
         store.store(name=f"{name}_schema", node=schema)

@@ -1,4 +1,4 @@
-"""Refusal of what a user typed and nothing would read: what one writes is what runs."""
+"""Refusal of overrides that nothing would read, so that the command line tells what ran."""
 
 from hydra.core.hydra_config import HydraConfig
 
@@ -7,7 +7,7 @@ from robustcli.utils.errors import UserError
 
 
 def refuse_unread(name: str, why: str) -> None:
-    """Refuse an override of ``name``, a group or a key, or of anything below it; nothing where no job is running.
+    """Check that no override sets ``name``, a group or a key, or a key below it; outside a job there are none.
 
     Args:
         why: as it goes on after "nothing would read it, because".

@@ -1,25 +1,29 @@
-"""`robustcli evaluate`: judge one or several models, clean and under every attack, in one table."""
+"""`robustcli evaluate`: evaluation of one or several models, clean and under every attack, in one table."""
 
 from omegaconf import DictConfig
 
-from robustcli.engines.loading import Loaded, attack_name, judge, load_models
-from robustcli.report.results import left_of, write_results
+from robustcli.engines.loading import Loaded, attack_name, collect_records, load_models
+from robustcli.report.results import worst_case_recall, write_results
 from robustcli.runs.run import Run
 from robustcli.utils.errors import UserError
 
 
 def load(config: DictConfig) -> Loaded:
-    """Data, the models by label, and what judges them; raises UserError where they do not fit."""
+    """Data, models and evaluation.
+
+    Raises:
+        UserError: ``checkpoints`` that are no mapping; or see `load_models`.
+    """
     return load_models(config, _checkpoints(config), attack=attack_name(config))
 
 
 def run(config: DictConfig, run: Run) -> float:
-    """Judge the models of ``checkpoints`` (label: path), or that of ``checkpoint``; returns the last recall@1."""
+    """Evaluate the models of ``checkpoints`` or of ``checkpoint``; returns the worst-case recall@1 of the last."""
     with run.phase("load"):
         loaded = load(config)
     loaded.note(run)
     with run.phase("judge"):
-        records = judge(run, loaded.evaluation, loaded.groups)
+        records = collect_records(run, loaded.evaluation, loaded.groups)
     with run.phase("report"):
         table = write_results(
             run,
@@ -30,11 +34,11 @@ def run(config: DictConfig, run: Run) -> float:
             diagnostics=config.diagnostics,
             transfer=config.transfer,
         )
-    return left_of(table, loaded.groups[-1].entries[-1])
+    return worst_case_recall(table, loaded.groups[-1].entries[-1])
 
 
 def _checkpoints(config: DictConfig) -> dict[str, str | None]:
-    """Label -> path of what is judged."""
+    """Label -> file of the weights of each model to evaluate."""
     if config.checkpoints is None:
         return {"model": config.checkpoint}
     if not isinstance(config.checkpoints, DictConfig) or config.checkpoint is not None:

@@ -1,4 +1,4 @@
-"""`robustcli learn-alphas`: search for the alphas of a purifier, and judge them on images of another split."""
+"""`robustcli learn-alphas`: search for the alphas of a purifier, and their evaluation on a held-out split."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -18,7 +18,7 @@ from robustcli.defenses import PurifiedClassifier, Purifier
 from robustcli.defenses.purification.alpha_images import AdversarialImages, attack_reconstruction
 from robustcli.defenses.purification.alpha_search import AlphaEvaluator, AlphaSearch, Trial, as_row, check_objectives
 from robustcli.engines.loading import check_weights
-from robustcli.report.alpha_results import Learned, write_learned
+from robustcli.report.alpha_results import LearnedAlphas, write_learned_alphas
 from robustcli.runs.run import Run
 from robustcli.utils.errors import UserError
 from robustcli.utils.progress import Progress
@@ -26,7 +26,12 @@ from robustcli.utils.seeding import derive_seed
 
 
 def load(config: DictConfig) -> tuple[dict[str, ImageClassData], PurifiedClassifier, AlphaSearch]:
-    """Data by split, the defence whose alphas are searched, and the search; raises UserError where they do not fit."""
+    """Data by split, the defence whose alphas are searched, and the search.
+
+    Raises:
+        UserError: equal splits, an unbounded or empty threat model, a purifier without alphas or with random
+            preprocessing, or parts that do not fit together.
+    """
     device = choose_device(config.device, config.threads)
     objectives = len(check_objectives(config.objectives))
     _check(config)
@@ -39,7 +44,9 @@ def load(config: DictConfig) -> tuple[dict[str, ImageClassData], PurifiedClassif
 
 
 def run(config: DictConfig, run: Run) -> float:
-    """Search and judge; returns the accuracy of the learned alphas on adversarial images that the search never saw."""
+    """Attack both splits, search on one and evaluate on the other; returns the learned alphas' accuracy on adversarial
+    images of the held-out split.
+    """
     with run.phase("load"):
         sets, defence, search = load(config)
     names, splits = check_objectives(config.objectives), (config.adversarial.split, config.evaluation.split)
@@ -70,10 +77,10 @@ def run(config: DictConfig, run: Run) -> float:
         )
     with run.phase("report"):
         assert isinstance(defence.cleaner, Purifier)
-        found = Learned(
+        outcome = LearnedAlphas(
             search, names, adversarial, records, splits, defence.cleaner.attenuation, config.adversarial.images
         )
-        return write_learned(run, found, resamples=config.evaluation.resamples, seed=config.seed)
+        return write_learned_alphas(run, outcome, resamples=config.evaluation.resamples, seed=config.seed)
 
 
 def _check(config: DictConfig) -> None:
@@ -103,13 +110,13 @@ def _build_defence(config: DictConfig, data: ImageClassData, device: torch.devic
 
 
 def _attacked(run: Run, config: DictConfig, defence: PurifiedClassifier, data: ImageClassData) -> AdversarialImages:
-    """Made once; a run that is taken up again reads them."""
+    """Adversarial images of one split, computed once; a resumed run reads its file."""
     path = run.directory / "adversarial" / f"{data.split}.safetensors"
     if path.exists():
         return AdversarialImages.load(path)
     wanted = config.adversarial.images
     with Progress(None, f"attack {data.split}", unit="images") as progress:
-        found = attack_reconstruction(
+        adversarial = attack_reconstruction(
             defence,
             data,
             build_threat(config.threat),
@@ -119,15 +126,15 @@ def _attacked(run: Run, config: DictConfig, defence: PurifiedClassifier, data: I
             limit=config.evaluation.limit if data.split == config.evaluation.split else None,
             on_batch=lambda count: progress.advance(1, samples=config.evaluation.batch_size, fooled=count),
         )
-    if not len(found.rows):
+    if not len(adversarial.rows):
         raise UserError(
-            f"of the {found.attacked} images of the split {data.split}, {found.clean_correct} were right before the "
-            f"attack and none wrong after it: raise threat.eps, which is {config.threat.eps}."
+            f"of the {adversarial.attacked} images of the split {data.split}, {adversarial.clean_correct} were right "
+            f"before the attack and none wrong after it: raise threat.eps, which is {config.threat.eps}."
         )
-    if len(found.rows) < wanted:
-        run.log.warning("%d adversarial images in %s, %d were asked for", len(found.rows), data.split, wanted)
-    found.save(path)
-    return found
+    if len(adversarial.rows) < wanted:
+        run.log.warning("%d adversarial images in %s, %d were asked for", len(adversarial.rows), data.split, wanted)
+    adversarial.save(path)
+    return adversarial
 
 
 def _evaluator(config: DictConfig, defence: PurifiedClassifier, purpose: str) -> AlphaEvaluator:
@@ -164,7 +171,10 @@ def _values(
 
 
 def _search(run: Run, trials: int, search: AlphaSearch, values: Any, names: Sequence[str]) -> None:
-    """Ask and tell; a trial that was told before a kill is read from its file."""
+    """Sequential search: propose alphas, evaluate them, report the values to the sampler.
+
+    A trial purifies every image of its objectives in all draws; one that ended before a kill is read from its file.
+    """
     with Progress(trials, "search", unit="trials") as progress:
         for number in range(trials):
 
@@ -185,7 +195,7 @@ def _held_out(
     adversarial: AdversarialImages,
     candidates: dict[str, Any],
 ) -> pd.DataFrame:
-    """One row an image, kind of image and schedule."""
+    """Records of the held-out split: one row an image, kind of image and schedule."""
     parts = [
         run.records_part(f"held-out-{name}-{kind}", partial(_rows, evaluator, data, adversarial, kind, name, alphas))
         for name, alphas in candidates.items()

@@ -1,4 +1,4 @@
-"""Loading and judging, as every engine that judges models does it."""
+"""Loading and evaluation of models, shared by the engines."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ Model = DualEncoder | Classifier
 
 @dataclass(frozen=True)
 class Loaded:
-    """Models that are to be judged, each alone and behind what stands in front of it, and what judges them."""
+    """Models to evaluate, each bare and behind its defences, with data and evaluation."""
 
     device: torch.device
     data: Data
@@ -38,20 +38,25 @@ class Loaded:
     evaluation: Evaluation
 
     def note(self, run: Run) -> None:
-        """Device, data and weights in the manifest of ``run``; a resumed run must read what it began with."""
+        """Write device and fingerprints of data and weights to the manifest of ``run``.
+
+        Raises:
+            UserError: a resumed run reads other data or weights than it began with.
+        """
         run.note(device=str(self.device))
         weights = {entry.label: entry.model.fingerprint() for group in self.groups for entry in group.entries}
         run.note_inputs(data={self.data.split: self.data.provenance()}, weights=weights)
 
 
 def load_models(config: DictConfig, checkpoints: Mapping[str, str | None], *, attack: str | None) -> Loaded:
-    """The split to judge on, the models by label, each also behind ``purifier`` if there is one, and the evaluation.
+    """The evaluated split, the models, each also behind ``purifier`` if there is one, and the evaluation.
 
     Args:
-        attack: what the table calls the attack of ``attack=...``.
+        checkpoints: label -> file of weights; None: those of the model's config.
+        attack: name of the attack of ``attack=...`` in tables, see `attack_name`; None: the suite alone.
 
     Raises:
-        UserError: parts that do not fit together.
+        UserError: random weights, or parts that do not fit together.
     """
     device = choose_device(config.device, config.threads)
     data = build_data(config.dataset, config.evaluation.split)
@@ -59,16 +64,22 @@ def load_models(config: DictConfig, checkpoints: Mapping[str, str | None], *, at
     models = {
         label: build_model(config.model, path, data, seed=config.seed).to(device) for label, path in checkpoints.items()
     }
-    put_in_front = build_purified(config.purifier, data, device) if config.purifier is not None else None
+    defend = build_purified(config.purifier, data, device) if config.purifier is not None else None
     attacks = build_attacks(config, data, _candidates(config, data, models), name=attack, another="attack={0}")
     surrogate = build_surrogate(config, data, device)
-    evaluation = build_evaluation(config, data, attacks, surrogate=surrogate, defended=put_in_front is not None)
-    groups = [_group(evaluation, label, model, put_in_front) for label, model in models.items()]
+    evaluation = build_evaluation(config, data, attacks, surrogate=surrogate, defended=defend is not None)
+    groups = [_group(evaluation, label, model, defend) for label, model in models.items()]
     return Loaded(device, data, groups, evaluation)
 
 
-def judge(run: Run, evaluation: Evaluation, groups: Sequence[Group], keep: Keep | None = None) -> pd.DataFrame:
-    """The records of an evaluation, with a display; what a killed run had judged is not judged again."""
+def collect_records(
+    run: Run, evaluation: Evaluation, groups: Sequence[Group], keep: Keep | None = None
+) -> pd.DataFrame:
+    """Records of an evaluation on ``groups``, with a progress bar; parts that a killed run stored are not run again.
+
+    Args:
+        keep: receives the adversarial examples of each run, chunk by chunk.
+    """
     runs = sum(len(evaluation.runs(group)) for group in groups)
     with Progress(runs * len(evaluation.evaluator), "judge", unit="images") as progress:
 
@@ -79,7 +90,7 @@ def judge(run: Run, evaluation: Evaluation, groups: Sequence[Group], keep: Keep 
 
 
 def attack_name(config: DictConfig) -> str | None:
-    """What the table calls ``attack=...``; None: there is none."""
+    """Name of the attack of ``attack=...`` in tables: its config file, and its ``name`` if it has one; else None."""
     if config.get("attack") is None:
         return None
     choice = str(HydraConfig.get().runtime.choices["attack"])
@@ -87,9 +98,13 @@ def attack_name(config: DictConfig) -> str | None:
 
 
 def check_weights(config: DictConfig, checkpoints: Mapping[str, str | None]) -> None:
-    """Refuse to judge random weights, which answer by chance."""
-    known = any(config.model.get(key) for key in ("checkpoint", "pretrained"))
-    if not known and None in checkpoints.values():
+    """Check that every model has trained weights: random ones answer by chance.
+
+    Raises:
+        UserError: a model has random weights.
+    """
+    pretrained = any(config.model.get(key) for key in ("checkpoint", "pretrained"))
+    if not pretrained and None in checkpoints.values():
         raise UserError(
             f"model {config.model.get('_target_')} has random weights: give those to judge with checkpoint=FILE, or "
             "with model.pretrained where the model has it."
@@ -103,9 +118,9 @@ def _candidates(config: DictConfig, data: Data, models: Mapping[str, Model]) -> 
     return None
 
 
-def _group(evaluation: Evaluation, label: str, model: Model, put_in_front: Any) -> Group:
+def _group(evaluation: Evaluation, label: str, model: Model, defend: Any) -> Group:
     entry = evaluation.evaluator.entry
-    if put_in_front is None:
+    if defend is None:
         return Group(bare=entry(label, model))
     name = str(HydraConfig.get().runtime.choices["purifier"])
-    return Group(bare=entry(label, model), defended=(entry(f"{label}+{name}", put_in_front(model), name),))
+    return Group(bare=entry(label, model), defended=(entry(f"{label}+{name}", defend(model), name),))

@@ -1,4 +1,4 @@
-"""`robustcli purify`: clean images in front of an untouched classifier, and judge that against all attackers."""
+"""`robustcli purify`: purification in front of an untouched classifier, evaluated under static to adaptive attacks."""
 
 from omegaconf import DictConfig
 
@@ -7,22 +7,24 @@ from robustcli.builders.defences import build_defences, check_draws
 from robustcli.builders.device import choose_device
 from robustcli.builders.evaluation import build_attacks, build_evaluation
 from robustcli.builders.models import build_classifier
-from robustcli.engines.loading import Loaded, check_weights, judge
+from robustcli.engines.loading import Loaded, check_weights, collect_records
 from robustcli.evaluation import BARE, Group
-from robustcli.report.results import left_of, write_results
+from robustcli.report.results import worst_case_recall, write_results
 from robustcli.runs.run import Run
 
 
 def load(config: DictConfig) -> Loaded:
-    """Data, the classifier alone and behind each defence, and what judges them; raises UserError where they do not
-    fit.
+    """Data, the classifier bare and behind each defence, and the evaluation.
+
+    Raises:
+        UserError: random weights, or parts that do not fit together.
     """
     device = choose_device(config.device, config.threads)
     data = build_classes(config.dataset, config.evaluation.split)
     check_weights(config, {"model": config.checkpoint})
     evaluation = build_evaluation(config, data, build_attacks(config, data, None), defended=True)
     classifier = build_classifier(config.model, config.checkpoint, data, seed=config.seed).to(device)
-    defences = {name: put(classifier) for name, put in build_defences(config, data, device).items()}
+    defences = {name: defend(classifier) for name, defend in build_defences(config, data, device).items()}
     check_draws(defences, config)
     entry = evaluation.evaluator.entry
     defended = tuple(entry(name, defence, name) for name, defence in defences.items())
@@ -30,15 +32,15 @@ def load(config: DictConfig) -> Loaded:
 
 
 def run(config: DictConfig, run: Run) -> float:
-    """Judge the defences; returns the accuracy of the first under the worst attack at ``threat.eps``."""
+    """Evaluate the defences; returns the accuracy of the first under the worst attack at ``threat.eps``."""
     with run.phase("load"):
         loaded = load(config)
     loaded.note(run)
     with run.phase("judge"):
-        records = judge(run, loaded.evaluation, loaded.groups)
+        records = collect_records(run, loaded.evaluation, loaded.groups)
     with run.phase("report"):
         table = write_results(
             run, loaded.evaluation, loaded.groups, records, title="Purification", diagnostics=config.diagnostics
         )
     group = loaded.groups[0]
-    return left_of(table, group.defended[0] if group.defended else group.bare)
+    return worst_case_recall(table, group.defended[0] if group.defended else group.bare)

@@ -1,4 +1,4 @@
-"""`robustcli train-mat`, `train-classifier` and `train-generator`: train a model, and judge what became of it."""
+"""`robustcli train-mat`, `train-classifier` and `train-generator`: training of a model, and its evaluation."""
 
 import copy
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ from robustcli.builders.training import (
     build_pair_trainer,
     moment_temperatures,
 )
-from robustcli.engines.loading import judge
+from robustcli.engines.loading import collect_records
 from robustcli.evaluation import Evaluation, Group
 from robustcli.evaluation.aggregate import robust_recall
 from robustcli.models import save_weights
@@ -31,10 +31,10 @@ from robustcli.training.trainer import Trainer
 
 
 @dataclass(frozen=True, kw_only=True)
-class Loaded:
-    """Data by split (``train``, ``val`` and the one that is judged), and the trainer, which holds the model.
+class LoadedTraining:
+    """Data by split (``train``, ``val`` and the one of the evaluation), and the trainer, which holds the model.
 
-    ``evaluation`` judges dual encoders and classifiers; None for a generator, which nothing attacks.
+    ``evaluation`` is that of dual encoders and classifiers; None for a generator, which is not attacked.
     """
 
     sets: Mapping[str, Any]
@@ -42,31 +42,31 @@ class Loaded:
     evaluation: Evaluation | None
 
 
-def load(config: DictConfig) -> Loaded:
-    """Build all that a training needs, so that whatever does not fit together is met before any work.
+def load(config: DictConfig) -> LoadedTraining:
+    """All parts of a training and its evaluation, built before any work so that a mismatch is an early error.
 
     Raises:
-        UserError: the mistake.
+        UserError: parts that do not fit together, or a missing extra for TensorBoard.
     """
     device, pairs = choose_device(config.device, config.threads), "defense" in config
     check_tensorboard(config.trainer.tensorboard)
     read = build_captioned if pairs else build_classes
     sets: dict[str, Any] = {split: read(config.dataset, split) for split in ("train", "val", config.evaluation.split)}
     if "generator" in config:
-        return Loaded(sets=sets, trainer=build_generator_trainer(config, sets, device), evaluation=None)
+        return LoadedTraining(sets=sets, trainer=build_generator_trainer(config, sets, device), evaluation=None)
     if pairs:
         trainer, candidates = build_pair_trainer(config, sets, device)
     else:
         trainer, candidates = build_class_trainer(config, sets, device), None
     judged = sets[config.evaluation.split]
     evaluation = build_evaluation(config, judged, build_attacks(config, judged, candidates))
-    return Loaded(sets=sets, trainer=trainer, evaluation=evaluation)
+    return LoadedTraining(sets=sets, trainer=trainer, evaluation=evaluation)
 
 
 def run(config: DictConfig, run: Run) -> float:
-    """Train as ``config`` says and judge the model, before it too where ``evaluation.before`` is set.
+    """Train as ``config`` says and evaluate the model, before the training too if ``evaluation.before`` is set.
 
-    Returns what is left under the worst attack, see `robust_recall`, or the bits per dimension of a generator.
+    Returns the recall@1 under the worst attack, see `robust_recall`, or the bits per dimension of a generator.
     """
     with run.phase("load"):
         loaded = load(config)
@@ -76,10 +76,10 @@ def run(config: DictConfig, run: Run) -> float:
     run.note_inputs(data=data, weights={"before": model.fingerprint()})
     groups, records = [], []
     if evaluation is not None and config.evaluation.before:
-        # A copy, since the report shows what an attack makes of it, when it is long trained.
+        # A copy: the report attacks it again for its pictures, after the training has changed the weights.
         groups.append(Group(bare=evaluation.evaluator.entry("before", copy.deepcopy(model))))
         with run.phase("judge before"):
-            records.append(judge(run, evaluation, groups))
+            records.append(collect_records(run, evaluation, groups))
     with run.phase("train"):
         training = train(trainer, run, "pairs" if "defense" in config else "images")
     metrics = write_history(run, training)
@@ -92,7 +92,7 @@ def run(config: DictConfig, run: Run) -> float:
     run.note(weights={"after": model.fingerprint()})
     after = Group(bare=evaluation.evaluator.entry("after", model))
     with run.phase("judge after"):
-        records.append(judge(run, evaluation, [after]))
+        records.append(collect_records(run, evaluation, [after]))
     with run.phase("report"):
         table = write_results(
             run,
@@ -108,10 +108,10 @@ def run(config: DictConfig, run: Run) -> float:
 
 
 def _judge_generator(config: DictConfig, run: Run, model: NVAE, data: Any, metrics: Mapping[str, float]) -> float:
-    """Save a trained generator with its moments, and measure what was saved; returns its bits per dimension."""
+    """Save a trained generator with its moments, and evaluate the saved file; returns its bits per dimension."""
     saved, settings = run.checkpoint_path("last"), config.moments
     with run.phase("moments"):
-        # The batch norms of the decoder saw posteriors in the training; draws of the prior look otherwise.
+        # In training the batch norms of the decoder saw latents of the posterior; those of the prior differ in moments.
         at = {
             temperature: moments_at(
                 model, temperature, batches=settings.batches, batch_size=settings.batch_size, seed=config.seed
@@ -119,11 +119,13 @@ def _judge_generator(config: DictConfig, run: Run, model: NVAE, data: Any, metri
             for temperature in moment_temperatures(config)
         }
         save_nvae(model, saved, at=at, half=config.half)
-    model = load_nvae(saved, temperature=model.temperature).to(model.device)  # what others will load
+    model = load_nvae(saved, temperature=model.temperature).to(
+        model.device
+    )  # evaluated as others will load it, rounding of `half` included
     run.note(weights={"after": model.fingerprint()})
-    measured = build_generation_judge(config, data)
+    evaluator = build_generation_judge(config, data)
     with run.phase("judge"):
-        records = run.records_part("records", lambda: measured.records(model))
+        records = run.records_part("records", lambda: evaluator.records(model))
     with run.phase("report"):
-        figures = write_generation(run, measured, model, records, metrics)
+        figures = write_generation(run, evaluator, model, records, metrics)
     return figures["bits_per_dim"]

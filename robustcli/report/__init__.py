@@ -1,1 +1,1 @@
-"""Tables, pictures, progress and the report of a run."""
+"""Tables, figures, diagnostics and the report of a run."""

@@ -1,4 +1,4 @@
-"""What a search for alphas leaves in the run directory: trials, the alphas themselves, figures and the report."""
+"""Results of a search for alphas in the run directory: trials, learned alphas, records, figures and the report."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from robustcli.defenses.purification.alpha_search import AlphaSearch, as_row
 from robustcli.defenses.purification.alphas import schedule
 from robustcli.metrics import Interval, bootstrap_difference, wilson
 from robustcli.report.alphas import accuracy_grid, pareto, schedules, search_history
-from robustcli.report.markdown import Report, render
+from robustcli.report.markdown import Report, render_report
 from robustcli.report.tables import Grid, print_grid
 from robustcli.runs.run import Run
 from robustcli.utils import files
@@ -21,17 +21,17 @@ ADVERSARIAL = "adversarial"
 
 
 @dataclass(frozen=True)
-class Learned:
-    """A finished search and what it was judged on.
+class LearnedAlphas:
+    """A finished search for alphas with its evaluation on held-out images.
 
     Attributes:
         search: with all its trials.
-        objectives: names of the values of a trial.
-        adversarial: the adversarial images, by split.
-        records: one row an image, kind of image and schedule, of the split that the search has not seen.
-        splits: that of the search, and that of the records.
-        attenuation: multiplies every schedule.
-        wanted: adversarial images that were asked for.
+        objectives: names of the values of a trial, each an accuracy in [0,1].
+        adversarial: adversarial and clean images, by split.
+        records: one row an image, kind of image and schedule, of the held-out split.
+        splits: that of the search, and the held-out one.
+        attenuation: factor in [0,1] on every schedule.
+        wanted: number of adversarial images asked for.
     """
 
     search: AlphaSearch
@@ -43,59 +43,64 @@ class Learned:
     wanted: int
 
 
-def write_learned(run: Run, found: Learned, *, resamples: int, seed: int) -> float:
-    """Write all of it and print the table; returns the learned alphas' accuracy on held-out adversarial images."""
-    search, best = found.search, found.search.best()
-    trials = _trials(found)
+def write_learned_alphas(run: Run, learned: LearnedAlphas, *, resamples: int, seed: int) -> float:
+    """Write all results and print the table; returns the accuracy of the learned alphas on held-out adversarial images.
+
+    Args:
+        resamples: of the bootstrap interval of the gain over cosine.
+        seed: of the resampling.
+    """
+    search, best = learned.search, learned.search.best()
+    trials = _trials(learned)
     with files.atomic(run.directory / "trials.csv") as path:
         trials.to_csv(path, index=False)
-    accuracies = _accuracies(found.records)
-    gain = _gain(found.records, resamples, seed)
-    run.write_records(found.records)
-    run.write_metrics(_flat(accuracies) | _searched(found) | _named("learned_minus_cosine", gain), _table(accuracies))
+    accuracies = _accuracies(learned.records)
+    gain = _gain(learned.records, resamples, seed)
+    run.write_records(learned.records)
+    run.write_metrics(_flat(accuracies) | _searched(learned) | _named("learned_minus_cosine", gain), _table(accuracies))
     winner = search.trials[best]
     content = {
         "alphas": list(winner.alphas),
-        "attenuation": found.attenuation,
+        "attenuation": learned.attenuation,
         "trial": best,
         "origin": winner.origin,
-        "search": dict(zip(found.objectives, winner.values, strict=True)),
+        "search": dict(zip(learned.objectives, winner.values, strict=True)),
         "held_out": {kind: interval.mean for kind, interval in accuracies["learned"].items()},
     }
     files.write_json(run.directory / "alphas.json", content)
-    grid = accuracy_grid(accuracies, found.splits[1])
+    grid = accuracy_grid(accuracies, learned.splits[1])
     report = Report(
         title="Learned alphas",
-        summary=_summary(found, gain),
+        summary=_summary(learned, gain),
         threat=_threat(run),
-        tables=[grid, _search_grid(found)],
-        figures=_figures(run, found, trials),
-        caveats=_caveats(found, run),
+        tables=[grid, _search_grid(learned)],
+        figures=_figures(run, learned, trials),
+        caveats=_caveats(learned, run),
     )
-    run.write_report(render(report, run.manifest, run.directory))
+    run.write_report(render_report(report, run.manifest, run.directory))
     print_grid(grid)
-    use = f"purifier.alphas={run.directory} purifier.attenuation={found.attenuation:g}"
+    use = f"purifier.alphas={run.directory} purifier.attenuation={learned.attenuation:g}"
     print(f"to use them: {use}", flush=True)
     return float(accuracies["learned"][ADVERSARIAL].mean or 0.0)
 
 
-def _trials(found: Learned) -> pd.DataFrame:
-    rows = [as_row(trial, found.objectives) for trial in found.search.trials]
+def _trials(learned: LearnedAlphas) -> pd.DataFrame:
+    rows = [as_row(trial, learned.objectives) for trial in learned.search.trials]
     frame = pd.DataFrame(rows)
     frame.insert(0, "trial", range(len(frame)))
-    front = found.search.front()
+    front = learned.search.front()
     frame["front"] = [number in front for number in range(len(frame))]
-    frame["chosen"] = frame["trial"] == found.search.best()
-    for name in found.objectives:
-        count = _count(found, name)
+    frame["chosen"] = frame["trial"] == learned.search.best()
+    for name in learned.objectives:
+        count = _count(learned, name)
         bounds = [wilson(round(value * count), count) for value in frame[name]]
         frame[f"{name}_low"] = [bound.low for bound in bounds]
         frame[f"{name}_high"] = [bound.high for bound in bounds]
     return frame
 
 
-def _count(found: Learned, objective: str) -> int:
-    images = found.adversarial[found.splits[0]]
+def _count(learned: LearnedAlphas, objective: str) -> int:
+    images = learned.adversarial[learned.splits[0]]
     return len(images.rows if objective == ADVERSARIAL else images.clean)
 
 
@@ -108,7 +113,7 @@ def _accuracies(records: pd.DataFrame) -> dict[str, dict[str, Interval]]:
 
 
 def _gain(records: pd.DataFrame, resamples: int, seed: int) -> Interval:
-    """Learned minus cosine on the same held-out adversarial images."""
+    """Accuracy of learned alphas minus cosine, paired over the same held-out adversarial images."""
     shown = records[records["kind"] == ADVERSARIAL]
     first, second = (
         torch.tensor(shown.loc[shown["alphas"] == name, "right"].to_numpy()) for name in ("learned", "cosine")
@@ -141,18 +146,18 @@ def _table(accuracies: Mapping[str, Mapping[str, Interval]]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _searched(found: Learned) -> dict[str, float]:
-    best = found.search.trials[found.search.best()]
+def _searched(learned: LearnedAlphas) -> dict[str, float]:
+    best = learned.search.trials[learned.search.best()]
     return {
-        "search/trials": float(len(found.search.trials)),
-        **{f"search/{name}": value for name, value in zip(found.objectives, best.values, strict=True)},
+        "search/trials": float(len(learned.search.trials)),
+        **{f"search/{name}": value for name, value in zip(learned.objectives, best.values, strict=True)},
     }
 
 
-def _search_grid(found: Learned) -> Grid:
-    """The starting points and the best of the rest, on the images that were searched on."""
-    trials, best = found.search.trials, found.search.best()
-    shown = [number for number, trial in enumerate(trials) if trial.origin != found.search.sampler or number == best]
+def _search_grid(learned: LearnedAlphas) -> Grid:
+    """Accuracies of the initial schedules and of the best trial, on the images of the search."""
+    trials, best = learned.search.trials, learned.search.best()
+    shown = [number for number, trial in enumerate(trials) if trial.origin != learned.search.sampler or number == best]
     rows = [
         [
             str(number) + (" (chosen)" if number == best else ""),
@@ -161,36 +166,36 @@ def _search_grid(found: Learned) -> Grid:
         ]
         for number in shown
     ]
-    title = f"In the search itself, on the split {found.splits[0]}: accuracy in percent"
+    title = f"In the search itself, on the split {learned.splits[0]}: accuracy in percent"
     note = "The chosen one is the highest of all trials, chance included: the table above is the one to believe."
-    return Grid(title, ["trial", "origin", *found.objectives], rows, note)
+    return Grid(title, ["trial", "origin", *learned.objectives], rows, note)
 
 
-def _figures(run: Run, found: Learned, trials: pd.DataFrame) -> list[tuple[str, Any]]:
+def _figures(run: Run, learned: LearnedAlphas, trials: pd.DataFrame) -> list[tuple[str, Any]]:
     drawn = []
-    if len(found.objectives) == 2:
+    if len(learned.objectives) == 2:
         path = run.figure("pareto")
-        pareto(trials, found.objectives, path)
+        pareto(trials, learned.objectives, path)
         drawn.append(("Accuracy on adversarial images against that on clean ones, of every trial.", path))
     path = run.figure("schedules")
-    best = found.search.trials[found.search.best()].alphas
+    best = learned.search.trials[learned.search.best()].alphas
     by_name = {"learned": best, **{name: schedule(name, len(best)).tolist() for name in ("linear", "cosine")}}
-    schedules(by_name, path, attenuation=found.attenuation)
-    drawn.append((f"How much of each latent is drawn anew, times the attenuation of {found.attenuation:g}.", path))
-    path = run.figure("course")
-    search_history(trials, found.objectives, path)
-    drawn.append(("How the search went.", path))
+    schedules(by_name, path, attenuation=learned.attenuation)
+    drawn.append((f"How much of each latent is drawn anew, times the attenuation of {learned.attenuation:g}.", path))
+    path = run.figure("history")
+    search_history(trials, learned.objectives, path)
+    drawn.append(("History of the search: every trial, and the best up to then.", path))
     return drawn
 
 
-def _summary(found: Learned, gain: Interval) -> str:
+def _summary(learned: LearnedAlphas, gain: Interval) -> str:
     if gain.mean is None:
         return ""
     between = (
         "" if gain.low is None or gain.high is None else f" (95 %: {100 * gain.low:+.1f} to {100 * gain.high:+.1f})"
     )
     return (
-        f"On adversarial images of the split {found.splits[1]} the learned alphas differ from cosine by "
+        f"On adversarial images of the split {learned.splits[1]} the learned alphas differ from cosine by "
         f"{100 * gain.mean:+.1f} points{between}, by images that were made before, not by an attack on these alphas."
     )
 
@@ -209,21 +214,21 @@ def _threat(run: Run) -> list[str]:
     ]
 
 
-def _caveats(found: Learned, run: Run) -> list[str]:
+def _caveats(learned: LearnedAlphas, run: Run) -> list[str]:
     notes = [
         "The objective is not adaptive: an attacker who knows the alphas makes other images. What they withstand then "
-        f"is told by `robustcli purify purifier.alphas=DIRECTORY purifier.attenuation={found.attenuation:g}`.",
-        f"The winner is the highest of {len(found.search.trials)} figures that each have an interval, so its figure in "
-        "the search flatters; linear and cosine stand beside it as they are.",
+        f"is told by `robustcli purify purifier.alphas=DIRECTORY purifier.attenuation={learned.attenuation:g}`.",
+        f"The winner is the highest of {len(learned.search.trials)} figures that each have an interval, so its figure "
+        "in the search flatters; linear and cosine stand beside it as they are.",
         "Every trial has the same draws; the held-out table has others.",
     ]
     if _settings(run)["purifier"]["alphas"] == "none":
         notes.append("The reconstruction scores 0 on the adversarial images by their choice.")
-    for split, images in found.adversarial.items():
+    for split, images in learned.adversarial.items():
         notes.append(
             f"{split}: {images.attacked} images attacked, {images.clean_correct} were right before, "
             f"{len(images.rows)} are kept."
         )
-        if len(images.rows) < found.wanted:
-            notes.append(f"{split} has fewer adversarial images than the {found.wanted} that were asked for.")
+        if len(images.rows) < learned.wanted:
+            notes.append(f"{split} has fewer adversarial images than the {learned.wanted} that were asked for.")
     return notes

@@ -1,4 +1,4 @@
-"""What a person sees of a search for alphas: how it went, the front of two figures, the schedules, the table."""
+"""Figures and table of a search for alphas: history, Pareto front, schedules, held-out accuracies."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 _WORDS = {"adversarial": "adversarial images", "clean": "clean images"}
 
 
-def accuracy_grid(found: Mapping[str, Mapping[str, Interval]], split: str) -> Grid:
-    """Schedules as rows, kinds of images as columns, on a split that the search has not seen."""
-    kinds = list(next(iter(found.values())))
-    rows = [[name, *(_cell(by_kind[kind]) for kind in kinds)] for name, by_kind in found.items()]
+def accuracy_grid(accuracies: Mapping[str, Mapping[str, Interval]], split: str) -> Grid:
+    """Accuracies on the held-out ``split``: schedules as rows, kinds of images as columns."""
+    kinds = list(next(iter(accuracies.values())))
+    rows = [[name, *(_cell(by_kind[kind]) for kind in kinds)] for name, by_kind in accuracies.items()]
     note = (
         "± reaches to the farther end of the 95 % interval (Wilson). The adversarial images fool the reconstruction by "
         "choice, and are the same for every row: NOT an adaptive attack."
@@ -35,7 +35,13 @@ def accuracy_grid(found: Mapping[str, Mapping[str, Interval]], split: str) -> Gr
 
 
 def search_history(trials: "pd.DataFrame", objectives: Sequence[str], path: Path) -> None:
-    """What every trial scored, and the best up to then, one panel an objective."""
+    """Values of every trial and the running maximum, one panel an objective.
+
+    Args:
+        trials: the objectives as shares in [0,1], in the order of the search.
+        objectives: columns of ``trials``.
+        path: the PNG to write.
+    """
     figure = Figure(figsize=(1.2 + 3.6 * len(objectives), 3.6), layout="constrained")
     panels = figure.subplots(1, len(objectives), squeeze=False)[0]
     for axes, name in zip(panels, objectives, strict=True):
@@ -54,7 +60,7 @@ def search_history(trials: "pd.DataFrame", objectives: Sequence[str], path: Path
 
 
 def pareto(trials: "pd.DataFrame", objectives: Sequence[str], path: Path) -> None:
-    """Trials by their two figures; the front, which no trial beats in both, and the chosen one.
+    """Trials in the plane of two objectives, with the Pareto front and the chosen trial.
 
     Args:
         trials: the objectives as shares in [0,1], ``origin``, and ``front`` and ``chosen``, bool.
@@ -99,7 +105,7 @@ def pareto(trials: "pd.DataFrame", objectives: Sequence[str], path: Path) -> Non
 
 
 def schedules(by_name: Mapping[str, Sequence[float]], path: Path, *, attenuation: float) -> None:
-    """Share of each latent that is drawn anew, coarse to fine, after the attenuation."""
+    """Curves of schedules: the share of each latent that is resampled, coarse to fine, times the attenuation."""
     figure = Figure(figsize=(5.8, 3.6), layout="constrained")
     axes = figure.subplots()
     for index, (name, alphas) in enumerate(by_name.items()):
@@ -119,11 +125,11 @@ def schedules(by_name: Mapping[str, Sequence[float]], path: Path, *, attenuation
     save(figure, path)
 
 
-def _cell(found: Interval) -> str:
-    if found.mean is None or found.low is None or found.high is None:
+def _cell(interval: Interval) -> str:
+    if interval.mean is None or interval.low is None or interval.high is None:
         return MISSING
-    far = max(found.mean - found.low, found.high - found.mean)
-    return f"{100 * found.mean:.1f}\n±{100 * far:.1f}"
+    far = max(interval.mean - interval.low, interval.high - interval.mean)
+    return f"{100 * interval.mean:.1f}\n±{100 * far:.1f}"
 
 
 def _dress(axes: Axes, x_label: str, y_label: str) -> None:

@@ -1,4 +1,4 @@
-"""Tables and pictures of test-time defences: who knows what, accuracy over the radius, strips of images.
+"""Tables and figures of test-time defences: attacker's access, accuracy over the radius, strips of images.
 
 Shapes: C channels, H height, W width.
 """
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 ACCESS = {"static": "static", "transfer": "transfer", "bpda": "BPDA", "adaptive": "adaptive", WORST: "worst"}
 _VERDICTS = {"recall_at_1": "one fresh answer", "majority": "most of them", "worst": "all of them"}
-_NOTICED = 0.01  # of accuracy; chance among fresh answers makes less
+_NOTICED = 0.01  # accuracy; below it a difference may be chance among fresh answers
 NO_ADAPTIVE = (
     "THE ADAPTIVE COLUMN IS MISSING: nothing here says what an attacker can do who knows of the defence. Run with "
     "'evaluation.access=[static,bpda,adaptive]' before any of it is called robust."
@@ -30,11 +30,11 @@ NO_ADAPTIVE = (
 
 @dataclass(frozen=True)
 class Strip:
-    """One image before and after; images (C,H,W) in [0,1].
+    """One image at the stages of an attack and a defence; images (C,H,W) in [0,1].
 
     Attributes:
         label: the true class.
-        pictures: heading -> image and what the classifier says of it.
+        pictures: heading -> image and predicted class.
     """
 
     label: str
@@ -42,7 +42,7 @@ class Strip:
 
 
 def access_grid(table: "pd.DataFrame", eps: float, *, norm: str) -> Grid:
-    """Models as rows; clean, then each attack by what the attacker knew, and the worst of each access.
+    """Accuracy at one radius: models as rows; clean, the attacks by access, and the worst of each access as columns.
 
     Args:
         table: of `summarise`, at several radii.
@@ -66,7 +66,7 @@ def access_grid(table: "pd.DataFrame", eps: float, *, norm: str) -> Grid:
 
 
 def strict_grid(table: "pd.DataFrame", radii: Sequence[float], *, norm: str) -> Grid:
-    """Models as rows, under the worst of all attacks: the chance of one fresh answer, of most and of all."""
+    """Accuracy under the worst of all attacks, over the radii, if one, most or all fresh answers must be correct."""
     worst = table[(table["attack"] == WORST) & (table["access"] == WORST)]
     rows = []
     for model in dict.fromkeys(table["model"]):
@@ -80,7 +80,9 @@ def strict_grid(table: "pd.DataFrame", radii: Sequence[float], *, norm: str) -> 
 
 
 def paper_grid(table: "pd.DataFrame", radii: Sequence[float], *, norm: str) -> Grid:
-    """Models and attacks as rows: as the paper counts, by what the adaptive attack itself saw."""
+    """Robust accuracy as the paper counts it: by the answers that the adaptive attack itself saw; models and attacks as
+    rows, radii as columns.
+    """
     rows = []
     for (model, attack), part in table.groupby(["model", "attack"], sort=False):
         by_radius = {row["eps"]: _cell(row, "accuracy") for row in part.to_dict("records")}
@@ -94,9 +96,10 @@ def paper_grid(table: "pd.DataFrame", radii: Sequence[float], *, norm: str) -> G
     return Grid(title, ["model", "attack", "median norm", *(shown(eps, norm) for eps in radii)], rows, note)
 
 
-def masked(table: "pd.DataFrame", radii: Sequence[float], *, norm: str) -> list[str]:
-    """A sentence for each defence that attackers who know less hurt more than the adaptive ones do: its gradients
-    mislead, or its adaptive attacks are too weak.
+def masking_warnings(table: "pd.DataFrame", radii: Sequence[float], *, norm: str) -> list[str]:
+    """One warning for each defence on which static or BPDA attacks succeed more often than adaptive ones.
+
+    That is a sign of gradient masking, or of adaptive attacks that are too weak.
     """
     worst = table[table["attack"] == WORST]
     left = worst.groupby(["model", "access", "eps"])["recall_at_1"].mean()
@@ -106,14 +109,14 @@ def masked(table: "pd.DataFrame", radii: Sequence[float], *, norm: str) -> list[
         for eps in radii:
             by_access = {access: left.get((model, access, eps)) for access in ("static", "bpda", "adaptive")}
             adaptive = by_access.pop("adaptive")
-            known = {access: value for access, value in by_access.items() if value is not None}
-            if adaptive is None or not known or model in bare:
+            weaker = {access: value for access, value in by_access.items() if value is not None}
+            if adaptive is None or not weaker or model in bare:
                 continue
-            access = min(known, key=lambda name: known[name])
-            if known[access] < adaptive - _NOTICED:
+            access = min(weaker, key=lambda name: weaker[name])
+            if weaker[access] < adaptive - _NOTICED:
                 sentences.append(
                     f"SUSPECT: {ACCESS[access]} attacks within {NORMS[norm]} {shown(eps, norm)} leave "
-                    f"{100 * known[access]:.1f} % to {model}, adaptive ones {100 * adaptive:.1f} %: these are too "
+                    f"{100 * weaker[access]:.1f} % to {model}, adaptive ones {100 * adaptive:.1f} %: these are too "
                     "weak, or its gradients mislead. Go by the worst of all, and attack it with more steps and answers "
                     "(evaluation.eot)."
                 )
@@ -152,7 +155,11 @@ def accuracy_over_radius(table: "pd.DataFrame", path: Path, *, norm: str) -> Non
 
 
 def strips(rows: Sequence[Strip], path: Path, *, title: str) -> None:
-    """A row an image, a column a stage, with what the classifier says below each picture."""
+    """Grid of images, a row a `Strip` and a column a stage, with the predicted class below each; wrong ones in colour.
+
+    Raises:
+        ValueError: no rows.
+    """
     if not rows:
         raise ValueError("a picture of strips needs at least one row")
     names = list(rows[0].pictures)
@@ -182,7 +189,7 @@ def _show(axes: Any, image: Any) -> None:
 
 
 def _columns(table: "pd.DataFrame") -> list[tuple[str, str]]:
-    """(access, attack) in the order of the table; of BPDA the worst alone, which is there to unmask."""
+    """(access, attack) in the order of the table; of BPDA the worst alone, a check for gradient masking."""
     columns = [(CLEAN, CLEAN)]
     for access in ("static", "transfer", "bpda", "adaptive"):
         attacks = list(dict.fromkeys(table[table["access"] == access]["attack"]))
@@ -202,16 +209,16 @@ def _cells(table: "pd.DataFrame", model: Any, access: str, attack: str, measure:
     """One figure a direction; `MISSING` where there is none."""
     if measure not in table:
         return MISSING
-    own = table[(table["model"] == model) & (table["access"] == access) & (table["attack"] == attack)]
-    own = own[own[measure].notna()]
-    if own.empty:
+    rows = table[(table["model"] == model) & (table["access"] == access) & (table["attack"] == attack)]
+    rows = rows[rows[measure].notna()]
+    if rows.empty:
         return MISSING
-    found = [_cell(row, measure).split("\n") for row in own.to_dict("records")]
-    return "\n".join(" / ".join(parts) for parts in zip(*found, strict=False))
+    cells = [_cell(row, measure).split("\n") for row in rows.to_dict("records")]
+    return "\n".join(" / ".join(parts) for parts in zip(*cells, strict=False))
 
 
 def _cell(row: Mapping[Any, Any], measure: str) -> str:
     value, low, high = row[measure], row[f"{measure}_low"], row[f"{measure}_high"]
-    if low is None or low != low:
+    if low is None or low != low:  # NaN
         return f"{100 * value:.1f}"
     return f"{100 * value:.1f}\n±{100 * max(value - low, high - value):.1f}"

@@ -1,4 +1,4 @@
-"""Lines under a table: whether its numbers are to be believed, and what transfers from model to model."""
+"""Diagnostics of the robust figures of a table, and transfer rates between its models."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -21,26 +21,27 @@ from robustcli.runs.run import Run
 from robustcli.utils import files
 from robustcli.utils.progress import Progress
 
-_FEW = 16  # images of an ensemble's diagnostics, or of a defence's, which would else cost more than the table
+_FEW_SAMPLES = 16  # of an ensemble's diagnostics, or of a defence's, which would else cost more than the table
 
 
 def diagnostics_of(
     run: Run, evaluation: Evaluation, groups: Sequence[Group], table: pd.DataFrame, extent: str
 ) -> list[Finding]:
-    """The diagnostics of the numbers of each model, also in ``diagnostics.csv``.
+    """Diagnostic findings on the robust figures of each model, also written to ``diagnostics.csv``.
 
     Args:
         table: recall of every model under every attack at the radius of the table, see `summarise`.
-        extent: ``off``; ``auto`` and ``strict``, of the attack that hurts a model most, on which the claim rests, and
-            of the first defence; ``full``, of every attack on every model.
+        extent: ``off``: none; ``auto`` and ``strict``: the worst attack on each model, on which the claim of
+            robustness rests, and the first defence only; ``full``: every attack on every model.
     """
     if extent == "off":
         return []
+    # One battery of further attacks a figure, so the plan decides the cost.
     plan = [
         (group, entry, name)
         for group in groups
-        for entry in _entries(group, extent)
-        for name in _claimed(evaluation, entry, table, extent)
+        for entry in _diagnosed_entries(group, extent)
+        for name in _diagnosed_attacks(evaluation, entry, table, extent)
     ]
     findings: list[Finding] = []
     with Progress(len(plan), "diagnostics", unit="numbers") as progress:
@@ -48,7 +49,7 @@ def diagnostics_of(
             attack = evaluation.attacks[name]
             few = bool(group.defended) or isinstance(attack, ENSEMBLES)
             findings += diagnose(
-                evaluation.evaluator.subject(entry, _FEW if few else SAMPLES),
+                evaluation.evaluator.subject(entry, _FEW_SAMPLES if few else SAMPLES),
                 evaluation.main_run(name, entry).attack,
                 model=entry.label,
                 name=name,
@@ -63,33 +64,34 @@ def diagnostics_of(
 
 
 def transfers(run: Run, evaluation: Evaluation, groups: Sequence[Group], name: str) -> list[Grid]:
-    """How often what misleads one model misleads another, under the attack ``name``; also in ``transfer.csv``.
+    """Success rates of transferred adversarial examples of the attack ``name``, also written to ``transfer.csv``.
 
-    Chunk by chunk: a dual encoder's queries are ranked among those of their chunk.
+    One grid a direction, sources as rows and targets as columns. The attack runs once on every model; its examples are
+    then judged on all of them. A dual encoder's queries are ranked within their chunk, not in the whole gallery.
     """
     evaluator, attack, parts = evaluation.evaluator, evaluation.attacks[name], []
     models = {entry.label: entry.model for group in groups for entry in group.entries}
     with Progress(len(evaluator), f"transfer: {name}", unit="images") as progress:
         for rows in evaluator.chunks():
-            parts.append(_chunk(evaluation, attack, models, rows))
+            parts.append(_chunk_transfers(evaluation, attack, models, rows))
             progress.advance(len(rows))
     keys = ["direction", "source", "target"]
     table = pd.concat(parts).groupby(keys, sort=False)[["samples", "successes"]].sum().reset_index()
     table["success_rate"] = table["successes"] / table["samples"].where(table["samples"] > 0)
     with files.atomic(run.directory / "transfer.csv") as path:
         table.to_csv(path, index=False)
-    return [_grid(str(direction), part, name) for direction, part in table.groupby("direction", sort=False)]
+    return [_transfer_grid(str(direction), part, name) for direction, part in table.groupby("direction", sort=False)]
 
 
-def _entries(group: Group, extent: str) -> Sequence[Entry]:
-    """Rows whose numbers are looked at: a model alone, or the defences in front of it."""
+def _diagnosed_entries(group: Group, extent: str) -> Sequence[Entry]:
+    """Entries of the group to diagnose: the model alone, or the defences in front of it."""
     if not group.defended:
         return [group.bare]
     return group.defended if extent == "full" else group.defended[:1]
 
 
-def _claimed(evaluation: Evaluation, entry: Entry, table: pd.DataFrame, extent: str) -> list[str]:
-    """The attacks whose numbers are looked at; of a defence those that keep within a radius, if there are any."""
+def _diagnosed_attacks(evaluation: Evaluation, entry: Entry, table: pd.DataFrame, extent: str) -> list[str]:
+    """Names of the attacks to diagnose on an entry; for a defence those bounded by a radius, if there are any."""
     names = list(evaluation.attacks)
     if entry.defence != "none":
         names = [name for name in names if not evaluation.is_minimum_norm(name)] or names
@@ -100,18 +102,18 @@ def _claimed(evaluation: Evaluation, entry: Entry, table: pd.DataFrame, extent: 
     return [] if worst is None else [worst]
 
 
-def _chunk(evaluation: Evaluation, attack: Any, models: Mapping[str, Any], rows: Tensor) -> pd.DataFrame:
+def _chunk_transfers(evaluation: Evaluation, attack: Any, models: Mapping[str, Any], rows: Tensor) -> pd.DataFrame:
     evaluator, first, threat = evaluation.evaluator, next(iter(models.values())), evaluation.threat
     if isinstance(evaluator, RetrievalEvaluator):
         assert isinstance(attack, RetrievalAttack)
         return retrieval_transfer_matrix(attack, models, evaluator.pairs(first, rows)[0], threat)
     assert isinstance(evaluator, ClassificationEvaluator) and isinstance(attack, ClassifierAttack)
     images, labels = evaluator.batch(first, rows)
-    found = transfer_matrix(attack, models, images, labels, threat, sample_ids=rows)
-    return found.assign(direction=evaluator.directions[0])
+    matrix = transfer_matrix(attack, models, images, labels, threat, sample_ids=rows)
+    return matrix.assign(direction=evaluator.directions[0])
 
 
-def _grid(direction: str, table: pd.DataFrame, attack: str) -> Grid:
+def _transfer_grid(direction: str, table: pd.DataFrame, attack: str) -> Grid:
     names = list(dict.fromkeys(table["source"]))
     cells = {
         (row["source"], row["target"]): f"{100 * row['success_rate']:.1f}\nof {row['samples']}"

@@ -1,4 +1,4 @@
-"""Whether the robust numbers of a table are to be believed: one word under each, and what stands behind it."""
+"""Display of diagnostics: a verdict for each robust figure of a table, and the checks behind it."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -15,13 +15,11 @@ _TITLE = "Diagnostics: are the numbers to be believed?"
 
 
 def diagnostics_grid(findings: Sequence[Finding]) -> Grid:
-    """One row for each model and attack: the verdict, each check that is suspect with what to do, and which did not
-    run.
-    """
+    """One row for each model and attack: the verdict, the suspect checks with their remedies, the checks not run."""
     rows = []
     for model, attack in verdicts(findings):
-        own = [each for each in findings if (each.model, each.attack) == (model, attack)]
-        rows.append([model, label_of(attack), verdict(own), _measured(own), _remedies(own)])
+        of_pair = [each for each in findings if (each.model, each.attack) == (model, attack)]
+        rows.append([model, label_of(attack), verdict(of_pair), _measured(of_pair), _remedies(of_pair)])
     return Grid(_TITLE, ["model", "attack", "verdict", "measured", "what to do"], rows, _note(findings))
 
 
@@ -51,9 +49,9 @@ def print_findings(findings: Sequence[Finding], console: "Console | None" = None
         shown = Console(file=shown.file, width=max(shown.width, 120))
     shown.print(Text(_TITLE, "bold"))
     for (model, attack), word in verdicts(findings).items():
-        own = [each for each in findings if (each.model, each.attack) == (model, attack)]
-        shown.print(Text.assemble(f"  {model}, {label_of(attack)}: ", (word, _STYLES[word]), _counted(own)))
-        for each in own:
+        of_pair = [each for each in findings if (each.model, each.attack) == (model, attack)]
+        shown.print(Text.assemble(f"  {model}, {label_of(attack)}: ", (word, _STYLES[word]), _counted(of_pair)))
+        for each in of_pair:
             if each.status == SUSPECT:
                 shown.print(Text(f"    {each.check}: {each.measured}. {each.advice}"))
 

@@ -1,4 +1,4 @@
-"""Pictures of a run: robust recall over the budget, any share over a knob, and the attacked samples themselves.
+"""Figures of a run: robust recall over eps, lines of a share over a setting, and adversarial examples.
 
 Every figure is an object of its own and is drawn by Agg, without the global state of pyplot. Shapes: H height, W width.
 """
@@ -92,7 +92,7 @@ def lines(
 
 
 def examples(rows: Sequence[Example], path: Path, *, title: str = "") -> None:
-    """Clean image, attacked image, their difference, and the caption with the changed words in bold colour.
+    """Grid of examples: clean and adversarial image, their difference, and both captions with edited words in bold.
 
     The difference is amplified by the factor over its column, around mid-grey: the largest takes half of the range.
 
@@ -100,6 +100,9 @@ def examples(rows: Sequence[Example], path: Path, *, title: str = "") -> None:
         rows: at least one example.
         path: the PNG to write.
         title: above the pictures.
+
+    Raises:
+        ValueError: no rows, or an image that is not (3, H, W).
     """
     if not rows:
         raise ValueError("a picture of examples needs at least one example")
@@ -126,7 +129,7 @@ def examples(rows: Sequence[Example], path: Path, *, title: str = "") -> None:
 
 
 def changed_words(caption: str, edited: str) -> tuple[list[bool], list[bool]]:
-    """For each word of the caption and of its edited form whether it has no partner in the other, by longest match."""
+    """Masks over the words of a caption and of its edited form: True for a word without match in the other."""
     from difflib import SequenceMatcher
 
     before, after = caption.split(), edited.split()

@@ -1,4 +1,4 @@
-"""What a trained generator shows: its figures, reconstructions, samples, and the latents swept from coarse to fine."""
+"""Results of a trained generator: likelihood, reconstructions, samples, and images from their coarsest latents."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,7 +11,7 @@ from torch import Tensor
 from robustcli.evaluation.generation import GenerationJudge
 from robustcli.models.generators import NVAE
 from robustcli.report.figures import INK, save
-from robustcli.report.markdown import Report, render
+from robustcli.report.markdown import Report, render_report
 from robustcli.report.tables import Grid, print_grid
 from robustcli.runs.run import Run
 
@@ -19,23 +19,30 @@ _COLUMNS, _MOST_ROWS = 8, 9
 
 
 def write_generation(
-    run: Run, judge: GenerationJudge, model: NVAE, records: pd.DataFrame, history: Mapping[str, float]
+    run: Run, evaluator: GenerationJudge, model: NVAE, records: pd.DataFrame, history: Mapping[str, float]
 ) -> dict[str, float]:
-    """Write records, metrics, pictures and the report, print the table, and return the figures."""
-    figures = judge.figures(records)
+    """Write records, metrics, pictures and the report, and print the table; returns the metrics of the generator.
+
+    Args:
+        records: one row an image, of ``evaluator.records``.
+        history: metrics of the training, which join those of the generator.
+    """
+    figures = evaluator.figures(records)
     run.write_records(records)
     run.write_metrics({**history, **figures})
     grid = Grid(
-        f"On {len(records)} images of {judge.data.name} {judge.data.split}", ["", "value"], _rows(figures, model)
+        f"On {len(records)} images of {evaluator.data.name} {evaluator.data.split}",
+        ["", "value"],
+        _rows(figures, model),
     )
     report = Report(
-        title=f"A generator of {judge.data.name}",
+        title=f"A generator of {evaluator.data.name}",
         threat=[],
         tables=[grid],
-        figures=_pictures(run, judge, model),
+        figures=_pictures(run, evaluator, model),
         caveats=["Bits are an upper bound, from one draw of the latents for each image."],
     )
-    run.write_report(render(report, run.manifest, run.directory))
+    run.write_report(render_report(report, run.manifest, run.directory))
     print_grid(grid)
     return figures
 
@@ -51,16 +58,18 @@ def _rows(figures: Mapping[str, float], model: NVAE) -> list[tuple[str, str]]:
     ]
 
 
-def _pictures(run: Run, judge: GenerationJudge, model: NVAE) -> list[tuple[str, Path]]:
+def _pictures(run: Run, evaluator: GenerationJudge, model: NVAE) -> list[tuple[str, Path]]:
     number = len(model.latent_shapes)
     kept = sorted({round(share * number / (_MOST_ROWS - 1)) for share in range(_MOST_ROWS)}, reverse=True)
-    images, rebuilt = judge.reconstructions(model, _COLUMNS)
+    images, reconstructed = evaluator.reconstructions(model, _COLUMNS)
     paths = {name: run.figure(name) for name in ("reconstructions", "swept", "samples")}
-    strips([("image", images), ("rebuilt", rebuilt)], paths["reconstructions"])
-    rows = [(f"{keep} kept", pictures) for keep, pictures in zip(kept, judge.swept(model, _COLUMNS, kept), strict=True)]
-    strips([("image", images), *rows], paths["swept"])
-    drawn = judge.samples(model, 4 * _COLUMNS)
-    strips([("", drawn[i : i + _COLUMNS]) for i in range(0, len(drawn), _COLUMNS)], paths["samples"])
+    image_grid([("image", images), ("rebuilt", reconstructed)], paths["reconstructions"])
+    rows = [
+        (f"{keep} kept", pictures) for keep, pictures in zip(kept, evaluator.swept(model, _COLUMNS, kept), strict=True)
+    ]
+    image_grid([("image", images), *rows], paths["swept"])
+    samples = evaluator.samples(model, 4 * _COLUMNS)
+    image_grid([("", samples[i : i + _COLUMNS]) for i in range(0, len(samples), _COLUMNS)], paths["samples"])
     return [
         ("Images, and what is left of them when no latent is drawn anew.", paths["reconstructions"]),
         (f"From all {number} latents of the image to none: the finest are drawn anew first.", paths["swept"]),
@@ -68,8 +77,8 @@ def _pictures(run: Run, judge: GenerationJudge, model: NVAE) -> list[tuple[str, 
     ]
 
 
-def strips(rows: Sequence[tuple[str, Tensor]], path: Path) -> None:
-    """Rows of images, each (n,C,H,W) in [0,1] with its name to the left, as one PNG."""
+def image_grid(rows: Sequence[tuple[str, Tensor]], path: Path) -> None:
+    """Grid of images as one PNG: rows of (n,C,H,W) images in [0,1], each with its name to the left."""
     columns, margin = max(len(images) for _, images in rows), 0.85 if any(name for name, _ in rows) else 0.03
     width, height = margin + 0.85 * columns, 0.85 * len(rows)
     figure = Figure(figsize=(width, height))

@@ -1,4 +1,4 @@
-"""``report.md``: what a run did and found, with its tables, pictures, threat model and provenance on one page."""
+"""``report.md``: results, tables, figures, threat model and provenance of a run on one page."""
 
 import os
 import re
@@ -14,7 +14,7 @@ from robustcli.report.tables import Grid
 if TYPE_CHECKING:
     from jinja2 import Template
 
-# What Markdown would read as markup: an emphasis, a table's border, a formula, code, the target of a link.
+# Characters that Markdown would read as markup: an emphasis, a table's border, a formula, code, the target of a link.
 _SPECIAL = re.compile(r"[\\`*|~$]|(?<![^\W_])_|_(?![^\W_])|(?<=\])\(")
 
 
@@ -24,11 +24,11 @@ class Report:
 
     Attributes:
         title: one line.
-        threat: what the attacks may do, a sentence each; see `robustcli.report.threat`.
-        summary: what was found, in a sentence or two; may be empty.
-        tables: in the order in which they are read.
-        figures: caption and picture of each.
-        caveats: what the numbers do not say, a sentence each.
+        threat: the threat model in sentences; see `robustcli.report.threat`.
+        summary: the main result in a sentence or two; may be empty.
+        tables: in reading order.
+        figures: caption and path of each.
+        caveats: limits of the numbers, a sentence each.
     """
 
     title: str
@@ -39,7 +39,7 @@ class Report:
     caveats: Sequence[str] = ()
 
 
-def render(report: Report, manifest: Mapping[str, Any], directory: Path) -> str:
+def render_report(report: Report, manifest: Mapping[str, Any], directory: Path) -> str:
     """The report as Markdown that stands in ``directory``: pictures are named relative to it.
 
     Args:
@@ -66,7 +66,7 @@ def literal(text: str, line_break: str = " ") -> str:
 
 
 def command_line(manifest: Mapping[str, Any]) -> str:
-    """What one types to get this run; for a job of a sweep the job alone."""
+    """The command line of this run; for a job of a sweep that of the job alone."""
     return shlex.join(["robustcli", manifest["command"], *manifest["overrides"]])
 
 

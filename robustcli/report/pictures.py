@@ -1,4 +1,4 @@
-"""Pictures of an evaluation: curves over the radius, attacked examples, and strips of what a defence makes of images.
+"""Pictures of an evaluation: curves over the radius, adversarial examples, and strips of images through a defence.
 
 Shapes: B images, C channels, H height, W width, L latents.
 """
@@ -39,7 +39,14 @@ def draw_models(
     records: pd.DataFrame,
     name: str,
 ) -> list[Picture]:
-    """The curve of the attack ``name``, and each model under its own worst attack on the same images."""
+    """Recall over eps under the attack ``name``, and examples of each model under its worst attack.
+
+    Args:
+        table: summary at the radius of the table; gives the worst attack of each model.
+        curve: summary over the radii; empty: no curve is drawn.
+        records: one row a query; gives the examples.
+        name: of the attack of the curve.
+    """
     pictures = []
     if not curve.empty:
         path = run.figure("recall_over_eps")
@@ -51,18 +58,21 @@ def draw_models(
         worst = worst_attack(table, entry.label)
         if worst is None:
             continue
-        path = run.figure(f"examples_{_file(entry.label)}")
+        path = run.figure(f"examples_{_file_name(entry.label)}")
         main = evaluation.main_run(worst, entry)
-        found = records[(records["model"] == entry.label) & (records["attack"] == worst)]
-        found = found[found["eps"].isna() | (found["eps"] == main.threat.radius)]
-        # Per-sample draws make these images those of the records.
-        examples(evaluation.evaluator.examples(main, found, _EXAMPLES), path, title=f"{entry.label}, under {worst}")
+        attacked = records[(records["model"] == entry.label) & (records["attack"] == worst)]
+        attacked = attacked[attacked["eps"].isna() | (attacked["eps"] == main.threat.radius)]
+        # The attack runs again on a few samples; generators per sample make these images those of the records.
+        examples(evaluation.evaluator.examples(main, attacked, _EXAMPLES), path, title=f"{entry.label}, under {worst}")
         pictures.append(Picture(f"{entry.label}: what {worst} makes of some images, its worst attack.", path))
     return pictures
 
 
 def draw_defences(run: Run, evaluation: Evaluation, groups: Sequence[Group], table: pd.DataFrame) -> list[Picture]:
-    """Accuracy over the radius, and of each defence what comes in, what goes on, and what was thrown away."""
+    """Accuracy over the radius, and for each defence strips of attacked, purified and residual images.
+
+    For a purifier, strips of images with only the coarsest latents kept are added.
+    """
     curve = run.figure("accuracy_over_radius")
     accuracy_over_radius(table, curve, norm=evaluation.threat.norm)
     caption = "Right answers over the radius: under the worst attack of each query, and under the worst static one."
@@ -73,16 +83,16 @@ def draw_defences(run: Run, evaluation: Evaluation, groups: Sequence[Group], tab
     rows = evaluator.spread(_STRIPS)
     for group in groups:
         for entry in group.defended:
-            path = run.figure(f"strips_{_file(entry.label)}")
+            path = run.figure(f"strips_{_file_name(entry.label)}")
             strips(
                 _strips(evaluation, evaluator, group, entry, rows), path, title=f"{entry.label}, {evaluation.threat}"
             )
             caption = f"{entry.label}: what comes in, what goes on to the classifier, and what was thrown away."
             pictures.append(Picture(caption, path))
             if isinstance(entry.model.cleaner, Purifier):
-                path = run.figure(f"latents_{_file(entry.label)}")
-                found = _latents(evaluator, group.bare, entry.model.cleaner, rows)
-                strips(found, path, title="latents drawn anew, from the finest up")
+                path = run.figure(f"latents_{_file_name(entry.label)}")
+                latents = _latents(evaluator, group.bare, entry.model.cleaner, rows)
+                strips(latents, path, title="latents drawn anew, from the finest up")
                 caption = f"{entry.label}: the coarsest latents kept, the others drawn anew."
                 pictures.append(Picture(caption, path))
     return pictures
@@ -92,21 +102,22 @@ def draw_defences(run: Run, evaluation: Evaluation, groups: Sequence[Group], tab
 def _strips(
     evaluation: Evaluation, evaluator: ClassificationEvaluator, group: Group, entry: Entry, rows: Tensor
 ) -> list[Strip]:
-    """Clean, attacked and cleaned images; of the last attack that keeps within a radius, or the last there is."""
+    """Clean, adversarial and purified images, of the last attack bounded by a radius, or else of the last attack."""
     images, labels = evaluator.batch(entry.model, rows)
     bounded = [name for name in evaluation.attacks if not evaluation.is_minimum_norm(name)]
     name = (bounded or list(evaluation.attacks))[-1]
-    torch.manual_seed(evaluation.seed)
+    torch.manual_seed(evaluation.seed)  # a cleaner that draws by itself reads the global state
     cleaner = entry.model.cleaner
     stages = {"clean": images, "clean, cleaned": cleaner(images)}
     for run in evaluation.runs(group):
-        mine = run.name == name and run.access in ("static", "adaptive") and entry in run.entries
-        if not mine or run.threat.radius not in (None, evaluation.threat.radius):
+        wanted = run.name == name and run.access in ("static", "adaptive") and entry in run.entries
+        if not wanted or run.threat.radius not in (None, evaluation.threat.radius):
             continue
-        found = evaluator.perturbed(run, images, labels, rows)[0]
-        cleaned = cleaner(found)
-        stages |= {f"{run.access} {name}": found, f"{run.access},\ncleaned": cleaned}
-        stages |= {f"{run.access},\nthrown away": (0.5 + (found - cleaned)).clamp(0, 1)}
+        adversarial = evaluator.perturbed(run, images, labels, rows)[0]
+        purified = cleaner(adversarial)
+        stages |= {f"{run.access} {name}": adversarial, f"{run.access},\ncleaned": purified}
+        # The residual around mid-grey, since it has both signs.
+        stages |= {f"{run.access},\nthrown away": (0.5 + (adversarial - purified)).clamp(0, 1)}
     return _as_strips(evaluator, group.bare, stages, rows)
 
 
@@ -125,22 +136,22 @@ def _latents(evaluator: ClassificationEvaluator, bare: Entry, purifier: Purifier
 
 
 def _as_strips(evaluator: ClassificationEvaluator, bare: Entry, stages: dict[str, Tensor], rows: Tensor) -> list[Strip]:
-    """A strip an image; under each stage what the model without a defence says, of what was thrown away nothing."""
+    """One strip an image; each stage carries the prediction of the undefended model, the residual none."""
 
-    def says(stage: str, images: Tensor) -> list[str]:
+    def predictions(stage: str, images: Tensor) -> list[str]:
         if "thrown" in stage:
             return [""] * len(images)
         return [evaluator.data.classes[i] for i in bare.model(images.clamp(0, 1)).argmax(1).tolist()]
 
-    said: dict[str, Any] = {stage: says(stage, images) for stage, images in stages.items()}
+    predicted: dict[str, Any] = {stage: predictions(stage, images) for stage, images in stages.items()}
     return [
         Strip(
             evaluator.data.classes[int(evaluator.data.labels[row])],
-            {stage: (images[place].cpu(), said[stage][place]) for stage, images in stages.items()},
+            {stage: (images[place].cpu(), predicted[stage][place]) for stage, images in stages.items()},
         )
         for place, row in enumerate(rows.tolist())
     ]
 
 
-def _file(label: str) -> str:
+def _file_name(label: str) -> str:
     return "".join(letter if letter.isalnum() or letter in "._+=-" else "_" for letter in label)

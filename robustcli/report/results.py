@@ -1,6 +1,6 @@
 """Results of an evaluation in the run directory: records, metrics, tables, pictures and the report.
 
-A model goes by its label, for example ``before`` and ``after``; an attack by its name in the suite.
+A model is named by its label, for example ``before`` and ``after``; an attack by its name in the suite.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,10 +12,10 @@ from robustcli.diagnostics import Finding, refuse_suspects
 from robustcli.evaluation import CLEAN, Entry, Evaluation, Group
 from robustcli.evaluation.aggregate import at_radius, paper_table, robust_recall, summarise, up_to_radius, with_worst
 from robustcli.evaluation.records import WORST
-from robustcli.report.defences import NO_ADAPTIVE, access_grid, masked, paper_grid, strict_grid
+from robustcli.report.defences import NO_ADAPTIVE, access_grid, masking_warnings, paper_grid, strict_grid
 from robustcli.report.diagnose import diagnostics_of, transfers
 from robustcli.report.diagnostics import diagnostics_grid, print_findings, with_verdicts
-from robustcli.report.markdown import Report, render
+from robustcli.report.markdown import Report, render_report
 from robustcli.report.pictures import draw_defences, draw_models
 from robustcli.report.tables import Grid, attack_grid, cost_grid, print_grid
 from robustcli.report.threat import threat_model
@@ -36,25 +36,27 @@ def write_results(
     diagnostics: str = "off",
     transfer: bool = False,
 ) -> pd.DataFrame:
-    """Write records, metrics, pictures and the report of judged models, print the tables, and return the summary at
-    the radius of the table.
+    """Write records, metrics, pictures and the report of an evaluation and print its tables; returns the summary at the
+    radius of the table.
 
     Args:
         groups: the models, in the order of the table.
-        metrics: figures of the command's own, which join those of the table.
-        shown: what a label is called in tables and pictures, where that is more than the label.
+        records: one row a query, model, attack, access and radius.
+        metrics: of the command itself; they join those of the table.
+        shown: label -> longer name in tables and pictures.
         diagnostics: see `diagnostics_of`.
-        transfer: also tell what transfers from model to model.
+        transfer: measure the transfer between models too, at the cost of one more attack on each of them.
 
     Raises:
-        SuspectClaim: a number is suspect, under ``diagnostics="strict"``; all is written by then.
+        SuspectClaim: a figure is suspect under ``diagnostics="strict"``; all results are written by then.
     """
     defended = any(group.defended for group in groups)
-    table, curve = _defended(evaluation, records) if defended else _alone(evaluation, records)
+    table, curve = _summarise_defences(evaluation, records) if defended else _summarise_models(evaluation, records)
     run.write_records(records)
     chance = {f"chance/{name}/recall_at_1": value for name, value in evaluation.evaluator.chance().items()}
     flat = {**(metrics or {}), **_flat(table, defended), **_flat(curve, defended, curve=True), **chance}
     run.write_metrics(flat, pd.concat([table, curve], ignore_index=True))
+    # Records and metrics are on disk from here on: diagnostics, transfer and pictures attack again and may be killed.
     names = {entry.label: (shown or {}).get(entry.label, entry.label) for group in groups for entry in group.entries}
     findings = [
         replace(found, model=names[found.model])
@@ -62,13 +64,15 @@ def write_results(
     ]
     seen, seen_curve = (frame.assign(model=frame["model"].map(names)) for frame in (table, curve))
     warnings = _warnings(evaluation, seen, seen_curve, records) if defended else []
-    transferred = transfers(run, evaluation, groups, _drawn(evaluation)) if transfer and evaluation.attacks else []
+    transferred = (
+        transfers(run, evaluation, groups, _curve_attack(evaluation)) if transfer and evaluation.attacks else []
+    )
     if defended:
         grids, printed = _defence_grids(evaluation, records, seen, seen_curve), 1
         pictures = draw_defences(run, evaluation, groups, pd.concat([seen, seen_curve], ignore_index=True))
     else:
-        grids, printed = _model_grids(evaluation, seen, findings), 1 + _smallest_alone(evaluation)
-        pictures = draw_models(run, evaluation, groups, table, seen_curve, records, _drawn(evaluation))
+        grids, printed = _model_grids(evaluation, seen, findings), 1 + _minimum_norm_only(evaluation)
+        pictures = draw_models(run, evaluation, groups, table, seen_curve, records, _curve_attack(evaluation))
     report = Report(
         title=title,
         summary="\n\n".join(f"**{sentence}**" for sentence in warnings),
@@ -77,18 +81,18 @@ def write_results(
         figures=[(picture.caption, picture.path) for picture in pictures],
         caveats=_caveats(evaluation, groups, records),
     )
-    run.write_report(render(report, run.manifest, run.directory))
+    run.write_report(render_report(report, run.manifest, run.directory))
     _print([*grids[:printed], *transferred], warnings, findings)
-    if diagnostics == "strict":
+    if diagnostics == "strict":  # last: a refused claim keeps its results on disk
         refuse_suspects(findings)
     return table
 
 
-def _alone(evaluation: Evaluation, records: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+def _summarise_models(evaluation: Evaluation, records: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Summaries of models without a test-time defence: at the radius of the table, and along the curve."""
     settings = {"resamples": evaluation.resamples, "seed": evaluation.seed}
     table = summarise(with_worst(at_radius(records, evaluation.threat.radius)), **settings)
-    name = _drawn(evaluation)
+    name = _curve_attack(evaluation)
     own = records[records["attack"].isin([CLEAN, name])]
     radii = evaluation.radii
     if not radii and evaluation.threat.radius is None and evaluation.attacks:
@@ -98,7 +102,7 @@ def _alone(evaluation: Evaluation, records: pd.DataFrame) -> tuple[pd.DataFrame,
     return table, summarise(pd.concat(points), **settings) if points else table[:0]
 
 
-def _defended(evaluation: Evaluation, records: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+def _summarise_defences(evaluation: Evaluation, records: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Summaries of models behind test-time defences: at the radius of the table, and at the others."""
     settings = {"resamples": evaluation.resamples, "seed": evaluation.seed}
     main, *others = [evaluation.threat.ball.eps, *(eps for eps in evaluation.radii if eps != evaluation.threat.radius)]
@@ -144,20 +148,20 @@ def _warnings(evaluation: Evaluation, table: pd.DataFrame, curve: pd.DataFrame, 
     whole = pd.concat([table, curve], ignore_index=True)
     known = set(records["access"])
     missing = [] if known & {"adaptive", "transfer"} else [NO_ADAPTIVE]
-    return [*missing, *masked(whole, _radii(evaluation), norm=evaluation.threat.norm)]
+    return [*missing, *masking_warnings(whole, _radii(evaluation), norm=evaluation.threat.norm)]
 
 
 def _radii(evaluation: Evaluation) -> list[float]:
     return sorted({evaluation.threat.ball.eps, *evaluation.radii})
 
 
-def _drawn(evaluation: Evaluation) -> str:
-    """The attack that draws the curve, and whose transfer is told."""
+def _curve_attack(evaluation: Evaluation) -> str:
+    """Name of the attack of the curve and of the transfer table."""
     return evaluation.curve or next(reversed(list(evaluation.attacks)), "")
 
 
-def _smallest_alone(evaluation: Evaluation) -> bool:
-    """Whether how far the attacks went is the point of the run."""
+def _minimum_norm_only(evaluation: Evaluation) -> bool:
+    """True if the threat model is unbounded: the norms are the result, and their table is printed too."""
     return evaluation.threat.radius is None and bool(evaluation.attacks)
 
 
@@ -207,9 +211,7 @@ def _print(grids: Sequence[Grid], warnings: Sequence[str], findings: Sequence[Fi
         print_findings(findings)
 
 
-def left_of(table: pd.DataFrame, entry: Entry) -> float:
-    """Recall@1 of ``entry`` under the worst attack of all accesses, mean of all directions; clean where nothing
-    attacked.
-    """
+def worst_case_recall(table: pd.DataFrame, entry: Entry) -> float:
+    """Recall@1 of ``entry`` under the worst attack of all accesses, mean over the directions; clean without attacks."""
     worst = table[(table["model"] == entry.label) & (table["access"] == WORST)]
     return float(worst["recall_at_1"].mean()) if len(worst) else robust_recall(table, entry.label)

@@ -1,4 +1,4 @@
-"""The table of a sweep: one row a job, whether it was done or failed, and means over seeds where there are several."""
+"""Table of a sweep: one row a job with its status, and means over seeds where there are several."""
 
 import math
 import statistics
@@ -43,7 +43,7 @@ class SweepTable(Callback):
         """Write the table and print it."""
         directory = Path(config.hydra.sweep.dir)
         write(directory)
-        show(directory, self.metrics)
+        print_sweep(directory, self.metrics)
 
 
 def collect(directory: Path) -> "pd.DataFrame":
@@ -108,7 +108,7 @@ def t_interval(values: Sequence[float]) -> tuple[float, float]:
     return mean - half, mean + half
 
 
-def show(directory: Path, metrics: Sequence[str] = ("objective",)) -> None:
+def print_sweep(directory: Path, metrics: Sequence[str] = ("objective",)) -> None:
     """Print the jobs of a sweep and, where seeds were swept, the means over them."""
     table = collect(directory)
     print_grid(jobs_grid(table, metrics))

@@ -65,8 +65,8 @@ class Grid:
 
 
 def attack_grid(frame: "pd.DataFrame", measure: str = "recall_at_1") -> Grid:
-    """Models as rows, attacks as columns; a cell is ``image-to-text / text-to-image``, or the one figure of a
-    classifier, with the intervals below it.
+    """One measure of models (rows) under attacks (columns); a cell is ``image-to-text / text-to-image``, or the one
+    figure of a classifier, with the half-width of the interval below.
 
     Args:
         frame: one row for each model, attack and direction: ``model``, ``attack`` (``clean`` is no attack),
@@ -75,7 +75,7 @@ def attack_grid(frame: "pd.DataFrame", measure: str = "recall_at_1") -> Grid:
         measure: ``recall_at_1``, ``recall_at_5``, ``recall_at_10``, ``success_flip`` or ``success_drop``.
 
     Raises:
-        ValueError: a value lies outside of [0, 1] (``success_drop`` may be negative), or a cell stands twice.
+        ValueError: a value outside of [0, 1] (``success_drop``: [-1, 1]), or two rows for one cell.
     """
     _check(frame, measure)
     shown = frame[frame[measure].notna()]
@@ -90,7 +90,7 @@ def attack_grid(frame: "pd.DataFrame", measure: str = "recall_at_1") -> Grid:
 
 
 def cost_grid(frame: "pd.DataFrame") -> Grid:
-    """What each attack spent on an image, and how far it had to go.
+    """Cost of each attack per image (forward passes and gradients) and the median norm of its perturbations.
 
     Args:
         frame: one row for each model, attack and direction, with ``queries_mean``, ``gradients_mean`` and
@@ -108,7 +108,7 @@ def cost_grid(frame: "pd.DataFrame") -> Grid:
     ]
     headings = {"norm_median": "median norm", "queries_mean": "forward passes", "gradients_mean": "gradients"}
     note = (
-        "The norm is that of the changes that misled, on pixels in [0, 1]; passes and gradients are those of an image."
+        "The norm is that of successful perturbations, on pixels in [0, 1]; passes and gradients are those of an image."
     )
     return Grid(
         "How far the attacks went, and their cost", ["model", "attack", *(headings[k] for k in keys)], rows, note
@@ -116,7 +116,7 @@ def cost_grid(frame: "pd.DataFrame") -> Grid:
 
 
 def as_rich(grid: Grid) -> "Group":
-    """The grid as a title, a table of rich and a note; a cell may have several lines, numbers stand right."""
+    """The grid as renderables of rich: title, table and note; columns of numbers are right-aligned."""
     from rich import box
     from rich.console import Group
     from rich.markup import escape
@@ -133,7 +133,7 @@ def as_rich(grid: Grid) -> "Group":
 
 
 def print_grid(grid: Grid, console: "Console | None" = None) -> None:
-    """Print the grid; where it is wider than the terminal, with rows and columns exchanged. A file gets all of it."""
+    """Print the grid, transposed where it is wider than the terminal; a file gets its full width."""
     from rich.console import Console
 
     shown = console or Console()
@@ -169,9 +169,9 @@ def _check(frame: "pd.DataFrame", measure: str) -> None:
 
 
 def directions_of(frame: "pd.DataFrame") -> list[str]:
-    """The directions that stand in ``frame``; both of retrieval where it has either."""
-    known = set(frame["direction"])
-    return ["image_to_class"] if known == {"image_to_class"} else ["image_to_text", "text_to_image"]
+    """The directions of ``frame``; both of retrieval where it has either."""
+    directions = set(frame["direction"])
+    return ["image_to_class"] if directions == {"image_to_class"} else ["image_to_text", "text_to_image"]
 
 
 def title_of(measure: str, directions: Sequence[str]) -> str:
@@ -223,7 +223,7 @@ def _denominators(frame: "pd.DataFrame", measure: str) -> list[str]:
 
 
 def label_of(attack: str) -> str:
-    """The name of an attack as the field writes it; its own where none is known."""
+    """The name of an attack as the literature writes it; its own where `ATTACK_LABELS` has none."""
     return ATTACK_LABELS.get(attack, attack)
 
 

@@ -15,11 +15,11 @@ _ACCESS = {
 
 
 def threat_model(threat: ThreatModel, *, captions: bool, access: Sequence[str] = ("adaptive",)) -> list[str]:
-    """What may change in an image and in a caption, and what the attacker knows, a sentence each.
+    """The threat model in sentences: budget of the image, budget of the caption, and the attacker's knowledge.
 
     Args:
-        captions: the data set has captions.
-        access: see `robustcli.evaluation.access`; only ``adaptive``: a model that hides nothing.
+        captions: True if the data set has captions.
+        access: see `robustcli.evaluation.access`; ``adaptive`` alone: a model without a test-time defence.
     """
     sentences = [_image(threat)]
     if captions:

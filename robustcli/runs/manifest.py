@@ -1,4 +1,4 @@
-"""Opening the directory of a run: who may work on it, and whether it is new or known with the same config."""
+"""Manifest and state of a run directory: creation, resumption, comparison of configs, and the marker of a refusal."""
 
 import secrets
 import sys
@@ -30,8 +30,14 @@ def new_directory(parent: Path) -> Path:
         return directory
 
 
-def begin(directory: Path, command: str, content: Any, overrides: Sequence[str]) -> dict[str, Any]:
-    """Write config, overrides and manifest of a new run and return the manifest."""
+def begin_run(directory: Path, command: str, content: Any, overrides: Sequence[str]) -> dict[str, Any]:
+    """Write the config, the overrides and the manifest of a new run; returns the manifest.
+
+    Args:
+        command: as typed, such as ``train-mat``.
+        content: the composed config as plain data.
+        overrides: of the command line, as a rerun repeats them.
+    """
     manifest = {
         "command": command,
         "overrides": [str(item) for item in overrides],
@@ -50,32 +56,35 @@ def begin(directory: Path, command: str, content: Any, overrides: Sequence[str])
     (directory / "FAILED").unlink(missing_ok=True)
     files.write_yaml(directory / "overrides.yaml", manifest["overrides"])
     files.write_json(directory / "manifest.json", manifest)
-    # Last, because it is what makes the directory a run.
+    # Last, since config.yaml is what makes the directory a run: a kill before leaves one that can be begun again.
     files.write_yaml(directory / "config.yaml", content)
     return manifest
 
 
 def _failed_at_once(directory: Path) -> bool:
-    """Whether the directory holds a run that failed, and nothing but the account of it."""
-    found = {path.name for path in directory.iterdir()}
-    return "FAILED" in found and found <= _ACCOUNT
+    """True if the directory holds a failed run without results: nothing but the files of `_ACCOUNT`."""
+    names = {path.name for path in directory.iterdir()}
+    return "FAILED" in names and names <= _ACCOUNT
 
 
-def refuse(directory: Path, overrides: Sequence[str], sentence: str) -> None:
-    """Leave ``overrides.yaml`` and ``FAILED`` of a job that stopped before its run began, for the table of its sweep.
+def record_refusal(directory: Path, overrides: Sequence[str], sentence: str) -> None:
+    """Write ``overrides.yaml`` and ``FAILED`` for a job that stopped before its run began, for its sweep's table.
 
-    A directory that holds a run is left as it is.
+    Nothing is written to a directory that holds a run.
     """
     if not (directory / "config.yaml").exists():
         files.write_yaml(directory / "overrides.yaml", [str(item) for item in overrides])
         files.write_text(directory / "FAILED", f"{sentence}\n")
 
 
-def take_up(directory: Path, manifest: dict[str, Any]) -> None:
-    """Begin another session of a known run: mends ``manifest`` in place and removes ``FAILED``."""
+def resume_run(directory: Path, manifest: dict[str, Any]) -> None:
+    """Begin another session of a run that was killed or failed: updates ``manifest`` in place and removes ``FAILED``.
+
+    The session records the changes of code, packages and machine since the run began.
+    """
     (directory / "FAILED").unlink(missing_ok=True)
     if manifest["status"] == "running":
-        manifest["sessions"][-1]["status"] = "killed"
+        manifest["sessions"][-1]["status"] = "killed"  # it had no time to write so itself
     known = {key: manifest[key] for key in ("code", "packages", "machine")}
     current = {key: value for key, value in _environment().items() if key in known}
     manifest["sessions"].append(_session() | {"changed": differences(known, current)})
@@ -102,10 +111,10 @@ def _device(content: Any) -> str | None:
 
 
 def check_same(directory: Path, command: str, content: Any) -> bool:
-    """Whether the directory holds a run of this command and config; False where another failed without results.
+    """True if the directory holds a run of this command and config; False if another run failed there without results.
 
     Raises:
-        UserError: it holds results of another command or config; names what differs.
+        UserError: the directory holds results of another command or config; the message names the differences.
     """
     known = files.read_json(directory / "manifest.json")["command"]
     changed = differences(files.read_yaml(directory / "config.yaml"), content, NOT_COMPARED)

@@ -1,4 +1,4 @@
-"""Where a number comes from: the code, the packages and the machine, as plain data for the manifest of a run."""
+"""Provenance of a run: code, packages, machine and the state of torch, as plain data for its manifest."""
 
 import hashlib
 import os
@@ -124,6 +124,7 @@ def peak_memory() -> dict[str, float | None]:
 
     import torch
 
+    # ru_maxrss is in bytes on macOS and in KiB elsewhere.
     unit = 2**20 if sys.platform == "darwin" else 2**10
     return {
         "process_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit, 1),
@@ -132,7 +133,7 @@ def peak_memory() -> dict[str, float | None]:
 
 
 def reset_peak_memory() -> None:
-    """Begin the CUDA maximum anew: jobs of one sweep share a process, and with it the counter."""
+    """Reset the peak of CUDA memory: the jobs of a sweep share a process, and with it the counter."""
     import torch
 
     if torch.cuda.max_memory_allocated() > 0:  # else CUDA is not in use yet, and resetting would fail

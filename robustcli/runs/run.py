@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import quote
 
 from robustcli.runs import provenance
-from robustcli.runs.manifest import begin, check_same, now, take_up
+from robustcli.runs.manifest import begin_run, check_same, now, resume_run
 from robustcli.utils import files, locks
 from robustcli.utils.errors import SuspectClaim, UserError
 from robustcli.utils.flatten import differences, flatten, plain
@@ -30,13 +30,13 @@ if TYPE_CHECKING:
 
 
 class Run:
-    """An open run; get one from :meth:`open` and use it as a context manager.
+    """An open run directory; get one from :meth:`open` and use it as a context manager.
 
     Attributes:
         directory: absolute path of the run.
-        done: the run was finished before: its numbers stand, and there is nothing to do.
-        resumed: how often the run was taken up again after a kill or a failure.
-        manifest: what stands in ``manifest.json``.
+        done: True if the run is finished: its numbers stand, and there is nothing to do.
+        resumed: number of resumptions after a kill or a failure.
+        manifest: the content of ``manifest.json``.
         log: the logger of the run; all loggers of the package reach ``log.txt`` while the run is entered.
     """
 
@@ -57,10 +57,10 @@ class Run:
     def open(cls, command: str, config: Mapping[Any, Any], directory: Path | str, overrides: Sequence[str]) -> Self:
         """Claim ``directory`` for a run of ``command``: a new one, or one that was killed or failed.
 
-        A run of another config that failed before it had anything to keep gives way.
+        A run of another config that failed without results is overwritten.
 
-        Raises UserError where another live process holds the directory, or where it holds a run of another config or
-        command.
+        Raises:
+            UserError: another live process holds the directory, or it holds a run of another config or command.
         """
         place = Path(directory).absolute()
         place.mkdir(parents=True, exist_ok=True)
@@ -71,17 +71,17 @@ class Run:
             ),
         )
         try:
-            files.sweep_temporaries(place)
+            files.remove_temporaries(place)
             content = plain(config)
             if not (place / "config.yaml").exists() or not check_same(place, command, content):
-                manifest = begin(place, command, content, overrides)
+                manifest = begin_run(place, command, content, overrides)
                 return cls(place, manifest, done=False, lock=lock)
             manifest = files.read_json(place / "manifest.json")
             if (place / "DONE").exists():
                 _remove_parts(place)
                 lock.release()
                 return cls(place, manifest, done=True, lock=lock)
-            take_up(place, manifest)
+            resume_run(place, manifest)
             return cls(place, manifest, done=False, lock=lock)
         except BaseException:
             lock.release()
@@ -89,16 +89,20 @@ class Run:
 
     @property
     def resumed(self) -> int:
-        """How often the run was taken up again."""
+        """Number of sessions after the first."""
         return len(self.manifest["sessions"]) - 1
 
     @property
     def objective(self) -> float:
-        """The figure that a sweeper may optimise, as it stands in ``metrics.json``; NaN before it is known."""
+        """The objective of a sweeper, as it stands in ``metrics.json``; NaN before it is known."""
         return float(self._metrics.get("objective", math.nan))
 
     def finish(self, objective: float) -> float:
-        """Record and return the figure that a sweeper may optimise; ``DONE`` follows when the run is left."""
+        """Record and return the objective of a sweeper; ``DONE`` is written when the run is left.
+
+        Raises:
+            ValueError: it is not finite.
+        """
         self._save_metrics(self._metrics | {"objective": _number("objective", objective)})
         return objective
 
@@ -124,7 +128,7 @@ class Run:
         """`note` for what the run reads: data and weights.
 
         Raises:
-            UserError: a run that is taken up again reads something else than it began with; parts of two would mix.
+            UserError: a resumed run reads other data or weights than it began with; its parts would mix two runs.
         """
         for key, value in entries.items():
             known = self.manifest.get(key, {})
@@ -139,7 +143,8 @@ class Run:
     def write_metrics(self, metrics: Mapping[str, Any], table: "pd.DataFrame | None" = None) -> None:
         """Write ``metrics.json`` (nested mappings become keys with slashes) and, from ``table``, ``metrics.csv``.
 
-        Raises ValueError for a metric that is not a finite number, and for an infinite number in the table.
+        Raises:
+            ValueError: a metric is not a finite number, or the table holds an infinite one.
         """
         self._save_metrics({key: _number(key, value) for key, value in flatten(metrics, "/").items()})
         if table is not None:
@@ -149,12 +154,15 @@ class Run:
                 table.to_csv(path, index=False)
 
     def write_records(self, records: "pd.DataFrame") -> None:
-        """Write ``records.parquet``, one row a sample; the parts it was made of go when the run is done."""
+        """Write ``records.parquet``, one row a sample; the parts behind it are removed when the run is done."""
         with files.atomic(self.directory / "records.parquet") as path:
             records.to_parquet(path, index=False)
 
     def records_part(self, name: str, compute: "Callable[[], pd.DataFrame]") -> "pd.DataFrame":
-        """``compute()``, or what it gave before the run was killed; read from its file both ways, to be the same."""
+        """The table of ``compute()``, stored under ``name`` and not computed again after a resumption.
+
+        It is read back from its file even when just computed: a resumed run then gets the same dtypes and bits.
+        """
         import pandas as pd
 
         path = self.directory / "parts" / f"{quote(name, safe=' ')}.parquet"
@@ -167,11 +175,19 @@ class Run:
         return pd.read_parquet(path)
 
     def figure(self, name: str) -> Path:
-        """Where the picture ``name`` belongs (``figures/<name>.png``)."""
+        """Path of the picture ``name``, ``figures/<name>.png``; its folder is made.
+
+        Raises:
+            ValueError: ``name`` holds characters that a file name may not.
+        """
         return self._place("figures", name, ".png")
 
     def checkpoint_path(self, name: str) -> Path:
-        """Where the checkpoint ``name`` belongs (``checkpoints/<name>``, ``.safetensors`` if it has no suffix)."""
+        """Path of the checkpoint ``name``, ``checkpoints/<name>``, with ``.safetensors`` if it has no suffix.
+
+        Raises:
+            ValueError: ``name`` holds characters that a file name may not.
+        """
         return self._place("checkpoints", name, ".safetensors")
 
     def write_report(self, text: str) -> None:
@@ -185,7 +201,7 @@ class Run:
             stack.callback(self._lock.release)
             stack.enter_context(_logging_to(self.directory / "log.txt"))
             provenance.reset_peak_memory()
-            again = f", taken up again ({self.resumed})" if self.resumed else ""
+            again = f", resumed ({self.resumed})" if self.resumed else ""
             self.log.info("run %s%s", self.directory, again)
             self._exit = stack.pop_all()
         return self
@@ -197,6 +213,7 @@ class Run:
             return
         with self._exit:
             if error is None:
+                # DONE before the parts go: a run killed in between is done, or resumes from its parts.
                 self._close("done")
                 self._warn_of_changes()
                 files.write_text(self.directory / "DONE", self.manifest["end"] + "\n")

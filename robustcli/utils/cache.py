@@ -1,4 +1,4 @@
-"""The folder for things that can be made again: rendered sets, decoded images, word candidates."""
+"""Cache folder for reproducible intermediates: rendered sets, decoded images, word candidates."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What ends a command with a sentence in place of a traceback."""
+"""Exceptions that end a command with one sentence in place of a traceback."""
 
 from collections.abc import Iterator
 
@@ -11,21 +11,21 @@ class UserError(Exception):
 
 
 class SuspectClaim(Exception):
-    """Numbers that ``diagnostics=strict`` does not let pass: all is written, and the exit code is 1."""
+    """Robust figures that ``diagnostics=strict`` refuses: all results are written, and the exit code is 1."""
 
 
 def wrong_type(name: str, error: Exception) -> UserError:
-    """The user's mistake where what is called ``name`` could not be made of its settings, over ``error``."""
+    """The `UserError` for an object ``name`` whose constructor raised ``error`` over its settings."""
     return UserError(f"{name} cannot be made of its settings; is one of the wrong type? ({error})")
 
 
-def behind(error: BaseException) -> UserError | None:
-    """The user's mistake: ``error`` itself, or what it was raised from (Hydra wraps errors of constructors)."""
+def user_error_in_chain(error: BaseException) -> UserError | None:
+    """The first `UserError` in the chain of causes of ``error``, or None; Hydra wraps the errors of constructors."""
     return next((seen for seen in causes(error) if isinstance(seen, UserError)), None)
 
 
 def causes(error: BaseException) -> Iterator[BaseException]:
-    """``error``, what it was raised from, and so on."""
+    """The chain of explicit causes, from ``error`` itself to the first raised."""
     seen: BaseException | None = error
     while seen is not None:
         yield seen

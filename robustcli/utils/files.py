@@ -1,4 +1,4 @@
-"""Whole files or none: every file of a run is written under a temporary name beside it and then renamed."""
+"""Atomic file writes (temporary name in the same folder, fsync, rename), and readers of JSON and YAML."""
 
 import json
 import os
@@ -14,10 +14,10 @@ TEMPORARY = ".tmp-"
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """Give a temporary path to write to; on success it is synced and renamed to ``path``, on any exception removed.
+    """Context of an atomic write: yields a temporary path, synced and renamed to ``path``, or removed on an exception.
 
     The temporary name keeps the suffix, because writers of pictures and tables choose their format by it. A process
-    that is killed inside leaves at most a temporary file, which :func:`sweep_temporaries` removes.
+    that is killed inside leaves at most a temporary file, which :func:`remove_temporaries` removes.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}")
@@ -38,7 +38,11 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write JSON, whole or not at all. Raises ValueError for NaN and infinities, which JSON does not have."""
+    """Write JSON, whole or not at all.
+
+    Raises:
+        ValueError: NaN or an infinity, which JSON does not have.
+    """
     write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
@@ -57,14 +61,14 @@ def read_yaml(path: Path) -> Any:
     return yaml.safe_load(path.read_text(encoding="utf-8"))
 
 
-def sweep_temporaries(directory: Path) -> None:
-    """Remove what killed writers left under ``directory``; only for a directory that nobody else writes to."""
+def remove_temporaries(directory: Path) -> None:
+    """Remove temporary files of killed writers under ``directory``, to which no other process may be writing."""
     for left in directory.rglob(f"{TEMPORARY}*"):
         left.unlink(missing_ok=True)
 
 
 def _sync(path: Path) -> None:
-    """Force a file, or the names in a folder, to the disk: else a crash may keep the name and lose the bytes."""
+    """Flush a file, or the names in a folder, to the disk: else a crash may keep the name and lose the bytes."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -1,4 +1,4 @@
-"""Locks between processes: the kernel's (flock) on a file that stays, so that a killed holder leaves no stale one.
+"""Locks between processes: flock on a file that stays, which the kernel releases when its holder is killed.
 
 filelock, from 4.2.1 on, opens the file with O_NOFOLLOW, truncates nothing (older ones wipe the target of a hard link)
 and closes the descriptor in a forked child: workers that outlive a killed parent do not keep its lock.
@@ -44,7 +44,11 @@ def take(path: Path, *, busy: Callable[[str], str] | None = None) -> FileLock:
 
 @contextmanager
 def exclusive(path: Path) -> Iterator[None]:
-    """Wait for the lock at ``path`` and hold it for the block; raises as :func:`take`."""
+    """Context that waits for the lock at ``path`` and holds it.
+
+    Raises:
+        UserError: ``path`` cannot be locked, see :func:`take`.
+    """
     lock = take(path)
     try:
         yield
@@ -53,7 +57,7 @@ def exclusive(path: Path) -> Iterator[None]:
 
 
 def _sign(descriptor: int) -> None:
-    # The descriptor is checked, not the path: between a look at the path and the opening somebody may put a link there.
+    # The descriptor is checked, not the path: a link may be put at the path between its check and its use.
     if os.fstat(descriptor).st_nlink > 1:
         raise OSError("the lock file has another name")
     os.ftruncate(descriptor, 0)

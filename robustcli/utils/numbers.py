@@ -1,4 +1,4 @@
-"""Numbers and names as a config writes them, read once and refused in one sentence.
+"""Parsing of numbers and choices from a config, with errors in one sentence.
 
 ``node`` and ``key`` are what the error calls the value, as one types it on the command line: ``threat.eps``.
 """
@@ -13,10 +13,10 @@ Number = int | float | str  # 0.0157, or a fraction such as "4/255"
 
 
 def parse_number(key: str, value: Number, *, node: str = "attack") -> float:
-    """``value`` of ``<node>.<key>`` as a finite float, not negative; ``"0.5/255"`` is understood.
+    """``value`` of ``<node>.<key>`` as a finite float of at least 0; fractions such as ``"0.5/255"`` are read.
 
     Raises:
-        UserError: it is none.
+        UserError: no number, a negative one, NaN or an infinity.
     """
     try:
         if isinstance(value, str):
@@ -32,14 +32,22 @@ def parse_number(key: str, value: Number, *, node: str = "attack") -> float:
 
 
 def at_least(key: str, value: int, least: int, *, node: str = "attack") -> int:
-    """``value`` of ``<node>.<key>``, a whole number of ``least`` or more; else a `UserError`."""
+    """``value`` of ``<node>.<key>``, an integer of at least ``least``.
+
+    Raises:
+        UserError: a smaller one, a bool, or no integer.
+    """
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise UserError(f"{node}.{key} is {value!r}: expected a whole number, {least} or more.")
     return value
 
 
 def one_of(key: str, value: str, known: Sequence[str], *, node: str = "attack") -> str:
-    """``value`` of ``<node>.<key>``, one of ``known``; else a `UserError` that lists them."""
+    """``value`` of ``<node>.<key>``, one of ``known``.
+
+    Raises:
+        UserError: another one; the message lists the choices.
+    """
     if value not in known:
         raise UserError(f"{node}.{key} is {value!r}: choose one of {', '.join(known)}.")
     return value

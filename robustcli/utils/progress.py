@@ -1,4 +1,4 @@
-"""What a person sees while a run works: a live bar in a terminal, a plain line now and then elsewhere."""
+"""Progress display: a live bar in a terminal, a plain line at intervals elsewhere."""
 
 import time
 from collections.abc import Callable
@@ -17,12 +17,12 @@ class Progress:
 
     Args:
         total: steps in all; None where they are not known.
-        description: what is being done, for example ``train``.
-        done: steps that were made before, by a run that was taken up again.
-        unit: what ``samples`` of :meth:`advance` counts.
-        every_seconds: how often a plain line is written where there is no terminal.
-        console: where to show it.
-        clock: seconds, monotone.
+        description: of the work, for example ``train``.
+        done: steps of earlier sessions, for a resumed run.
+        unit: of ``samples`` in :meth:`advance`.
+        every_seconds: interval of the plain lines where there is no terminal.
+        console: output; None: the standard error.
+        clock: monotone, in seconds.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class Progress:
         return "  ".join(parts)
 
     def time_left(self) -> float | None:
-        """Seconds until the end at the mean speed so far; None before it is known."""
+        """Seconds until the end, at the mean speed of this session; None before the first step or without a total."""
         spent, made = self._clock() - self._begin, self.steps - self._first
         return None if self.total is None or not made else (self.total - self.steps) * spent / made
 

@@ -2,7 +2,7 @@
 
 A generator is named by what it is for (run seed, purpose, sample, step), never by when it is asked for; so the draw of
 a sample does not depend on batch size, order, neighbours, workers or a resume, and the global state of torch is never
-touched. Only a model that draws by itself reads that state, which whoever asks it seeds before and restores behind.
+touched. Only a model that draws by itself reads that state, which its caller seeds before and restores afterwards.
 """
 
 import hashlib

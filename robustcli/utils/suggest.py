@@ -1,18 +1,18 @@
-"""What a mistyped name was meant to be."""
+"""Suggestions for mistyped names: nearest choices and nearest dotted keys."""
 
 from collections.abc import Sequence
 from difflib import SequenceMatcher, get_close_matches
 
 
 def did_you_mean(wrong: str, valid: Sequence[str]) -> str:
-    """``: did you mean 'x'?``, or nothing where no choice is near; upper and lower case count as the same."""
+    """The hint ``: did you mean 'x'?``, empty where no choice is near; case is ignored."""
     lowered = {name.lower(): name for name in valid}
     near = get_close_matches(wrong.lower(), lowered, n=1, cutoff=0.4)
     return f": did you mean {lowered[near[0]]!r}?" if near else ""
 
 
 def nearest_keys(wrong: str, valid: Sequence[str]) -> list[str]:
-    """At most two keys like ``wrong``: in the whole name or the last part, and more so where the first is the same."""
+    """At most two valid keys similar to ``wrong``, by whole name or last part; an equal first part weighs more."""
 
     def likeness(name: str) -> float:
         whole = SequenceMatcher(None, wrong, name).ratio()

@@ -1,6 +1,7 @@
 """What a person types before any job runs: help, version, list, completion, and what they cost."""
 
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -11,9 +12,11 @@ from typer.testing import CliRunner
 from robustcli import __version__
 from robustcli.cli.commands import COMMANDS
 from robustcli.cli.completion import complete
+from robustcli.cli.launch import written_out
 from robustcli.cli.listing import print_table
 from robustcli.cli.main import app
 from robustcli.config import groups as config_groups
+from robustcli.config.compose import compose
 
 HEAVY = {"torch", "hydra", "omegaconf", "pandas", "open_clip", "rich", "numpy"}
 
@@ -47,6 +50,17 @@ def test_help_of_a_command_shows_examples_and_every_choice_of_its_groups(name: s
     assert [line.split()[0] for line in listed] == list(config_groups.groups_of(name))
     for line, (group, choices) in zip(listed, config_groups.groups_of(name).items(), strict=True):
         assert line.split() == [group, *" | ".join(choices).split()]
+
+
+@pytest.mark.parametrize(
+    ("name", "example"),
+    [(name, example) for name, command in COMMANDS.items() for example in command.examples if "resume=" not in example],
+)
+def test_an_example_of_the_help_composes(name: str, example: str) -> None:
+    overrides = written_out(name, [word for word in shlex.split(example) if word != "--multirun"])
+    if "--multirun" in example:
+        overrides = [word.partition(",")[0] for word in overrides if not word.startswith("hydra/")]
+    compose(name, overrides)
 
 
 @pytest.mark.parametrize(

@@ -57,7 +57,7 @@ def test_learned_alphas_and_the_proof_of_them(tmp_path: Path, capsys: pytest.Cap
     own = records[(records["alphas"] == "learned") & (records["kind"] == "adversarial")]["right"]
     assert metrics["objective"] == metrics["learned/adversarial/accuracy"] == own.mean() and len(own) == 12
     assert metrics["reconstruction/adversarial/accuracy"] == 0.0 < metrics["linear/adversarial/accuracy"]
-    assert all((run / "figures" / f"{name}.png").exists() for name in ("pareto", "course", "schedules"))
+    assert all((run / "figures" / f"{name}.png").exists() for name in ("pareto", "history", "schedules"))
     report = (run / "report.md").read_text()
     assert "NOT ADAPTIVE" in report and "flatters" in report and "12 are kept" in report
     assert "NOT an adaptive attack" in " ".join(capsys.readouterr().out.replace("\n", " ").split())

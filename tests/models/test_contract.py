@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from robustcli.cli.listing import show
+from robustcli.cli.listing import print_choices
 from robustcli.models import Classifier, DualEncoder, Model, load, load_classifier, load_dual, restore, save_weights
 from robustcli.models.generators import NVAE, Generator, load_generator, nvae
 from robustcli.models.names import preset, presets
@@ -161,7 +161,7 @@ def test_rows_and_files_of_settings_belong_together(group: str, capsys: pytest.C
     kinds = {"generator"} if group == "generator" else {"classifier", "dual_encoder"}
     rows = {row.target for row in MODELS.values() if row.kind in kinds}
     assert {preset(choice, group)["_target_"] for choice in presets(group)} == rows
-    show(group)
+    print_choices(group)
     listed = {line.split()[0] for line in capsys.readouterr().out.splitlines()[1:] if line.startswith("  ")}
     assert set(presets(group)) <= listed
 

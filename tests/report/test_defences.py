@@ -3,7 +3,7 @@
 import pandas as pd
 
 from robustcli.evaluation.records import WORST
-from robustcli.report.defences import access_grid, masked
+from robustcli.report.defences import access_grid, masking_warnings
 
 
 def table(**left: float) -> pd.DataFrame:
@@ -13,15 +13,15 @@ def table(**left: float) -> pd.DataFrame:
 
 
 def test_attackers_who_know_less_and_hurt_more_make_a_number_suspect() -> None:
-    assert masked(table(static=0.6, bpda=0.4, adaptive=0.3), [1.0], norm="l2") == []
-    (sentence,) = masked(table(static=0.6, bpda=0.1, adaptive=0.3), [1.0], norm="l2")
+    assert masking_warnings(table(static=0.6, bpda=0.4, adaptive=0.3), [1.0], norm="l2") == []
+    (sentence,) = masking_warnings(table(static=0.6, bpda=0.1, adaptive=0.3), [1.0], norm="l2")
     assert sentence.startswith("SUSPECT: BPDA attacks within L2 1 leave 10.0 % to mine, adaptive ones 30.0 %")
-    (sentence,) = masked(table(static=0.2, bpda=0.4, adaptive=0.3), [1.0], norm="l2")
+    (sentence,) = masking_warnings(table(static=0.2, bpda=0.4, adaptive=0.3), [1.0], norm="l2")
     assert "static attacks" in sentence
 
 
 def test_nothing_is_said_where_no_adaptive_attack_was_run() -> None:
-    assert masked(table(static=0.6), [1.0], norm="l2") == []
+    assert masking_warnings(table(static=0.6), [1.0], norm="l2") == []
 
 
 def test_a_defence_in_front_of_a_dual_encoder_has_a_figure_for_each_direction() -> None:

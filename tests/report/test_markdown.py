@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from robustcli.report.markdown import Report, command_line, provenance, render
+from robustcli.report.markdown import Report, command_line, provenance, render_report
 from robustcli.report.tables import Grid
 from robustcli.runs.run import Run
 
@@ -99,11 +99,11 @@ def test_the_report_is_golden() -> None:
         figures=[("Recall over eps", Path("/runs/a/figures/eps.png"))],
         caveats=["*worst*: each query.", "One seed."],
     )
-    assert render(report, MANIFEST, Path("/runs/a")) == GOLDEN
+    assert render_report(report, MANIFEST, Path("/runs/a")) == GOLDEN
 
 
 def test_the_report_of_a_run_names_its_inputs_and_how_to_rebuild_it(run: Run) -> None:
-    text = render(Report(title="MAT", threat=[]), run.manifest, run.directory)
+    text = render_report(Report(title="MAT", threat=[]), run.manifest, run.directory)
     assert "| seeds | seed 3 |" in text and "train ffffffffffffffff" in text and "start 0123456789abcdef" in text
     assert f"robustcli rerun {run.directory}" in text
     assert "Threat model" not in text and "Caveats" not in text
@@ -120,7 +120,7 @@ def shown(token: Any) -> str:
 @example(("a|b", r"\| \* `a`"))
 @given(st.tuples(*2 * [st.text("ab1 _*`|\\<>[]()!~&;#$-+\n").map(str.strip)]))
 def test_a_cell_shows_what_the_user_wrote(words: tuple[str, str]) -> None:
-    text = render(Report(title="t", threat=[], tables=[Grid("t", ["", ""], [words])]), MANIFEST, Path("/runs/a"))
+    text = render_report(Report(title="t", threat=[], tables=[Grid("t", ["", ""], [words])]), MANIFEST, Path("/runs/a"))
     tokens = MarkdownIt("commonmark").enable(["table", "strikethrough"]).parse(text)
     first, last = ([token.type for token in tokens].index(name) for name in ("tbody_open", "tbody_close"))
     seen = [shown(token) for token in tokens[first:last] if token.type == "inline"]
@@ -132,7 +132,7 @@ def test_a_cell_shows_what_the_user_wrote(words: tuple[str, str]) -> None:
 @pytest.mark.parametrize("name", ["a|b", "*a*", "<b>a</b>", "[a](http://b)", "`a`", "_a_", "&lt;", "] ![", "a\n# b"])
 def test_titles_and_captions_show_what_the_user_wrote(name: str) -> None:
     report = Report(title=name, threat=[], figures=[(name, Path("/runs/a/figures/a b.png"))])
-    tokens = MarkdownIt("commonmark").parse(render(report, MANIFEST, Path("/runs/a")))
+    tokens = MarkdownIt("commonmark").parse(render_report(report, MANIFEST, Path("/runs/a")))
     title, picture, caption = [token for token in tokens if token.type == "inline"][:3]
     assert shown(title) == shown(caption) == " ".join(name.splitlines())
     (image,) = picture.children
@@ -142,14 +142,14 @@ def test_titles_and_captions_show_what_the_user_wrote(name: str) -> None:
 
 @pytest.mark.parametrize("directory", ["/runs/a b", "/runs/`a`", "/runs/a``b"])
 def test_the_last_line_is_code_whatever_the_directory_is_called(directory: str) -> None:
-    last = MarkdownIt("commonmark").parse(render(Report(title="t", threat=[]), MANIFEST, Path(directory)))[-2]
+    last = MarkdownIt("commonmark").parse(render_report(Report(title="t", threat=[]), MANIFEST, Path(directory)))[-2]
     text, code = last.children
     assert (text.content, code.type) == ("Rebuild and compare: ", "code_inline") and directory in code.content
 
 
 def test_the_command_stays_within_its_block() -> None:
     manifest = MANIFEST | {"overrides": ["x=```\n# not a heading"]}
-    tokens = MarkdownIt("commonmark").parse(render(Report(title="t", threat=[]), manifest, Path("/runs/a")))
+    tokens = MarkdownIt("commonmark").parse(render_report(Report(title="t", threat=[]), manifest, Path("/runs/a")))
     assert [token.content for token in tokens if token.type == "fence"] == [f"{command_line(manifest)}\n"]
 
 

@@ -9,7 +9,16 @@ import pandas as pd
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
-from robustcli.report.sweep import SweepTable, collect, jobs_grid, over_seeds, seeds_grid, show, t_interval, write
+from robustcli.report.sweep import (
+    SweepTable,
+    collect,
+    jobs_grid,
+    over_seeds,
+    print_sweep,
+    seeds_grid,
+    t_interval,
+    write,
+)
 from robustcli.runs import manifest
 from robustcli.runs.run import Run
 from robustcli.utils.errors import UserError
@@ -25,7 +34,7 @@ def sweep(tmp_path: Path) -> Path:
     with pytest.raises(UserError):
         job(tmp_path / "10", "tecoa", 2, None)
     Run.open("train-mat", {}, tmp_path / "11", ["defense=text", "seed=0"])
-    manifest.refuse(tmp_path / "12", ["defense=text", "+trainer.lr=1", "seed=1"], "trainer.lr is 1")
+    manifest.record_refusal(tmp_path / "12", ["defense=text", "+trainer.lr=1", "seed=1"], "trainer.lr is 1")
     (tmp_path / "unrelated").mkdir()
     return tmp_path
 
@@ -103,7 +112,7 @@ def test_grids_show_what_varies_and_what_failed(sweep: Path) -> None:
 
 
 def test_show_prints_both_tables(sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    show(sweep)
+    print_sweep(sweep)
     out = capsys.readouterr().out
     assert "8 jobs" in out and "Over" in out and str(sweep / "sweep.csv") in out.replace("\n", "")
 

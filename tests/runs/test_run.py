@@ -201,11 +201,11 @@ def test_part_may_have_any_name(tmp_path: Path, name: str) -> None:
 
 
 def test_refused_job_leaves_a_marker_that_its_run_removes(tmp_path: Path) -> None:
-    manifest.refuse(tmp_path / "a", ["seed=3"], "dataset.root is missing")
+    manifest.record_refusal(tmp_path / "a", ["seed=3"], "dataset.root is missing")
     assert (tmp_path / "a" / "FAILED").read_text() == "dataset.root is missing\n"
     with start(tmp_path / "a"):
         assert not (tmp_path / "a" / "FAILED").exists()
-    manifest.refuse(tmp_path / "a", ["seed=4"], "not for a run")
+    manifest.record_refusal(tmp_path / "a", ["seed=4"], "not for a run")
     assert not (tmp_path / "a" / "FAILED").exists()
 
 

@@ -27,7 +27,7 @@ def test_kill_between_write_and_rename_leaves_the_old_file_whole(tmp_path: Path)
     assert done.returncode == -signal.SIGKILL
     assert json.loads(path.read_text()) == {"recall": 0.5}
     assert len(list(tmp_path.iterdir())) == 2, "the kill should leave its temporary file"
-    files.sweep_temporaries(tmp_path)
+    files.remove_temporaries(tmp_path)
     assert list(tmp_path.iterdir()) == [path]
 
 
