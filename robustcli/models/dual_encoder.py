@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from robustcli.models.network import PixelCheck, fingerprint
 from robustcli.models.text import crops, read_text, token_table
+from robustcli.utils.rowwise import filled, in_tiles
 
 _CACHED_CAPTIONS = 1 << 17  # about 80 MB of 77 tokens each
 _IDLE = ("logit_bias", "text_decoder")  # parts of some networks that no contrastive loss of ours reaches
@@ -87,7 +88,9 @@ class DualEncoder(nn.Module):
             images = F.interpolate(images, size, mode="bicubic", antialias=True).clamp(0.0, 1.0)  # bicubic overshoots
         # Normalised within the graph, so that a gradient by ``images`` is one by pixels in [0,1], in units of eps.
         network: Any = self.network
-        features = _unit(network.encode_image((images - self.mean) / self.std))
+        count = len(images)
+        images = images if self.training else filled(images)
+        features = _unit(network.encode_image((images - self.mean) / self.std))[:count]
         check.settle()
         return features
 
@@ -109,10 +112,14 @@ class DualEncoder(nn.Module):
         return tokens
 
     def crop(self, tokens: Tensor) -> Tensor:
-        """(B,T) -> (B,T') up to the last end-of-text token of the batch; as it is where later tokens matter."""
+        """(B,T) -> (B,T') up to the last end-of-text token of the batch; as it is where later tokens matter.
+
+        On the CPU T' is a multiple of 16, or T, but in training: see `rowwise`.
+        """
         if not crops(self.network) or not len(tokens):
             return tokens
-        return tokens[:, : int(tokens.argmax(dim=-1).max()) + 1]
+        length = int(tokens.argmax(dim=-1).max()) + 1
+        return tokens[:, : length if self.training or self.mean.is_cuda else in_tiles(length)]
 
     def encode_text(self, tokens: Tensor, embeddings: Tensor | None = None) -> Tensor:
         """(B,T) long -> (B,D) float32 of unit norm.
@@ -129,7 +136,10 @@ class DualEncoder(nn.Module):
             if len(embeddings) != len(tokens) or embeddings.shape[1] < tokens.shape[1]:
                 raise ValueError(f"embeddings {tuple(embeddings.shape)} do not cover the tokens {tuple(tokens.shape)}")
             embeddings = embeddings[:, : tokens.shape[1]].to(self.device)
-        return _unit(read_text(self.network, tokens.to(self.device), embeddings))
+        tokens, count = tokens.to(self.device), len(tokens)
+        if not self.training:
+            tokens, embeddings = filled(tokens), None if embeddings is None else filled(embeddings)
+        return _unit(read_text(self.network, tokens, embeddings))[:count]
 
     def token_embedding(self) -> nn.Embedding:
         """The table (ids, W) that turns token ids into vectors."""

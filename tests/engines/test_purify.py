@@ -144,7 +144,7 @@ def test_a_baseline_may_be_left_out(tmp_path: Path) -> None:
         (["purifier=null"], "a group takes the name of a choice (blur, jpeg, mlvgm, noise)"),
         (["purifier.draws=0"], "purifier.draws is 0"),
         (["purifier.memory=-1", "purifier.alphas=none"], "purifier.memory is -1"),
-        (["purifier.attenuation=high"], "Purifier cannot be made of its settings"),
+        (["purifier.attenuation=high"], "purifier.attenuation is 'high', but must be a number"),
         (["purifier.temperature=warm"], "purifier.temperature is 'warm'"),
         (["evaluation.eps_curve=1.0"], "evaluation.eps_curve"),
         (["evaluation.access=static"], "give a list"),

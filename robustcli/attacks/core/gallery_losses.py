@@ -15,6 +15,7 @@ from torch import Tensor
 
 from robustcli.attacks.core.oracle import ImageObjective, TextObjective
 from robustcli.attacks.core.target import Target
+from robustcli.utils.rowwise import cosines, paired_cosines
 
 GALLERY_LOSSES = ("cross_entropy", "margin", "dlr")
 DIRECTIONS = ("image_to_text", "text_to_image")
@@ -78,7 +79,7 @@ class CaptionQueries:
         columns = [
             _condensed(
                 loss,
-                features[rows] @ gallery.image_features.T,
+                cosines(features[rows], gallery.image_features),
                 gallery.caption_matches[rows],
                 paired_rows[rows],
                 target.scale,
@@ -111,7 +112,7 @@ class ImageQueries:
         least similar candidate.
         """
         gallery, paired = self.target.gallery, self.target.paired
-        similarities = images @ gallery.text_features.T
+        similarities = cosines(images, gallery.text_features)
         if self.features is None:
             return similarities
         captions = paired.table[rows]
@@ -128,7 +129,7 @@ class ImageQueries:
 
 def paired_similarities(images: Tensor, features: Tensor, table: Tensor) -> Tensor:
     """(B,P,K) cosines of images (B,D) with all candidates (M,K,D) of their captions ``table`` (B,P)."""
-    return torch.einsum("bd,bpkd->bpk", images, features[table])
+    return paired_cosines(images, features[table])
 
 
 def _at_once(features: Tensor) -> int:
@@ -195,7 +196,7 @@ def caption_over_gallery(loss: str, target: Target, paired_features: Tensor | No
     paired_rows = gallery.image_rows[target.owner]
 
     def objective(features: Tensor, rows: Tensor) -> Tensor:
-        similarities = features @ gallery.image_features.T
+        similarities = cosines(features, gallery.image_features)
         if paired_features is not None:
             paired = (features * paired_features[rows]).sum(1, keepdim=True)
             similarities = similarities.scatter(1, paired_rows[rows][:, None], paired)

@@ -19,6 +19,7 @@ from robustcli.attacks.core.gallery_losses import (
 from robustcli.attacks.core.oracle import ImageObjective, TextObjective
 from robustcli.attacks.core.target import PairedCaptions, Target
 from robustcli.utils.numbers import one_of
+from robustcli.utils.rowwise import paired_cosines
 
 __all__ = [
     "IMAGE_LOSSES",
@@ -39,8 +40,12 @@ TEXT_LOSSES = ("guided", "drift", "cross_entropy", "margin")
 def image_objective(loss: str, target: Target, text_features: Tensor | None = None) -> ImageObjective:
     """The loss called ``loss`` of the images of ``target``; ``text_features`` (M,D): attacked captions, default the
     clean ones.
+
+    Before a gallery ``infonce`` is the cross-entropy over it, per sample: a verdict may not depend on the batch.
     """
-    if one_of("loss", loss, IMAGE_LOSSES) in GALLERY_LOSSES:
+    if one_of("loss", loss, IMAGE_LOSSES) == "infonce" and target.has_gallery:
+        loss = "cross_entropy"
+    if loss in GALLERY_LOSSES:
         return image_over_gallery(loss, target, text_features)
     makers = {"own_pair": _own_pair, "drift": _image_drift, "infonce": _infonce}
     return makers[loss](target, text_features)
@@ -67,7 +72,7 @@ def divergence(first: Tensor, second: Tensor) -> Tensor:
 
 def _paired_similarities(features: Tensor, text_features: Tensor, table: Tensor) -> Tensor:
     """(B,P) cosines of images (B,D) with their captions ``table`` (B,P), rows of ``text_features`` (M,D)."""
-    return torch.einsum("bd,bpd->bp", features, text_features[table])
+    return paired_cosines(features, text_features[table])
 
 
 def _own_pair(target: Target, text_features: Tensor | None) -> ImageObjective:

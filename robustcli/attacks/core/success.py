@@ -10,6 +10,7 @@ from torch import Tensor
 
 from robustcli.attacks.core.pairs import Adversarial
 from robustcli.attacks.core.target import Target
+from robustcli.utils.rowwise import cosines
 
 _COSTS = ("queries", "gradients", "zero_gradients", "nan_gradients")
 
@@ -27,14 +28,14 @@ def fooled_queries(target: Target, image_features: Tensor, text_features: Tensor
     if not bool(image_features.isfinite().all()) or not bool(text_features.isfinite().all()):
         raise ValueError("the model gave NaN embeddings: its success under attack cannot be judged")
     images, texts = _attacked_features(target, "image_to_text", image_features, text_features)
-    to_text = images @ gallery.text_features.T
+    to_text = cosines(images, gallery.text_features)
     valid = torch.nonzero(paired.valid, as_tuple=True)
     paired_rows = paired.table[valid]
     similarity = (images[owner] * texts).sum(1)
     to_text = to_text.index_put((valid[0], gallery.caption_rows[paired_rows]), similarity[paired_rows])
     images, texts = _attacked_features(target, "text_to_image", image_features, text_features)
     similarity = (images[owner] * texts).sum(1)
-    to_image = texts @ gallery.image_features.T
+    to_image = cosines(texts, gallery.image_features)
     to_image = to_image.scatter(1, gallery.image_rows[owner][:, None], similarity[:, None])
     return _misranked(to_text, gallery.image_matches), _misranked(to_image, gallery.caption_matches)
 

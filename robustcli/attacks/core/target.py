@@ -43,6 +43,11 @@ class Target:
             return self._gallery.text_features[self._gallery.caption_rows]
         return self.encode_text(self.pairs.captions)
 
+    @property
+    def has_gallery(self) -> bool:
+        """True if the pairs stand before a gallery that was given, as in an evaluation; in training they have none."""
+        return self._gallery is not None
+
     @cached_property
     def gallery(self) -> Gallery:
         """The gallery that was given, or the pairs themselves."""
@@ -112,8 +117,13 @@ class PairedCaptions:
 
     def mean(self, values: Tensor, rows: Tensor) -> Tensor:
         """(B,), from ``values`` (B,P): mean over the captions that an image has; 0 where it has none."""
-        valid = self.valid[rows]
-        return torch.where(valid, values, 0.0).sum(1) / valid.sum(1).clamp(min=1)
+        return self.sum(values, rows) / self.valid[rows].sum(1).clamp(min=1)
+
+    def sum(self, values: Tensor, rows: Tensor) -> Tensor:
+        """(B,), from ``values`` (B,P): sum over the captions that an image has, in float64: in float32 it would depend
+        on P, the most captions of any image beside it.
+        """
+        return torch.where(self.valid[rows], values, 0.0).sum(1, dtype=torch.float64).to(values.dtype)
 
     def last(self, rows: Tensor) -> Tensor:
         """(B,P) bool: the last caption of each image."""

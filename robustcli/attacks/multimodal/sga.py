@@ -16,6 +16,7 @@ from robustcli.attacks.core.losses import text_objective
 from robustcli.attacks.core.oracle import ImageObjective
 from robustcli.attacks.core.retrieval import RetrievalAttack
 from robustcli.attacks.core.target import Target
+from robustcli.utils.rowwise import paired_cosines
 from robustcli.utils.seeding import generator
 
 Noise = Callable[
@@ -64,8 +65,9 @@ class SGA(RetrievalAttack):
         def objective(images: Tensor, rows: Tensor) -> Tensor:
             copies = self.scaled(images, lambda shape: noise(rows, shape))
             features = target.model.encode_image(torch.cat([images, *copies])).reshape(1 + len(copies), len(rows), -1)
-            similarities = torch.einsum("sbd,bpd->bp", features, text_features[paired.table[rows]])
-            return -torch.where(paired.valid[rows], similarities, 0.0).sum(1)
+            texts = text_features[paired.table[rows]]
+            similarities = torch.stack([paired_cosines(scale, texts) for scale in features]).sum(0)
+            return -paired.sum(similarities, rows)
 
         return objective
 

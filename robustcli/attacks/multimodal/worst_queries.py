@@ -19,6 +19,7 @@ from robustcli.attacks.core.gallery_losses import MASKED_LOGIT, CaptionQueries, 
 from robustcli.attacks.core.oracle import ImageObjective, ObjectiveValue, TextObjective
 from robustcli.attacks.core.retrieval import TextAttack
 from robustcli.attacks.core.target import Target
+from robustcli.utils.rowwise import cosines, paired_cosines
 
 MARGIN_TOLERANCE = 1e-5  # in cosines; a margin above it is positive in any batch, whatever the rounding
 
@@ -233,7 +234,7 @@ class WorstImageQueries(WorstQueries):
     def hardest_negatives(self, count: int) -> Tensor:
         """(N,count) long: the negatives of the gallery nearest to each clean image; fewer where there are no more."""
         gallery = self.target.gallery
-        similarities = (self.target.image_features @ gallery.text_features.T).masked_fill(
+        similarities = cosines(self.target.image_features, gallery.text_features).masked_fill(
             gallery.image_matches, -torch.inf
         )
         most = int((~gallery.image_matches).sum(1).min()) if len(similarities) else 0
@@ -289,9 +290,9 @@ class WorstCaptionQueries(WorstQueries):
 
         def objective(images: Tensor, rows: Tensor) -> ObjectiveValue:
             features = self.target.model.encode_image(images)
-            paired = torch.einsum("bd,bkd->bk", features, queries.features[rows])
+            paired = paired_cosines(features, queries.features[rows])
             margins = best_negative[rows] - paired
-            value = temperature * (margins / temperature).logsumexp(1) if temperature else margins.amax(1)
+            value = _soft_maximum(margins, temperature) if temperature else margins.amax(1)
             return (value, queries.losses(paired.detach(), rows).amax(1) > MARGIN_TOLERANCE) if report_fooled else value
 
         return objective
@@ -305,3 +306,8 @@ class WorstCaptionQueries(WorstQueries):
 
     def text_objective(self, image_features: Tensor) -> TextObjective:
         return caption_over_gallery("margin", self.target, image_features)
+
+
+def _soft_maximum(margins: Tensor, temperature: float) -> Tensor:
+    """(B,K) -> (B,), in float64: in float32 the sum would depend on K, the most candidates of any caption beside it."""
+    return (temperature * (margins.double() / temperature).logsumexp(1)).to(margins.dtype)
