@@ -195,6 +195,8 @@ def _fits_threat(node: Any, threat: ThreatModel, key: str, *, captions: bool) ->
         sides = {"text" if issubclass(kind, TextAttack) else "image": kind}
     if not captions:
         return issubclass(kind, ClassifierAttack)
+    if issubclass(kind, ClassifierAttack) and not issubclass(kind, ImageAttack):  # needs logits
+        return False
     text: Any = sides.get("text")
     # The unit too: a search over words says nothing about a budget of characters.
     text_fits = text is None or (threat.moves_texts and text.unit == threat.text.key)

@@ -30,6 +30,7 @@ ATTACK_LABELS = {  # of the attacks in the order of the columns; others follow u
     "cw": "C&W",
     "fab": "FAB",
     "fmn": "FMN",
+    "apgd_ensemble": "APGD-CE + APGD-T",
     "autoattack": "AutoAttack",
     "reduced_autoattack": "reduced AutoAttack",
     "retrieval_autoattack": "retrieval AutoAttack",

@@ -15,7 +15,7 @@ SMALL = {
     "train-mat": ["attacks=quick", "model.checkpoint=null", "dataset.train=150", "dataset.val=16", "dataset.test=16"],
     "train-classifier": ["dataset=digits", "model=digits"],
     "attack": ["attack=pgd", "dataset=digits", "model=digits"],
-    "evaluate": ["dataset=digits", "model=digits", "attack=square", "attacks=classes"],
+    "evaluate": ["dataset=digits", "model=digits", "attack=square", "attacks=standard"],
 }
 
 

@@ -17,7 +17,7 @@ PAIRS = ["dataset.test=24", "evaluation.eps_curve=[]"]
 STILL = ["model.checkpoint=null", "trainer.batch_size=32", "dataset.train=96", "dataset.val=16", "dataset.test=16"]
 COMMANDS = {
     "attack": (["attack", *DIGITS, "attack=pgd"], ConfigKeys(), "autoattack"),
-    "beside a suite": (["evaluate", *DIGITS, "attacks=classes"], ConfigKeys(image="attacks.pgd"), "autoattack"),
+    "beside a suite": (["evaluate", *DIGITS, "attacks=quick"], ConfigKeys(image="attacks.pgd"), "autoattack"),
     "pairs": (
         ["evaluate", *PAIRS, "attacks=quick"],
         ConfigKeys(image="attacks.sep.image", text="attacks.sep.text"),

@@ -68,7 +68,7 @@ def test_a_minimum_norm_attack_without_a_radius_tells_how_far_it_went(
 def test_evaluate_judges_several_models_and_what_transfers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shipped = Path("robustcli/assets/tiny_digits.safetensors").absolute()
     models = f"checkpoints={{one: {shipped}, two: {shipped}}}"
-    suite = ["attacks=classes", "~attacks.apgd", WHOLE, "evaluation.eps_curve=[]", "transfer=true"]
+    suite = ["attacks=quick", "+attack@attacks.fgsm=fgsm", WHOLE, "evaluation.eps_curve=[]", "transfer=true"]
     assert launch("evaluate", [*DIGITS, models, *suite, f"hydra.run.dir={tmp_path / 'e'}"]) == 0
     found = metrics(tmp_path / "e")
     assert found["one/pgd/image_to_class/recall_at_1"] <= found["one/fgsm/image_to_class/recall_at_1"]

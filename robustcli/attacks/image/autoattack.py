@@ -34,8 +34,8 @@ class AutoAttack(ClassifierAttack):
 
     Args:
         version: ``standard``: APGD on cross-entropy, targeted APGD, targeted FAB, Square, in this order; ``plus``:
-            with restarts and their untargeted versions as well; ``rand``, for randomised models: APGD on cross-entropy
-            and on DLR, gradients averaged over 20 draws.
+            with restarts and their untargeted versions as well; ``apgd``: the first two of ``standard`` alone;
+            ``rand``, for randomised models: APGD on cross-entropy and on DLR, gradients averaged over 20 draws.
         steps: of the members that take steps; the published attack takes 100.
         queries: of Square; the published attack takes 5000.
         norm, eps, seed: see `ClassifierAttack`.
@@ -102,5 +102,6 @@ _MEMBERS: Mapping[str, Callable[[AutoAttack], ClassifierAttack]] = {
 _VERSIONS: Mapping[str, tuple[str, ...]] = {
     "standard": ("apgd-ce", "apgd-t", "fab-t", "square"),
     "plus": ("apgd-ce-5", "apgd-dlr-5", "fab-5", "square", "apgd-t", "fab-t"),
+    "apgd": ("apgd-ce", "apgd-t"),
     "rand": ("eot-apgd-ce", "eot-apgd-dlr"),
 }
