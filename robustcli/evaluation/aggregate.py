@@ -63,6 +63,22 @@ def with_worst(records: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([records, _worst_case(attacked, []).assign(attack=WORST)], ignore_index=True)
 
 
+def fallen_by_attack(records: pd.DataFrame) -> pd.DataFrame:
+    """One row a model, attack and direction of several attacks: queries that were correct when clean and ``fallen``
+    under it, and those of them that fell ``alone``, under no other attack. No rows for fewer than two attacks.
+
+    Args:
+        records: at one radius, without `WORST`.
+    """
+    attacked = records[records["adversarial_rank"].notna()]
+    if attacked["attack"].nunique() < 2:
+        return pd.DataFrame(columns=["model", "attack", "direction", "fallen", "alone"])
+    fallen = (attacked["clean_correct"] & ~attacked["adversarial_correct"]).astype(bool)
+    attacks = fallen.groupby([attacked[key] for key in _QUERY]).transform("sum")
+    counted = attacked.assign(fallen=fallen, alone=fallen & (attacks == 1))
+    return counted.groupby(["model", "attack", "direction"], sort=False)[["fallen", "alone"]].sum().reset_index()
+
+
 def summarise(records: pd.DataFrame, *, resamples: int, seed: int) -> pd.DataFrame:
     """One row a model, defence, attack, access, radius and direction, each column an aggregation of ``records``.
 

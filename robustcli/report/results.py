@@ -10,14 +10,22 @@ import pandas as pd
 
 from robustcli.diagnostics import Finding, refuse_suspects
 from robustcli.evaluation import CLEAN, Entry, Evaluation, Group
-from robustcli.evaluation.aggregate import at_radius, paper_table, robust_recall, summarise, up_to_radius, with_worst
+from robustcli.evaluation.aggregate import (
+    at_radius,
+    fallen_by_attack,
+    paper_table,
+    robust_recall,
+    summarise,
+    up_to_radius,
+    with_worst,
+)
 from robustcli.evaluation.records import WORST
 from robustcli.report.defences import NO_ADAPTIVE, access_grid, masking_warnings, paper_grid, strict_grid
 from robustcli.report.diagnose import diagnostics_of, transfers
 from robustcli.report.diagnostics import diagnostics_grid, print_findings, with_verdicts
 from robustcli.report.markdown import Report, render_report
 from robustcli.report.pictures import draw_defences, draw_models
-from robustcli.report.tables import Grid, attack_grid, cost_grid, print_grid
+from robustcli.report.tables import Grid, attack_grid, cost_grid, fallen_grid, print_grid
 from robustcli.report.threat import threat_model
 from robustcli.runs.run import Run
 
@@ -71,7 +79,9 @@ def write_results(
         grids, printed = _defence_grids(evaluation, records, seen, seen_curve), 1
         pictures = draw_defences(run, evaluation, groups, pd.concat([seen, seen_curve], ignore_index=True))
     else:
-        grids, printed = _model_grids(evaluation, seen, findings), 1 + _minimum_norm_only(evaluation)
+        fallen = fallen_by_attack(at_radius(records, evaluation.threat.radius))
+        grids = _model_grids(seen, fallen.assign(model=fallen["model"].map(names)), findings)
+        printed = 1 + bool(len(fallen)) + _minimum_norm_only(evaluation)
         pictures = draw_models(run, evaluation, groups, table, seen_curve, records, _curve_attack(evaluation))
     report = Report(
         title=title,
@@ -128,9 +138,10 @@ def _flat(table: pd.DataFrame, defended: bool, *, curve: bool = False) -> dict[s
     return flat
 
 
-def _model_grids(evaluation: Evaluation, table: pd.DataFrame, findings: Sequence[Finding]) -> list[Grid]:
+def _model_grids(table: pd.DataFrame, fallen: pd.DataFrame, findings: Sequence[Finding]) -> list[Grid]:
     costs, measures = cost_grid(table), [name for name in ("success_flip", "success_drop") if name in table]
-    grids = [with_verdicts(attack_grid(table), findings), *([costs] if costs.rows else [])]
+    grids = [with_verdicts(attack_grid(table), findings), *([fallen_grid(fallen)] if len(fallen) else [])]
+    grids += [costs] if costs.rows else []
     return [*grids, *(attack_grid(table, measure) for measure in measures)]
 
 

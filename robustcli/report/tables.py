@@ -116,6 +116,27 @@ def cost_grid(frame: "pd.DataFrame") -> Grid:
     )
 
 
+def fallen_grid(frame: "pd.DataFrame") -> Grid:
+    """Attacks (rows) by models (columns): queries that fell, and in brackets those that fell under this attack alone.
+
+    Args:
+        frame: ``model``, ``attack``, ``direction``, ``fallen`` and ``alone``.
+    """
+    directions, models = directions_of(frame), list(dict.fromkeys(frame["model"]))
+    counts = {(row["model"], row["attack"], row["direction"]): row for row in frame.to_dict("records")}
+
+    def cell(model: str, attack: str) -> str:
+        rows = [counts[model, attack, each] for each in directions if (model, attack, each) in counts]
+        return " / ".join(f"{row['fallen']} ({row['alone']})" for row in rows) or MISSING
+
+    attacks = list(dict.fromkeys(frame["attack"]))
+    rows = [[label_of(attack), *(cell(model, attack) for model in models)] for attack in attacks]
+    title = (
+        f"Queries that fell, {' / '.join(DIRECTIONS[name] for name in directions)}, in brackets under no other attack"
+    )
+    return Grid(title, ["attack", *models], rows)
+
+
 def as_rich(grid: Grid) -> "Group":
     """The grid as renderables of rich: title, table and note; columns of numbers are right-aligned."""
     from rich import box

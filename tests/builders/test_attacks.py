@@ -43,7 +43,7 @@ def test_attacks_that_edit_what_the_threat_model_leaves_alone_are_no_part_of_the
     """`threat=image` allows no edit of a caption: a table under it must not hold one."""
     assert set(suite("threat=image")) == {"pgd"}
     assert set(suite("threat=text")) == {"words"}
-    assert set(suite("threat=image", captions=False)) == {"pgd"}
+    assert set(suite("threat=image", captions=False)) == {"pgd", "apgd_ensemble"}
     with pytest.raises(UserError, match="none of the attacks words keeps to the threat model"):
         suite("threat=image", "attacks=quick", "~attacks.pgd", "~attacks.sep")
 

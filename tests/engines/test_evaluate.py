@@ -24,7 +24,14 @@ def attacks_of(figures: dict[str, float]) -> set[str]:
 
 def test_an_attack_runs_alone_or_beside_a_suite(tmp_path: Path) -> None:
     alone = judged(tmp_path / "alone", WIDE, "attacks=none", "attack=square", "attack.queries=30")
-    beside = judged(tmp_path / "beside", WIDE, "attacks=standard", "attacks.apgd_ensemble.steps=5", "attack=square", "attack.queries=30")
+    beside = judged(
+        tmp_path / "beside",
+        WIDE,
+        "attacks=standard",
+        "attacks.apgd_ensemble.steps=5",
+        "attack=square",
+        "attack.queries=30",
+    )
     assert attacks_of(alone) == {"square"} and attacks_of(beside) == {"pgd", "apgd_ensemble", "square"}
     name = "model/square/image_to_class/recall_at_1"
     assert alone[name] == beside[name]

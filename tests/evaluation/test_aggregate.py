@@ -5,7 +5,7 @@ import math
 import pandas as pd
 import pytest
 
-from robustcli.evaluation.aggregate import claimed_norms, paper_table, summarise, up_to_radius
+from robustcli.evaluation.aggregate import claimed_norms, fallen_by_attack, paper_table, summarise, up_to_radius
 from robustcli.evaluation.records import CLEAN, WORST, with_status
 
 
@@ -110,3 +110,20 @@ def test_an_image_that_is_wrong_already_has_norm_zero_and_one_never_fooled_infin
     records.loc[smallest, "norm"] = 0.0
     norms = claimed_norms(records).set_index(["model", "image_id"])["norm"]
     assert norms["mine", "a"] == 0.0 and math.isinf(norms["mine", "b"])
+
+
+def test_the_table_says_which_attack_broke_what() -> None:
+    ranks = {"pgd": (2, 1, 3, 1), "words": (2, 2, 1, 1)}  # the last image is misclassified when clean
+    rows = [
+        record(
+            "m", attack, "static", image, float(rank == 1), clean_rank=5 if image == "d" else 1, adversarial_rank=rank
+        )
+        for attack, of_images in ranks.items()
+        for image, rank in zip("abcd", of_images, strict=True)
+    ]
+    table = fallen_by_attack(frame(rows)).set_index("attack")
+    assert table[["fallen", "alone"]].to_dict("index") == {
+        "pgd": {"fallen": 2, "alone": 1},
+        "words": {"fallen": 2, "alone": 1},
+    }
+    assert fallen_by_attack(frame(rows[:4])).empty
