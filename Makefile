@@ -37,7 +37,7 @@ newest: ## make .venv with the newest versions of everything, in place of the te
 	touch $(STAMP)
 
 demo: setup ## a model before and after multimodal adversarial training, as a table and pictures (minutes)
-	$(RUN) train-mat
+	$(RUN) train-mat experiment=demo
 
 purify: setup ## handwritten digits purified in front of a classifier, and what each kind of attacker can still do (minutes)
 	$(RUN) purify

@@ -29,6 +29,7 @@ SHORT = ["trainer.max_steps=2", "trainer.batch_size=8", "evaluation.limit=8", "e
 SCENES = ["dataset.train=32", "dataset.val=16", "dataset.test=16"]
 RUNS = {
     "train_mat/tiny_clean": SCENES,
+    "train_mat/demo": [*SCENES, "attacks.sga.image.steps=1", "~attacks.retrieval_autoattack"],
     "train_mat/sweep": [*SCENES, "attacks=quick"],
     "train_classifier/tiny_digits": [],
     "train_classifier/tiny_scene_classes": SCENES,
