@@ -11,6 +11,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from robustcli.data import ImageClassData, ImageTextData
+from robustcli.data.walks import normal
 from robustcli.models import Classifier, DualEncoder, WordTokenizer, build_vocabulary, load_classifier, load_dual
 from robustcli.models.tokenizer import split_words
 from robustcli.utils.errors import UserError
@@ -58,7 +59,7 @@ def build_classifier(config: DictConfig, checkpoint: str | None, data: ImageClas
         UserError: a dual encoder, or a classifier of other classes.
     """
     model = load_classifier(_settings(config), checkpoint, classes=data.classes, seed=seed)
-    if model.classes is not None and tuple(model.classes) != tuple(data.classes):
+    if model.classes is not None and tuple(map(normal, model.classes)) != tuple(data.classes):
         raise UserError(
             f"the model knows the classes {_shortened(model.classes)}, but dataset {data.name} has "
             f"{_shortened(data.classes)}: choose the model or the class list that belongs to the other."

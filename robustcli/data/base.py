@@ -22,6 +22,7 @@ class ImageTextData(ABC):
         fingerprint: sha256 (hex) of the content, or of the recipe where the content is made from one.
         synonyms: word -> words of the same meaning, where the set knows them; else None.
         skipped: rows that were left out because ``on_error=skip`` was asked for.
+        notes: sentences on what was done to the files' content, for the foot of a table.
     """
 
     name: str
@@ -32,6 +33,7 @@ class ImageTextData(ABC):
     fingerprint: str
     synonyms: Mapping[str, Sequence[str]] | None = None
     skipped: int = 0
+    notes: Sequence[str] = ()
 
     @abstractmethod
     def images(self, indices: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ Shapes: N images, C channels, H height, W width.
 import hashlib
 import zipfile
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 
 from robustcli.data.classes import PixelClasses, class_list
 from robustcli.data.files import check_fingerprint, check_positive
+from robustcli.data.overlap import sentence
 from robustcli.data.sources import SPLITS, existing
 from robustcli.utils.errors import UserError
 
@@ -71,6 +73,13 @@ class ClassArrays(PixelClasses):
             image_ids=names,
             fingerprint=fingerprint_of(pixels, targets, listed, names),
         )
+        repeated = {}
+        for other in SPLITS:
+            with suppress(UserError):  # not there
+                if other != split:
+                    place, found = _placed(str(file), [images], other, holds)
+                    repeated[other] = _repeated(pixels, _pixels(_read(place, found)[0], layout, str(place)))
+        self.notes = [*_all_dark(pixels, f"{path}, {keys[0]}"), *sentence(split, len(pixels), repeated)]
         check_fingerprint(self, fingerprint, limit)
 
 
@@ -99,7 +108,8 @@ def _placed(file: str, keys: list[str], split: str, holds: str | None) -> tuple[
 
 def _read(path: Path, keys: Sequence[str]) -> list[_Array]:
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        with path.open("rb") as file:
+            stored = np.load(file, allow_pickle=False)
             if not isinstance(stored, np.lib.npyio.NpzFile):
                 raise UserError(f"dataset.file is {path}, which holds one array: expected an .npz of several.")
             missing = [key for key in keys if key not in stored]
@@ -131,6 +141,19 @@ def _pixels(array: _Array, layout: str | None, where: str) -> _Array:
     if array.dtype.kind != "f" or not ((array >= 0) & (array <= 1)).all():
         raise UserError(f"{where} is {array.dtype}: expected uint8, or floats in [0, 1] without NaN.")
     return np.ascontiguousarray(array, dtype=np.float32)
+
+
+def _repeated(pixels: _Array, others: _Array) -> int:
+    """Number of images that stand in ``others`` too, pixel by pixel."""
+    known = {hashlib.sha256(image.tobytes()).digest() for image in others}
+    return sum(hashlib.sha256(image.tobytes()).digest() in known for image in pixels)
+
+
+def _all_dark(pixels: _Array, where: str) -> list[str]:
+    """A sentence on bytes of 0 and 1 alone, which are masks that someone did not scale, or pictures in [0, 1]."""
+    if pixels.dtype != np.uint8 or pixels.max() > 1:
+        return []
+    return [f"No byte of {where} is above 1: read as 0 to 1/255, nearly black; multiply them by 255 if 1 is white."]
 
 
 def _layout(shape: tuple[int, ...], where: str) -> str:

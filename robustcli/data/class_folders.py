@@ -5,7 +5,9 @@ Shapes: B batch, S image size, N images.
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +18,10 @@ from robustcli.data.base import rows_of
 from robustcli.data.classes import ImageClassData, class_list, held_out
 from robustcli.data.decode import FITS, Fit
 from robustcli.data.faults import Faults, OnError
-from robustcli.data.files import check_fingerprint, check_positive, decoded
+from robustcli.data.files import check_fingerprint, check_positive, decoded, other_splits
+from robustcli.data.overlap import overlaps
 from robustcli.data.sources import SPLITS, Blob, Record
+from robustcli.data.walks import files_below, hidden, normal, on_disk
 from robustcli.utils.errors import UserError
 from robustcli.utils.seeding import derive_seed
 
@@ -70,16 +74,14 @@ class ClassFolders(ImageClassData):
         check_positive(image_size=image_size, limit=limit)
         if fit not in FITS:
             raise UserError(f"dataset.fit is {fit!r}: choose one of {', '.join(FITS)}.")
-        source = "train" if split == "val" and val_share else split
+        source = _source(split, val_share)
         folder = _split_folder(str(root), source)
         self.name, self.split, self.image_size = name or _name(str(root)), split, image_size
         self.classes = _checked_classes(classes, folder, class_count, self.name)
         faults = Faults(on_error)
         found = _records(folder, self.classes, faults)
         _check_count(self.name, source, folder, len(found), counts)
-        if val_share and split in ("train", "val"):
-            chosen = held_out([record.image_id for record in found], val_share).tolist()
-            found = [record for record, held in zip(found, chosen, strict=True) if held == (split == "val")]
+        found = _of_split(found, split, val_share)
         records, store = decoded(found[:limit], image_size, faults, fit=fit)
         if not records:
             raise UserError(f"the split {split!r} of {self.name} has no usable image left: see the log for why.")
@@ -89,10 +91,23 @@ class ClassFolders(ImageClassData):
         self.labels = torch.tensor([places[name.split("/")[0]] for name in self.image_ids])
         self.fingerprint = _fingerprint(self.classes, self.image_ids, store.hashes)
         self._pixels = store.pixels
+        others = other_splits(split, partial(_images_of, str(root), val_share))
+        self.notes = overlaps(split, [record.blob for record in records], others)
         check_fingerprint(self, fingerprint, limit)
 
     def images(self, indices: Tensor) -> Tensor:
         return torch.from_numpy(np.asarray(self._pixels[rows_of(indices, len(self)).numpy()])).float().div_(255)
+
+
+def _source(split: str, val_share: float) -> str:
+    return "train" if split == "val" and val_share else split
+
+
+def _of_split(records: list[Record], split: str, val_share: float) -> list[Record]:
+    if not val_share or split == "test":
+        return records
+    chosen = held_out([record.image_id for record in records], val_share).tolist()
+    return [record for record, held in zip(records, chosen, strict=True) if held == (split == "val")]
 
 
 def _split_folder(root: str, split: str) -> Path:
@@ -125,7 +140,7 @@ def _checked_classes(
     classes: Sequence[str] | str | Path | None, folder: Path, number: int | None, name: str
 ) -> tuple[str, ...]:
     """The class list of the config, which must name exactly the folders that are there."""
-    present = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    present = _class_folders(folder)
     found = ", ".join(present[:12]) + (f" and {len(present) - 12} more" if len(present) > 12 else "")
     where = f"{folder} has the folders {found}" if present else f"{folder} has no folders"
     origin = "" if number is None else f"the list of the {number} classes of {name} comes with its archive; "
@@ -154,6 +169,15 @@ def _checked_classes(
     return listed
 
 
+def _class_folders(folder: Path) -> list[str]:
+    """Normal names of the folders in ``folder``, sorted; `UserError` for two that differ in their code points alone."""
+    names = sorted(normal(path.name) for path in folder.iterdir() if path.is_dir() and not hidden(path.name))
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise UserError(f"{folder} has two folders {twice[0]!r}, in other code points (NFC and NFD): make them one.")
+    return names
+
+
 def _check_count(name: str, split: str, folder: Path, found: int, counts: Mapping[str, int] | None) -> None:
     """`UserError` for part of an archive, or another one, before the first image is decoded."""
     expected = (counts or {}).get(split)
@@ -169,18 +193,28 @@ def _more(names: Sequence[str]) -> str:
 
 
 def _records(folder: Path, classes: Sequence[str], faults: Faults) -> list[Record]:
-    records = []
+    records: dict[str, Record] = {}
     for name in classes:
-        files = [path for path in sorted((folder / name).rglob("*")) if path.is_file() and path.name[0] != "."]
+        files = files_below(on_disk(folder / name), faults)
         if not files:
             raise UserError(f"the class {name!r} has no image in {folder / name}: put some there, or mend the list.")
         for path in files:
-            if path.suffix.lower() in SUFFIXES:
-                relative = path.relative_to(folder).as_posix()
-                records.append(Record(relative, Blob(path), (), str(folder)))
-            else:
+            relative = normal(path.relative_to(folder).as_posix())
+            if path.suffix.lower() not in SUFFIXES:
                 faults.report(str(path), f"is not an image file ({', '.join(SUFFIXES)})")
-    return sorted(records, key=lambda record: derive_seed("order", record.image_id))
+            elif relative in records:
+                faults.report(str(path), "has the name of another file, in other code points (NFC and NFD)")
+            else:
+                records[relative] = Record(relative, Blob(path), (), str(folder))
+    return sorted(records.values(), key=lambda record: derive_seed("order", record.image_id))
+
+
+def _images_of(root: str, val_share: float, split: str, faults: Faults) -> list[Record]:
+    """The images of a split, whatever its classes are."""
+    folder = _split_folder(root, _source(split, val_share))
+    paths = [path for path in files_below(folder, faults) if path.suffix.lower() in SUFFIXES]
+    records = [Record(normal(path.relative_to(folder).as_posix()), Blob(path), (), str(folder)) for path in paths]
+    return _of_split(records, split, val_share)
 
 
 def _fingerprint(classes: Sequence[str], image_ids: Sequence[str], hashes: Sequence[str]) -> str:

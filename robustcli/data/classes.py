@@ -14,6 +14,7 @@ from torch import Tensor
 
 from robustcli.data.base import rows_of
 from robustcli.data.sources import existing
+from robustcli.data.walks import normal
 from robustcli.utils.errors import UserError
 from robustcli.utils.seeding import derive_seed
 
@@ -29,6 +30,7 @@ class ImageClassData(ABC):
         classes: Y names; the order is part of the set and comes from its config, never from the folders on the disk.
         fingerprint: sha256 (hex) of the content, or of the recipe where the content is made from one.
         skipped: entries that were left out because ``on_error=skip`` was asked for.
+        notes: sentences on what was done to the files' content, for the foot of a table.
     """
 
     name: str
@@ -38,6 +40,7 @@ class ImageClassData(ABC):
     classes: tuple[str, ...]
     fingerprint: str
     skipped: int = 0
+    notes: Sequence[str] = ()
 
     @abstractmethod
     def images(self, indices: Tensor) -> Tensor:
@@ -100,6 +103,8 @@ class PixelClasses(ImageClassData):
 def class_list(classes: Sequence[str] | str | Path | int | None, key: str, remedy: str) -> tuple[str, ...]:
     """Class names in label order, from a list, a file (JSON list, or a name a line), or a number for ``0``, ``1``, ...
 
+    Names are in NFC, in which two that look alike are equal.
+
     Args:
         key: of the config, for messages.
         remedy: end of the message where nothing is given.
@@ -115,6 +120,7 @@ def class_list(classes: Sequence[str] | str | Path | int | None, key: str, remed
         names = _listed(existing(Path(classes).expanduser(), key, None), key)
     else:
         names = [str(name) for name in classes]
+    names = [normal(name) for name in names]
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
         raise UserError(f"{key} has {twice[0]!r} twice: each class stands once.")

@@ -13,14 +13,17 @@ log = logging.getLogger(__name__)
 class Faults:
     """Counter of the bad entries of one set: the first one is an error, or, with ``skip``, each is logged and counted.
 
+    Args:
+        quiet: count only, for a split that is looked at beside the one that is asked for.
+
     Raises:
         UserError: ``on_error`` is neither ``raise`` nor ``skip``.
     """
 
-    def __init__(self, on_error: OnError) -> None:
+    def __init__(self, on_error: OnError, *, quiet: bool = False) -> None:
         if on_error not in get_args(OnError):
             raise UserError(f"dataset.on_error is {on_error!r}, expected one of {', '.join(get_args(OnError))}.")
-        self.on_error = on_error
+        self.on_error, self.quiet = on_error, quiet
         self.count = 0
 
     def report(self, where: str, what: str) -> None:
@@ -36,4 +39,5 @@ class Faults:
         if self.on_error == "raise":
             raise UserError(f"{where} {what}: mend it, or leave such entries out with dataset.on_error=skip.")
         self.count += 1
-        log.warning("skipped: %s %s", where, what)
+        if not self.quiet:
+            log.warning("skipped: %s %s", where, what)

@@ -6,8 +6,9 @@ Shapes: B batch, S image size, N images, M captions.
 import hashlib
 import json
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -17,8 +18,10 @@ from torch import Tensor
 from robustcli.data.base import ImageTextData, rows_of
 from robustcli.data.decode import Fit
 from robustcli.data.faults import Faults
+from robustcli.data.overlap import overlaps
 from robustcli.data.pixels import PixelStore, open_store
-from robustcli.data.sources import Record
+from robustcli.data.sources import SPLITS, Blob, Record
+from robustcli.data.walks import on_disk
 from robustcli.utils.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -26,12 +29,16 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Reading:
-    """Result of a reader of a format: the records of one split, and the faults, which count the entries left out."""
+    """Result of a reader of a format: the records of one split, and the faults, which count the entries left out.
+
+    ``read`` gives the records of any split, or a `UserError`; see `other_splits`.
+    """
 
     name: str
     split: str
     records: Sequence[Record]
     faults: Faults
+    read: Callable[[str, Faults], Sequence[Record]]
 
 
 class Fingerprinted(Protocol):
@@ -78,6 +85,8 @@ class FileSet(ImageTextData):
         self.owner = torch.repeat_interleave(torch.arange(len(records)), counts)
         self.fingerprint = _fingerprint(records, store.hashes)
         self._pixels = store.pixels
+        others = other_splits(self.split, reading.read)
+        self.notes = overlaps(self.split, [record.blob for record in records], others)
         check_fingerprint(self, fingerprint, limit)
 
     def images(self, indices: Tensor) -> Tensor:
@@ -112,13 +121,28 @@ def check_positive(**sizes: int | None) -> None:
             raise UserError(f"dataset.{key} is {value}, expected at least 1.")
 
 
+def other_splits(split: str, read: Callable[[str, Faults], Sequence[Record]]) -> dict[str, list[Blob]]:
+    """Images of the other splits of a set, where it has them.
+
+    Args:
+        read: records of a split; a `UserError` means that it is not there.
+    """
+    found = {}
+    for other in SPLITS:
+        with suppress(UserError):
+            if other != split:
+                found[other] = [record.blob for record in read(other, Faults("skip", quiet=True))]
+    return found
+
+
 def present(records: Sequence[Record], faults: Faults, origin: str | None) -> list[Record]:
     """The records whose files exist; looked for before the first one is decoded, since that takes no time."""
     hint = f" (it comes from: {origin})" if origin else ""
     found = []
     for record in records:
-        if record.blob.path.is_file():
-            found.append(record)
+        path = on_disk(record.blob.path)
+        if path.is_file():
+            found.append(replace(record, blob=replace(record.blob, path=path)))
         else:
             faults.report(f"{record.where}: the image {record.blob.path}", f"is missing{hint}")
     return found

@@ -9,6 +9,7 @@
 import json
 import os
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -72,14 +73,15 @@ def read(annotations: str, root: Path, split: str, faults: Faults, origin: str |
     content = load_json(path)
     if isinstance(content, list):
         with_split(annotations, split, "dataset.annotations")
-        return Reading(path.stem, split, _from_list(content, path, root, faults), faults)
+        read_file = partial(_read_list, annotations, root)
+        return Reading(path.stem, split, _from_list(content, path, root, faults), faults, read_file)
     if not isinstance(content, dict) or not isinstance(content.get("images"), list):
         raise UserError(
             f'{path} is neither of the known forms: {{"images": [{{"filename", "split", "sentences"}}]}} or'
             ' [{"image", "caption"}].'
         )
-    records = _from_karpathy(content["images"], path, root, split, faults)
-    return Reading(str(content.get("dataset", path.stem)), split, records, faults)
+    read_split = partial(_from_karpathy, content["images"], path, root)
+    return Reading(str(content.get("dataset", path.stem)), split, read_split(split, faults), faults, read_split)
 
 
 def load_json(path: Path) -> Any:
@@ -118,6 +120,12 @@ def _from_karpathy(images: list[Any], path: Path, root: Path, split: str, faults
 def _has(entry: Any, key: str) -> bool:
     kind = list if key == "sentences" else str
     return isinstance(entry, dict) and isinstance(entry.get(key), kind) and entry[key] != ""
+
+
+def _read_list(annotations: str, root: Path, split: str, faults: Faults) -> list[Record]:
+    key = "dataset.annotations"
+    path = existing(Path(with_split(annotations, split, key)).expanduser(), key, None)
+    return _from_list(load_json(path), path, root, faults)
 
 
 def _from_list(rows: list[Any], path: Path, root: Path, faults: Faults) -> list[Record]:

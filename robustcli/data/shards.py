@@ -15,6 +15,7 @@ from braceexpand import braceexpand
 from robustcli.data.faults import Faults, OnError
 from robustcli.data.files import FileSet, Reading
 from robustcli.data.sources import Blob, Record, clean_captions, with_split
+from robustcli.data.walks import hidden, normal
 from robustcli.utils.errors import UserError
 
 IMAGES = ("jpg", "jpeg", "png", "webp")
@@ -45,10 +46,15 @@ class Shards(FileSet):
         fingerprint: str | Mapping[str, str] | None = None,
         limit: int | None = None,
     ) -> None:
+
+        def located(split: str) -> list[Path]:
+            return shard_paths(with_split(pattern, split, "dataset.pattern"))
+
+        def read(split: str, faults: Faults) -> list[Record]:
+            return [record for path in located(split) for record in _records(path, faults)]
+
         faults = Faults(on_error)
-        paths = shard_paths(with_split(pattern, split, "dataset.pattern"))
-        records = [record for path in paths for record in _records(path, faults)]
-        reading = Reading(paths[0].parent.name or "shards", split, records, faults)
+        reading = Reading(located(split)[0].parent.name or "shards", split, read(split, faults), faults, read)
         super().__init__(reading, image_size=image_size, limit=limit, fingerprint=fingerprint)
 
 
@@ -95,9 +101,12 @@ def _samples(path: Path, faults: Faults) -> dict[str, dict[str, Blob]]:
         with tarfile.open(path, "r:") as archive:
             for member in archive:
                 match = KEY_AND_EXTENSION.fullmatch(member.name)
-                if not member.isreg() or match is None:
+                if match is None or member.isdir() or hidden(member.name):
                     continue
-                key, extension = match[1], match[2].lower()
+                key, extension = normal(match[1]), match[2].lower()
+                if not member.isreg():
+                    faults.report(f"{path}, sample {key!r}", f"has a .{extension} that is no file, but a link")
+                    continue
                 if extension in samples.setdefault(key, {}):
                     faults.report(f"{path}, sample {key!r}", f"has two members .{extension}")
                     continue

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from robustcli.data.faults import Faults
+from robustcli.data.walks import normal
 from robustcli.utils.errors import UserError
 
 SPLITS = ("train", "val", "test")
@@ -20,11 +21,15 @@ class Blob:
     offset: int = 0
     size: int | None = None
 
-    def read(self) -> bytes:
-        """The bytes, read anew at each call; `OSError` where the file is gone."""
+    def length(self) -> int:
+        """Number of bytes; `OSError` where the file is gone."""
+        return self.path.stat().st_size if self.size is None else self.size
+
+    def read(self, most: int | None = None) -> bytes:
+        """The bytes, or the first ``most`` of them, read anew at each call; `OSError` where the file is gone."""
         with self.path.open("rb") as file:
             file.seek(self.offset)
-            return file.read() if self.size is None else file.read(self.size)
+            return file.read(self.length() if most is None else min(most, self.length()))
 
 
 @dataclass(frozen=True)
@@ -38,14 +43,15 @@ class Record:
 
 
 def safe_name(relative: str, root: Path, where: str) -> str:
-    """The image name without detours; one that leads out of ``root`` is an error even where bad entries are skipped.
+    """The image name in NFC and without detours; one that leads out of ``root`` is an error even where bad entries are
+    skipped.
 
     The check is by name: a folder of images that is itself a link to another disk is the user's own doing.
 
     Raises:
         UserError: an absolute name, a drive, ``..`` that leads out, or a NUL byte.
     """
-    name = os.path.normpath(relative.strip())
+    name = normal(os.path.normpath(relative.strip()))
     if name.startswith(("..", "/", "\\")) or re.match(r"[A-Za-z]:", name) or "\0" in name:
         raise UserError(
             f"{where} names the image {relative!r}, which is outside of {root}: image names are relative to"

@@ -43,15 +43,21 @@ class CaptionTable(FileSet):
         limit: int | None = None,
         origin: str | None = None,
     ) -> None:
-        faults = Faults(on_error)
-        name = str(table) if split_column else with_split(str(table), split, "dataset.table")
-        path = existing(Path(name).expanduser(), "dataset.table", origin)
         columns = {"image_column": image_column, "caption_column": caption_column}
         if split_column:
             columns["split_column"] = split_column
-        rows = list(_rows(path, columns, faults))
-        records = _records(rows, path, Path(root).expanduser(), split, faults, by_split=split_column is not None)
-        reading = Reading(path.stem, split, records, faults)
+
+        def located(split: str) -> Path:
+            name = str(table) if split_column else with_split(str(table), split, "dataset.table")
+            return existing(Path(name).expanduser(), "dataset.table", origin)
+
+        def read(split: str, faults: Faults) -> list[Record]:
+            path = located(split)
+            rows = list(_rows(path, columns, faults))
+            return _records(rows, path, Path(root).expanduser(), split, faults, by_split=split_column is not None)
+
+        faults = Faults(on_error)
+        reading = Reading(located(split).stem, split, read(split, faults), faults, read)
         super().__init__(reading, image_size=image_size, limit=limit, fingerprint=fingerprint, origin=origin)
 
 

@@ -138,7 +138,31 @@ def test_links_and_folders_in_an_archive_are_not_samples(tmp_path: Path):
     path = tmp_path / "train.tar"
     write(path, [sample(0)])
     with tarfile.open(path, "a") as archive:
-        link = tarfile.TarInfo("00001.jpg")
-        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        link, folder = tarfile.TarInfo("00001.jpg"), tarfile.TarInfo("pictures.old")
+        folder.type, link.type, link.linkname = tarfile.DIRTYPE, tarfile.SYMTYPE, "/etc/passwd"
+        archive.addfile(folder)
         archive.addfile(link)
-    assert len(load(path)) == 1
+    with pytest.raises(UserError, match=r"sample '00001' has a \.jpg that is no file, but a link"):
+        load(path)
+    data = load(path, on_error="skip")
+    assert len(data) == 1 and data.skipped == 1
+
+
+def test_hidden_folders_are_left_out_and_names_are_normal(tmp_path: Path):
+    accent, plain = "caf\u00e9", "cafe\u0301"  # one character, and e with a combining accent
+    path = tmp_path / "train.tar"
+    parts = {f"./{accent}.jpg": jpeg(0), f"./{plain}.txt": b"a cup", ".ipynb_checkpoints/1.jpg": jpeg(1)}
+    with tarfile.open(path, "w") as archive:
+        for name, content in parts.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    data = load(path)
+    assert data.image_ids == [f"train/./{accent}"] and data.captions == ["a cup"]
+
+
+def test_a_picture_of_another_split_is_told(tmp_path: Path):
+    write(tmp_path / "train-0.tar", [sample(0), sample(1)])
+    write(tmp_path / "test-0.tar", [{**sample(1), "__key__": "renamed"}, sample(2)])
+    data = load(tmp_path / "{split}-0.tar", "test")
+    assert data.notes == ["Of the 2 images of test stand 1 also in train, byte for byte."]
