@@ -92,7 +92,7 @@ class ClassFolders(ImageClassData):
         self.fingerprint = _fingerprint(self.classes, self.image_ids, store.hashes)
         self._pixels = store.pixels
         others = other_splits(split, partial(_images_of, str(root), val_share))
-        self.notes = overlaps(split, [record.blob for record in records], others)
+        self.notes = [*store.notes, *overlaps(split, [record.blob for record in records], others)]
         check_fingerprint(self, fingerprint, limit)
 
     def images(self, indices: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Literal, Protocol, get_args
 
 import numpy as np
 import torch
@@ -23,6 +23,9 @@ from robustcli.data.pixels import PixelStore, open_store
 from robustcli.data.sources import SPLITS, Blob, Record
 from robustcli.data.walks import on_disk
 from robustcli.utils.errors import UserError
+from robustcli.utils.numbers import one_of
+
+SameText = Literal["distinct", "match"]
 
 log = logging.getLogger(__name__)
 
@@ -55,12 +58,15 @@ class FileSet(ImageTextData):
     Args:
         reading: records of one split.
         image_size: S in pixels.
+        same_text: ``distinct``: a caption is true of the image that it was written for, as the literature counts;
+            ``match``: it is also true of every image with a caption of the same text.
         limit: the first so many records; None: all.
         fingerprint: that the set must have, or one for each split; None: any.
         origin: source of the files, for the message where one is missing.
 
     Raises:
-        UserError: a size or limit below 1, a missing or bad image, no usable image, another fingerprint.
+        UserError: an unknown ``same_text``, a size or limit below 1, a missing or bad image, no usable image, another
+            fingerprint.
     """
 
     def __init__(
@@ -68,11 +74,13 @@ class FileSet(ImageTextData):
         reading: Reading,
         *,
         image_size: int,
+        same_text: SameText = "distinct",
         limit: int | None = None,
         fingerprint: str | Mapping[str, str] | None = None,
         origin: str | None = None,
     ) -> None:
         check_positive(image_size=image_size, limit=limit)
+        one_of("same_text", same_text, get_args(SameText), node="dataset")
         records = present(reading.records[:limit], reading.faults, origin)
         self.name, self.split, self.image_size = reading.name, reading.split, image_size
         records, store = decoded(records, image_size, reading.faults)
@@ -83,15 +91,30 @@ class FileSet(ImageTextData):
         self.captions = [caption for record in records for caption in record.captions]
         counts = torch.tensor([len(record.captions) for record in records])
         self.owner = torch.repeat_interleave(torch.arange(len(records)), counts)
+        self._same_text = self._images_by_text() if same_text == "match" else {}
         self.fingerprint = _fingerprint(records, store.hashes)
         self._pixels = store.pixels
         others = other_splits(self.split, reading.read)
-        self.notes = overlaps(self.split, [record.blob for record in records], others)
+        self.notes = [*store.notes, *overlaps(self.split, [record.blob for record in records], others)]
         check_fingerprint(self, fingerprint, limit)
 
     def images(self, indices: Tensor) -> Tensor:
         rows = rows_of(indices, len(self)).numpy()
         return torch.from_numpy(np.asarray(self._pixels[rows])).float().div_(255)
+
+    def relevance(self, images: Tensor, captions: Tensor) -> Tensor:
+        block = super().relevance(images, captions)
+        for column, caption in enumerate(captions.tolist() if self._same_text else ()):
+            if (owners := self._same_text.get(self.captions[caption])) is not None:
+                block[:, column] = torch.isin(images, owners)
+        return block
+
+    def _images_by_text(self) -> dict[str, Tensor]:
+        """Text -> its images (long), of the texts that stand under several."""
+        images: dict[str, set[int]] = {}
+        for text, image in zip(self.captions, self.owner.tolist(), strict=True):
+            images.setdefault(text, set()).add(image)
+        return {text: torch.tensor(sorted(found)) for text, found in images.items() if len(found) > 1}
 
     def __repr__(self) -> str:
         return (

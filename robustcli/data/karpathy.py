@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from robustcli.data.faults import Faults, OnError
-from robustcli.data.files import FileSet, Reading
+from robustcli.data.files import FileSet, Reading, SameText
 from robustcli.data.sources import (
     SPLITS,
     Blob,
@@ -38,6 +38,7 @@ class KarpathyJSON(FileSet):
         root: folder that the image names are relative to.
         image_size: S, side of the square images in pixels.
         split: ``train``, ``val`` or ``test``.
+        same_text: ``distinct``, or ``match``: a caption is true of all images that have its text; see `FileSet`.
         on_error: ``raise`` at the first bad entry, or ``skip`` and count them.
         fingerprint: expected fingerprint of this split, or a mapping from split to fingerprint; None checks nothing.
         limit: only the first so many images of the split.
@@ -54,13 +55,16 @@ class KarpathyJSON(FileSet):
         *,
         split: str,
         image_size: int = 224,
+        same_text: SameText = "distinct",
         on_error: OnError = "raise",
         fingerprint: str | Mapping[str, str] | None = None,
         limit: int | None = None,
         origin: str | None = None,
     ) -> None:
         reading = read(str(annotations), Path(root).expanduser(), split, Faults(on_error), origin)
-        super().__init__(reading, image_size=image_size, limit=limit, fingerprint=fingerprint, origin=origin)
+        super().__init__(
+            reading, image_size=image_size, same_text=same_text, limit=limit, fingerprint=fingerprint, origin=origin
+        )
 
 
 def read(annotations: str, root: Path, split: str, faults: Faults, origin: str | None = None) -> Reading:

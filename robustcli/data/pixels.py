@@ -19,7 +19,7 @@ import numpy as np
 import PIL
 from numpy.typing import NDArray
 
-from robustcli.data.decode import PIPELINE, BadImage, Fit, decode
+from robustcli.data.decode import PIPELINE, BadImage, Decoded, Fit, decode, notes_of
 from robustcli.data.sources import Blob
 from robustcli.utils import locks
 from robustcli.utils.cache import cache_directory
@@ -40,17 +40,19 @@ class PixelStore:
         kept: N positions of these images among the blobs.
         hashes: N sha256 (hex) of the files' bytes.
         bad: position and fault of each unusable image.
+        notes: sentences on what was done to the images, see `notes_of`.
     """
 
     pixels: NDArray[np.uint8]
     kept: Sequence[int]
     hashes: Sequence[str]
     bad: Sequence[tuple[int, str]]
+    notes: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
-class _Decoded:
-    pixels: NDArray[np.uint8] | None
+class _Loaded:
+    image: Decoded | None
     digest: str
     problem: str
 
@@ -80,7 +82,7 @@ def open_store(blobs: Sequence[Blob], image_size: int, *, stop_at_bad: bool, fit
     shape = (len(entries["kept"]), 3, image_size, image_size)
     pixels = np.memmap(place / "pixels.u8", np.uint8, "r", shape=shape) if shape[0] else np.empty(shape, np.uint8)
     bad = [(position, what) for position, what in entries["bad"]]
-    return PixelStore(pixels, entries["kept"], entries["hashes"], bad)
+    return PixelStore(pixels, entries["kept"], entries["hashes"], bad, entries["notes"])
 
 
 def _key(blobs: Sequence[Blob], image_size: int, fit: Fit) -> str:
@@ -118,22 +120,26 @@ def _build(
 def _write(
     blobs: Sequence[Blob], image_size: int, folder: Path, *, stop_at_bad: bool, fit: Fit
 ) -> tuple[int, str] | None:
-    kept, hashes, bad = [], [], []
+    kept, hashes, bad, sizes, turned, composed = [], [], [], [], 0, 0
     with (folder / "pixels.u8").open("wb") as file:
         for position, found in enumerate(_decoded(blobs, image_size, fit)):
-            if found.pixels is None:
+            if found.image is None:
                 bad.append((position, found.problem))
                 if stop_at_bad:
                     return bad[0]
             else:
-                file.write(found.pixels.data)
+                file.write(found.image.pixels.data)
                 kept.append(position)
                 hashes.append(found.digest)
-    (folder / "entries.json").write_text(json.dumps({"kept": kept, "hashes": hashes, "bad": bad}))
+                sizes.append(found.image.size)
+                turned += found.image.turned
+                composed += found.image.composed
+    notes = notes_of(sizes, image_size, fit, turned=turned, composed=composed)
+    (folder / "entries.json").write_text(json.dumps({"kept": kept, "hashes": hashes, "bad": bad, "notes": notes}))
     return None
 
 
-def _decoded(blobs: Sequence[Blob], image_size: int, fit: Fit) -> Iterator[_Decoded]:
+def _decoded(blobs: Sequence[Blob], image_size: int, fit: Fit) -> Iterator[_Loaded]:
     """In the order of ``blobs``; Pillow and sha256 release the interpreter's lock, so threads do."""
     said = time.monotonic()
     with ThreadPoolExecutor(max_workers=min(16, os.cpu_count() or 1)) as pool:
@@ -145,14 +151,14 @@ def _decoded(blobs: Sequence[Blob], image_size: int, fit: Fit) -> Iterator[_Deco
                 log.info("checked and decoded %d of %d images", min(start + BATCH, len(blobs)), len(blobs))
 
 
-def _load(blob: Blob, image_size: int, fit: Fit) -> _Decoded:
+def _load(blob: Blob, image_size: int, fit: Fit) -> _Loaded:
     try:
         data = blob.read()
-        return _Decoded(decode(data, image_size, fit), hashlib.sha256(data).hexdigest(), "")
+        return _Loaded(decode(data, image_size, fit), hashlib.sha256(data).hexdigest(), "")
     except BadImage as problem:
-        return _Decoded(None, "", str(problem))
+        return _Loaded(None, "", str(problem))
     except OSError as problem:
-        return _Decoded(None, "", f"cannot be read ({problem.strerror})")
+        return _Loaded(None, "", f"cannot be read ({problem.strerror})")
 
 
 def _check_space(directory: Path, needed: int) -> None:

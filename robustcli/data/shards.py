@@ -13,7 +13,7 @@ from pathlib import Path
 from braceexpand import braceexpand
 
 from robustcli.data.faults import Faults, OnError
-from robustcli.data.files import FileSet, Reading
+from robustcli.data.files import FileSet, Reading, SameText
 from robustcli.data.sources import Blob, Record, clean_captions, with_split
 from robustcli.data.walks import hidden, normal
 from robustcli.utils.errors import UserError
@@ -30,7 +30,7 @@ class Shards(FileSet):
 
     Args:
         pattern: path with ``{0000..0012}`` or ``*``; ``{split}`` stands for the split where the name does not say it.
-        split, image_size, on_error, fingerprint, limit: as for ``KarpathyJSON``.
+        split, image_size, same_text, on_error, fingerprint, limit: as for ``KarpathyJSON``.
 
     Raises:
         UserError: no such shard, a damaged one, a sample without an image or caption, a repeated key, all named.
@@ -42,6 +42,7 @@ class Shards(FileSet):
         *,
         split: str,
         image_size: int = 224,
+        same_text: SameText = "distinct",
         on_error: OnError = "raise",
         fingerprint: str | Mapping[str, str] | None = None,
         limit: int | None = None,
@@ -55,7 +56,7 @@ class Shards(FileSet):
 
         faults = Faults(on_error)
         reading = Reading(located(split)[0].parent.name or "shards", split, read(split, faults), faults, read)
-        super().__init__(reading, image_size=image_size, limit=limit, fingerprint=fingerprint)
+        super().__init__(reading, image_size=image_size, same_text=same_text, limit=limit, fingerprint=fingerprint)
 
 
 def shard_paths(pattern: str) -> list[Path]:

@@ -6,7 +6,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from robustcli.data.faults import Faults, OnError
-from robustcli.data.files import FileSet, Reading
+from robustcli.data.files import FileSet, Reading, SameText
 from robustcli.data.karpathy import SPLIT_NAMES
 from robustcli.data.sources import Blob, Record, check_split, clean_captions, existing, safe_name, with_split
 from robustcli.utils.errors import UserError
@@ -22,7 +22,7 @@ class CaptionTable(FileSet):
         root: folder that the image names are relative to.
         image_column, caption_column: names in the header.
         split_column: column that says ``train``, ``val`` or ``test``; None where the file is one split.
-        image_size, split, on_error, fingerprint, limit, origin: as for ``KarpathyJSON``.
+        image_size, split, same_text, on_error, fingerprint, limit, origin: as for ``KarpathyJSON``.
 
     Raises:
         UserError: a bad file or row, named with its line; a column or split that is not there.
@@ -38,6 +38,7 @@ class CaptionTable(FileSet):
         caption_column: str = "caption",
         split_column: str | None = None,
         image_size: int = 224,
+        same_text: SameText = "distinct",
         on_error: OnError = "raise",
         fingerprint: str | Mapping[str, str] | None = None,
         limit: int | None = None,
@@ -58,7 +59,9 @@ class CaptionTable(FileSet):
 
         faults = Faults(on_error)
         reading = Reading(located(split).stem, split, read(split, faults), faults, read)
-        super().__init__(reading, image_size=image_size, limit=limit, fingerprint=fingerprint, origin=origin)
+        super().__init__(
+            reading, image_size=image_size, same_text=same_text, limit=limit, fingerprint=fingerprint, origin=origin
+        )
 
 
 def _rows(path: Path, columns: Mapping[str, str], faults: Faults) -> Iterator[tuple[int, list[str]]]:

@@ -4,7 +4,7 @@ Shapes: B images of a chunk, C channels, H height, W width, K logits or features
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -60,6 +60,7 @@ class Images(Protocol):
 
     name: str
     image_ids: Sequence[str]
+    notes: Sequence[str]
 
     def images(self, indices: Tensor) -> Tensor:
         """Images (B,C,H,W) in [0,1]."""
@@ -137,6 +138,18 @@ class Evaluator(ABC):
     @abstractmethod
     def describe(self) -> list[str]:
         """Sentences on the data and the protocol, for the report."""
+
+    def inputs(self, models: Iterable[Any]) -> list[str]:
+        """Sentences on what is done to the data before a network sees them, by their reader and by ``models``, each
+        once.
+        """
+        height, width = self.data.images(self.image_rows[:1]).shape[-2:]
+        told = [note for model in models for note in self.model_notes(model, int(height), int(width))]
+        return [*self.data.notes, *dict.fromkeys(told)]
+
+    def model_notes(self, model: Any, height: int, width: int) -> list[str]:
+        """Sentences on what ``model`` does to images of ``height`` x ``width`` pixels, and to captions."""
+        return list(model.notes(height, width)) if hasattr(model, "notes") else []
 
     def entry(self, label: str, model: Any, defence: str | None = None) -> Entry:
         """Entry of a model, put in eval mode; its first images decide if it is randomised, unless it declares it."""

@@ -4,7 +4,7 @@ Shapes: B images of a chunk, C channels, H height, W width, D embedding, N image
 V variants of an attack.
 """
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -127,6 +127,20 @@ class RetrievalEvaluator(Evaluator):
             f"{len(self)} images and {len(self.captions)} captions; other galleries give other figures.",
             _EDITED[self.threat.edits],
         ]
+
+    def inputs(self, models: Iterable[Any]) -> list[str]:
+        shared, ceiling = metrics.same_text_ceiling(self.relevance, self.captions)
+        if not shared:
+            return super().inputs(models)
+        most = f"{100 * ceiling.image_to_text:.1f} / {100 * ceiling.text_to_image:.1f}"
+        return [
+            *super().inputs(models),
+            f"{shared:,} of {len(self.captions):,} captions stand word for word under several images: a faultless "
+            f"model would reach at most {most} % recall@1.",
+        ]
+
+    def model_notes(self, model: Any, height: int, width: int) -> list[str]:
+        return list(model.notes(height, width, self.captions)) if hasattr(model, "notes") else []
 
     def examples(self, run: AttackRun, records: pd.DataFrame, count: int) -> list[Example]:
         """Examples: an image with the first of its captions that was edited, or else its first."""

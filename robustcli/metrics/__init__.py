@@ -12,6 +12,7 @@ from robustcli.metrics.retrieval import (
     first_true_rank,
     ranks,
     recall_at_k,
+    same_text_ceiling,
 )
 
 __all__ = [
@@ -29,5 +30,6 @@ __all__ = [
     "label_ranks",
     "ranks",
     "recall_at_k",
+    "same_text_ceiling",
     "wilson",
 ]

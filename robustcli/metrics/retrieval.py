@@ -8,6 +8,7 @@ a fixed shuffled order of the gallery that starts at another place for every que
 ranking, the same for every chunk size, and under ties its recall is that of a random ranking.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -122,6 +123,33 @@ def chance_recall(relevance: Tensor, k: int) -> Recall:
     """Expected recall at ``k`` of a uniformly random ranking, both ways; ``relevance`` is (N,M) bool."""
     (n, m), true = relevance.shape, relevance.cpu()
     return Recall(_random_hit(true.sum(dim=1), m, k), _random_hit(true.sum(dim=0), n, k))
+
+
+def same_text_ceiling(relevance: Tensor, captions: Sequence[str]) -> tuple[int, Recall]:
+    """Captions whose text is true of other images elsewhere, and the recall@1 that no model can pass for that reason.
+
+    Equal texts have equal scores. So of the captions of one text only those of the image that stands first are hit;
+    and an image that puts a text first meets one of its captions at random.
+
+    Args:
+        relevance: (N,M) bool.
+        captions: M texts.
+
+    Returns:
+        The number of such captions, and the expected recall of the best ranking.
+    """
+    numbers: dict[str, int] = {}
+    text = torch.tensor([numbers.setdefault(caption, len(numbers)) for caption in captions])
+    true, counts = relevance.cpu(), torch.bincount(text)
+    repeated = counts[text] > 1  # (M,); the texts that stand once need no table of images by texts
+    rows, of_row = torch.unique(text[repeated], return_inverse=True)
+    owned = torch.zeros(len(true), len(rows)).index_add_(1, of_row, true[:, repeated].float())
+    most = owned.amax(0)
+    alone = true[:, ~repeated].any(1)
+    best = torch.where(alone, 1.0, (owned / counts[rows]).amax(1)) if len(rows) else torch.ones(len(true))
+    hit = int((~repeated).sum()) + float(most.sum())
+    ambiguous = int(counts[rows][most < counts[rows]].sum())
+    return ambiguous, Recall(image_to_text=float(best.mean()), text_to_image=hit / len(captions))
 
 
 def attack_success_drop(clean_correct: Tensor, adversarial_correct: Tensor) -> SuccessRate:

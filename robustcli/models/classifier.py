@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from robustcli.models.network import PixelCheck, fingerprint
+from robustcli.models.network import PixelCheck, fingerprint, resizing
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow turns RGB into grey
@@ -104,6 +104,10 @@ class Classifier(nn.Module):
             return images
         shrinks = max(images.shape[-2:]) > size
         return F.interpolate(images, (size, size), mode="bilinear", antialias=shrinks)
+
+    def notes(self, height: int, width: int) -> list[str]:
+        """Sentences on what the model does to images of ``height`` x ``width`` pixels before its network sees them."""
+        return resizing(height, width, self.image_size)
 
     def fingerprint(self) -> str:
         """sha256 (hex) over the names, types, shapes and bytes of the weights."""

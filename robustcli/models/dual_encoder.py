@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from robustcli.models.network import PixelCheck, fingerprint
-from robustcli.models.text import crops, read_text, token_table
+from robustcli.models.network import PixelCheck, fingerprint, resizing
+from robustcli.models.text import crops, cut_captions, read_text, token_table
 from robustcli.utils.rowwise import filled, in_tiles
 
 _CACHED_CAPTIONS = 1 << 17  # about 80 MB of 77 tokens each
@@ -157,6 +157,15 @@ class DualEncoder(nn.Module):
             part = name.split(".", 1)[0]
             wanted = part == "logit_scale" or which in ("both", "image" if part == "visual" else "text")
             weight.requires_grad_(wanted and part not in _IDLE and name not in self._fixed)
+
+    def notes(self, height: int, width: int, captions: Sequence[str]) -> list[str]:
+        """Sentences on what the model does to images of ``height`` x ``width`` pixels, and to captions, before its
+        network sees them.
+        """
+        cut = cut_captions(self.tokenizer, captions)
+        length = f" of {self.tokenizer.context_length} tokens" if hasattr(self.tokenizer, "context_length") else ""
+        told = [f"{cut:,} of {len(captions):,} captions are cut at the context length{length}."] if cut else []
+        return resizing(height, width, self.image_size) + told
 
     def fingerprint(self) -> str:
         """sha256 (hex) over the names, types, shapes and bytes of the weights."""

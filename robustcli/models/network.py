@@ -41,6 +41,13 @@ class PixelCheck:
             raise ValueError(f"images range from {low:g} to {high:g}: expected [0, 1], not normalised, without NaN")
 
 
+def resizing(height: int, width: int, size: int | None) -> list[str]:
+    """A sentence on images of ``height`` x ``width`` that a network of ``size`` pixels a side takes; none if as is."""
+    if size is None or (height, width) == (size, size):
+        return []
+    return [f"The model resizes images from {height} x {width} to {size} x {size} pixels."]
+
+
 def fingerprint(network: nn.Module) -> str:
     """sha256 (hex) over the names, types, shapes and bytes of the weights."""
     digest = hashlib.sha256()

@@ -3,6 +3,8 @@
 Shapes: B batch, D embedding, T tokens, W width of the tower.
 """
 
+from collections.abc import Callable, Sequence
+from inspect import signature
 from typing import Any
 
 import torch
@@ -19,6 +21,24 @@ def crops(network: nn.Module) -> bool:
     pooling = getattr(tower, "text_pool_type", getattr(tower, "pool_type", None))
     plain = getattr(tower, "cls_emb", None) is None and hasattr(tower, "token_embedding")
     return plain and pooling == "argmax" and getattr(tower, "attn_mask", None) is not None
+
+
+def cut_captions(tokenizer: Callable[..., Tensor], captions: Sequence[str]) -> int:
+    """Number of captions that do not fit into the context of ``tokenizer``, whose ends the network never sees.
+
+    0 where that cannot be known: the tokenizer takes no ``context_length``.
+    """
+    if not captions or "context_length" not in signature(tokenizer).parameters:
+        return 0
+    rows = tokenizer(list(captions))
+    padding = tokenizer([""])[0, -1]
+    # Few, and only these are tokenized again, with more room. The last token may be an end that is padding as well.
+    full = torch.nonzero(rows[:, -2] != padding).flatten()
+    texts = [captions[row] for row in full.tolist()]
+    if not texts:
+        return 0
+    longer = tokenizer(texts, context_length=rows.shape[1] + 1)
+    return int((longer[:, :-1] != rows[full]).any(1).sum())
 
 
 def token_table(network: nn.Module) -> nn.Embedding:

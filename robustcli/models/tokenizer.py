@@ -45,15 +45,16 @@ class WordTokenizer:
         """Number of ids."""
         return self.end + 1
 
-    def __call__(self, captions: Sequence[str]) -> Tensor:
-        """(B,T) long, padded to the context length."""
-        rows = [self._row(split_words(caption)[: self.context_length - 2]) for caption in captions]
+    def __call__(self, captions: Sequence[str], context_length: int | None = None) -> Tensor:
+        """(B,T) long, padded to T, the tokenizer's own context length unless another is given."""
+        length = context_length or self.context_length
+        rows = [self._row(split_words(caption)[: length - 2], length) for caption in captions]
         # One tensor for all rows takes a third of the time of one for each.
-        return torch.tensor(rows, dtype=torch.long).reshape(len(rows), self.context_length)
+        return torch.tensor(rows, dtype=torch.long).reshape(len(rows), length)
 
-    def _row(self, words: Sequence[str]) -> list[int]:
+    def _row(self, words: Sequence[str], length: int) -> list[int]:
         ids = [self._ids.get(word, UNKNOWN) for word in words]
-        return [START, *ids, self.end] + [PAD] * (self.context_length - 2 - len(ids))
+        return [START, *ids, self.end] + [PAD] * (length - 2 - len(ids))
 
     def __repr__(self) -> str:
         return f"WordTokenizer({len(self.words)} words, context_length={self.context_length})"

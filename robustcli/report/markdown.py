@@ -28,6 +28,7 @@ class Report:
         summary: the main result in a sentence or two; may be empty.
         tables: in reading order.
         figures: caption and path of each.
+        inputs: what was done to the data before a model saw them, a sentence each.
         caveats: limits of the numbers, a sentence each.
     """
 
@@ -36,6 +37,7 @@ class Report:
     summary: str = ""
     tables: Sequence[Grid] = ()
     figures: Sequence[tuple[str, Path]] = ()
+    inputs: Sequence[str] = ()
     caveats: Sequence[str] = ()
 
 

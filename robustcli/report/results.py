@@ -83,16 +83,18 @@ def write_results(
         grids = _model_grids(seen, fallen.assign(model=fallen["model"].map(names)), findings)
         printed = 1 + bool(len(fallen)) + _minimum_norm_only(evaluation)
         pictures = draw_models(run, evaluation, groups, table, seen_curve, records, _curve_attack(evaluation))
+    inputs = evaluation.evaluator.inputs(group.bare.model for group in groups)
     report = Report(
         title=title,
         summary="\n\n".join(f"**{sentence}**" for sentence in warnings),
         threat=_threat(evaluation, defended=defended),
         tables=[*grids, *([diagnostics_grid(findings)] if findings else []), *transferred],
         figures=[(picture.caption, picture.path) for picture in pictures],
+        inputs=inputs,
         caveats=_caveats(evaluation, groups, records),
     )
     run.write_report(render_report(report, run.manifest, run.directory))
-    _print([*grids[:printed], *transferred], warnings, findings)
+    _print([*grids[:printed], *transferred], inputs, warnings, findings)
     if diagnostics == "strict":  # last: a refused claim keeps its results on disk
         refuse_suspects(findings)
     return table
@@ -211,11 +213,13 @@ def _caveats(evaluation: Evaluation, groups: Sequence[Group], records: pd.DataFr
     return notes
 
 
-def _print(grids: Sequence[Grid], warnings: Sequence[str], findings: Sequence[Finding]) -> None:
+def _print(grids: Sequence[Grid], inputs: Sequence[str], warnings: Sequence[str], findings: Sequence[Finding]) -> None:
     from rich.console import Console
 
     for grid in grids:
         print_grid(grid)
+    for sentence in inputs:
+        Console(soft_wrap=True).print(sentence, style="dim", markup=False, highlight=False)
     for sentence in warnings:
         Console().print(sentence, style="bold red", markup=False)
     if findings:

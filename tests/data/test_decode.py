@@ -5,10 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
 from torchvision import transforms
 
-from robustcli.data.decode import FITS, BadImage, decode
+from robustcli.data import decode as decoding
+from robustcli.data.decode import FITS, BadImage, Fit, notes_of
 
 GOLDEN = Path(__file__).parent / "golden_12.png"
 
@@ -23,6 +25,10 @@ def encoded(image: Image.Image, form: str = "png") -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, format=form)
     return buffer.getvalue()
+
+
+def decode(data: bytes, image_size: int, fit: Fit = "crop") -> NDArray[np.uint8]:
+    return decoding.decode(data, image_size, fit).pixels
 
 
 def test_golden_image():
@@ -87,3 +93,39 @@ def test_too_large_is_said_before_it_is_decoded(monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(BadImage, match="50 x 35 pixels"):
         decode(encoded(coloured(50, 35)), 16)
     assert decode(encoded(coloured(30, 33)), 16).shape == (3, 16, 16)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_photograph_stands_upright_as_its_exif_data_say(orientation: int):
+    image, exif = coloured(40, 30), Image.Exif()
+    exif[274] = orientation
+    buffer = io.BytesIO()
+    image.save(buffer, "png", exif=exif)
+    found = decoding.decode(buffer.getvalue(), 16)
+    with Image.open(buffer) as stored:
+        upright = ImageOps.exif_transpose(stored)
+    assert np.array_equal(found.pixels, decode(encoded(upright), 16))
+    assert found.turned == (orientation != 1) and found.size == (upright.height, upright.width)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_transparent_parts_are_white_whatever_colour_they_hide(mode: str):
+    image = Image.new("RGBA", (16, 16), (200, 0, 0, 0))
+    image.paste((0, 0, 0, 255), (0, 0, 8, 16))
+    data = encoded(image.convert(mode))
+    found = decoding.decode(data, 16)
+    assert found.composed and not found.pixels[:, :, :8].any() and (found.pixels[:, :, 8:] == 255).all()
+    opaque = decoding.decode(encoded(Image.new("RGBA", (16, 16), (200, 0, 0, 255))), 16)
+    assert not opaque.composed and opaque.pixels[0, 0, 0] == 200
+
+
+def test_notes_say_what_was_done_to_how_many():
+    assert notes_of([(16, 16)] * 3, 16, "crop", turned=0, composed=0) == []
+    notes = notes_of([(16, 16), (30, 40), (60, 40), (20, 20)], 16, "squash", turned=1, composed=2)
+    assert notes == [
+        "3 of 4 images are resized to 16 x 16 pixels (squash), from 20 x 20 to 60 x 40.",
+        "1 of 4 images are turned upright as their EXIF data say, which torchvision's transforms do not do.",
+        "2 of 4 images have transparent parts, which are laid on white.",
+    ]
+    (note,) = notes_of([(20, 10)], 16, "crop", turned=0, composed=0)
+    assert note == "1 of 1 images are resized to 16 x 16 pixels (crop), from 20 x 10."

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from robustcli.data import CaptionTable, ClassArrays, ClassFolders, KarpathyJSON
+from robustcli.data import CaptionTable, ClassArrays, ClassFolders, ImageClassData, ImageTextData, KarpathyJSON
+from robustcli.data.sampling import PairSampler
 from robustcli.utils.errors import UserError
 from tests.data.conftest import picture
 
@@ -25,6 +27,10 @@ def root(tmp_path: Path) -> Path:
             path.parent.mkdir(parents=True, exist_ok=True)
             picture(10 * place + number).save(path)
     return tmp_path / "set"
+
+
+def repeated(data: ImageClassData | ImageTextData) -> list[str]:
+    return [note for note in data.notes if "byte for byte" in note]
 
 
 def folders(root: Path, split: str = "test", **change: object) -> ClassFolders:
@@ -81,14 +87,14 @@ def test_files_that_differ_in_code_points_alone_are_a_fault(root: Path) -> None:
 
 
 def test_a_picture_of_train_in_test_is_told(root: Path) -> None:
-    assert folders(root).notes == []
+    assert repeated(folders(root)) == []
     shutil.copy(root / "train" / "cat" / "0.png", root / "test" / "cat" / "renamed.png")
-    assert folders(root).notes == ["Of the 5 images of test stand 1 also in train, byte for byte."]
-    assert folders(root, "train").notes == ["Of the 4 images of train stand 1 also in test, byte for byte."]
+    assert repeated(folders(root)) == ["Of the 5 images of test stand 1 also in train, byte for byte."]
+    assert repeated(folders(root, "train")) == ["Of the 4 images of train stand 1 also in test, byte for byte."]
     shutil.copy(root / "train" / "dog" / "1.png", root / "train" / "dog" / "again.png")
     found = [folders(root, split, val_share=0.5) for split in ("train", "val")]
     held = {name for name in found[1].image_ids if name in ("dog/1.png", "dog/again.png")}
-    told = any("also in val" in note for note in found[0].notes)
+    told = any("also in val" in note for note in repeated(found[0]))
     assert told == (len(held) == 1), "told where one of the two equal pictures is val and the other is train"
 
 
@@ -113,15 +119,15 @@ def test_repeated_pictures_are_told_of_annotations_and_tables(tmp_path: Path) ->
     shutil.copy(tmp_path / "0.png", tmp_path / "copy.png")
     told = ["Of the 2 images of test stand 1 also in train, byte for byte."]
     rows = [("0.png", "train"), ("1.png", "val"), ("2.png", "test"), ("copy.png", "test")]
-    assert KarpathyJSON(annotate(tmp_path, rows), tmp_path, split="test", image_size=8).notes == told
+    assert repeated(KarpathyJSON(annotate(tmp_path, rows), tmp_path, split="test", image_size=8)) == told
     for split in ("train", "test"):
         lines = [f"{name},a {name}" for name, of in rows if of == split]
         (tmp_path / f"{split}.csv").write_text("\n".join(["image,caption", *lines]))
         (tmp_path / f"{split}.json").write_text(
             json.dumps([{"image": name, "caption": "a"} for name, of in rows if of == split])
         )
-    assert CaptionTable(tmp_path / "{split}.csv", tmp_path, split="test", image_size=8).notes == told
-    assert KarpathyJSON(tmp_path / "{split}.json", tmp_path, split="test", image_size=8).notes == told
+    assert repeated(CaptionTable(tmp_path / "{split}.csv", tmp_path, split="test", image_size=8)) == told
+    assert repeated(KarpathyJSON(tmp_path / "{split}.json", tmp_path, split="test", image_size=8)) == told
 
 
 def test_arrays_tell_repeated_pictures_and_masks(tmp_path: Path) -> None:
@@ -137,3 +143,22 @@ def test_arrays_tell_repeated_pictures_and_masks(tmp_path: Path) -> None:
     np.save(tmp_path / "c.npy", pixels)
     with pytest.raises(UserError, match=r"c\.npy, which holds one array: expected an \.npz"):
         ClassArrays(tmp_path / "c.npy", split="test", classes=2, holds="test")
+
+
+def test_equal_texts_may_count_as_true_of_all_their_images(tmp_path: Path) -> None:
+    for number in range(3):
+        picture(number).save(tmp_path / f"{number}.png")
+    rows = [{"image": f"{n}.png", "caption": ["a river" if n < 2 else "a hill", f"place {n}"]} for n in range(3)]
+    (tmp_path / "train.json").write_text(json.dumps(rows))
+    whole = torch.arange(3), torch.arange(6)
+    settings = {"split": "train", "image_size": 8}
+    distinct = KarpathyJSON(tmp_path / "train.json", tmp_path, **settings)  # type: ignore[arg-type]
+    assert torch.equal(distinct.relevance(*whole), distinct.owner[None] == torch.arange(3)[:, None])
+    match = KarpathyJSON(tmp_path / "train.json", tmp_path, same_text="match", **settings)  # type: ignore[arg-type]
+    more = match.relevance(*whole) & ~distinct.relevance(*whole)
+    assert more.nonzero().tolist() == [[0, 2], [1, 0]]
+    assert match.relevance(torch.tensor([1, 2]), torch.tensor([0, 5])).tolist() == [[True, False], [False, True]]
+    batch = PairSampler(match, batch_size=3, seed=0)(0)
+    assert torch.equal(batch.matches, match.relevance(batch.image_ids, batch.caption_ids)), "and so in training"
+    with pytest.raises(UserError, match=r"dataset\.same_text is 'equal': choose one of distinct, match"):
+        KarpathyJSON(tmp_path / "train.json", tmp_path, same_text="equal", **settings)  # type: ignore[arg-type]

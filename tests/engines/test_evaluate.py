@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from PIL import Image
 
 from robustcli.cli.launch import launch
 
@@ -71,3 +72,22 @@ def test_what_nothing_would_read_is_refused(
     assert launch("evaluate", [*DIGITS, *words, f"hydra.run.dir={tmp_path / 'm'}"]) == 2
     error = capsys.readouterr().err
     assert said in error and "Traceback" not in error and not (tmp_path / "m" / "records.parquet").exists(), error
+
+
+def test_what_is_done_to_the_inputs_stands_under_the_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for split, blue in (("train", 0), ("val", 200), ("test", 0)):
+        for number in range(4):
+            path = tmp_path / split / str(number % 2) / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (12, 10), (0, 60 * number, blue)).save(path)
+    words = ["dataset=class_folders", f"dataset.root={tmp_path}", "dataset.classes=['0','1']", "dataset.image_size=8"]
+    trained = [*words, "model=small_cnn", "trainer=smoke", "trainer.batch_size=4", "evaluation.resamples=10"]
+    place = tmp_path / "trained"
+    assert launch("train-classifier", [*trained, "diagnostics=off", "attacks=none", f"hydra.run.dir={place}"]) == 0
+    told = [
+        "4 of 4 images are resized to 8 x 8 pixels (crop), from 10 x 12.",
+        "Of the 4 images of test stand 4 also in train, byte for byte.",
+    ]
+    shown, report = capsys.readouterr().out, (place / "report.md").read_text()
+    assert all(sentence in shown for sentence in told)
+    assert "## Inputs" in report and all(f"- {sentence}" in report for sentence in told)

@@ -1,12 +1,15 @@
 """Judging on a whole gallery: order, independence of the chunks, honest treatment of broken encoders."""
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from robustcli.attacks import (
@@ -22,7 +25,7 @@ from robustcli.attacks import (
 )
 from robustcli.attacks.core.counter import QueryCounter
 from robustcli.attacks.core.target import Target
-from robustcli.data import ImageTextData, Scenes
+from robustcli.data import ImageTextData, KarpathyJSON, Scenes
 from robustcli.data.scenes import synonym_table
 from robustcli.evaluation import Attacked, AttackRun, RetrievalEvaluator
 from robustcli.evaluation.aggregate import summarise
@@ -111,6 +114,27 @@ def test_no_record_depends_on_the_batch(name: str, scenes: Scenes, small_model: 
     ]
     for table in tables[1:]:
         pd.testing.assert_frame_equal(table, tables[0], check_exact=True)
+
+
+def test_what_is_done_to_the_inputs_is_told(scenes: Scenes, small_model: DualEncoder, tmp_path: Path) -> None:
+    assert evaluator(scenes).inputs([small_model]) == []
+    for number in range(4):
+        Image.new("RGB", (24, 24), (60 * number, 9, 9)).save(tmp_path / f"{number}.png")
+    rows = [{"image": f"{n}.png", "caption": ["a red ball" if n < 2 else f"place {n}", "word " * 30]} for n in range(4)]
+    (tmp_path / "test.json").write_text(json.dumps(rows))
+    told = {}
+    for same in ("distinct", "match"):
+        data = KarpathyJSON(tmp_path / "test.json", tmp_path, split="test", image_size=24, same_text=same)  # type: ignore[arg-type]
+        told[same] = evaluator(data).inputs([small_model, small_model])
+    resized, cut, ceiling = told["distinct"]
+    assert resized == "The model resizes images from 24 x 24 to 32 x 32 pixels."
+    assert cut == "4 of 8 captions are cut at the context length of 26 tokens."
+    # Images 0 and 1 share both of their texts, 2 and 3 one: "word word ..." finds one of four images.
+    assert ceiling == (
+        "6 of 8 captions stand word for word under several images: a faultless model would reach at most 75.0 / 50.0 % "
+        "recall@1."
+    )
+    assert told["match"] == [resized, cut]
 
 
 def test_limit_keeps_the_captions_of_the_kept_images_only(scenes: Scenes, small_model: DualEncoder) -> None:

@@ -7,12 +7,14 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from robustcli.metrics import (
+    Recall,
     attack_success_drop,
     attack_success_flip,
     chance_recall,
     first_true_rank,
     ranks,
     recall_at_k,
+    same_text_ceiling,
 )
 
 
@@ -189,3 +191,26 @@ def test_a_model_that_has_nothing_right_has_no_flip_rate():
     assert attack_success_drop(none, none).value == 0.0
     with pytest.raises(ValueError, match="bool"):
         attack_success_flip(none.float(), none)
+
+
+def test_equal_texts_bound_the_recall_of_a_faultless_model():
+    relevance = ragged([2, 1, 1])
+    assert same_text_ceiling(relevance, ["a", "b", "c", "d"]) == (0, Recall(1.0, 1.0))
+    # Image 0 can still be found by "b"; image 1 has no text of its own, and of its two images "a" finds one.
+    assert same_text_ceiling(relevance, ["a", "b", "a", "d"]) == (2, Recall(pytest.approx((1 + 0.5 + 1) / 3), 0.75))
+    # A text twice under one image hits nobody else.
+    assert same_text_ceiling(relevance, ["a", "a", "c", "d"]) == (0, Recall(1.0, 1.0))
+    # Where equal texts count as true of all their images nothing is lost.
+    assert same_text_ceiling(relevance | relevance[:, [2, 1, 0, 3]], ["a", "b", "a", "d"])[1] == Recall(1.0, 1.0)
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.lists(st.integers(1, 4), min_size=2, max_size=12), st.integers(0, 10**6))
+def test_no_model_with_equal_scores_for_equal_texts_passes_the_ceiling(counts: list[int], seed: int):
+    relevance = ragged(counts)
+    draw = torch.Generator().manual_seed(seed)
+    texts = torch.randint(0, 8, (relevance.shape[1],), generator=draw)
+    image, text = torch.randn(len(counts), 6, generator=draw), torch.randn(8, 6, generator=draw)[texts]
+    _, ceiling = same_text_ceiling(relevance, [str(number) for number in texts.tolist()])
+    found = ranks(image, text, relevance)
+    assert recall_at_k(found.text_to_image, 1) <= ceiling.text_to_image + 1e-9
