@@ -19,17 +19,24 @@ from robustcli.utils.errors import UserError
 _MOST_UNKNOWN = 0.2  # share of out-of-vocabulary words, above which figures under text attacks mean nothing
 
 
-def build_model(
+def build_trained(
     config: DictConfig, checkpoint: str | None, data: ImageTextData | ImageClassData, *, seed: int
 ) -> DualEncoder | Classifier:
-    """The model of ``model=...`` for ``data``, a dual encoder for captions and a classifier for classes.
+    """The model of ``model=...`` to judge on ``data``: a dual encoder for captions, a classifier for classes.
 
     Args:
-        checkpoint: file of the weights; None: those that the config names, or random ones.
+        checkpoint: file of the weights; None: those that the config names.
 
     Raises:
-        UserError: see `build_dual_encoder` and `build_classifier`.
+        UserError: random weights, which answer by chance, unless ``model.pretrained=random`` asks for them; see
+            `build_dual_encoder` and `build_classifier` too.
     """
+    if checkpoint is None and not config.get("checkpoint") and not config.get("pretrained"):
+        key = "model.pretrained" if "pretrained" in config else "+model.pretrained"
+        raise UserError(
+            f"model {config.get('_target_')} has random weights: give those to judge with checkpoint=FILE, or with "
+            f"model.pretrained where the model has it; {key}=random judges random ones."
+        )
     if isinstance(data, ImageTextData):
         return build_dual_encoder(config, checkpoint, data, seed=seed)
     return build_classifier(config, checkpoint, data, seed=seed)
@@ -41,13 +48,13 @@ def build_surrogate(
     """The model of ``evaluation.surrogate``, on ``device``: a checkpoint for ``model=...``, or a model's own config.
 
     Raises:
-        UserError: no such file, or a model that does not fit to ``data``.
+        UserError: no such file, random weights, or a model that does not fit to ``data``.
     """
     wanted = config.evaluation.surrogate
     if wanted is None:
         return None
     node, checkpoint = (wanted, None) if isinstance(wanted, DictConfig) else (config.model, str(wanted))
-    return build_model(node, checkpoint, data, seed=config.seed).to(device)
+    return build_trained(node, checkpoint, data, seed=config.seed).to(device)
 
 
 def build_classifier(config: DictConfig, checkpoint: str | None, data: ImageClassData, *, seed: int) -> Classifier:

@@ -12,12 +12,11 @@ from robustcli.builders.attacks import build_threat
 from robustcli.builders.data import build_classes
 from robustcli.builders.defences import build_purified
 from robustcli.builders.device import choose_device
-from robustcli.builders.models import build_classifier
+from robustcli.builders.models import build_trained
 from robustcli.data import ImageClassData
 from robustcli.defenses import PurifiedClassifier, Purifier
 from robustcli.defenses.purification.alpha_images import AdversarialImages, attack_reconstruction
 from robustcli.defenses.purification.alpha_search import AlphaEvaluator, AlphaSearch, Trial, as_row, check_objectives
-from robustcli.engines.loading import check_weights
 from robustcli.report.alpha_results import LearnedAlphas, write_learned_alphas
 from robustcli.runs.run import Run
 from robustcli.utils.errors import UserError
@@ -97,8 +96,7 @@ def _check(config: DictConfig) -> None:
 def _build_defence(config: DictConfig, data: ImageClassData, device: torch.device) -> PurifiedClassifier:
     if "generator" not in config.purifier:
         raise UserError("learn-alphas needs a purifier that has alphas: take purifier=mlvgm.")
-    check_weights(config, {"model": config.checkpoint})
-    classifier = build_classifier(config.model, config.checkpoint, data, seed=config.seed).to(device)
+    classifier = build_trained(config.model, config.checkpoint, data, seed=config.seed).to(device)
     defence = build_purified(config.purifier, data, device)(classifier)
     assert isinstance(defence, PurifiedClassifier) and isinstance(defence.cleaner, Purifier)
     if getattr(defence.cleaner.preprocess, "randomised", False):

@@ -15,13 +15,12 @@ from robustcli.builders.data import build_data
 from robustcli.builders.defences import build_purified
 from robustcli.builders.device import choose_device
 from robustcli.builders.evaluation import build_attacks, build_evaluation
-from robustcli.builders.models import build_model, build_surrogate
+from robustcli.builders.models import build_surrogate, build_trained
 from robustcli.data import ImageClassData, ImageTextData
 from robustcli.evaluation import Evaluation, Group
 from robustcli.evaluation.evaluator import Keep
 from robustcli.models import Classifier, DualEncoder
 from robustcli.runs.run import Run
-from robustcli.utils.errors import UserError
 from robustcli.utils.progress import Progress
 
 Data = ImageTextData | ImageClassData
@@ -60,9 +59,9 @@ def load_models(config: DictConfig, checkpoints: Mapping[str, str | None], *, at
     """
     device = choose_device(config.device, config.threads)
     data = build_data(config.dataset, config.evaluation.split)
-    check_weights(config, checkpoints)
     models = {
-        label: build_model(config.model, path, data, seed=config.seed).to(device) for label, path in checkpoints.items()
+        label: build_trained(config.model, path, data, seed=config.seed).to(device)
+        for label, path in checkpoints.items()
     }
     defend = build_purified(config.purifier, data, device) if config.purifier is not None else None
     attacks = build_attacks(config, data, _candidates(config, data, models), name=attack, another="attack={0}")
@@ -95,20 +94,6 @@ def attack_name(config: DictConfig) -> str | None:
         return None
     choice = str(HydraConfig.get().runtime.choices["attack"])
     return "-".join([choice, *filter(None, [config.attack.get("name")])])
-
-
-def check_weights(config: DictConfig, checkpoints: Mapping[str, str | None]) -> None:
-    """Check that every model has trained weights: random ones answer by chance.
-
-    Raises:
-        UserError: a model has random weights.
-    """
-    pretrained = any(config.model.get(key) for key in ("checkpoint", "pretrained"))
-    if not pretrained and None in checkpoints.values():
-        raise UserError(
-            f"model {config.model.get('_target_')} has random weights: give those to judge with checkpoint=FILE, or "
-            "with model.pretrained where the model has it."
-        )
 
 
 def _candidates(config: DictConfig, data: Data, models: Mapping[str, Model]) -> Candidates | None:

@@ -6,9 +6,10 @@ from robustcli.builders.data import build_classes
 from robustcli.builders.defences import build_defences, check_draws
 from robustcli.builders.device import choose_device
 from robustcli.builders.evaluation import build_attacks, build_evaluation
-from robustcli.builders.models import build_classifier
-from robustcli.engines.loading import Loaded, check_weights, collect_records
+from robustcli.builders.models import build_trained
+from robustcli.engines.loading import Loaded, collect_records
 from robustcli.evaluation import BARE, Group
+from robustcli.models import Classifier
 from robustcli.report.results import worst_case_recall, write_results
 from robustcli.runs.run import Run
 
@@ -21,9 +22,9 @@ def load(config: DictConfig) -> Loaded:
     """
     device = choose_device(config.device, config.threads)
     data = build_classes(config.dataset, config.evaluation.split)
-    check_weights(config, {"model": config.checkpoint})
     evaluation = build_evaluation(config, data, build_attacks(config, data, None), defended=True)
-    classifier = build_classifier(config.model, config.checkpoint, data, seed=config.seed).to(device)
+    classifier = build_trained(config.model, config.checkpoint, data, seed=config.seed).to(device)
+    assert isinstance(classifier, Classifier)
     defences = {name: defend(classifier) for name, defend in build_defences(config, data, device).items()}
     check_draws(defences, config)
     entry = evaluation.evaluator.entry

@@ -23,6 +23,7 @@ from robustcli.utils.suggest import did_you_mean
 
 Config = str | Path | Mapping[str, Any]
 Words = Sequence[str] | Callable[[], Sequence[str]]
+RANDOM = "random"  # as ``pretrained``: random weights on purpose, which are otherwise not judged
 Wanted = TypeVar("Wanted", Classifier, DualEncoder)
 # Settings that say where weights come from: every model has them, and a file of weights replaces them.
 _OF_WEIGHTS = ("checkpoint", "shipped", "seed")
@@ -53,9 +54,10 @@ def load(
     Args:
         name_or_config: a name; the path of a file that ``save_weights`` wrote; or a mapping: ``_target_`` (dotted path
             of a factory) or ``name``, the arguments of the factory, and for a dual encoder ``trainable``: ``image``,
-            ``text`` or ``both``. Names are the factories of the registry (bare, without weights), the files of
-            ``conf/model`` (``digits``, ``resnet20_cifar``), and the architectures of torchvision (``resnet50``), of
-            open_clip (``ViT-B-32``) and of timm, looked up in this order.
+            ``text`` or ``both``; ``pretrained="random"`` asks for random weights of any model. Names are the factories
+            of the registry (bare, without weights), the files of ``conf/model`` (``digits``, ``resnet20_cifar``), and
+            the architectures of torchvision (``resnet50``), of open_clip (``ViT-B-32``) and of timm, looked up in this
+            order.
         checkpoint: weights to start from, in place of the config's own; ``shipped`` or a path.
         vocabulary: the words of the data set, or a callable that gives them, for a model that learns its own and gets
             no checkpoint; ``classes``: the names of its classes, for a model whose config and checkpoint name none.
@@ -72,6 +74,10 @@ def load(
         raise UserError(f"model.trainable is {trainable!r}: expected image, text or both")
     if checkpoint is not None:
         settings["checkpoint"] = checkpoint
+    if settings.get("pretrained") == RANDOM:
+        if (given := settings.get("checkpoint")) is not None:
+            raise UserError(f"model.pretrained is {RANDOM}, but model.checkpoint is {given}: choose one of both.")
+        del settings["pretrained"]
     model = _build(factory, settings, {"vocabulary": vocabulary, "classes": classes, "seed": seed})
     if isinstance(model, DualEncoder):
         model.set_trainable(trainable)

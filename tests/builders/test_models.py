@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from robustcli.builders.models import build_model
+from robustcli.builders.models import build_dual_encoder
 from robustcli.config.compose import compose
 from robustcli.data import Scenes
 from robustcli.models import DualEncoder, save_weights
@@ -19,10 +19,10 @@ def test_a_model_that_does_not_know_the_words_is_refused(
     config = compose("evaluate", []).model
     sizes = {"width": 32, "layers": 2, "text_width": 32, "text_layers": 1}
     config = type(config)({**config, **sizes, "checkpoint": str(tmp_path / "w.safetensors")})
-    build_model(config, None, scenes, seed=0)
+    build_dual_encoder(config, None, scenes, seed=0)
     scenes.captions = ["two dogs chase one another across the snow"] * 10
     with pytest.raises(UserError, match="does not know"):
-        build_model(config, None, scenes, seed=0)
+        build_dual_encoder(config, None, scenes, seed=0)
 
 
 def test_random_weights_follow_the_seed_of_the_run(scenes: Scenes, tmp_path: Any) -> None:
@@ -32,5 +32,5 @@ def test_random_weights_follow_the_seed_of_the_run(scenes: Scenes, tmp_path: Any
     content = {"model_cfg": sizes, "preprocess_cfg": {}}
     (tmp_path / "open_clip_config.json").write_text(json.dumps(content))
     config = compose("evaluate", ["model=open_clip", f"model.architecture=local-dir:{tmp_path}"]).model
-    first, same, other = (build_model(config, None, scenes, seed=seed).fingerprint() for seed in (1, 1, 2))
+    first, same, other = (build_dual_encoder(config, None, scenes, seed=seed).fingerprint() for seed in (1, 1, 2))
     assert first == same != other

@@ -91,3 +91,19 @@ def test_what_is_done_to_the_inputs_stands_under_the_table(tmp_path: Path, capsy
     shown, report = capsys.readouterr().out, (place / "report.md").read_text()
     assert all(sentence in shown for sentence in told)
     assert "## Inputs" in report and all(f"- {sentence}" in report for sentence in told)
+
+
+def test_random_weights_are_judged_where_they_are_asked_for(tmp_path: Path) -> None:
+    small = ["dataset=scenes", "dataset.test=16", "attacks=none", "diagnostics=off", "evaluation.resamples=10"]
+    for model in ("tiny", "small_cnn"):
+        data = small if model == "tiny" else [*DIGITS[:1], "evaluation.limit=32", *small[2:]]
+        words = [
+            *data,
+            f"model={model}",
+            "model.checkpoint=null",
+            "+model.pretrained=random",
+            "evaluation.eps_curve=[]",
+        ]
+        assert launch("evaluate", [*words, f"hydra.run.dir={tmp_path / model}"]) == 0
+        figures = json.loads((tmp_path / model / "metrics.json").read_text())
+        assert max(value for name, value in figures.items() if name.endswith("recall_at_1")) < 0.5
