@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from robustcli.models.registry import name_of
-from robustcli.models.weights import Weights, read_weights
+from robustcli.models.weights import Checkpoint, Weights, read_weights
 from robustcli.utils.errors import UserError
 
 Classes = Sequence[str] | int
@@ -23,7 +23,7 @@ Network = TypeVar("Network", bound=nn.Module)
 def settings_and_weights(
     factory: Callable[..., Any],
     settings: Mapping[str, Any],
-    checkpoint: str | Path | None,
+    checkpoint: Checkpoint | None,
     *,
     shipped: str | None = None,
 ) -> tuple[dict[str, Any], Weights | None]:
@@ -92,7 +92,7 @@ def seeded_constructors(seed: int) -> Iterator[None]:
         yield
 
 
-def tag_or_file(pretrained: str | None, checkpoint: str | Path | None) -> tuple[str | None, str | Path | None]:
+def tag_or_file(pretrained: str | None, checkpoint: Checkpoint | None) -> tuple[str | None, Checkpoint | None]:
     """Tag and checkpoint, where ``pretrained`` may name either: a file given there is a checkpoint."""
     if pretrained is not None and (Path(pretrained).is_file() or "/" in pretrained):
         return None, checkpoint or pretrained

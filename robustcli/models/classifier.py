@@ -31,6 +31,7 @@ class Classifier(nn.Module):
     Attributes:
         classes: the names, or None.
         class_count: Y.
+        remarks: sentences on what a file of weights left open and its reader decided.
 
     Raises:
         ValueError: neither one nor three of mean and std each, or a std that is not above 0.
@@ -57,6 +58,7 @@ class Classifier(nn.Module):
         self.class_count = classes if isinstance(classes, int) else len(classes)
         self.image_size = image_size
         self.description = dict(description or {})
+        self.remarks: list[str] = []
         self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(-1, 1, 1), persistent=False)
         self.eval()
@@ -107,7 +109,7 @@ class Classifier(nn.Module):
 
     def notes(self, height: int, width: int) -> list[str]:
         """Sentences on what the model does to images of ``height`` x ``width`` pixels before its network sees them."""
-        return resizing(height, width, self.image_size)
+        return [*self.remarks, *resizing(height, width, self.image_size)]
 
     def fingerprint(self) -> str:
         """sha256 (hex) over the names, types, shapes and bytes of the weights."""

@@ -12,7 +12,7 @@ from torch import nn
 
 from robustcli.models.assembly import library_errors, seeded_constructors, tag_or_file
 from robustcli.models.dual_encoder import DualEncoder
-from robustcli.models.weights import Weights, assign, read_weights
+from robustcli.models.weights import Checkpoint, Weights, assign, fitted, read_weights
 from robustcli.utils.errors import UserError
 from robustcli.utils.suggest import did_you_mean
 
@@ -23,7 +23,7 @@ def open_clip(
     architecture: str,
     *,
     pretrained: str | None = None,
-    checkpoint: str | Path | None = None,
+    checkpoint: Checkpoint | None = None,
     image_size: int | None = None,
     seed: int = 0,
 ) -> DualEncoder:
@@ -47,6 +47,8 @@ def open_clip(
     weights = read_weights(checkpoint) if checkpoint is not None else None
     network, description = _build(library, architecture, pretrained, weights, image_size, seed)
     model = _wrap(library, architecture, network, description)
+    if weights is not None and pretrained is None and not weights.description and not description["quick_gelu"]:
+        weights = replace(weights, remarks=[*weights.remarks, *_activation(library, architecture, weights.path)])
     if weights is not None:
         assign(model, _resized(network, weights) if image_size is not None else weights)
     return model
@@ -85,6 +87,8 @@ def _build(
     with seeded_constructors(seed), library_errors(architecture, tag), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="QuickGELU mismatch")
         network = library.create_model(architecture, force_image_size=size, force_quick_gelu=quick_gelu, **source)
+    from open_clip.transformer import QuickGELU
+
     found = {**library.get_model_preprocess_cfg(network), **known, **stored}
     description = {
         "factory": "open_clip",
@@ -92,9 +96,24 @@ def _build(
         "image_size": _side(network.visual.image_size, architecture),
         "mean": list(found["mean"]),
         "std": list(found["std"]),
-        "quick_gelu": quick_gelu,
+        "quick_gelu": any(isinstance(module, QuickGELU) for module in network.modules()),
     }
     return network, description
+
+
+def _activation(library: Any, architecture: str, path: Path) -> list[str]:
+    """A sentence where weights that do not say so may have been trained with QuickGELU.
+
+    Both activations fit all shapes, and fine-tuned weights no longer match any published file: so nobody but the user
+    knows, and it is told wherever open_clip has the architecture with either.
+    """
+    other = f"{architecture}-quickgelu"
+    if other not in library.list_models():
+        return []
+    return [
+        f"{path} does not say which activation its weights were trained with, and GELU is taken: for weights that come "
+        f"from OpenAI's CLIP set model.architecture={other}."
+    ]
 
 
 def _stored(architecture: str, weights: Weights | None) -> dict[str, Any]:
@@ -135,6 +154,6 @@ def _resized(network: nn.Module, weights: Weights) -> Weights:
     """The checkpoint with its position embeddings interpolated to the network's grid."""
     from open_clip.model import resize_pos_embed
 
-    state = dict(weights.state)
+    state = fitted(weights.state, network.state_dict())
     resize_pos_embed(state, network)
     return replace(weights, state=state)

@@ -30,6 +30,9 @@ class DualEncoder(nn.Module):
         mean, std: per channel, in units of [0,1] pixels.
         max_logit_scale: ceiling of the inverse temperature (100 in CLIP).
         description: arguments that rebuild the network (plain JSON data); stored with its weights.
+
+    Attributes:
+        remarks: sentences on what a file of weights left open and its reader decided.
     """
 
     mean: Tensor
@@ -52,6 +55,7 @@ class DualEncoder(nn.Module):
         self.image_size = image_size
         self.max_logit_scale = max_logit_scale
         self.description = dict(description or {})
+        self.remarks: list[str] = []
         self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(-1, 1, 1), persistent=False)
         self._rows: dict[str, Tensor] = {}
@@ -165,7 +169,7 @@ class DualEncoder(nn.Module):
         cut = cut_captions(self.tokenizer, captions)
         length = f" of {self.tokenizer.context_length} tokens" if hasattr(self.tokenizer, "context_length") else ""
         told = [f"{cut:,} of {len(captions):,} captions are cut at the context length{length}."] if cut else []
-        return resizing(height, width, self.image_size) + told
+        return [*self.remarks, *resizing(height, width, self.image_size), *told]
 
     def fingerprint(self) -> str:
         """sha256 (hex) over the names, types, shapes and bytes of the weights."""

@@ -54,7 +54,8 @@ def load(
     Args:
         name_or_config: a name; the path of a file that ``save_weights`` wrote; or a mapping: ``_target_`` (dotted path
             of a factory) or ``name``, the arguments of the factory, and for a dual encoder ``trainable``: ``image``,
-            ``text`` or ``both``; ``pretrained="random"`` asks for random weights of any model. Names are the factories
+            ``text`` or ``both``; ``pretrained="random"`` asks for random weights of any model,
+            ``weights_key`` for one of several sets of weights in its checkpoint. Names are the factories
             of the registry (bare, without weights), the files of ``conf/model`` (``digits``, ``resnet20_cifar``), and
             the architectures of torchvision (``resnet50``), of open_clip (``ViT-B-32``) and of timm, looked up in this
             order.
@@ -74,8 +75,13 @@ def load(
         raise UserError(f"model.trainable is {trainable!r}: expected image, text or both")
     if checkpoint is not None:
         settings["checkpoint"] = checkpoint
+    key, given = settings.pop("weights_key", None), settings.get("checkpoint")
+    if key is not None:
+        if given is None:
+            raise UserError(f"model.weights_key is {key!r}, but there is no model.checkpoint that it could be of.")
+        settings["checkpoint"] = read_weights(given, key=str(key))
     if settings.get("pretrained") == RANDOM:
-        if (given := settings.get("checkpoint")) is not None:
+        if given is not None:
             raise UserError(f"model.pretrained is {RANDOM}, but model.checkpoint is {given}: choose one of both.")
         del settings["pretrained"]
     model = _build(factory, settings, {"vocabulary": vocabulary, "classes": classes, "seed": seed})

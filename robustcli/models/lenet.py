@@ -4,18 +4,17 @@ Shapes: B batch, Y classes.
 """
 
 from collections import OrderedDict
-from pathlib import Path
 
 from torch import Tensor, nn
 
 from robustcli.models.assembly import Classes, class_count, he_initialised, settings_and_weights
 from robustcli.models.classifier import Classifier
-from robustcli.models.weights import assign
+from robustcli.models.weights import Checkpoint, assign
 
 _SIZE = 32
 
 
-def lenet(*, classes: Classes = tuple("0123456789"), seed: int = 0, checkpoint: str | Path | None = None) -> Classifier:
+def lenet(*, classes: Classes = tuple("0123456789"), seed: int = 0, checkpoint: Checkpoint | None = None) -> Classifier:
     """LeNet-5 with rectifiers and max pooling; grey images are resized to 32 x 32, pixels are not normalised.
 
     Args:

@@ -17,7 +17,7 @@ from torch import nn
 
 from robustcli.models.assembly import Classes, class_count, library_errors, seeded_constructors, settings_and_weights
 from robustcli.models.classifier import Classifier
-from robustcli.models.weights import Weights, assign
+from robustcli.models.weights import Checkpoint, Weights, assign
 from robustcli.models.zoo import weights_tag
 from robustcli.utils.errors import UserError
 from robustcli.utils.files import atomic
@@ -35,7 +35,7 @@ def mlp_head(
     classes: Classes | None = None,
     image_size: int | None = None,
     pretrained: str | None = None,
-    checkpoint: str | Path | None = None,
+    checkpoint: Checkpoint | None = None,
     mean: Sequence[float] = _HALF,
     std: Sequence[float] = _HALF,
     seed: int = 0,

@@ -6,7 +6,6 @@ Shapes: B batch, Y classes, W width of a stage.
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
@@ -14,7 +13,7 @@ from torch.nn import functional as F
 
 from robustcli.models.assembly import Classes, class_count, he_initialised, settings_and_weights
 from robustcli.models.classifier import IMAGENET_MEAN, IMAGENET_STD, Classifier
-from robustcli.models.weights import assign
+from robustcli.models.weights import Checkpoint, assign
 from robustcli.utils.errors import UserError
 
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -28,7 +27,7 @@ def resnet_cifar(
     mean: Sequence[float] = IMAGENET_MEAN,
     std: Sequence[float] = IMAGENET_STD,
     seed: int = 0,
-    checkpoint: str | Path | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> Classifier:
     """A ResNet for CIFAR, with the parameter-free shortcuts of the paper (its option A).
 

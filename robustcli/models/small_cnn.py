@@ -4,7 +4,6 @@ Shapes: B batch, C channels, W width, Y classes.
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,7 +12,7 @@ from torch.nn import functional as F
 
 from robustcli.models.assembly import Classes, class_count, he_initialised, settings_and_weights
 from robustcli.models.classifier import Classifier
-from robustcli.models.weights import assign
+from robustcli.models.weights import Checkpoint, assign
 from robustcli.utils.errors import UserError
 
 
@@ -24,7 +23,7 @@ def small_cnn(
     widths: Sequence[int] = (16, 32, 64),
     seed: int = 0,
     shipped: str | None = None,
-    checkpoint: str | Path | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> Classifier:
     """Convolutions in stages, the grid halved between them, then the mean and the maximum of each channel.
 

@@ -4,7 +4,6 @@ Shapes: D embedding, T tokens.
 """
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,7 +13,7 @@ from robustcli.models.dual_encoder import DualEncoder
 from robustcli.models.registry import MODELS
 from robustcli.models.tokenizer import WordTokenizer
 from robustcli.models.towers import ImageTower, LeanCLIP, TextTower, initialise
-from robustcli.models.weights import assign
+from robustcli.models.weights import Checkpoint, assign
 from robustcli.utils.errors import UserError
 
 _MEAN, _STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
@@ -34,7 +33,7 @@ def tiny(
     embed_dim: int = 128,
     context_length: int = 26,
     seed: int = 0,
-    checkpoint: str | Path | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> DualEncoder:
     """A small dual encoder with a word vocabulary of its own.
 

@@ -1,13 +1,16 @@
 """Files of weights: safetensors are written; the common formats of CLIP are read, without running code from them."""
 
+import argparse
 import json
+import logging
 import pickle
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -19,12 +22,28 @@ from robustcli.models.dual_encoder import DualEncoder
 from robustcli.utils.errors import UserError
 from robustcli.utils.files import atomic
 
+log = logging.getLogger(__name__)
+
 Model = DualEncoder | Classifier
 ASSETS = Path(__file__).parents[1] / "assets"
 SUFFIXES = (".safetensors", ".pt", ".pth", ".th", ".bin")
 METADATA_KEY = "robustcli"  # one entry only: the format writes several in an order that changes from run to run
 _OPENAI = ("input_resolution", "context_length", "vocab_size")  # numbers that OpenAI's files carry among the weights
 _COUNTER = "num_batches_tracked"
+_AVERAGED = "n_averaged"  # the counter of torch's AveragedModel
+_ENTRIES = ("state_dict", "model", "model_state_dict", "net")  # where checkpoints keep the weights that were trained
+# Data parallel and compiled networks, Lightning modules and the like put a name in front of all weights.
+_TORCHS = ("module.", "_orig_mod.")
+_WRAPPERS = (*_TORCHS, "model.", "net.")
+# What training scripts store beside the weights, and what can hold nothing but data: numbers of numpy, under the names
+# of its versions 1 and 2, and parsed arguments.
+_SCALAR = np.float64(0).__reduce__()[0]
+_PLAIN: list[Any] = [
+    argparse.Namespace,
+    np.dtype,
+    *(type(np.dtype(code)) for code in "?bhilqBHILQefd"),
+    *((_SCALAR, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
+]
 _TEXT_PARTS = ("text_projection", "positional_embedding", "token_embedding.", "transformer.", "ln_final.")
 
 
@@ -32,13 +51,18 @@ _TEXT_PARTS = ("text_projection", "positional_embedding", "token_embedding.", "t
 class Weights:
     """Content of a checkpoint: ``state`` by name, ``description``, which rebuilds the model (empty if foreign).
 
-    ``openai`` is True for a file of OpenAI's, whose networks use QuickGELU.
+    ``openai`` is True for a file of OpenAI's, whose networks use QuickGELU. ``remarks`` are sentences on what the file
+    leaves open and the reader decided.
     """
 
     path: Path
     state: Mapping[str, Tensor]
     description: Mapping[str, Any]
     openai: bool = False
+    remarks: Sequence[str] = ()
+
+
+Checkpoint = str | Path | Weights
 
 
 def save_weights(model: Model, path: str | Path, metadata: Mapping[str, str] | None = None) -> None:
@@ -71,36 +95,44 @@ def assign(model: Model, weights: Weights) -> None:
             f"{len(known)}): build the model from the checkpoint, which holds its own"
         )
     expected = model.network.state_dict()
-    state = _renamed(weights.state, expected)
+    state = fitted(weights.state, expected)
     _check_match(weights, state, expected)
     model.network.load_state_dict(state)
+    model.remarks = list(weights.remarks)
+    for sentence in weights.remarks:
+        log.warning("%s", sentence)
 
 
-def read_weights(path: str | Path, *, shipped: str | None = None) -> Weights:
-    """Read safetensors, or a ``torch.save`` file of tensors (open_clip's, OpenAI's).
+def read_weights(path: Checkpoint, *, shipped: str | None = None, key: str | None = None) -> Weights:
+    """Read safetensors, or a ``torch.save`` file of tensors: a state dict, or a checkpoint with one among its entries.
 
     Args:
-        path: of the file, or ``shipped``.
+        path: of the file, or ``shipped``; weights that were read already are returned as they are.
         shipped: name of the package's own file that ``shipped`` stands for.
+        key: the entry of a checkpoint to read; None: the only one that holds weights, or the first of ``state_dict``,
+            ``model``, ``model_state_dict`` and ``net``, and a remark names the others.
 
     Raises:
-        UserError: no such file, damaged, or holds objects other than tensors, which could run code when read.
+        UserError: no such file or entry, damaged, or holds objects that could run code when read.
     """
+    if isinstance(path, Weights):
+        return path
     path = find_weights(path, shipped)
     if path.suffix == ".safetensors":
-        stored, state = read_safetensors(path)
-        return Weights(path, _unwrapped(state), stored.get("model", {}))
+        stored, tensors = read_safetensors(path)
+        state, _ = _chosen({}, tensors, key, path)
+        described = stored.get("model", {})
+        return Weights(path, state if described else _bare(state, _TORCHS), described)
     content = read_torch(path)
-    state = content.get("state_dict", content) if isinstance(content, Mapping) else content
-    if not isinstance(state, Mapping) or not all(
-        isinstance(value, Tensor) for name, value in state.items() if name not in _OPENAI
-    ):
-        raise UserError(
-            f"checkpoint {path} holds {type(content).__name__}, not a table of weights: expected a state_dict"
-        )
-    plain = _unwrapped(state)
-    openai = _OPENAI[0] in plain
-    return Weights(path, {name: value for name, value in plain.items() if name not in _OPENAI}, {}, openai)
+    entries = {str(name): value for name, value in content.items()} if isinstance(content, Mapping) else {}
+    sets = {name: value for name, value in entries.items() if _is_state(value)}
+    if not sets and not _is_state(entries):
+        holds = f"the entries {', '.join([*entries][:8])}" if entries else type(content).__name__
+        raise UserError(f"checkpoint {path} holds {holds}, not a table of weights: expected a state_dict")
+    state, remarks = _chosen(sets, entries, key, path)
+    plain = _bare(state, _TORCHS)
+    weights = {name: value for name, value in plain.items() if name not in _OPENAI}
+    return Weights(path, weights, {}, _OPENAI[0] in plain, remarks)
 
 
 def find_weights(path: str | Path, shipped: str | None = None) -> Path:
@@ -157,7 +189,8 @@ def read_torch(path: Path, *, mmap: bool = False) -> Any:
             "and give weights.pt"
         )
     try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+        with torch.serialization.safe_globals(_PLAIN):
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except pickle.UnpicklingError as error:
         raise UserError(
             f"checkpoint {path} holds Python objects beside tensors, or is damaged; it is not read, for such objects "
@@ -167,9 +200,36 @@ def read_torch(path: Path, *, mmap: bool = False) -> Any:
         raise UserError(f"checkpoint {path} cannot be read ({error}): it is damaged or no torch file") from error
 
 
-def _unwrapped(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The names as they are inside of torch's data-parallel wrapper."""
-    return {name.removeprefix("module."): value for name, value in state.items()}
+def _is_state(value: Any) -> bool:
+    """True for a table of tensors by name, beside which OpenAI's files have numbers."""
+    if not isinstance(value, Mapping) or not value:
+        return False
+    return all(isinstance(each, Tensor) for name, each in value.items() if str(name) not in _OPENAI)
+
+
+def _chosen(
+    sets: Mapping[str, Mapping[str, Tensor]], bare: Mapping[str, Tensor], key: str | None, path: Path
+) -> tuple[dict[str, Tensor], list[str]]:
+    """One of several ``sets`` of weights, or the ``bare`` one of a file without entries, and a remark on the choice."""
+    if key is not None and key not in sets:
+        raise UserError(
+            f"model.weights_key is {key!r}, but the checkpoint {path} has "
+            + (f"the weights {', '.join(sets)}: choose one of them." if sets else "one set of weights without a name.")
+        )
+    name = key or next((usual for usual in _ENTRIES if usual in sets), next(iter(sets), None))
+    if name is None:
+        return dict(bare), []
+    others = [each for each in sets if each != name]
+    told = f"Of the weights in {path} those of {name!r} are read; model.weights_key picks {' or '.join(others)}."
+    return dict(sets[name]), [told] if others and key is None else []
+
+
+def _bare(state: Mapping[str, Tensor], prefixes: Sequence[str]) -> dict[str, Tensor]:
+    """The names as they are inside of all wrappers whose prefix stands before each of them."""
+    bare = {name: value for name, value in state.items() if name != _AVERAGED}
+    while bare and (prefix := next((each for each in prefixes if all(name.startswith(each) for name in bare)), "")):
+        bare = {name.removeprefix(prefix): value for name, value in bare.items()}
+    return bare
 
 
 def _is_torchscript(path: Path) -> bool:
@@ -179,8 +239,9 @@ def _is_torchscript(path: Path) -> bool:
         return any(name.endswith("/constants.pkl") for name in archive.namelist())
 
 
-def _renamed(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Names and shapes as in ``expected`` where formats differ: prefix of the text tower, scalars as (1,)."""
+def fitted(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Names and shapes as in ``expected`` where formats differ: wrappers, prefix of the text tower, scalars as (1,)."""
+    state = _bare(state, [each for each in _WRAPPERS if not any(name.startswith(each) for name in expected)])
     nested = any(name.startswith("text.") for name in expected)
     if nested and "positional_embedding" in state:
         state = {f"text.{name}" if name.startswith(_TEXT_PARTS) else name: value for name, value in state.items()}

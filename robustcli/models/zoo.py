@@ -5,7 +5,6 @@ Shapes: Y classes.
 
 import importlib
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -20,7 +19,7 @@ from robustcli.models.assembly import (
     tag_or_file,
 )
 from robustcli.models.classifier import IMAGENET_MEAN, IMAGENET_STD, Classifier
-from robustcli.models.weights import Weights, assign
+from robustcli.models.weights import Checkpoint, Weights, assign
 from robustcli.utils.errors import UserError
 from robustcli.utils.suggest import did_you_mean
 
@@ -31,7 +30,7 @@ def torchvision(
     architecture: str,
     *,
     pretrained: str | None = None,
-    checkpoint: str | Path | None = None,
+    checkpoint: Checkpoint | None = None,
     classes: Classes = 1000,
     image_size: int | None = None,
     mean: Sequence[float] | None = None,
@@ -87,7 +86,7 @@ def timm(
     architecture: str,
     *,
     pretrained: bool = False,
-    checkpoint: str | Path | None = None,
+    checkpoint: Checkpoint | None = None,
     classes: Classes = 1000,
     image_size: int | None = None,
     mean: Sequence[float] | None = None,
