@@ -14,7 +14,6 @@ from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
-from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
@@ -44,7 +43,7 @@ class Job:
     def __call__(self, config: DictConfig) -> float:
         """Run the engine; returns the objective of a sweeper.
 
-        A failed job of a sweep returns NaN instead: after an exception Hydra skips `on_multirun_end`.
+        A failed job of a sweep returns NaN instead, which `counted` knows: after an exception Hydra skips the table.
 
         Raises:
             SystemExit: outside a sweep, after one printed line; code 2 for a user's mistake, 1 for any other failure.
@@ -81,26 +80,6 @@ class Job:
 def engine_of(command: str) -> ModuleType:
     """The module with ``load(config)`` and ``run(config, run)`` of a command; imports torch and what else it needs."""
     return importlib.import_module(f"robustcli.engines.{find(command).engine}")
-
-
-class FailedJobs(Callback):
-    """Hydra callback that ends a sweep with exit code 1 if one of its jobs left a ``FAILED`` marker.
-
-    It must stand first in ``hydra.callbacks`` to be called last.
-    """
-
-    def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
-        """Print the failed jobs and the place of their tracebacks.
-
-        Raises:
-            SystemExit: with code 1, if any job failed.
-        """
-        sweep = Path(config.hydra.sweep.dir)
-        failed = sorted(str(marker.parent.relative_to(sweep)) for marker in sweep.rglob("FAILED"))
-        if failed:
-            which = "job " + failed[0] if len(failed) == 1 else "jobs " + ", ".join(failed)
-            print(f"error: {which} of the sweep failed; see FAILED in each directory under {sweep}", file=sys.stderr)
-            raise SystemExit(1)
 
 
 def user_error(error: BaseException) -> UserError | None:

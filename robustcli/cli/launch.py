@@ -88,14 +88,15 @@ def _launch(command: str, argv: Sequence[str]) -> int:
     import hydra
 
     from robustcli.cli.job import Job
+    from robustcli.cli.sweep import counted
     from robustcli.config import schemas
 
     schemas.register()
     primary, folder = command.replace("-", "_"), str(config_groups.conf_directory())
     task = hydra.main(version_base="1.3", config_path=folder, config_name=primary)
-    with one_sentence(command, words), _as_process(f"robustcli {command}", words):
+    with one_sentence(command, words), _as_process(f"robustcli {command}", words), counted() as outcomes:
         task(Job(command))()
-    return DONE
+    return DONE if outcomes.close() else FAILED
 
 
 @contextmanager

@@ -246,15 +246,36 @@ def test_a_sweep_goes_on_after_a_failed_job_and_ends_with_1(engine: Any, capfd: 
 
 
 def test_the_figure_of_a_job_reaches_the_sweeper(engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from robustcli.cli.job import FailedJobs
+    from robustcli.report.sweep import SweepTable
 
     figures: list[float] = []
     monkeypatch.setattr(
-        FailedJobs, "on_job_end", lambda self, config, job_return, **_: figures.append(job_return.return_value)
+        SweepTable, "on_job_end", lambda self, config, job_return, **_: figures.append(job_return.return_value)
     )
     engine(lambda config, run: config.seed * 2.0)
     assert launch("train-mat", [*QUICK, "--multirun", "seed=3,4"]) == 0
     assert figures == [6.0, 8.0]
+
+
+def test_a_sweep_without_a_job_is_a_mistake(engine: Any, capfd: pytest.CaptureFixture[str]) -> None:
+    engine(no_engine)
+    words = [*QUICK, "--multirun", "seed=glob(7*)", "hydra.sweep.dir=sweep"]
+    assert launch("train-mat", words) == 2
+    err = capfd.readouterr().err
+    assert err.startswith("error: the sweep has no job: ") and err.count("\n") == 1
+
+
+def test_outcomes_are_counted_and_not_read_off_directories(engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from hydra._internal.core_plugins.basic_launcher import BasicLauncher
+
+    engine(lambda config, run: 0.0)
+    words = [*QUICK, "--multirun", "seed=0,1", "hydra.sweep.dir=sweep"]
+    Path("sweep/9").mkdir(parents=True)
+    Path("sweep/9/FAILED").write_text("of an earlier sweep")
+    assert launch("train-mat", words) == 0, "an old marker is no failed job"
+    whole = BasicLauncher.launch
+    monkeypatch.setattr(BasicLauncher, "launch", lambda *arguments, **settings: whole(*arguments, **settings)[:1])
+    assert launch("train-mat", words) == 1, "a job without a result is not a success"
 
 
 def test_cfg_job_prints_the_config_and_makes_no_run(engine: Any, capfd: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,91 @@
+"""Outcomes of the jobs of a sweep, counted where any sweeper hands its jobs to any launcher."""
+
+import math
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from hydra.core.plugins import Plugins
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+from robustcli.utils.errors import UserError
+
+
+@dataclass
+class Outcomes:
+    """Jobs of a sweep: how many were asked for, and those that failed or never ran.
+
+    Attributes:
+        directory: of the sweep; None: there was none.
+        jobs: number asked for.
+        failed: numbers of those without a result, or with a bad one.
+    """
+
+    directory: Path | None = None
+    jobs: int = 0
+    failed: list[int] = field(default_factory=list)
+
+    def add(self, results: Sequence[JobReturn], numbers: Sequence[int]) -> None:
+        """Count jobs by their ``numbers``; a launcher gives the ``results`` in that order."""
+        self.jobs += len(numbers)
+        succeeded = [number for number, result in zip(numbers, results, strict=False) if _succeeded(result)]
+        self.failed += sorted(set(numbers) - set(succeeded))
+
+    def close(self) -> bool:
+        """True unless a job of a sweep failed; then they are printed.
+
+        Raises:
+            UserError: a sweep without a job.
+        """
+        if self.directory is not None and not self.jobs:
+            raise UserError(
+                "the sweep has no job: a key has no value to run with, such as a glob(...) that matches nothing; write "
+                "the values out, or check what it should match."
+            )
+        if self.failed:
+            which = "job" if len(self.failed) == 1 else "jobs"
+            print(
+                f"error: {which} {', '.join(map(str, self.failed))} of the sweep failed; see FAILED in each directory "
+                f"under {self.directory}",
+                file=sys.stderr,
+            )
+        return not self.failed
+
+
+@contextmanager
+def counted() -> Iterator[Outcomes]:
+    """Context in which the jobs of a sweep are counted, by whatever sweeper and launcher, in this process or others.
+
+    Directories are no evidence: one may hold what an earlier sweep left, and a job that never ran has none.
+    """
+    outcomes, plugins = Outcomes(), Plugins.instance()
+    instantiate = plugins.instantiate_launcher
+
+    def counting(hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> Launcher:
+        launcher = instantiate(hydra_context=hydra_context, task_function=task_function, config=config)
+        outcomes.directory = Path(str(config.hydra.sweep.dir))
+        launch = launcher.launch
+
+        def run(job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+            results = launch(job_overrides, initial_job_idx)
+            outcomes.add(results, range(initial_job_idx, initial_job_idx + len(job_overrides)))
+            return results
+
+        launcher.launch = run  # type: ignore[method-assign]
+        return launcher
+
+    plugins.instantiate_launcher = counting  # type: ignore[method-assign]
+    try:
+        yield outcomes
+    finally:
+        del plugins.instantiate_launcher  # the method of the class shows again
+
+
+def _succeeded(result: JobReturn) -> bool:
+    # The objective of a run is a finite number; `Job` returns NaN for one that failed.
+    return result.status is JobStatus.COMPLETED and math.isfinite(result.return_value)
