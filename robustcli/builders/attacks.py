@@ -23,6 +23,7 @@ from robustcli.attacks import (
     ThreatModel,
 )
 from robustcli.config.overrides import BUDGETS
+from robustcli.data import ImageClassData, ImageTextData
 from robustcli.diagnostics import ConfigKeys
 from robustcli.utils.errors import UserError
 
@@ -115,6 +116,36 @@ def build_suite(
         suite[name] = build_attack(node, threat, captions=captions, candidates=candidates, seed=seed, key=key)
         _check_step_size(suite[name], threat)
     return suite
+
+
+def check_unit(nodes: Mapping[str, Any], threat: ThreatModel, data: ImageTextData | ImageClassData) -> None:
+    """Check that the unit of the caption budget fits the captions, before anything asks for candidates.
+
+    Args:
+        nodes: of attacks, by config key; nothing is checked unless one of them edits captions in that unit.
+
+    Raises:
+        UserError: in more than one of a hundred captions a "word" is most of the caption.
+    """
+    if not isinstance(data, ImageTextData) or not threat.moves_texts:
+        return
+    if not any(_unit(node, key) == threat.text.key for key, node in nodes.items()):
+        return
+    misfits = threat.text.misfits(data.captions)
+    if misfits > 0.01 * len(data.captions):
+        raise UserError(
+            f"threat.words is {threat.words}, but {misfits} of {len(data.captions)} captions of {data.name} are in a "
+            "script without blanks between words, so that one word may be the whole caption: choose "
+            "threat=characters, or separate the words by blanks."
+        )
+
+
+def _unit(node: Any, key: str) -> str | None:
+    """``words`` or ``characters``, in which the attack of a node edits captions; None: it leaves them clean."""
+    kind: Any = _kind(node, key)
+    if issubclass(kind, RetrievalAttack):
+        kind = _kind(node["text"], f"{key}.text") if node.get("text") else None
+    return getattr(kind, "unit", None)
 
 
 def _search(settings: Mapping[str, Any], candidates: Candidates | None, key: str, *, seed: int, **parts: Any) -> Any:

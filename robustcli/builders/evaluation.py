@@ -7,7 +7,7 @@ from typing import Any
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from robustcli.attacks import Gallery, Pairs, ThreatModel
-from robustcli.builders.attacks import BuiltAttack, Candidates, build_attack, build_suite, build_threat
+from robustcli.builders.attacks import BuiltAttack, Candidates, build_attack, build_suite, build_threat, check_unit
 from robustcli.config.unread import refuse_unread
 from robustcli.data import ImageClassData, ImageTextData
 from robustcli.evaluation import (
@@ -95,10 +95,12 @@ def build_attacks(
         another: see `ConfigKeys`.
 
     Raises:
-        UserError: see `build_suite` and `build_attack`.
+        UserError: see `check_unit`, `build_suite` and `build_attack`.
     """
     threat, captions = build_threat(config.threat), isinstance(data, ImageTextData)
     settings: Any = {"captions": captions, "candidates": candidates, "seed": config.seed}
+    nodes = {f"attacks.{each}": node for each, node in config.get("attacks", {}).items()}
+    check_unit(nodes if name is None else {**nodes, "attack": config.attack}, threat, data)
     suite = build_suite(config.attacks, threat, **settings) if "attacks" in config else {}
     if name is not None:
         suite[name] = build_attack(config.attack, threat, **settings, key="attack")

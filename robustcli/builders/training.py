@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from robustcli import metrics
 from robustcli.attacks import ClassifierAttack, RetrievalAttack
-from robustcli.builders.attacks import Candidates, build_attack, build_threat
+from robustcli.builders.attacks import Candidates, build_attack, build_threat, check_unit
 from robustcli.builders.candidates import lazy_candidates
 from robustcli.builders.generators import build_generator
 from robustcli.builders.models import build_classifier, build_dual_encoder
@@ -47,6 +47,7 @@ def build_pair_trainer(
             refuse_unread(f"attack.{side}", f"defense={objective.name} leaves the {side} clean")
         # Only the modalities that the objective trains on: the perturbation of another would be computed and dropped.
         node: Any = OmegaConf.merge(config.attack, dict.fromkeys({"image", "text"} - set(objective.sides)))
+        check_unit({"attack": node}, threat, sets["train"])
         built = build_attack(node, threat, captions=True, candidates=candidates, seed=config.seed, key="attack").attack
         assert isinstance(built, RetrievalAttack)
         attack = built

@@ -107,3 +107,32 @@ def test_random_weights_are_judged_where_they_are_asked_for(tmp_path: Path) -> N
         assert launch("evaluate", [*words, f"hydra.run.dir={tmp_path / model}"]) == 0
         figures = json.loads((tmp_path / model / "metrics.json").read_text())
         assert max(value for name, value in figures.items() if name.endswith("recall_at_1")) < 0.5
+
+
+@pytest.mark.filterwarnings("ignore:Glyph")  # of the examples, whose captions are drawn in a font without Han
+def test_words_are_no_budget_of_captions_without_blanks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    caption = "\u4e00\u53ea\u68d5\u8272\u7684\u72d7"
+    lines = ["image,caption"]
+    for number in range(8):
+        Image.new("RGB", (32, 32), (30 * number, 0, 0)).save(tmp_path / f"{number}.png")
+        lines.append(f"{number}.png,{caption}{chr(0x4E10 + number)}")
+    for split in ("train", "val", "test"):
+        (tmp_path / f"{split}.csv").write_text("\n".join(lines), encoding="utf-8")
+    data = [
+        "dataset=table",
+        f"dataset.table='{tmp_path}/{{split}}.csv'",
+        f"dataset.root={tmp_path}",
+        "dataset.image_size=32",
+    ]
+    bare = ["model.checkpoint=null", "+model.pretrained=random", "diagnostics=off", "evaluation.resamples=10"]
+    words = [*data, *bare, "evaluation.eps_curve=[]", "evaluation.curve_attack=all"]
+    assert launch("evaluate", [*words, f"hydra.run.dir={tmp_path / 'a'}"]) == 2
+    error = capsys.readouterr().err
+    assert "8 of 8 captions of test are in a script without blanks" in error and "threat=characters" in error
+    small = ["trainer=smoke", "trainer.batch_size=4", "diagnostics=off", "model.checkpoint=null"]
+    assert launch("train-mat", [*data, *small, f"hydra.run.dir={tmp_path / 'b'}"]) == 2
+    assert "choose threat=characters" in capsys.readouterr().err
+    for number, allowed in enumerate(("attacks=none", "threat=characters")):
+        attack = ["attacks=none", "attack=characters"] if allowed == "threat=characters" else []
+        place = f"hydra.run.dir={tmp_path / str(number)}"
+        assert launch("evaluate", [*words, allowed, *attack, place]) == 0, capsys.readouterr().err

@@ -3,6 +3,7 @@
 Shapes: M captions.
 """
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +13,12 @@ import torch
 from torch import Tensor
 
 from robustcli.utils.errors import UserError
+
+# Letters of scripts that put no blank between words: Thai, Lao, Tibetan, Burmese, Khmer, kana, Han.
+_UNSPACED = re.compile(
+    "[\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff"
+    "\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003ffff]"
+)
 
 
 @dataclass(frozen=True)
@@ -33,6 +40,10 @@ class EditBudget(ABC):
     def count(self, caption: str, clean: str) -> int:
         """Fewest edits between both."""
 
+    def misfits(self, captions: Sequence[str]) -> int:
+        """Number of captions that have too few of the unit for a budget to mean anything."""
+        return 0
+
     def audit(self, captions: Sequence[str], clean: Sequence[str]) -> Tensor:
         """(M,) long: number of edits of each caption in the output of an attack.
 
@@ -52,6 +63,13 @@ class Words(EditBudget):
     """Budget of ``n`` words (split on blanks) replaced, inserted or deleted."""
 
     key = "words"
+
+    def misfits(self, captions: Sequence[str]) -> int:
+        """Captions of a script without blanks, of which one word, as it counts here, is more than half."""
+        return sum(
+            any(len(_UNSPACED.findall(word)) >= 3 and 2 * len(word) > len("".join(words)) for word in words)
+            for words in (caption.split() for caption in captions)
+        )
 
     def count(self, caption: str, clean: str) -> int:
         return 0 if caption == clean else levenshtein(caption.split(), clean.split())
