@@ -9,10 +9,10 @@ Shapes: N queries in all, K passes or gradients.
 
 from itertools import pairwise
 
-import torch
 from torch import Tensor
 
 from robustcli.attacks.core.base import ImageAttack
+from robustcli.attacks.core.class_losses import log_odds_of
 from robustcli.diagnostics.changes import at_eps, has_setting, setting, with_search, with_settings
 from robustcli.diagnostics.context import CheckContext
 from robustcli.diagnostics.finding import Judgement, exceeds_chance
@@ -118,7 +118,8 @@ def last_step(context: CheckContext) -> Judgement | str:
     context.subject.attacked(traced, context.images_of(context.survivors))
     losses = trace.best_so_far()
     if search.loss == "cross_entropy":
-        losses = _log_odds(losses)
+        # At a constant speed of the logits log-odds rise linearly, cross-entropy of a confident sample e-fold.
+        losses = log_odds_of(losses)
     late = max(1, round((len(losses) - 1) / 10))
     total, end = losses[-1] - losses[0], losses[-1] - losses[-1 - late]
     if not bool((total > 0).any()):
@@ -160,15 +161,6 @@ def _survivors_without_bound(context: CheckContext) -> Tensor:
         if bool(left.any()):
             left = left & ~context.subject.attacked(attack, context.images_of(left), threat=threat).success
     return left
-
-
-def _log_odds(losses: Tensor) -> Tensor:
-    """Log-odds of the error, log((1 - p) / p), of cross-entropies -log p.
-
-    At a constant speed of the logits they rise linearly, while the cross-entropy of a confident sample grows e-fold.
-    """
-    positive = losses.clamp(min=1e-12)
-    return positive + torch.log1p(-torch.exp(-positive))
 
 
 def _vanishing_share(context: CheckContext, gradient_norms: Tensor) -> float:

@@ -306,3 +306,36 @@ def test_hyper_parameters_show_and_are_kept() -> None:
     for name in NAMES:
         attack = attack_of(name)
         assert repr(attack.replace(seed=5)) == repr(attack).replace("seed=0", "seed=5")
+
+
+class Saturated(nn.Module):
+    """A network that no pixel moves: its gradient is exactly zero."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return 0 * images.flatten(1)[:, :3] + torch.tensor([1.0, 0.0, -1.0])
+
+
+@pytest.mark.parametrize(("norm", "eps"), [("linf", 1.0), ("l2", 8.0)])
+@pytest.mark.parametrize("name", NAMES)
+def test_gradients_of_zero_make_no_nan(name: str, norm: str, eps: float) -> None:
+    try:
+        attack = attack_of(name, norm=norm, eps=eps)
+    except UserError:
+        pytest.skip(f"{name} does not know {norm}")
+    found = attack(Saturated(), torch.rand(2, 1, 4, 4, generator=generator(55)), torch.zeros(2, dtype=torch.long))
+    assert not found.success.any()
+
+
+@pytest.mark.parametrize("factor", [1e-4, 1e-2, 1e2, 1e4])
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in OF_BATCHES])
+def test_a_factor_in_front_of_the_logits_changes_no_verdict(name: str, norm: str, factor: float) -> None:
+    """The losses of torchattacks are its own."""
+    try:
+        attack = attack_of(name, norm=norm, eps=EPS[norm])
+    except UserError:
+        pytest.skip(f"{name} does not know {norm}")
+    net, images, labels = inputs(16)
+    success = attack(net, images, labels).success
+    assert 0 < success.sum() < 16
+    assert torch.equal(attack(lambda x: factor * net(x), images, labels).success, success)

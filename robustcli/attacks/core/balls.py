@@ -137,9 +137,11 @@ class L2(Ball):
         return self.project(clean + self.step(direction, self.eps) * radius.view(-1, 1, 1, 1), clean)
 
     def step(self, gradient: Tensor, alpha: float) -> Tensor:
-        largest = gradient.flatten(1).abs().amax(1).clamp(min=torch.finfo(gradient.dtype).tiny)
-        direction = gradient / largest.view(-1, 1, 1, 1)  # squares of tiny gradients would underflow
-        length = torch.linalg.vector_norm(direction.flatten(1), dim=1).clamp_(min=torch.finfo(gradient.dtype).tiny)
+        largest = gradient.flatten(1).abs().amax(1)
+        scale = torch.where(largest > 0, largest, 1.0).view(-1, 1, 1, 1)
+        direction = gradient / scale  # squares of tiny gradients would underflow
+        # 1 or more but for a gradient of zeros, whose step is 0: alpha over a tiny length would be infinite.
+        length = torch.linalg.vector_norm(direction.flatten(1), dim=1).clamp_(min=1.0)
         factor: Tensor = alpha / length
         return direction * factor.view(-1, 1, 1, 1)
 

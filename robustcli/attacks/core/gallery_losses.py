@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from robustcli.attacks.core.class_losses import unsaturated
 from robustcli.attacks.core.oracle import ImageObjective, TextObjective
 from robustcli.attacks.core.target import Target
 from robustcli.utils.rowwise import cosines, paired_cosines
@@ -43,7 +44,10 @@ def query_loss(loss: str, similarities: Tensor, matches: Tensor, scale: Tensor) 
     """
     if loss == "cross_entropy":
         logits = scale * similarities
-        return logits.logsumexp(-1) - log_mass(logits, matches, -1)
+        positives, negatives = log_mass(logits, matches, -1), log_mass(logits, ~matches, -1)
+        # Without a negative there is nothing to gain: the plain loss is 0 there, and so is its gradient.
+        log_odds = torch.where(negatives > MASKED_LOGIT / 2, negatives - positives, 0.0)
+        return unsaturated(logits.logsumexp(-1) - positives, log_odds)
     best_positive = similarities.masked_fill(~matches, _BELOW_ALL).amax(-1)
     negatives = similarities.masked_fill(matches, _BELOW_ALL)
     if loss == "margin":

@@ -91,3 +91,12 @@ def test_an_l2_start_fills_the_ball_and_a_step_has_its_length() -> None:
     assert (radii < 0.1).float().mean() == pytest.approx(0.25, abs=0.1)  # the share of the disc's area
     tiny = 1e-30 * torch.randn(4, 3, 4, 4, generator=generator(0))
     assert torch.linalg.vector_norm(L2(1.0).step(tiny, 0.3).flatten(1), dim=1) == pytest.approx([0.3] * 4, rel=1e-5)
+
+
+@pytest.mark.parametrize("ball", [Linf, L2])
+def test_a_step_along_a_gradient_of_zeros_is_none_and_one_along_the_least_gradient_has_its_length(ball: type) -> None:
+    gradient = torch.zeros(3, 1, 2, 2)
+    gradient[1, 0, 0, 0], gradient[2] = 1e-45, 1e-45
+    step = ball(1.0).step(gradient, 1000.0)
+    assert torch.equal(step[0], torch.zeros(1, 2, 2))
+    assert ball(1.0).distance(step, torch.zeros_like(step))[1:] == pytest.approx([1000.0] * 2)
