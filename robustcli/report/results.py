@@ -25,7 +25,7 @@ from robustcli.report.diagnose import diagnostics_of, transfers
 from robustcli.report.diagnostics import diagnostics_grid, print_findings, with_verdicts
 from robustcli.report.markdown import Report, render_report
 from robustcli.report.pictures import draw_defences, draw_models
-from robustcli.report.tables import Grid, attack_grid, cost_grid, fallen_grid, print_grid
+from robustcli.report.tables import Grid, attack_grid, cost_grid, fallen_grid, label_of, print_grid
 from robustcli.report.threat import threat_model
 from robustcli.runs.run import Run
 
@@ -84,6 +84,7 @@ def write_results(
         printed = 1 + bool(len(fallen)) + _minimum_norm_only(evaluation)
         pictures = draw_models(run, evaluation, groups, table, seen_curve, records, _curve_attack(evaluation))
     inputs = evaluation.evaluator.inputs(group.bare.model for group in groups)
+    grids[0] = replace(grids[0], note=" ".join(filter(None, [grids[0].note, _baselines(evaluation)])))
     report = Report(
         title=title,
         summary="\n\n".join(f"**{sentence}**" for sentence in warnings),
@@ -171,6 +172,14 @@ def _radii(evaluation: Evaluation) -> list[float]:
 def _curve_attack(evaluation: Evaluation) -> str:
     """Name of the attack of the curve and of the transfer table."""
     return evaluation.curve or next(reversed(list(evaluation.attacks)), "")
+
+
+def _baselines(evaluation: Evaluation) -> str:
+    """The sentence under the table on attacks that are baselines; empty where there are none."""
+    names = [label_of(name) for name, attack in evaluation.attacks.items() if attack.baseline]
+    if not names:
+        return ""
+    return f"Baselines, too weak for a claim of robustness: {', '.join(names)}."
 
 
 def _minimum_norm_only(evaluation: Evaluation) -> bool:

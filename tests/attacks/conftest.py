@@ -12,7 +12,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from robustcli.attacks import ATTACKS, PGD, Attack, Pairs, RetrievalAttack, SynonymTable, TextAttack, WordSubstitution
+from robustcli.attacks import (
+    ATTACKS,
+    PGD,
+    Attack,
+    Pairs,
+    RetrievalAttack,
+    SynonymTable,
+    TextAttack,
+    ThreatModel,
+    WordSubstitution,
+)
+from robustcli.utils.errors import UserError
 from robustcli.utils.seeding import generator
 
 PIXELS = (3, 8, 8)
@@ -65,6 +76,19 @@ def names_of(kind: type[Any]) -> list[str]:
 def attack_of(name: str, **changed: Any) -> Any:
     """The attack of a row, with cheap settings unless others are given."""
     return ATTACKS[name](**{**CHEAP.get(name, {}), **changed})
+
+
+def norms_of(name: str) -> tuple[str, ...]:
+    """The norms that the check of an attack on classifiers serves."""
+
+    def serves(norm: str) -> bool:
+        try:
+            attack_of(name).check(ThreatModel(norm=norm, eps=0.1))
+        except UserError:
+            return False
+        return True
+
+    return tuple(norm for norm in ("linf", "l2") if serves(norm))
 
 
 class ToyDual(nn.Module):

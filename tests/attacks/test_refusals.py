@@ -1,9 +1,11 @@
 """A threat model that a search cannot serve is refused before any work, in a sentence that says what would fit."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import pytest
 import torch
+from torch import Tensor
 
 from robustcli.attacks import (
     CW,
@@ -15,6 +17,7 @@ from robustcli.attacks import (
     CharacterEdits,
     ClassifierAttack,
     ImageAttack,
+    LogitOracle,
     Pairs,
     ReducedAutoAttack,
     SepAttack,
@@ -70,6 +73,39 @@ def test_a_search_of_images_refuses_what_it_cannot_serve_before_the_model_is_ask
 def test_an_attack_that_cannot_serve_its_own_threat_model_is_not_built(make: Callable[[], Attack], says: str) -> None:
     with pytest.raises(UserError, match=says):
         make()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unmoved(ClassifierAttack):
+    """The weakest search within a radius."""
+
+    def search(
+        self, oracle: LogitOracle, images: Tensor, labels: Tensor, sample_ids: Tensor, threat: ThreatModel
+    ) -> Tensor:
+        return images
+
+
+class Forgetful(Unmoved):
+    """A check of its own, which leaves out that of the base class."""
+
+    def check(self, threat: ThreatModel) -> None:
+        return None
+
+
+@pytest.mark.parametrize("attack", [Unmoved(), Forgetful(), EOT(Forgetful())], ids=lambda attack: repr(attack)[:14])
+def test_a_search_within_a_radius_never_runs_without_one(attack: ClassifierAttack) -> None:
+    """Else nothing would be moved, nothing audited, and all of it called robust."""
+    images = torch.full((1, 3, 8, 8), 0.5)
+    with pytest.raises(UserError, match=r"threat\.eps is null, but \w+ needs a radius"):
+        attack(untouched, images, torch.zeros(1, dtype=torch.long), ThreatModel(eps=None))
+
+
+@pytest.mark.parametrize(
+    "labels", [torch.zeros(1), torch.zeros(1, dtype=torch.int32), torch.zeros(1, 4), torch.zeros(1, 1).long()]
+)
+def test_labels_are_long(labels: Tensor) -> None:
+    with pytest.raises(ValueError, match=r"labels are torch\.\w+ \(1.*\): expected long \(B,\)"):
+        PGD(eps=0.02)(untouched, torch.full((1, 3, 8, 8), 0.5), labels)
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,19 @@ from robustcli.attacks import (
 )
 from robustcli.utils.errors import UserError
 
-from .conftest import SmallNet, ToyDual, attack_of, inputs, make_pairs, names_of, text_attack, untouched, whole, words
+from .conftest import (
+    SmallNet,
+    ToyDual,
+    attack_of,
+    inputs,
+    make_pairs,
+    names_of,
+    norms_of,
+    text_attack,
+    untouched,
+    whole,
+    words,
+)
 
 CLASSIFIER, IMAGE, TEXT, RETRIEVAL = (
     names_of(kind) for kind in (ClassifierAttack, ImageAttack, TextAttack, RetrievalAttack)
@@ -66,8 +78,7 @@ def test_one_attack_on_classifiers_serves_a_curve_over_eps(name: str, settings: 
         assert built.threat == threat
         assert same(attack(net, images, labels, threat), built(net, images, labels))
         served += 1
-    only_l2 = name in ("cw", "reduced_autoattack")
-    assert served == (0 if only_l2 and norm == "linf" else 4 + attack.minimum_norm)
+    assert served == (4 + attack.minimum_norm if norm in norms_of(name) else 0)
 
 
 @pytest.mark.parametrize("n", [0, 1, 2, 3])

@@ -31,5 +31,9 @@ class WrappedAttack(ClassifierAttack):
         self.attack.check(threat)
 
     @property
+    def baseline(self) -> bool:
+        return self.attack.baseline
+
+    @property
     def minimum_norm(self) -> bool:
         return self.attack.minimum_norm

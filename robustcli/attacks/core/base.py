@@ -18,7 +18,7 @@ from robustcli.attacks.core.counter import QueryCounter
 from robustcli.attacks.core.frozen import frozen
 from robustcli.attacks.core.losses import IMAGE_LOSSES
 from robustcli.attacks.core.oracle import ImageObjective, ImageOracle, LogitOracle
-from robustcli.attacks.core.pairs import ImageAdversarial, check_images
+from robustcli.attacks.core.pairs import ImageAdversarial, check_images, check_labels
 from robustcli.attacks.core.threat import ThreatModel
 from robustcli.utils.errors import UserError
 from robustcli.utils.numbers import Number, one_of
@@ -59,6 +59,13 @@ class Attack(ABC):
             UserError: names the setting that does not fit, and one that does.
         """
 
+    @property
+    def baseline(self) -> bool:
+        """True of a search that may miss what is near, such as noise or one step: a reference for others, whose own
+        figure is no claim of robustness. Tables say so, and the contract asks for no strength.
+        """
+        return False
+
 
 @dataclass(frozen=True, kw_only=True)
 class ClassifierAttack(Attack):
@@ -79,6 +86,18 @@ class ClassifierAttack(Attack):
     def threat(self) -> ThreatModel:
         return ThreatModel(norm=self.norm, eps=self.eps)
 
+    def check(self, threat: ThreatModel) -> None:
+        """Refuse a threat model outside the scope of this search; an override begins with ``super().check(threat)``.
+
+        Raises:
+            UserError: no radius, for a search within one; or see `Attack.check`.
+        """
+        if threat.eps is None and not self.minimum_norm:
+            raise UserError(
+                f"threat.eps is null, but {type(self).__name__} needs a radius: give one such as threat.eps=4/255, or "
+                "take an attack that looks for the smallest change, such as attack=deepfool."
+            )
+
     @abstractmethod
     def search(
         self, oracle: LogitOracle, images: Tensor, labels: Tensor, sample_ids: Tensor, threat: ThreatModel
@@ -87,7 +106,8 @@ class ClassifierAttack(Attack):
 
         Args:
             images: clean, all of them classified correctly unless the model is ``oracle.randomised``.
-            labels, sample_ids: (B,) long.
+            labels: (B,) long.
+            sample_ids: (B,) long; ``sample_ids.tolist()`` are the numbers that name a `generator` for each.
         """
 
     def __call__(
@@ -112,12 +132,12 @@ class ClassifierAttack(Attack):
 
         Raises:
             UserError: a threat model outside the scope of the search.
-            ValueError: images out of range, labels that are no class, NaN logits.
+            ValueError: images out of range, labels that are no class or not long, NaN logits.
             RuntimeError: a result out of the box or beyond the threat model: a fault of the attack.
         """
-        threat = threat or self.threat
-        self.check(threat)
+        threat = self._checked(threat)
         check_images(images)
+        check_labels(labels)
         ids = torch.arange(len(images)) if sample_ids is None else sample_ids
         if len(labels) != len(images) or len(ids) != len(images):
             raise ValueError(f"{len(labels)} labels and {len(ids)} sample_ids for {len(images)} images")
@@ -147,6 +167,13 @@ class ClassifierAttack(Attack):
         the norm of the result is infinite where the model is not fooled.
         """
         return False
+
+    def _checked(self, threat: ThreatModel | None) -> ThreatModel:
+        """Threat model of a call, or the attack's own, within the scope of the search."""
+        threat = threat or self.threat
+        self.check(threat)
+        ClassifierAttack.check(self, threat)  # a subclass's own check may have left it out, and no audit would notice
+        return threat
 
     def settle(self, x_adv: Tensor, clean: Tensor, threat: ThreatModel) -> Tensor:
         """Exact projection of a result onto the threat model; that of a minimum-norm attack is left as it is."""
@@ -192,13 +219,6 @@ class ImageAttack(ClassifierAttack):
         super().__post_init__()
         one_of("loss", self.loss, IMAGE_LOSSES)
 
-    def check(self, threat: ThreatModel) -> None:
-        if threat.eps is None:
-            raise UserError(
-                f"threat.eps is null, but {type(self).__name__} needs a radius: give one such as threat.eps=4/255, or "
-                "take an attack that looks for the smallest change, such as attack=deepfool."
-            )
-
     @abstractmethod
     def ascend(
         self,
@@ -239,8 +259,7 @@ class ImageAttack(ClassifierAttack):
             ValueError: images out of range, or of the wrong shape or dtype.
             RuntimeError: the search changed its input, or put out a NaN: a fault of the attack.
         """
-        threat = threat or self.threat
-        self.check(threat)
+        threat = self._checked(threat)
         check_images(images)
         if len(sample_ids) != len(images):
             raise ValueError(f"{len(sample_ids)} sample_ids for {len(images)} images")

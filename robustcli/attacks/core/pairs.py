@@ -88,6 +88,12 @@ def check_images(images: Tensor) -> None:
         )
 
 
+def check_labels(labels: Tensor) -> None:
+    """Raise `ValueError` unless ``labels`` is (B,) long."""
+    if labels.ndim != 1 or labels.dtype != torch.long:
+        raise ValueError(f"labels are {labels.dtype} {tuple(labels.shape)}: expected long (B,), such as labels.long()")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Gallery:
     """Clean features of the gallery that the queries of a chunk are ranked against, and the rows of the chunk in it.

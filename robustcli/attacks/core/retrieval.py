@@ -149,6 +149,11 @@ class RetrievalAttack(Attack):
         text = {} if self.text is None else {self.text.unit: self.text.threat.text.n}
         return ThreatModel(**image, **text)  # type: ignore[arg-type]
 
+    @property
+    def baseline(self) -> bool:
+        """True where every side that is searched is a baseline's; see `Attack.baseline`."""
+        return all(side.baseline for side in (self.image, self.text) if side is not None)
+
     def check(self, threat: ThreatModel) -> None:
         if self.image is not None:
             self.image.check(threat)

@@ -37,6 +37,7 @@ _WRAPPERS = {
 _L2 = ("CW", "PGDL2", "PGDRSL2", "DeepFool", "EADEN", "GN")
 _SPARSE = ("EADL1", "SparseFool", "OnePixel", "Pixle", "JSMA")
 _RADII = ("eps", "max_epsilon")
+_BASELINES = ("VANILA", "GN", "FGSM", "FFGSM", "RFGSM")  # nothing, noise, and one step
 _FEWEST_CLASSES = {"APGDT": 4, "AutoAttack": 4}  # the targeted DLR sorts the highest four
 _NORMS = {"linf": "Linf", "l2": "L2"}  # FAB's L1 stops with an error in 3.5.1
 
@@ -88,6 +89,10 @@ class TorchAttack(ClassifierAttack):
     @property
     def minimum_norm(self) -> bool:
         return self._radius is None
+
+    @property
+    def baseline(self) -> bool:
+        return self.name in _BASELINES
 
     def check(self, threat: ThreatModel) -> None:
         if self._radius is not None and threat.eps is None:
