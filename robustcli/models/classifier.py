@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from robustcli.models.network import PixelCheck, fingerprint, resizing
+from robustcli.models.network import PixelCheck, fingerprint, precision, resizing
+from robustcli.utils.errors import UserError
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow turns RGB into grey
@@ -22,7 +23,8 @@ class Classifier(nn.Module):
     """A classifier of images; in eval mode until it is trained.
 
     Args:
-        network: (B,C,S,S) normalised -> logits (B,Y); of a tuple the first is taken.
+        network: (B,C,S,S) normalised, in the type of its weights -> logits (B,Y); of a tuple the first is taken, of a
+            dict ``logits``.
         classes: Y names, or Y alone where the names are not known.
         mean, std: one number for each channel of the network, in units of [0,1] pixels.
         image_size: side S in pixels that images are resized to (bilinear, antialiased where they shrink); None: as is.
@@ -78,6 +80,7 @@ class Classifier(nn.Module):
 
         Raises:
             ValueError: a value is out of [0,1] or NaN, or the shape is not (B,C,H,W) with C 1 or 3.
+            UserError: the network gives no logits of Y classes.
         """
         check = PixelCheck(images)
         logits = self.unchecked(images)
@@ -87,9 +90,22 @@ class Classifier(nn.Module):
     def unchecked(self, images: Tensor) -> Tensor:
         """`forward` without the check of the range, for a search that starts a hair outside of [0,1]."""
         images = self._sized(self._coloured(images.to(self.device)))
-        output = self.network((images - self.mean) / self.std)
-        logits: Tensor = output if isinstance(output, Tensor) else output[0]  # auxiliary heads, in train mode
-        return logits.float()
+        normalised = (images - self.mean) / self.std
+        return self._logits(self.network(normalised.to(precision(self.network, normalised.dtype)))).float()
+
+    def _logits(self, output: Any) -> Tensor:
+        if isinstance(output, Mapping):
+            output = output.get("logits")
+        elif isinstance(output, tuple | list) and output:
+            output = output[0]  # auxiliary heads, in train mode
+        if not isinstance(output, Tensor) or output.ndim != 2 or output.shape[1] != self.class_count:
+            found = f"numbers of shape {tuple(output.shape)}" if isinstance(output, Tensor) else type(output).__name__
+            raise UserError(
+                f"the network {type(self.network).__name__} gives {found} in place of logits (B,{self.class_count}): "
+                "expected one number a class, alone, first in a tuple, or as 'logits' of a dict; for two classes by "
+                "one logit z return torch.stack([-z, z], 1) / 2."
+            )
+        return output
 
     def _coloured(self, images: Tensor) -> Tensor:
         if images.shape[1] == self.channels:

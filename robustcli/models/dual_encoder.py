@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from robustcli.models.network import PixelCheck, fingerprint, resizing
+from robustcli.models.network import PixelCheck, fingerprint, precision, resizing
 from robustcli.models.text import crops, cut_captions, read_text, token_table
 from robustcli.utils.rowwise import filled, in_tiles
 
@@ -94,7 +94,8 @@ class DualEncoder(nn.Module):
         network: Any = self.network
         count = len(images)
         images = images if self.training else filled(images)
-        features = _unit(network.encode_image((images - self.mean) / self.std))[:count]
+        normalised = (images - self.mean) / self.std
+        features = _unit(network.encode_image(normalised.to(precision(network.visual, normalised.dtype))))[:count]
         check.settle()
         return features
 

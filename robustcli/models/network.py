@@ -48,6 +48,11 @@ def resizing(height: int, width: int, size: int | None) -> list[str]:
     return [f"The model resizes images from {height} x {width} to {size} x {size} pixels."]
 
 
+def precision(network: nn.Module, otherwise: torch.dtype) -> torch.dtype:
+    """Type of the first floating-point weight, which a network takes its input in; ``otherwise`` without weights."""
+    return next((weight.dtype for weight in network.parameters() if weight.is_floating_point()), otherwise)
+
+
 def fingerprint(network: nn.Module) -> str:
     """sha256 (hex) over the names, types, shapes and bytes of the weights."""
     digest = hashlib.sha256()

@@ -52,6 +52,7 @@ class PairTask:
         seed: int,
     ) -> None:
         objective.check(attack, threat)
+        objective.check_batch(batch_size)
         self.data, self.objective, self.attack, self.threat = data, objective, attack, threat
         self.sampler = PairSampler(data, batch_size=batch_size, seed=seed)
 

@@ -29,7 +29,7 @@ from robustcli.attacks import (
 )
 from robustcli.utils.errors import UserError
 
-from .conftest import ToyDual, untouched, words
+from .conftest import ToyDual, attack_of, inputs, names_of, untouched, words
 
 
 @pytest.mark.parametrize(
@@ -101,14 +101,6 @@ def test_a_search_within_a_radius_never_runs_without_one(attack: ClassifierAttac
 
 
 @pytest.mark.parametrize(
-    "labels", [torch.zeros(1), torch.zeros(1, dtype=torch.int32), torch.zeros(1, 4), torch.zeros(1, 1).long()]
-)
-def test_labels_are_long(labels: Tensor) -> None:
-    with pytest.raises(ValueError, match=r"labels are torch\.\w+ \(1.*\): expected long \(B,\)"):
-        PGD(eps=0.02)(untouched, torch.full((1, 3, 8, 8), 0.5), labels)
-
-
-@pytest.mark.parametrize(
     ("attack", "threat", "says"),
     [
         (CharacterEdits(), ThreatModel(words=1), "CharacterEdits edits characters, but the threat model counts words"),
@@ -130,3 +122,14 @@ def test_a_search_of_pairs_refuses_what_its_parts_cannot_serve(model: ToyDual, p
     with pytest.raises(UserError, match=r"threat\.eps is null, but PGD needs a radius"):
         SepAttack(image=PGD(), text=words())(model, pairs, threat=ThreatModel(eps=None, words=1))
     SepAttack(text=words())(model, pairs, threat=ThreatModel(eps=None, words=1))  # it leaves images alone
+
+
+@pytest.mark.parametrize("name", names_of(ClassifierAttack))
+def test_labels_are_whole_numbers_of_any_type_one_an_image(name: str) -> None:
+    model, images, labels = inputs(4)
+    attack = attack_of(name)
+    found = [attack(model, images, labels.to(dtype)).images for dtype in (torch.int64, torch.int32, torch.uint8)]
+    assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2])
+    for bad in (labels[:, None], labels.float(), labels > 0, torch.eye(10)[labels]):
+        with pytest.raises(ValueError, match=r"expected whole numbers \(B,\)"):
+            attack(model, images, bad)

@@ -1,12 +1,16 @@
 """The classifiers: what the wrapper does to pixels, names and nodes of configs, and files of weights."""
 
+import copy
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from robustcli.attacks import PGD
 from robustcli.models import (
     Classifier,
     lenet,
@@ -28,10 +32,11 @@ def drawn(batch: int, channels: int, side: int) -> Tensor:
 
 
 class Seen(nn.Module):
-    """A network whose logits are the first pixels that it is given."""
+    """A network whose twelve logits are the first pixels that it is given, then zeros."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return x.flatten(1)[:, :12]
+        pixels = x.flatten(1)[:, :12]
+        return F.pad(pixels, (0, 12 - pixels.shape[1]))
 
 
 def seen(**settings: object) -> Classifier:
@@ -46,7 +51,7 @@ def test_mean_and_std_are_taken_once_for_each_channel() -> None:
 
 def test_colours_and_grey() -> None:
     red, green, blue = (torch.eye(3)[i].view(1, 3, 1, 1) for i in range(3))
-    shades = [float(seen()(image)) for image in (red, green, blue, red + green + blue)]
+    shades = [float(seen()(image)[0, 0]) for image in (red, green, blue, red + green + blue)]
     assert shades == pytest.approx([0.299, 0.587, 0.114, 1.0])
     grey = drawn(2, 1, 2)
     model = seen(mean=[0.0] * 3, std=[1.0] * 3)
@@ -169,3 +174,52 @@ def test_a_factory_without_stored_description_keeps_what_was_asked() -> None:
         {"depth": 20, "mean": [0.5]},
         None,
     )
+
+
+class Gives(nn.Module):
+    """A network whose output is made of the mean pixel by ``form``; three logits."""
+
+    def __init__(self, form: Callable[[Tensor], Any]) -> None:
+        super().__init__()
+        self.form = form
+
+    def forward(self, x: Tensor) -> Any:
+        return self.form(x.mean((1, 2, 3))[:, None] * torch.tensor([[1.0, 2.0, 3.0]]))
+
+
+def test_logits_stand_alone_first_in_a_tuple_or_by_their_name() -> None:
+    images = drawn(2, 1, 4)
+    forms: list[Callable[[Tensor], Any]] = [
+        lambda z: z,
+        lambda z: (z, z[:, :2]),
+        lambda z: {"loss": None, "logits": z},
+    ]
+    found = [Classifier(Gives(form), classes=3, mean=[0.0], std=[1.0])(images) for form in forms]
+    assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2])
+
+
+@pytest.mark.parametrize(
+    ("form", "said"),
+    [
+        (lambda z: {"scores": z}, "gives NoneType in place of logits"),
+        (lambda z: (z.repeat(1, 4), z), r"gives numbers of shape \(2, 12\) in place of logits \(B,3\)"),
+        (lambda z: z[:, :1], r"one logit z return torch\.stack"),
+        (lambda z: z[:, 0], r"shape \(2,\)"),
+    ],
+)
+def test_another_output_is_a_sentence(form: Callable[[Tensor], Any], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        Classifier(Gives(form), classes=3, mean=[0.0], std=[1.0])(drawn(2, 1, 4))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_a_network_of_another_precision_is_attacked_too(dtype: torch.dtype) -> None:
+    whole = small_cnn(3, widths=(4,), seed=1)
+    other = copy.deepcopy(whole)
+    other.network.to(dtype)
+    images = drawn(6, 1, 8)
+    labels = whole(images).argmax(1)
+    assert other(images).dtype == torch.float32
+    torch.testing.assert_close(other(images), whole(images), rtol=0.05, atol=0.05)
+    attacked = PGD(eps=0.3, steps=3)(other, images, labels)
+    assert attacked.images.dtype == torch.float32 and float(attacked.norm.max()) <= 0.3 + 1e-6

@@ -195,6 +195,17 @@ def test_a_share_of_the_captions_is_attacked(scenes: Scenes, mat_attack: Sequent
     assert 1 <= sum(a != b for a, b in zip(captions, batch.captions, strict=True)) <= 4
 
 
+def test_a_share_that_rounds_to_no_caption_is_a_mistake_and_none_is_none(
+    make: Any, scenes: Scenes, mat_attack: SequentialAttack
+) -> None:
+    few = Objective(name="text", image=False, text=True, attacked_captions=0.02)
+    with pytest.raises(UserError, match=r"0\.02, which of a batch of 16 is no caption at all: set .*batch_size=26 or"):
+        make(small(), objective=few)
+    few.check_batch(26)
+    none = Objective(name="mat", image=True, text=True, attacked_captions=0.0)
+    assert len(trained(make(small(), objective=none)))
+
+
 def test_mistakes_come_before_the_first_step(make: Any, mat_attack: SequentialAttack) -> None:
     with pytest.raises(UserError, match="batch_size"):
         make(small(), batch_size=49)

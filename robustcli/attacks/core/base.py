@@ -126,13 +126,13 @@ class ClassifierAttack(Attack):
 
         Args:
             model: images (B,C,H,W) in [0,1] -> logits (B,Y); left as it was, if it is a module.
-            labels: (B,) long.
+            labels: (B,), whole numbers of any type.
             threat: None: the attack's own ``norm`` and ``eps``.
             sample_ids: (B,) long, seeds of the samples' random draws; None: their places in the batch.
 
         Raises:
             UserError: a threat model outside the scope of the search.
-            ValueError: images out of range, labels that are no class or not long, NaN logits.
+            ValueError: images out of range, labels of another shape or that are no class, NaN logits.
             RuntimeError: a result out of the box or beyond the threat model: a fault of the attack.
         """
         threat = self._checked(threat)
@@ -141,7 +141,7 @@ class ClassifierAttack(Attack):
         ids = torch.arange(len(images)) if sample_ids is None else sample_ids
         if len(labels) != len(images) or len(ids) != len(images):
             raise ValueError(f"{len(labels)} labels and {len(ids)} sample_ids for {len(images)} images")
-        labels, counter = labels.to(images.device), QueryCounter.of(len(images))
+        labels, counter = labels.to(images.device, torch.long), QueryCounter.of(len(images))
         with frozen(model):
             torch.manual_seed(derive_seed(self.seed, "model"))  # of a randomised model; `frozen` puts the state back
             randomised = is_randomised(model, images)

@@ -89,9 +89,11 @@ def check_images(images: Tensor) -> None:
 
 
 def check_labels(labels: Tensor) -> None:
-    """Raise `ValueError` unless ``labels`` is (B,) long."""
-    if labels.ndim != 1 or labels.dtype != torch.long:
-        raise ValueError(f"labels are {labels.dtype} {tuple(labels.shape)}: expected long (B,), such as labels.long()")
+    """Raise `ValueError` unless ``labels`` is (B,) of whole numbers."""
+    if labels.ndim != 1 or labels.dtype == torch.bool or labels.is_floating_point() or labels.is_complex():
+        raise ValueError(
+            f"labels are {labels.dtype} {tuple(labels.shape)}: expected whole numbers (B,), such as labels.long()"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

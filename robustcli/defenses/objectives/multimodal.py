@@ -3,6 +3,7 @@
 Shapes: B pairs, C channels, D embedding.
 """
 
+import math
 from dataclasses import dataclass
 from typing import get_args
 
@@ -82,6 +83,19 @@ class Objective:
         if attack is not None:
             attack.check(threat)
 
+    def check_batch(self, batch_size: int) -> None:
+        """Refuse a batch so small that the attacked share of its captions rounds to none.
+
+        Raises:
+            UserError: the share is above 0, and yet no caption would ever be attacked.
+        """
+        if self.text and self.attacked_captions > 0 and not round(self.attacked_captions * batch_size):
+            least = math.ceil(0.51 / self.attacked_captions)
+            raise UserError(
+                f"defense.attacked_captions is {self.attacked_captions:g}, which of a batch of {batch_size} is no "
+                f"caption at all: set trainer.batch_size={least} or more, or a larger share; 0 attacks none."
+            )
+
     def loss(
         self,
         model: DualEncoder,
@@ -126,6 +140,8 @@ class Objective:
         """The captions with the attacked share of them edited; which pairs are attacked is drawn anew each step."""
         assert attack is not None and attack.text is not None
         share = round(self.attacked_captions * len(images))
+        if not share:
+            return batch.captions
         rows = torch.randperm(len(images), generator=generator(seed, "attacked captions"))[:share].sort().values
         pairs = Pairs(
             images=images[rows.to(images.device)],
