@@ -4,7 +4,7 @@ The perturbation budget is the threat model's, which stands in the config once a
 attack holds the settings of its search alone.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,8 +21,11 @@ from robustcli.attacks import (
     SepAttack,
     TextAttack,
     ThreatModel,
+    TorchAttack,
 )
+from robustcli.builders.names import refuse_reserved
 from robustcli.config.overrides import BUDGETS
+from robustcli.config.unread import refuse_unread
 from robustcli.data import ImageClassData, ImageTextData
 from robustcli.diagnostics import ConfigKeys
 from robustcli.utils.errors import UserError
@@ -79,6 +82,10 @@ def build_attack(
     attack = _search(settings, candidates, key, seed=seed, **parts)
     keys = {side: f"{key}.{side}" if side in sides else key for side in _SIDES}
     fitted = _for_captions(attack, key) if captions else _for_classes(attack, key)
+    if isinstance(fitted, RetrievalAttack):
+        refuse_unread(f"{keys['image']}.early_stop", "against pairs no image leaves the search early")
+        for setting in fitted.replaced:
+            refuse_unread(f"{key}.{setting}", f"{type(fitted).__name__} has a loss of its own")
     _check_sides(fitted, threat, key)
     fitted.check(threat)
     return BuiltAttack(fitted, ConfigKeys(**keys))
@@ -99,9 +106,10 @@ def build_suite(
     suite serves all threat models.
 
     Raises:
-        UserError: no attack of the suite fits, or a step size too small to cross the ball; or see `build_attack`.
+        UserError: no attack of the suite fits, or one has a name that tables use themselves; or see `build_attack`.
     """
     named = {str(name): node for name, node in config.items()}
+    refuse_reserved("an attack", named, "all")  # all of them in evaluation.curve_attack
     fitting = {
         name: node for name, node in named.items() if _fits_threat(node, threat, f"{group}.{name}", captions=captions)
     }
@@ -114,7 +122,6 @@ def build_suite(
     for name, node in fitting.items():
         key = f"{group}.{name}"
         suite[name] = build_attack(node, threat, captions=captions, candidates=candidates, seed=seed, key=key)
-        _check_step_size(suite[name], threat)
     return suite
 
 
@@ -146,6 +153,27 @@ def _unit(node: Any, key: str) -> str | None:
     if issubclass(kind, RetrievalAttack):
         kind = _kind(node["text"], f"{key}.text") if node.get("text") else None
     return getattr(kind, "unit", None)
+
+
+def check_reach(built: BuiltAttack, threats: Iterable[ThreatModel]) -> None:
+    """Check that the steps of an attack reach the boundary of every ball that it searches; else its figures flatter.
+
+    Raises:
+        UserError: steps too few or too short, where the attack has a step size of its own.
+    """
+    attack, key = built.attack, built.keys.image
+    if isinstance(attack, RetrievalAttack):
+        attack = attack.image  # type: ignore[assignment]
+    for threat in threats:
+        if not isinstance(attack, PGD | TorchAttack) or not threat.radius or attack.crosses(threat.radius):
+            continue
+        remedy = f"{key}.alpha=null, which scales with the radius"
+        if isinstance(attack, TorchAttack):
+            remedy = f"++{key}.params.alpha={2.5 * threat.radius / attack.steps:.4g}, or more steps"
+        raise UserError(
+            f"{key}: {attack.steps} steps of {attack.step_size(threat.radius):.4g} cannot cross a ball of {threat}: "
+            f"set {remedy}."
+        )
 
 
 def _search(settings: Mapping[str, Any], candidates: Candidates | None, key: str, *, seed: int, **parts: Any) -> Any:
@@ -232,13 +260,3 @@ def _fits_threat(node: Any, threat: ThreatModel, key: str, *, captions: bool) ->
     # The unit too: a search over words says nothing about a budget of characters.
     text_fits = text is None or (threat.moves_texts and text.unit == threat.text.key)
     return text_fits and ("image" not in sides or threat.moves_images)
-
-
-def _check_step_size(built: BuiltAttack, threat: ThreatModel) -> None:
-    """A `UserError` for a step size too small to cross the ball, which would overestimate robustness."""
-    attack = built.attack.image if isinstance(built.attack, RetrievalAttack) else built.attack
-    if isinstance(attack, PGD) and attack.steps and threat.radius and not attack.crosses(threat.radius):
-        raise UserError(
-            f"{built.keys.image}: {attack.steps} steps of {attack.alpha:g} cannot cross a ball of {threat}: set "
-            f"{built.keys.image}.alpha=null, which scales with threat.eps."
-        )

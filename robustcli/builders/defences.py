@@ -8,14 +8,13 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from robustcli.builders.hook import build
+from robustcli.builders.names import refuse_reserved
 from robustcli.data import ImageClassData, ImageTextData
 from robustcli.defenses import Cleaner, PurifiedClassifier, PurifiedEncoder
-from robustcli.evaluation.records import BARE, CLEAN, WORST
 from robustcli.models import Classifier, DualEncoder
 from robustcli.utils.errors import UserError
 
 Data = ImageTextData | ImageClassData
-_RESERVED = (BARE, CLEAN, WORST)
 
 
 def build_purified(config: DictConfig | None, data: Data, device: torch.device) -> Callable[[Any], Any]:
@@ -57,12 +56,11 @@ def build_defences(config: DictConfig, data: Data, device: torch.device) -> dict
             raise UserError(f"baselines.{name} has the name of one of the variants: call it otherwise.")
         if node is not None:
             nodes[str(name)] = node
-    if taken := [name for name in nodes if name in _RESERVED]:
-        raise UserError(f"a defence is called {taken[0]}, which stands for {BARE!r} or a column: call it otherwise.")
+    refuse_reserved("a defence", nodes)
     return {name: build_purified(node, data, device) for name, node in nodes.items()}
 
 
-def check_draws(defences: Mapping[str, PurifiedClassifier], config: DictConfig) -> None:
+def check_draws(defences: Mapping[str, PurifiedClassifier | PurifiedEncoder], config: DictConfig) -> None:
     """Check of the draws per answer of each randomised defence against ``evaluation.draws``, where that is given.
 
     Raises:
@@ -71,7 +69,7 @@ def check_draws(defences: Mapping[str, PurifiedClassifier], config: DictConfig) 
     wanted = config.evaluation.draws
     for name, defence in defences.items():
         if wanted is not None and defence.randomised and defence.draws != wanted:
-            key = f"baselines.{name}.draws" if name in (config.baselines or {}) else "purifier.draws"
+            key = f"baselines.{name}.draws" if name in (config.get("baselines") or {}) else "purifier.draws"
             raise UserError(f"evaluation.draws is {wanted}, but {name} has {defence.draws}: set {key}={wanted}.")
 
 

@@ -7,7 +7,16 @@ from typing import Any
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from robustcli.attacks import Gallery, Pairs, ThreatModel
-from robustcli.builders.attacks import BuiltAttack, Candidates, build_attack, build_suite, build_threat, check_unit
+from robustcli.builders.attacks import (
+    BuiltAttack,
+    Candidates,
+    build_attack,
+    build_suite,
+    build_threat,
+    check_reach,
+    check_unit,
+)
+from robustcli.builders.names import refuse_reserved
 from robustcli.config.unread import refuse_unread
 from robustcli.data import ImageClassData, ImageTextData
 from robustcli.evaluation import (
@@ -49,6 +58,7 @@ def build_evaluation(
         # Read by nothing without captions: to take them in silence would make a threat model look wider than it is.
         for name in ("words", "characters", "edits"):
             refuse_unread(f"threat.{name}", f"the data set {data.name} has classes and no captions")
+    _refuse_unread(config, threat, attacks, defended=defended)
     suite = {name: built.attack for name, built in attacks.items()}
     radii, curve = _radii(settings, threat, defended=defended), _curve(settings, suite)
     evaluator = _evaluator(config, data, threat, radii)
@@ -64,7 +74,7 @@ def build_evaluation(
             "threat.eps is null, but a table of defences stands at a radius: give it, such as threat.eps=1.0; the "
             "smallest changes are looked for anyway where an attack does so."
         )
-    return Evaluation(
+    evaluation = Evaluation(
         evaluator=evaluator,
         attacks=suite,
         threat=threat,
@@ -77,6 +87,28 @@ def build_evaluation(
         resamples=settings.resamples,
         seed=config.seed,
     )
+    for name, built in attacks.items():
+        check_reach(built, evaluation.threats(name))
+    return evaluation
+
+
+def _refuse_unread(
+    config: DictConfig, threat: ThreatModel, attacks: Mapping[str, BuiltAttack], *, defended: bool
+) -> None:
+    """A `UserError` for an override that has no bearing on what is asked for."""
+    settings = config.evaluation
+    if not defended:
+        refuse_unread("evaluation.draws", "it counts the draws of a purifier, and none stands in front of the model")
+    if not attacks:
+        unread = ["curve_attack", "eot", "access", "surrogate", *(["eps_curve"] if settings.eps_curve else [])]
+        for name in (*(f"evaluation.{each}" for each in unread), *(["transfer"] if config.get("transfer") else [])):
+            refuse_unread(name, "no attack is run: choose attacks=... or attack=...")
+        if config.diagnostics != "off":
+            refuse_unread("diagnostics", "no attack is run, and diagnostics are of robust figures")
+    if settings.eps_curve and not (threat.moves_images and threat.radius):
+        refuse_unread("evaluation.eps_curve", f"its radii are multiples of threat.eps, which is {config.threat.eps}")
+    if not settings.eps_curve and threat.radius is not None and not config.get("transfer"):
+        refuse_unread("evaluation.curve_attack", "evaluation.eps_curve is [], so that no curve is drawn")
 
 
 def build_attacks(
@@ -103,7 +135,14 @@ def build_attacks(
     check_unit(nodes if name is None else {**nodes, "attack": config.attack}, threat, data)
     suite = build_suite(config.attacks, threat, **settings) if "attacks" in config else {}
     if name is not None:
-        suite[name] = build_attack(config.attack, threat, **settings, key="attack")
+        refuse_reserved("an attack", [name], "all")
+        single = build_attack(config.attack, threat, **settings, key="attack")
+        if name in suite and suite[name].attack != single.attack:
+            raise UserError(
+                f"attack={name} has the name of an attack of the suite, but other settings: leave that one out with "
+                f"~attacks.{name}, or run attack={name} alone with attacks=none."
+            )
+        suite[name] = single
     return {each: replace(built, keys=replace(built.keys, another=another)) for each, built in suite.items()}
 
 

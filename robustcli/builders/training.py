@@ -10,15 +10,16 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from robustcli import metrics
-from robustcli.attacks import ClassifierAttack, RetrievalAttack
-from robustcli.builders.attacks import Candidates, build_attack, build_threat, check_unit
+from robustcli.attacks import ClassifierAttack, RetrievalAttack, SepAttack, SequentialAttack
+from robustcli.builders.attacks import BuiltAttack, Candidates, build_attack, build_threat, check_reach, check_unit
 from robustcli.builders.candidates import lazy_candidates
 from robustcli.builders.generators import build_generator
 from robustcli.builders.models import build_classifier, build_dual_encoder
 from robustcli.builders.objectives import build_class_objective, build_elbo, build_objective
-from robustcli.config.unread import refuse_unread
+from robustcli.config.unread import refuse_all_but, refuse_unread
 from robustcli.data import ImageClassData, ImageTextData
 from robustcli.data.augmentation import Augmentation
+from robustcli.defenses import Objective
 from robustcli.evaluation import ClassificationEvaluator, RetrievalEvaluator
 from robustcli.evaluation.generation import GenerationJudge
 from robustcli.models import Classifier, DualEncoder
@@ -48,11 +49,13 @@ def build_pair_trainer(
         # Only the modalities that the objective trains on: the perturbation of another would be computed and dropped.
         node: Any = OmegaConf.merge(config.attack, dict.fromkeys({"image", "text"} - set(objective.sides)))
         check_unit({"attack": node}, threat, sets["train"])
-        built = build_attack(node, threat, captions=True, candidates=candidates, seed=config.seed, key="attack").attack
-        assert isinstance(built, RetrievalAttack)
-        attack = built
+        built = build_attack(node, threat, captions=True, candidates=candidates, seed=config.seed, key="attack")
+        check_reach(built, [threat])
+        attack = _inner_attack(built, objective)
     else:
         refuse_unread("attack", f"defense={objective.name} trains against no attack")
+        if not config.attacks:
+            refuse_unread("threat", f"defense={objective.name} trains without it, and nor does attacks=none read it")
     sizes = {"batch_size": config.trainer.batch_size, "seed": config.seed}
     task = PairTask(sets["train"], objective, attack, threat, **sizes)
     evaluator = RetrievalEvaluator(sets["val"], threat, **_validation_settings(config))
@@ -63,6 +66,27 @@ def build_pair_trainer(
         return {name: metrics.recall_at_k(clean_ranks, 1) for name, clean_ranks in directions.items()}
 
     return _trainer(config, model, task, recall), candidates
+
+
+def _inner_attack(built: BuiltAttack, objective: Objective) -> RetrievalAttack:
+    """The attack whose parts an objective calls, captions first, then images by its own contrastive loss.
+
+    Raises:
+        UserError: an attack that would go about both sides otherwise, or an override of a setting that is not read.
+    """
+    attack = built.attack
+    one_side = isinstance(attack, SepAttack) and len(objective.sides) == 1
+    if not isinstance(attack, SequentialAttack) and not one_side:
+        raise UserError(
+            f"attack is {type(attack).__name__}, whose way of attacking both sides a training does not follow: it "
+            "edits the captions and then moves the images, once. Choose attack=mat, and set its attack.image and "
+            "attack.text."
+        )
+    assert isinstance(attack, RetrievalAttack)
+    why = f"defense={objective.name} moves the images by the contrastive loss of the training"
+    for name in ("loss", "early_stop"):
+        refuse_unread(f"{built.keys.image}.{name}", why)
+    return attack
 
 
 def build_class_trainer(config: DictConfig, sets: Mapping[str, ImageClassData], device: torch.device) -> Trainer:
@@ -77,6 +101,8 @@ def build_class_trainer(config: DictConfig, sets: Mapping[str, ImageClassData], 
     attack = None
     if objective.takes_attack:
         built = build_attack(config.attack, threat, captions=False, candidates=None, seed=config.seed, key="attack")
+        check_reach(built, [threat])
+        refuse_unread("attack.early_stop", "a training attacks every image to the last step")
         assert isinstance(built.attack, ClassifierAttack)
         attack = built.attack
     else:
@@ -101,7 +127,8 @@ def build_generator_trainer(config: DictConfig, sets: Mapping[str, ImageClassDat
     Raises:
         UserError: a generator of another resolution than the data; or see `moment_temperatures`.
     """
-    moment_temperatures(config)  # read after the training only: a mistake must not cost one
+    if not moment_temperatures(config):  # read after the training only: a mistake must not cost one
+        refuse_all_but("moments", ["temperatures"], "moments.temperatures is [], which estimates none again")
     model = build_generator(config.generator, config.checkpoint, sets["train"], seed=config.seed).to(device)
     task = GeneratorTask(
         sets["train"],

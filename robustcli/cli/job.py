@@ -65,6 +65,7 @@ class Job:
 
     def _run(self, config: DictConfig, directory: Path, overrides: list[str]) -> float:
         check(config)  # before the run is opened: a mistake in the config is no failed run
+        from robustcli.runs.provenance import input_files
         from robustcli.runs.run import Run
 
         settings: Any = OmegaConf.to_container(config, resolve=True)
@@ -72,6 +73,7 @@ class Job:
             if run.done:
                 print(f"{run.directory} is done already", flush=True)
                 return run.objective
+            run.note_inputs(files=input_files(settings))
             run.finish(engine_of(self.command).run(config, run))
         print(f"run: {run.directory}", flush=True)
         return run.objective

@@ -46,19 +46,22 @@ def written_out(command: str, argv: Sequence[str]) -> list[str]:
     """``argv`` in Hydra's form: flags first, ``resume=DIR`` and short forms expanded, groups checked.
 
     Raises:
-        UserError: a flag, a directory to resume or a group that ``command`` cannot take.
+        UserError: a flag, a directory to resume or a group that ``command`` cannot take, or groups that contradict.
     """
     from robustcli.cli.arguments import ordered
     from robustcli.cli.resume import expand
     from robustcli.config.compose import keys_of
     from robustcli.config.errors import check_groups
     from robustcli.config.overrides import in_folder, in_full, key
+    from robustcli.config.precedence import refuse_overruled
 
     words = ordered(expand(ordered(argv)))
     experiments = config_groups.groups_of(command, words).get(config_groups.EXPERIMENT, [])
     words = [in_folder(word, experiments) if key(word) == config_groups.EXPERIMENT else word for word in words]
     check_groups(command, words)
-    return in_full(words, partial(keys_of, command, words))
+    words = in_full(words, partial(keys_of, command, words))
+    refuse_overruled(command, words)
+    return words
 
 
 @contextmanager

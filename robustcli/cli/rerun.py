@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from robustcli.config.overrides import quoted
 from robustcli.report.tables import Grid, print_grid
-from robustcli.runs.manifest import NOT_COMPARED, new_directory
+from robustcli.runs.manifest import INPUTS, NOT_COMPARED, new_directory
 from robustcli.utils import files
 from robustcli.utils.errors import UserError
 from robustcli.utils.flatten import ABSENT, differences
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 # Names of measurements of time and memory, the only numbers that two equal runs do not share.
 MEASURED = ("seconds", "per_second", "mib")
-SURROUNDINGS = ("code", "packages", "machine", "torch", "device", "seeds", "data_fingerprint", "data", "weights")
+SURROUNDINGS = ("code", "packages", "machine", "torch", "device", "seeds", *INPUTS)
 BOUNDED = {"trainer.max_steps", "trainer.max_seconds"}
 # Settings of the launcher that say where and how the old run ran; the new one has its own.
 _OF_THE_OLD_RUN = ("resume", "hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir", "hydra/launcher")

@@ -9,7 +9,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from robustcli.config import groups as config_groups
 from robustcli.config.compose import keys_of
-from robustcli.config.overrides import BUDGETS, key, value
+from robustcli.config.overrides import BUDGETS, FORMER_GROUPS, key, value
 from robustcli.config.schemas import SCHEMAS
 from robustcli.utils.errors import UserError
 from robustcli.utils.suggest import did_you_mean, nearest_keys
@@ -43,8 +43,14 @@ def check_groups(command: str, argv: Sequence[str]) -> None:
     group that has the name of a key for the value of this key.
 
     Raises:
-        UserError: ``command`` has no such group, the choice is another command's experiment, or it is null.
+        UserError: ``command`` has no such group, the group is called otherwise now, the choice is another command's
+            experiment, or it is null.
     """
+    for former, group in FORMER_GROUPS.items():
+        for word in argv:
+            renamed = re.sub(rf"^([+~]*|[^=]*@){former}(?=[.=@]|$)", rf"\1{group}", word)
+            if renamed != word:
+                raise UserError(f"{word}: the group {former!r} is called {group!r}: write {renamed}.")
     every, own = config_groups.groups(argv), config_groups.groups_of(command, argv)
     for word in (word for word in argv if "=" in word and not word.startswith("-")):
         if word.startswith("+") and "@" in key(word):  # put where it says, +attack@attacks.apgd=apgd

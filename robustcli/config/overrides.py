@@ -5,6 +5,8 @@ from pathlib import Path
 
 # Short forms of the keys that are typed most; expanded before Hydra reads them, so that a run records the full keys.
 SHORT_FORMS: Mapping[str, str] = {"eps": "threat.eps", "norm": "threat.norm"}
+# What a group was called once -> its name.
+FORMER_GROUPS: Mapping[str, str] = {"judges": "attacks"}
 # Budget keys that other libraries have at the attack -> their key in the threat model, one for all attacks.
 BUDGETS: Mapping[str, str] = {
     "eps": "threat.eps",

@@ -13,6 +13,7 @@ from robustcli.builders.data import build_classes
 from robustcli.builders.defences import build_purified
 from robustcli.builders.device import choose_device
 from robustcli.builders.models import build_trained
+from robustcli.config.unread import refuse_all_but
 from robustcli.data import ImageClassData
 from robustcli.defenses import PurifiedClassifier, Purifier
 from robustcli.defenses.purification.alpha_images import AdversarialImages, attack_reconstruction
@@ -83,6 +84,9 @@ def run(config: DictConfig, run: Run) -> float:
 
 
 def _check(config: DictConfig) -> None:
+    why = "learn-alphas attacks by one FGSM step and counts right answers"
+    refuse_all_but("evaluation", ("split", "limit", "batch_size", "resamples"), why)
+    refuse_all_but("threat", ("norm", "eps"), why)
     if config.adversarial.split == config.evaluation.split:
         raise UserError(
             f"adversarial.split and evaluation.split are both {config.evaluation.split}: judge on another split than "

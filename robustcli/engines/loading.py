@@ -9,13 +9,16 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from robustcli.builders.attacks import Candidates
+from robustcli.attacks import Attack, CandidateSource
+from robustcli.builders.attacks import BuiltAttack, Candidates
 from robustcli.builders.candidates import lazy_candidates
 from robustcli.builders.data import build_data
-from robustcli.builders.defences import build_purified
+from robustcli.builders.defences import build_purified, check_draws
 from robustcli.builders.device import choose_device
 from robustcli.builders.evaluation import build_attacks, build_evaluation
 from robustcli.builders.models import build_surrogate, build_trained
+from robustcli.builders.names import refuse_repeated
+from robustcli.config.unread import refuse_unread
 from robustcli.data import ImageClassData, ImageTextData
 from robustcli.evaluation import Evaluation, Group
 from robustcli.evaluation.evaluator import Keep
@@ -37,14 +40,21 @@ class Loaded:
     evaluation: Evaluation
 
     def note(self, run: Run) -> None:
-        """Write device and fingerprints of data and weights to the manifest of ``run``.
+        """Write device and fingerprints of data, weights and word sources to the manifest of ``run``.
 
         Raises:
-            UserError: a resumed run reads other data or weights than it began with.
+            UserError: a resumed run reads another of them than it began with.
         """
         run.note(device=str(self.device))
         weights = {entry.label: entry.model.fingerprint() for group in self.groups for entry in group.entries}
-        run.note_inputs(data={self.data.split: self.data.provenance()}, weights=weights)
+        surrogate = self.evaluation.attacker.surrogate
+        if surrogate is not None:
+            weights["evaluation.surrogate"] = surrogate.fingerprint()
+        run.note_inputs(
+            data={self.data.split: self.data.provenance()},
+            weights=weights,
+            candidates=candidate_fingerprints(self.evaluation.attacks),
+        )
 
 
 def load_models(config: DictConfig, checkpoints: Mapping[str, str | None], *, attack: str | None) -> Loaded:
@@ -57,6 +67,8 @@ def load_models(config: DictConfig, checkpoints: Mapping[str, str | None], *, at
     Raises:
         UserError: random weights, or parts that do not fit together.
     """
+    if config.purifier is not None:
+        refuse_repeated([*checkpoints, *map(_behind_purifier, checkpoints)])
     device = choose_device(config.device, config.threads)
     data = build_data(config.dataset, config.evaluation.split)
     models = {
@@ -65,9 +77,11 @@ def load_models(config: DictConfig, checkpoints: Mapping[str, str | None], *, at
     }
     defend = build_purified(config.purifier, data, device) if config.purifier is not None else None
     attacks = build_attacks(config, data, _candidates(config, data, models), name=attack, another="attack={0}")
+    _refuse_unread(config, attacks, several=len(models) > 1 or defend is not None)
     surrogate = build_surrogate(config, data, device)
     evaluation = build_evaluation(config, data, attacks, surrogate=surrogate, defended=defend is not None)
     groups = [_group(evaluation, label, model, defend) for label, model in models.items()]
+    check_draws({entry.label: entry.model for group in groups for entry in group.defended}, config)
     return Loaded(device, data, groups, evaluation)
 
 
@@ -88,12 +102,42 @@ def collect_records(
         return evaluation.records(groups, keep=keep, part=run.records_part, show=show)
 
 
+def word_sources(attacks: Mapping[str, Attack | None]) -> dict[str, CandidateSource]:
+    """The source of words of each attack that has one."""
+    found = {name: getattr(getattr(attack, "text", None), "candidates", None) for name, attack in attacks.items()}
+    return {name: source for name, source in found.items() if source is not None}
+
+
+def candidate_fingerprints(attacks: Mapping[str, Attack | None]) -> dict[str, str]:
+    """Fingerprint of the source of words of each attack that has one."""
+    sources = word_sources(attacks)
+    # Each once: that of a language model is a hash of all of its weights.
+    known = {id(source): source.fingerprint for source in {id(each): each for each in sources.values()}.values()}
+    return {name: known[id(source)] for name, source in sources.items()}
+
+
+def refuse_unread_candidates(attacks: Mapping[str, Attack | None]) -> None:
+    """A `UserError` for an override of ``candidates`` where no attack looks for words."""
+    if not word_sources(attacks):
+        refuse_unread("candidates", "no attack here replaces words")
+
+
 def attack_name(config: DictConfig) -> str | None:
     """Name of the attack of ``attack=...`` in tables: its config file, and its ``name`` if it has one; else None."""
     if config.get("attack") is None:
         return None
     choice = str(HydraConfig.get().runtime.choices["attack"])
     return "-".join([choice, *filter(None, [config.attack.get("name")])])
+
+
+def _refuse_unread(config: DictConfig, attacks: Mapping[str, BuiltAttack], *, several: bool) -> None:
+    """A `UserError` for an override that has no bearing on what is evaluated."""
+    refuse_unread("evaluation.before", "nothing is trained, so that there is no model before")
+    refuse_unread_candidates({name: built.attack for name, built in attacks.items()})
+    if not attacks:
+        refuse_unread("threat", "no attack is run: choose attacks=... or attack=...")
+    if config.get("transfer") and not several:
+        refuse_unread("transfer", "there is one model: give others in checkpoints, or a purifier")
 
 
 def _candidates(config: DictConfig, data: Data, models: Mapping[str, Model]) -> Candidates | None:
@@ -107,5 +151,13 @@ def _group(evaluation: Evaluation, label: str, model: Model, defend: Any) -> Gro
     entry = evaluation.evaluator.entry
     if defend is None:
         return Group(bare=entry(label, model))
-    name = str(HydraConfig.get().runtime.choices["purifier"])
-    return Group(bare=entry(label, model), defended=(entry(f"{label}+{name}", defend(model), name),))
+    defended = entry(_behind_purifier(label), defend(model), _purifier_name())
+    return Group(bare=entry(label, model), defended=(defended,))
+
+
+def _purifier_name() -> str:
+    return str(HydraConfig.get().runtime.choices["purifier"])
+
+
+def _behind_purifier(label: str) -> str:
+    return f"{label}+{_purifier_name()}"

@@ -6,7 +6,8 @@ from robustcli.builders.data import build_classes
 from robustcli.builders.defences import build_defences, check_draws
 from robustcli.builders.device import choose_device
 from robustcli.builders.evaluation import build_attacks, build_evaluation
-from robustcli.builders.models import build_trained
+from robustcli.builders.models import build_surrogate, build_trained
+from robustcli.config.unread import refuse_unread
 from robustcli.engines.loading import Loaded, collect_records
 from robustcli.evaluation import BARE, Group
 from robustcli.models import Classifier
@@ -22,7 +23,12 @@ def load(config: DictConfig) -> Loaded:
     """
     device = choose_device(config.device, config.threads)
     data = build_classes(config.dataset, config.evaluation.split)
-    evaluation = build_evaluation(config, data, build_attacks(config, data, None), defended=True)
+    attacks = build_attacks(config, data, None)
+    refuse_unread("evaluation.before", "nothing is trained, so that there is no model before")
+    if not attacks:
+        refuse_unread("threat", "no attack is run: choose attacks=...")
+    surrogate = build_surrogate(config, data, device)
+    evaluation = build_evaluation(config, data, attacks, surrogate=surrogate, defended=True)
     classifier = build_trained(config.model, config.checkpoint, data, seed=config.seed).to(device)
     assert isinstance(classifier, Classifier)
     defences = {name: defend(classifier) for name, defend in build_defences(config, data, device).items()}

@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 from omegaconf import DictConfig
 
+from robustcli.attacks import Attack
 from robustcli.builders.data import build_captioned, build_classes
 from robustcli.builders.device import choose_device
 from robustcli.builders.evaluation import build_attacks, build_evaluation
@@ -18,7 +19,8 @@ from robustcli.builders.training import (
     build_pair_trainer,
     moment_temperatures,
 )
-from robustcli.engines.loading import collect_records
+from robustcli.config.unread import refuse_all_but, refuse_unread
+from robustcli.engines.loading import candidate_fingerprints, collect_records, refuse_unread_candidates
 from robustcli.evaluation import Evaluation, Group
 from robustcli.evaluation.aggregate import robust_recall
 from robustcli.models import save_weights
@@ -27,6 +29,7 @@ from robustcli.report.generation import write_generation
 from robustcli.report.results import write_results
 from robustcli.runs.run import Run
 from robustcli.training.history import check_tensorboard, train, write_history
+from robustcli.training.tasks import PairTask
 from robustcli.training.trainer import Trainer
 
 
@@ -53,13 +56,18 @@ def load(config: DictConfig) -> LoadedTraining:
     read = build_captioned if pairs else build_classes
     sets: dict[str, Any] = {split: read(config.dataset, split) for split in ("train", "val", config.evaluation.split)}
     if "generator" in config:
+        refuse_all_but("evaluation", ("split", "limit", "batch_size"), "a generator is not attacked")
         return LoadedTraining(sets=sets, trainer=build_generator_trainer(config, sets, device), evaluation=None)
     if pairs:
         trainer, candidates = build_pair_trainer(config, sets, device)
     else:
         trainer, candidates = build_class_trainer(config, sets, device), None
     judged = sets[config.evaluation.split]
-    evaluation = build_evaluation(config, judged, build_attacks(config, judged, candidates))
+    refuse_unread("evaluation.surrogate", "what was trained is attacked itself: `robustcli evaluate` takes surrogates")
+    attacks = build_attacks(config, judged, candidates)
+    if pairs:
+        refuse_unread_candidates(_inner_attack(trainer) | {name: built.attack for name, built in attacks.items()})
+    evaluation = build_evaluation(config, judged, attacks)
     return LoadedTraining(sets=sets, trainer=trainer, evaluation=evaluation)
 
 
@@ -73,7 +81,8 @@ def run(config: DictConfig, run: Run) -> float:
     model, trainer, evaluation = loaded.trainer.model, loaded.trainer, loaded.evaluation
     run.note(device=str(model.device))
     data = {split: data.provenance() for split, data in loaded.sets.items()}
-    run.note_inputs(data=data, weights={"before": model.fingerprint()})
+    attacks = _inner_attack(trainer) | ({} if evaluation is None else dict(evaluation.attacks))
+    run.note_inputs(data=data, weights={"before": model.fingerprint()}, candidates=candidate_fingerprints(attacks))
     groups, records = [], []
     if evaluation is not None and config.evaluation.before:
         # A copy: the report attacks it again for its pictures, after the training has changed the weights.
@@ -105,6 +114,11 @@ def run(config: DictConfig, run: Run) -> float:
             diagnostics=config.diagnostics,
         )
     return robust_recall(table, "after")
+
+
+def _inner_attack(trainer: Trainer) -> dict[str, Attack | None]:
+    """The attack on captions and images that a training of pairs runs, under the name of its config node."""
+    return {"attack": trainer.task.attack} if isinstance(trainer.task, PairTask) else {}
 
 
 def _judge_generator(config: DictConfig, run: Run, model: NVAE, data: Any, metrics: Mapping[str, float]) -> float:

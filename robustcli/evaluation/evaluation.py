@@ -42,7 +42,7 @@ class Evaluation:
 
     def runs(self, group: Group) -> list[AttackRun]:
         """All attack runs on the models of ``group``, in the order of the suite."""
-        plan = {name: self._threats(name, attack) for name, attack in self.attacks.items()}
+        plan = {name: [(attack, threat) for threat in self.threats(name)] for name, attack in self.attacks.items()}
         return list(self.attacker.runs(group, plan))
 
     def main_run(self, name: str, entry: Entry) -> AttackRun:
@@ -80,12 +80,12 @@ class Evaluation:
         attack = self.attacks[name]
         return isinstance(attack, ClassifierAttack) and attack.minimum_norm
 
-    def _threats(self, name: str, attack: Attack) -> list[tuple[Attack, ThreatModel]]:
-        """Calls of an attack: the same object with several threat models."""
+    def threats(self, name: str) -> list[ThreatModel]:
+        """Threat models of the calls of an attack, that of the table and those of the curve, by ascending radius."""
         if self.is_minimum_norm(name) or self.threat.radius is None:
-            return [(attack, self._main(attack))]
+            return [self._main(self.attacks[name])]
         radii = self.radii if self.curve in (None, name) else ()
-        return [(attack, self.threat.at(eps)) for eps in sorted({self.threat.radius, *radii})]
+        return [self.threat.at(eps) for eps in sorted({self.threat.radius, *radii})]
 
     def _main(self, attack: Attack) -> ThreatModel:
         """Threat model of the table; without radius for a minimum-norm attack with a curve, which is run once and

@@ -75,8 +75,8 @@ class Evaluator(ABC):
     Args:
         data: the data set.
         threat: threat model of the attacks; every result is audited against that of its run.
-        batch_size: images that are attacked at once; figures depend on it by rounding alone, and by the draws of a
-            randomised model.
+        batch_size: images that are attacked at once; figures depend on it by rounding alone, but for attacks of
+            torchattacks, whose draws are those of a batch, and for a randomised model that does not name its draws.
         limit: images; None for all.
         fresh: draws of a randomised model that judge a query, none of which an attack has seen.
         seed: of the run, and so of the fresh draws.

@@ -53,10 +53,15 @@ def precision(network: nn.Module, otherwise: torch.dtype) -> torch.dtype:
     return next((weight.dtype for weight in network.parameters() if weight.is_floating_point()), otherwise)
 
 
-def fingerprint(network: nn.Module) -> str:
-    """sha256 (hex) over the names, types, shapes and bytes of the weights."""
+def fingerprint(network: nn.Module, *, settings: bool = False) -> str:
+    """sha256 (hex) over the names, types, shapes and bytes of the weights.
+
+    Args:
+        settings: also over the buffers that no file of weights holds, such as the alphas of a purifier.
+    """
     digest = hashlib.sha256()
-    for name, weight in sorted(network.state_dict().items()):
+    tensors = network.state_dict() | (dict(network.named_buffers()) if settings else {})
+    for name, weight in sorted(tensors.items()):
         digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}\n".encode())
         digest.update(weight.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()

@@ -4,6 +4,7 @@ import argparse
 import json
 import logging
 import pickle
+import re
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -163,14 +164,36 @@ def read_safetensors(path: Path, *, tensors: bool = True) -> tuple[dict[str, Any
         tensors: False reads the first bytes alone, however large the file.
 
     Raises:
-        UserError: damaged.
+        UserError: damaged, or written by a later version.
     """
     try:
         with safe_open(path, framework="pt") as file:
             stored = json.loads((file.metadata() or {}).get(METADATA_KEY, "{}"))
-            return stored, {name: file.get_tensor(name) for name in file.keys()} if tensors else {}  # noqa: SIM118
+            state = {name: file.get_tensor(name) for name in file.keys()} if tensors else {}  # noqa: SIM118
     except (SafetensorError, json.JSONDecodeError) as error:
         raise UserError(f"checkpoint {path} cannot be read ({error}): it is damaged or no safetensors file") from error
+    _check_metadata(path, stored)
+    return stored, state
+
+
+def _check_metadata(path: Path, stored: Any) -> None:
+    """A `UserError` for metadata that are no description of a model, or that a later version wrote."""
+    if not isinstance(stored, dict) or not isinstance(stored.get("model", {}), dict):
+        raise UserError(
+            f"checkpoint {path} describes its model by {stored!r:.60}, which is no table of settings: it is damaged, "
+            "or was not written by robustcli."
+        )
+    version = str(stored.get("version", __version__))
+    if _release(version) > _release(__version__):
+        raise UserError(
+            f"checkpoint {path} was written by robustcli {version}, later than this one ({__version__}), and may mean "
+            "other things by the same names: install that version."
+        )
+
+
+def _release(version: str) -> tuple[int, ...]:
+    """Major and minor number; others change no format."""
+    return tuple(int(number) for number in re.findall(r"\d+", version)[:2])
 
 
 def read_torch(path: Path, *, mmap: bool = False) -> Any:

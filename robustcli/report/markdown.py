@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from robustcli.report.tables import Grid
+from robustcli.runs.manifest import INPUTS
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -90,7 +91,7 @@ def provenance(manifest: Mapping[str, Any]) -> dict[str, str]:
         lines["torch"] += f", {torch['cuda_device']} (CUDA {torch['cuda']})"
     resumed = len(manifest["sessions"]) - 1
     lines |= {"resumed": f"{resumed} times"} if resumed else {}
-    hashes = {key: manifest[key] for key in ("data_fingerprint", "data", "weights") if key in manifest}
+    hashes = {key: manifest[key] for key in INPUTS if manifest.get(key)}
     return lines | {key.replace("_", " "): _hashes(value) for key, value in hashes.items()}
 
 

@@ -17,6 +17,7 @@ from robustcli.evaluation import ClassificationEvaluator, Entry, Evaluation, Gro
 from robustcli.evaluation.aggregate import worst_attack
 from robustcli.report.defences import Strip, accuracy_over_radius, strips
 from robustcli.report.figures import examples, recall_over_eps
+from robustcli.report.tables import label_of
 from robustcli.runs.run import Run
 
 _EXAMPLES, _STRIPS = 4, 5  # images of a picture
@@ -43,16 +44,18 @@ def draw_models(
 
     Args:
         table: summary at the radius of the table; gives the worst attack of each model.
-        curve: summary over the radii; empty: no curve is drawn.
+        curve: summary over the radii, of one attack or of several; empty: no curve is drawn.
         records: one row a query; gives the examples.
-        name: of the attack of the curve.
+        name: of the attack of the curve, where it is one.
     """
     pictures = []
     if not curve.empty:
-        path = run.figure("recall_over_eps")
+        path, several = run.figure("recall_over_eps"), curve["attack"].nunique() > 1
+        if several:  # a line for each
+            curve, name = curve.assign(model=curve["model"] + ", " + curve["attack"].map(label_of)), "each attack"
         recall_over_eps(curve, path, budget=name, norm=evaluation.threat.norm)
         captions = "text_to_image" in evaluation.evaluator.directions
-        also = ", which edits captions at eps 0 too" if captions else ""
+        also = ", which edits captions at eps 0 too" if captions and not several else ""
         pictures.append(Picture(f"What is left over the eps of the image attack ({name}{also}).", path))
     for entry in (group.bare for group in groups):
         worst = worst_attack(table, entry.label)

@@ -105,12 +105,13 @@ def _summarise_models(evaluation: Evaluation, records: pd.DataFrame) -> tuple[pd
     """Summaries of models without a test-time defence: at the radius of the table, and along the curve."""
     settings = {"resamples": evaluation.resamples, "seed": evaluation.seed}
     table = summarise(with_worst(at_radius(records, evaluation.threat.radius)), **settings)
-    name = _curve_attack(evaluation)
-    own = records[records["attack"].isin([CLEAN, name])]
+    own = records
+    if evaluation.curve is not None:
+        own = records[records["attack"].isin([CLEAN, _curve_attack(evaluation)])]
     radii = evaluation.radii
     if not radii and evaluation.threat.radius is None and evaluation.attacks:
         radii = evaluation.norms(own)
-    found = [at_radius(own, eps) for eps in radii]
+    found = [with_worst(at_radius(own, eps)) for eps in radii]
     points = [part[part["attack"] != CLEAN].assign(eps=eps) for part, eps in zip(found, radii, strict=True)]
     return table, summarise(pd.concat(points), **settings) if points else table[:0]
 

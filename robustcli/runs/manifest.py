@@ -14,6 +14,7 @@ from robustcli.utils.flatten import differences, flatten
 
 # `resume` names the directory that the comparison is about; it changes no number.
 NOT_COMPARED = ("resume",)
+INPUTS = ("data_fingerprint", "data", "weights", "candidates", "files")  # fingerprints of what a run read
 _ACCOUNT = {"config.yaml", "overrides.yaml", "manifest.json", "log.txt", "FAILED", ".lock"}
 
 

@@ -5,6 +5,7 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Iterator, Mapping
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -49,6 +50,41 @@ def source_hash(root: Path) -> str:
         digest.update(f"{path.relative_to(root).as_posix()}\0{len(content)}\0".encode())
         digest.update(content)
     return digest.hexdigest()
+
+
+def input_files(config: Mapping[Any, Any]) -> dict[str, str]:
+    """sha256 of every file that a config names, by dotted key: tables of words, alphas, weights.
+
+    Left out are those of the data set, whose content has a fingerprint of its own, and ``resume``.
+    """
+    read = {key: value for key, value in config.items() if key not in ("dataset", "resume")}
+    paths = {key: Path(text).expanduser() for key, text in _texts(read)}
+    return {key: file_hash(path) for key, path in paths.items() if _is_file(path)}
+
+
+def _texts(content: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    """Every text in a config, with its dotted key."""
+    if isinstance(content, str) and content:
+        yield key, content
+    elif isinstance(content, Mapping):
+        for name, value in content.items():
+            yield from _texts(value, f"{key}.{name}" if key else str(name))
+    elif isinstance(content, list | tuple):
+        for place, value in enumerate(content):
+            yield from _texts(value, f"{key}[{place}]")
+
+
+def file_hash(path: Path) -> str:
+    """sha256 (hex) over the bytes of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a text that is no path, too long for one
+        return False
 
 
 def _git_state(package: Path) -> tuple[str | None, bool | None]:

@@ -125,10 +125,10 @@ class Run:
         self._save_manifest()
 
     def note_inputs(self, **entries: Mapping[str, Any]) -> None:
-        """`note` for what the run reads: data and weights.
+        """`note` for fingerprints of what the run reads: data, weights, sources of words, files that the config names.
 
         Raises:
-            UserError: a resumed run reads other data or weights than it began with; its parts would mix two runs.
+            UserError: a resumed run reads another of them than it began with; its parts would mix two runs.
         """
         for key, value in entries.items():
             known = self.manifest.get(key, {})

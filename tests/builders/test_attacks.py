@@ -6,8 +6,8 @@ import pytest
 from hydra.utils import get_object
 from omegaconf import OmegaConf
 
-from robustcli.attacks import ATTACKS, PGD, RetrievalAttack, SynonymTable, WordSubstitution
-from robustcli.builders.attacks import BuiltAttack, build_attack, build_suite, build_threat
+from robustcli.attacks import ATTACKS, PGD, RetrievalAttack, SynonymTable, ThreatModel, WordSubstitution
+from robustcli.builders.attacks import BuiltAttack, build_attack, build_suite, build_threat, check_reach
 from robustcli.config import groups as config_groups
 from robustcli.config.compose import compose
 from robustcli.diagnostics import ConfigKeys
@@ -96,10 +96,35 @@ def test_an_attack_that_cannot_serve_data_or_threat_model_is_refused(
         built({"_target_": f"robustcli.attacks.{target}"}, *overrides, captions=captions)
 
 
-def test_steps_that_cannot_cross_the_ball_are_refused() -> None:
-    suite("attacks.pgd.alpha=0.5/255")
-    with pytest.raises(UserError, match="cannot cross"):
-        suite("attacks.pgd.alpha=0.25/255")
+TORCH_PGD = {"_target_": "robustcli.attacks.TorchAttack", "name": "PGD"}
+
+
+@pytest.mark.parametrize(
+    ("node", "eps", "remedy"),
+    [
+        ({"_target_": "robustcli.attacks.PGD", "alpha": "0.5/255"}, "5/255", None),
+        ({"_target_": "robustcli.attacks.PGD", "alpha": "0.5/255"}, "6/255", "attack.alpha=null"),
+        (TORCH_PGD, "20/255", None),  # 10 steps of 2/255
+        (TORCH_PGD, "0.1", "++attack.params.alpha=0.025"),
+        ({**TORCH_PGD, "params": {"steps": 13}}, "0.1", None),
+        ({**TORCH_PGD, "name": "FFGSM"}, "0.1", "++attack.params.alpha=0.25"),  # one step of 10/255
+        ({**TORCH_PGD, "name": "APGD"}, "0.5", None),  # it sets its own steps
+    ],
+)
+def test_steps_that_cannot_cross_the_ball_are_refused(node: dict[str, Any], eps: str, remedy: str | None) -> None:
+    found, threat = built(node, f"threat.eps={eps}", captions=False), ThreatModel(eps=eps)
+    if remedy is None:
+        check_reach(found, [threat])
+        return
+    with pytest.raises(UserError, match=r"cannot cross a ball") as refused:
+        check_reach(found, [ThreatModel(eps=0), threat])
+    assert remedy in str(refused.value)
+
+
+def test_the_image_part_of_an_attack_on_pairs_must_cross_the_ball_too() -> None:
+    node = {"_target_": "robustcli.attacks.SGA", "image": {"_target_": "robustcli.attacks.PGD", "alpha": "0.1/255"}}
+    with pytest.raises(UserError, match=r"attack\.image: 10 steps of 0\.0003922 .* set attack\.image\.alpha=null"):
+        check_reach(built(node), [ThreatModel(eps="4/255")])
 
 
 def test_words_are_asked_for_only_where_an_attack_uses_them() -> None:

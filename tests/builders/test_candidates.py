@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from omegaconf import DictConfig, OmegaConf
@@ -71,7 +72,7 @@ def test_a_value_of_the_wrong_type_is_one_sentence(
 def test_what_a_language_model_says_is_kept_on_disk(
     scenes: Scenes, small_model: DualEncoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(masked_lm, "_load", lambda name: (None, nn.Linear(1, 1)))
+    monkeypatch.setattr(masked_lm, "_load", lambda name: (SimpleNamespace(get_vocab=dict), nn.Linear(1, 1)))
     found = build_candidates(node("candidates=masked_lm", "candidates.top_k=4"), scenes, small_model)
     assert isinstance(found, Cached) and isinstance(found.source, MaskedLM) and found.source.top_k == 4
 

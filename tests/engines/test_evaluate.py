@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
 
 from robustcli.cli.launch import launch
+from robustcli.models import load_classifier, save_weights
 
 DIGITS = ["dataset=digits", "model=digits", "evaluation.limit=32", "evaluation.eps_curve=[]", "diagnostics=off"]
 WIDE = "threat.eps=32/255"
@@ -136,3 +138,87 @@ def test_words_are_no_budget_of_captions_without_blanks(tmp_path: Path, capsys: 
         attack = ["attacks=none", "attack=characters"] if allowed == "threat=characters" else []
         place = f"hydra.run.dir={tmp_path / str(number)}"
         assert launch("evaluate", [*words, allowed, *attack, place]) == 0, capsys.readouterr().err
+
+
+def test_a_curve_of_all_attacks_is_reported_for_all(tmp_path: Path) -> None:
+    words = ["evaluation.eps_curve=[0.5,1]", "evaluation.curve_attack=all", "attacks=none"]
+    two = ["+attack@attacks.fgsm=fgsm", "+attack@attacks.pgd=pgd"]
+    figures = judged(tmp_path / "run", WIDE, *words, *two)
+    curve = {name.split("/")[1] for name in figures if "@" in name}
+    assert curve == {f"{attack}@{eps}" for attack in ("fgsm", "pgd", "worst") for eps in ("0.062745", "0.12549")}
+    at = {name: figures[f"model/{name}/image_to_class/recall_at_1"] for name in curve}
+    for eps in ("0.062745", "0.12549"):
+        assert at[f"worst@{eps}"] <= min(at[f"fgsm@{eps}"], at[f"pgd@{eps}"])
+    assert at["pgd@0.12549"] == figures["model/pgd/image_to_class/recall_at_1"]
+    assert "each attack" in (tmp_path / "run" / "report.md").read_text()
+
+
+CAPTIONS = ["threat=text", "attack=words", "attack.search=hotflip", "candidates.table={0}/table.json"]
+ALPHAS = ["dataset=digits", "model=digits", "attack=fgsm", "purifier=mlvgm", "purifier.alphas={0}/alphas"]
+SMALL = ["attacks=none", "evaluation.limit=8", "evaluation.eps_curve=[]", "diagnostics=off"]
+FAST = ["purifier.draws=1", "evaluation.access=[static]", "evaluation.fresh=1"]
+
+
+@pytest.mark.parametrize(
+    ("words", "file", "before", "after", "said"),
+    [
+        (
+            [*ALPHAS, *SMALL, *FAST],
+            "alphas/alphas.json",
+            "[0, 0, 0, 0, 0, 1]",
+            "[0, 0, 0, 0, 0, 0.5]",
+            "weights model+mlvgm",
+        ),
+        ([*CAPTIONS, *SMALL], "table.json", '{"red": ["blue"]}', '{"red": ["green"]}', "candidates"),
+    ],
+    ids=["alphas", "words"],
+)
+def test_a_resumed_run_refuses_another_state_of_a_file(
+    words: list[str],
+    file: str,
+    before: str,
+    after: str,
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """One table must not mix the attacks of two purifiers or of two lists of words."""
+    (tmp_path / file).parent.mkdir(exist_ok=True)
+    (tmp_path / file).write_text(before)
+    interrupt(words, tmp_path, monkeypatch)
+    (tmp_path / file).write_text(after)
+    assert launch("evaluate", [f"resume={tmp_path / 'run'}"]) == 2
+    error = capsys.readouterr().err
+    assert "is not what" in error and "began with (its fingerprint differs)" in error
+    manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
+    kind, _, name = said.partition(" ")
+    assert manifest[kind] and (not name or name in manifest[kind])
+    (tmp_path / file).write_text(before)
+    assert launch("evaluate", [f"resume={tmp_path / 'run'}"]) == 0
+
+
+def test_a_resumed_run_refuses_another_surrogate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    surrogate, model = tmp_path / "surrogate.safetensors", load_classifier("digits")
+    save_weights(model, surrogate)
+    interrupt([*DIGITS, "attacks=none", "attack=fgsm", f"evaluation.surrogate={surrogate}"], tmp_path, monkeypatch)
+    with torch.no_grad():
+        next(model.parameters()).add_(0.1)
+    save_weights(model, surrogate)
+    assert launch("evaluate", [f"resume={tmp_path / 'run'}"]) == 2
+    assert "files evaluation.surrogate is not what" in capsys.readouterr().err
+    assert "evaluation.surrogate" in json.loads((tmp_path / "run" / "manifest.json").read_text())["weights"]
+
+
+def interrupt(words: list[str], place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stop a run as Ctrl-C does, when everything is loaded."""
+
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    named = [word.replace("{0}", str(place)) for word in words]
+    with monkeypatch.context() as patch:
+        patch.setattr("robustcli.engines.evaluate.collect_records", stop)
+        assert launch("evaluate", [*named, f"hydra.run.dir={place / 'run'}"]) == 130

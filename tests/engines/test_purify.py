@@ -137,7 +137,7 @@ def test_a_baseline_may_be_left_out(tmp_path: Path) -> None:
         (["evaluation.eot=abc"], "evaluation.eot is abc"),
         (["purifier.draws=abc"], "purifier.draws is 'abc'"),
         (["protocol=paper_ids"], "set purifier.draws=32"),
-        (["variants={worst: {}}"], "stands for 'none' or a column"),
+        (["variants={worst: {}}"], "a defence is called 'worst', which stands for something else"),
         (["variants={purifier: {alpha: linear}}"], "no such key"),
         (["variants={noise: {}}"], "call it otherwise"),
         (["model.checkpoint=null"], "random weights"),

@@ -68,7 +68,8 @@ def test_the_checkpoint_rebuilds_the_generator_at_its_temperature(finished: Path
 
 def test_a_training_goes_on_from_a_checkpoint(finished: Path, tmp_path: Path) -> None:
     saved = finished / "checkpoints" / "last.safetensors"
-    words = [*SMALL, f"checkpoint={saved}", "trainer.max_steps=0", "moments.temperatures=[]", "augmentation.shift=0"]
+    small = [word for word in SMALL if not word.startswith("moments.")]
+    words = [*small, f"checkpoint={saved}", "trainer.max_steps=0", "augmentation.shift=0"]
     assert launch("train-generator", [*words, f"hydra.run.dir={tmp_path / 'run'}"]) == 0
     again = NVAE.load(tmp_path / "run" / "checkpoints" / "last.safetensors")
     assert again.fingerprint() == NVAE.load(saved).fingerprint()

@@ -1,11 +1,13 @@
 """Checkpoints: what is written, and every format that is read."""
 
+import json
 import pickle
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from robustcli.models import DualEncoder, load_weights, restore, save_weights, tiny, weights
 from robustcli.utils.errors import UserError
@@ -175,3 +177,21 @@ def test_a_text_file_is_no_checkpoint(tmp_path: Path) -> None:
     path.write_text("root:x:0:0:root:/root:/bin/bash\n")
     with pytest.raises(UserError, match=r"cannot be read"):
         weights.read_weights(path)
+
+
+@pytest.mark.parametrize(
+    ("stored", "said"),
+    [
+        ({"model": "x"}, "which is no table of settings"),
+        (["model"], "which is no table of settings"),
+        ({"version": "99.0", "model": {}}, "was written by robustcli 99.0, later than this one"),
+    ],
+)
+def test_a_description_that_cannot_be_read_is_a_sentence(
+    model: DualEncoder, tmp_path: Path, stored: object, said: str
+) -> None:
+    file = tmp_path / "odd.safetensors"
+    save_file(model.network.state_dict(), file, metadata={weights.METADATA_KEY: json.dumps(stored)})
+    for read in (lambda: restore(file), lambda: load_weights(model, file)):
+        with pytest.raises(UserError, match=said):
+            read()

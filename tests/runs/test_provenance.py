@@ -55,3 +55,23 @@ def test_the_device_is_named_and_its_memory_counted_from_the_start_of_the_run() 
     del block
     provenance.reset_peak_memory()
     assert (provenance.peak_memory()["cuda_mib"] or 0) < 256
+
+
+def test_every_file_that_a_config_names_is_traced_by_its_content(tmp_path: Path) -> None:
+    table, alphas = tmp_path / "table.json", tmp_path / "alphas.txt"
+    table.write_text("{}")
+    alphas.write_text("0.5")
+    config = {
+        "candidates": {"table": str(table), "top_k": 3},
+        "attacks": {"words": {"constraints": [{"table": str(table)}, {"minimum": 0.8}]}},
+        "purifier": {"alphas": str(alphas), "generator": "shipped", "checkpoint": False},
+        "dataset": {"classes": str(table)},
+        "resume": str(table),
+        "checkpoint": "x" * 5000,
+        "device": "",
+    }
+    before = provenance.input_files(config)
+    assert set(before) == {"candidates.table", "attacks.words.constraints[0].table", "purifier.alphas"}
+    table.write_text('{"a": []}')
+    after = provenance.input_files(config)
+    assert {key for key in before if before[key] != after[key]} == set(before) - {"purifier.alphas"}

@@ -135,6 +135,8 @@ class RetrievalAttack(Attack):
         seed: see `Attack`.
     """
 
+    replaced: ClassVar[tuple[str, ...]] = ()  # settings of the parts that this search does not read
+
     image: ImageAttack | None = None
     text: TextAttack | None = None
 

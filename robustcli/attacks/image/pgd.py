@@ -71,8 +71,11 @@ class PGD(ImageAttack):
         return min(1.25 * eps, 2.5 * eps / max(self.steps, 1))
 
     def crosses(self, eps: float) -> bool:
-        """True if all steps together reach from the clean image to the boundary of a ball of radius ``eps``."""
-        return self.steps * self.step_size(eps) >= eps
+        """True if all steps together reach from the clean image to the boundary of a ball of radius ``eps``.
+
+        Also if there are none, which is a start and no search.
+        """
+        return not self.steps or self.steps * self.step_size(eps) >= eps * (1 - 1e-9)  # of 20/255 by 10 steps of 2/255
 
     def ascend(
         self,

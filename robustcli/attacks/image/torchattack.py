@@ -94,6 +94,21 @@ class TorchAttack(ClassifierAttack):
     def baseline(self) -> bool:
         return self.name in _BASELINES
 
+    @property
+    def steps(self) -> int:
+        """Gradient steps of a class with a step size ``alpha``; 1 where it has no number of them."""
+        return int(({"steps": 1} | _defaults(_attack_class(self.name)) | dict(self.params))["steps"])
+
+    def step_size(self, eps: float) -> float:
+        """Step size of a class with an ``alpha``, in units of the norm; ``eps``, one step across, of any other."""
+        return float((_defaults(_attack_class(self.name)) | dict(self.params)).get("alpha", eps))
+
+    def crosses(self, eps: float) -> bool:
+        """True if all steps together reach from the clean image to the boundary of a ball of radius ``eps``, as far as
+        the class shows.
+        """
+        return self.steps * self.step_size(eps) >= eps * (1 - 1e-9)
+
     def check(self, threat: ThreatModel) -> None:
         if self._radius is not None and threat.eps is None:
             raise UserError(f"threat.eps is null, but {self.name} of torchattacks needs a radius: give threat.eps.")

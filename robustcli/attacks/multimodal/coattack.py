@@ -31,6 +31,8 @@ class CoAttack(RetrievalAttack):
         balance: weight of the term of the caption.
     """
 
+    replaced = ("image.loss", "text.objective")
+
     caption: str = "last"
     balance: float = 3.0
 

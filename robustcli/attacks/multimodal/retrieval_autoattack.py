@@ -52,6 +52,8 @@ class RetrievalAutoAttack(RetrievalAttack):
         seed: see `RetrievalAttack`.
     """
 
+    replaced = ("image.loss", "text.objective")
+
     def search(self, target: Target, counter: QueryCounter) -> tuple[Tensor, tuple[str, ...]]:
         alternatives = list(self.alternatives(target, counter).values())
         return alternatives[0][0], alternatives[-1][1]

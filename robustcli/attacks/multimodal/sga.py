@@ -39,6 +39,8 @@ class SGA(RetrievalAttack):
         noise: source of the noise; None: a generator of each image's own.
     """
 
+    replaced = ("image.loss", "text.objective")
+
     scales: Sequence[float] = (0.5, 0.75, 1.25, 1.5)
     sigma: float = 0.05
     noise: Noise | None = field(default=None, repr=False)

@@ -73,8 +73,9 @@ class MaskedLM:
         for name, weight in sorted(self._model.state_dict().items()):
             weights.update(name.encode())
             weights.update(weight.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        words = sorted(self._tokenizer.get_vocab().items()), getattr(self._tokenizer, "do_lower_case", None)
         settings = (self.top_k, self.threshold, self.max_length, self.compat)
-        return digest("masked-lm", weights.hexdigest(), *settings)
+        return digest("masked-lm", weights.hexdigest(), *words, *settings)
 
     def __repr__(self) -> str:
         return (

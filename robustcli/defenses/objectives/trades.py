@@ -57,6 +57,12 @@ class TRADES(ClassObjective):
 
     def check(self, attack: ClassifierAttack | None, threat: ThreatModel) -> None:
         check_bounded(self.name, attack, threat)
+        eps, step_size = threat.ball.eps, self._step_size(threat.ball)
+        if self.steps * step_size < eps * (1 - 1e-9):
+            raise UserError(
+                f"objective: {self.steps} steps of {step_size:.4g} cannot cross a ball of {threat}: set "
+                "objective.step_size=null, which scales with threat.eps."
+            )
 
     def loss(
         self,
@@ -84,7 +90,7 @@ class TRADES(ClassObjective):
             images: (B,C,H,W) in [0,1], clean.
             draws: the start, and the directions of steps where the gradient is zero.
         """
-        step_size = 2 * ball.eps / self.steps if self.step_size is None else parse_number("step_size", self.step_size)
+        step_size = self._step_size(ball)
         with frozen(model):
             # One forward pass for the clean predictions, then a forward and a backward pass a step.
             with torch.no_grad():
@@ -97,6 +103,9 @@ class TRADES(ClassObjective):
                     gradient = torch.where(vanished.view(-1, 1, 1, 1), draws(), gradient)
                 adversarial = _project(ball, adversarial + ball.step(gradient, step_size), images)
         return adversarial
+
+    def _step_size(self, ball: Ball) -> float:
+        return 2 * ball.eps / self.steps if self.step_size is None else parse_number("step_size", self.step_size)
 
 
 def trades_loss(model: Classifier, images: Tensor, adversarial: Tensor, labels: Tensor, *, beta: float) -> Tensor:

@@ -219,8 +219,8 @@ class PurifiedClassifier(nn.Module):
         return PurifiedClassifier(self.classifier, StraightThrough(self.cleaner), draws=self.draws, memory=self.memory)
 
     def fingerprint(self) -> str:
-        """sha256 (hex) over the weights of the classifier and of the cleaner."""
-        return fingerprint(self)
+        """sha256 (hex) over the weights of the classifier and of the cleaner, and over its alphas."""
+        return fingerprint(self, settings=True)
 
 
 class PurifiedEncoder(EncoderWrapper):
@@ -264,8 +264,8 @@ class PurifiedEncoder(EncoderWrapper):
         return PurifiedEncoder(self.model, StraightThrough(self.cleaner), draws=self.draws, memory=self.memory)
 
     def fingerprint(self) -> str:
-        """sha256 (hex) over the weights of the model and of the cleaner."""
-        return fingerprint(self)
+        """sha256 (hex) over the weights of the model and of the cleaner, and over its alphas."""
+        return fingerprint(self, settings=True)
 
 
 def _checked(cleaner: Cleaner, draws: int, memory: float | None) -> int:

@@ -59,7 +59,7 @@ class Purifier(Cleaner):
         self.generator, self.preprocess, self.checkpoint = generator, preprocess, checkpoint
         self.attenuation = attenuation
         mixed = attenuation * schedule(alphas, len(generator.latent_shapes)).float()
-        # Not persistent: a setting and no weight, which files and fingerprints leave out.
+        # Not persistent: a setting and no weight, which files leave out.
         self.register_buffer("alphas", mixed, persistent=False)
 
     @classmethod

@@ -64,6 +64,16 @@ def test_the_fingerprint_names_weights_and_settings(folder: Path) -> None:
     assert source.fingerprint != MaskedLM(str(folder)).fingerprint
 
 
+def test_the_fingerprint_names_the_vocabulary(folder: Path, tmp_path: Path) -> None:
+    """Words of the folder that were swapped are other candidates of the same weights."""
+    other = save_echo(tmp_path, transformers)
+    tokenizer = transformers.BertTokenizerFast(vocab={word: i for i, word in enumerate([*VOCABULARY[:-1], "hills"])})
+    source, changed = MaskedLM(str(folder)), MaskedLM(str(other))
+    assert source.fingerprint == changed.fingerprint
+    changed._tokenizer = tokenizer
+    assert source.fingerprint != changed.fingerprint
+
+
 def test_a_model_that_is_not_there_is_the_user_s_mistake(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="name_or_path"):
         MaskedLM(str(tmp_path / "absent"))

@@ -156,3 +156,10 @@ def test_named_images_have_the_same_draws_in_any_batch_and_memory(
 def test_no_images_get_no_answers(purifier: Purifier, classifier: Classifier, images: torch.Tensor) -> None:
     model = PurifiedClassifier(classifier, purifier, draws=DRAWS)
     assert model.answers(images[:0], 3, []).shape == model.answers(images[:0], 3).shape == (3, 0, 10)
+
+
+def test_the_fingerprint_of_a_defence_names_its_alphas(generator: NVAE, classifier: Classifier) -> None:
+    """They come from a file or a preset, and no file of weights holds them."""
+    schedules = ("linear", "linear", "cosine")
+    prints = [PurifiedClassifier(classifier, Purifier(generator, alphas=name)).fingerprint() for name in schedules]
+    assert prints[0] == prints[1] != prints[2]
