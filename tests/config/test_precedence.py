@@ -14,7 +14,7 @@ from robustcli.utils.errors import UserError
         ("purify", ["protocol=paper", "threat=image"], "protocol=paper sets threat.norm to l2, which is not what"),
         ("purify", ["threat=image", "protocol=paper_cars"], "sets threat.norm to l2"),
         ("purify", ["protocol=smoke", "evaluation=default"], "sets evaluation.eps_curve to []"),
-        ("purify", ["protocol=smoke", "attacks=classes"], "give the value itself, attacks.pgd.steps=VALUE"),
+        ("purify", ["protocol=smoke", "attacks=standard"], "give the value itself, attacks.pgd.steps=VALUE"),
         ("purify", ["protocol=none,smoke", "evaluation=default"], "protocol=smoke sets evaluation.eps_curve"),
         ("purify", ["experiment=purify/celeba64_identities", "purifier=blur"], "sets purifier."),
         ("purify", ["experiment=purify/celeba64_identities", "threat=image"], "sets threat.norm to l2"),

@@ -91,9 +91,9 @@ def test_an_attack_has_no_name_that_a_table_uses_itself(name: str) -> None:
 
 def test_an_attack_beside_the_suite_does_not_replace_one_of_the_same_name() -> None:
     with pytest.raises(UserError, match=r"attack=pgd has the name .* ~attacks\.pgd"):
-        loaded("evaluate", *D, "attacks=classes", "attack=pgd", "attack.steps=3")
-    same = loaded("evaluate", *D, "attacks=classes", "attack=pgd", "attack.steps=20")
-    assert list(same.evaluation.attacks) == ["fgsm", "pgd", "apgd"]
+        loaded("evaluate", *D, "attacks=standard", "attack=pgd", "attack.steps=3")
+    same = loaded("evaluate", *D, "attacks=standard", "attack=pgd", "attack.steps=10")
+    assert list(same.evaluation.attacks) == ["pgd", "apgd_ensemble"]
 
 
 def test_no_two_rows_have_one_label() -> None:
@@ -121,8 +121,8 @@ def test_steps_that_cannot_cross_a_ball_that_is_searched_are_refused(command: st
 
 
 def test_a_radius_that_is_not_run_asks_nothing_of_the_steps() -> None:
-    words = [*D, "attacks=classes", "attacks.pgd.alpha=0.005", "evaluation.eps_curve=[1,2]"]
-    assert loaded("evaluate", *words, "evaluation.curve_attack=apgd").evaluation.curve == "apgd"
+    words = [*D, "attacks=standard", "attacks.pgd.alpha=0.005", "evaluation.eps_curve=[1,2]"]
+    assert loaded("evaluate", *words, "evaluation.curve_attack=apgd_ensemble").evaluation.curve == "apgd"
     with pytest.raises(UserError, match=r"attacks\.pgd: 20 steps of 0\.005 cannot cross a ball of L-inf 51/255"):
         loaded("evaluate", *words, "evaluation.curve_attack=pgd")
 
