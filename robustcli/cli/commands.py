@@ -46,7 +46,7 @@ COMMANDS: Mapping[str, Command] = {
             "train",
             (
                 "",
-                "dataset=digits model=digits augmentation.shift=1 attacks=classes",
+                "dataset=digits model=digits augmentation.shift=1 attacks=quick",
                 "dataset=cifar10 model=resnet20_cifar augmentation.shift=4 augmentation.flip=true trainer=long",
             ),
         ),
