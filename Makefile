@@ -12,7 +12,7 @@ RUN := $(VENV)/bin/robustcli
 # Threads that spin against each other cost more than they give on a small machine: one a process, unless the caller says otherwise.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help setup lowest newest demo purify test coverage full-size gpu-check lint bench assets smoke sweep clean
+.PHONY: help setup shell lowest newest demo purify test coverage full-size gpu-check lint bench assets smoke sweep clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -24,6 +24,9 @@ $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv --upgrade-deps $(VENV)
 	$(VENV)/bin/python -m pip install --quiet -c constraints.txt -e '.[dev,hf]'
 	touch $@
+
+shell: setup ## a shell in which `robustcli` and `python` are those of .venv (leave it with exit)
+	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" VIRTUAL_ENV="$(CURDIR)/$(VENV)" "$${SHELL:-bash}" -i
 
 lowest: ## make .venv with the oldest versions that pyproject.toml allows, in place of the tested ones (VENV=... for another place)
 	$(PYTHON) -m venv --clear --upgrade-deps $(VENV)

@@ -6,11 +6,12 @@ from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
 
 from robustcli.builders.hook import build
 from robustcli.builders.names import refuse_reserved
 from robustcli.data import ImageClassData, ImageTextData
-from robustcli.defenses import Cleaner, PurifiedClassifier, PurifiedEncoder
+from robustcli.defenses import Cleaner, PurifiedClassifier, PurifiedEncoder, Step
 from robustcli.models import Classifier, DualEncoder
 from robustcli.utils.errors import UserError
 
@@ -21,15 +22,34 @@ def build_purified(config: DictConfig | None, data: Data, device: torch.device) 
     """A function from a model to the defended model with the cleaner of ``purifier=...`` in front; identity where null.
 
     Raises:
-        UserError: a generator of images of another size than those of ``data``, or a mistake in the settings.
+        UserError: a generator of images of another size than those of ``data``, a cleaner that changes their size, or a
+            mistake in the settings.
     """
     if config is None:
         return lambda model: model
     settings: Any = OmegaConf.to_container(config, resolve=True)
     draws, memory = settings.pop("draws", 1), settings.pop("memory", None)
-    cleaner: Cleaner = build(settings, data, node="purifier")
+    cleaner: Cleaner = build(settings, data, node="purifier").to(device)
+    _try_out(cleaner, data.images(torch.tensor([0])).to(device), data.name)
     # One cleaner for all models: its generator is held in memory once.
-    return partial(_defended, cleaner.to(device), draws, memory)
+    return partial(_defended, cleaner, draws, memory)
+
+
+def _try_out(cleaner: Cleaner, image: Tensor, name: str) -> None:
+    """`UserError` where ``cleaner`` cannot clean an image (1,C,H,W) of the data set ``name``, or changes its size."""
+    kind = type(cleaner.function if isinstance(cleaner, Step) else cleaner).__name__
+    shape = " x ".join(map(str, image.shape[1:]))
+    try:
+        with torch.no_grad():
+            cleaned = cleaner.finish(cleaner.prepare(image), cleaner.named_noise([0], image, seed=0))
+    except (ValueError, RuntimeError) as error:
+        raise UserError(f"the purifier {kind} cannot clean the images of {name}, which are {shape}: {error}") from error
+    if cleaned.shape != image.shape:
+        made = " x ".join(map(str, cleaned.shape[1:]))
+        raise UserError(
+            f"the purifier {kind} turns the images of {name}, which are {shape}, into {made}: a cleaner keeps their "
+            "size, change its settings."
+        )
 
 
 def build_defences(config: DictConfig, data: Data, device: torch.device) -> dict[str, Callable[[Any], Any]]:

@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from robustcli.data import ImageClassData, ImageTextData
 from robustcli.data.walks import normal
 from robustcli.models import Classifier, DualEncoder, WordTokenizer, build_vocabulary, load_classifier, load_dual
+from robustcli.models.registry import MODELS
 from robustcli.models.tokenizer import split_words
 from robustcli.utils.errors import UserError
 
@@ -34,12 +35,17 @@ def build_trained(
     if checkpoint is None and not config.get("checkpoint") and not config.get("pretrained"):
         key = "model.pretrained" if "pretrained" in config else "+model.pretrained"
         raise UserError(
-            f"model {config.get('_target_')} has random weights: give those to judge with checkpoint=FILE, or with "
-            f"model.pretrained where the model has it; {key}=random judges random ones."
+            f"model {_shown(str(config.get('_target_')))} has random weights: give those to judge with "
+            f"checkpoint=FILE, or with model.pretrained where the model has it; {key}=random judges random ones."
         )
     if isinstance(data, ImageTextData):
         return build_dual_encoder(config, checkpoint, data, seed=seed)
     return build_classifier(config, checkpoint, data, seed=seed)
+
+
+def _shown(target: str) -> str:
+    """The name of the registry's row with this target; the target itself where there is none."""
+    return next((name for name, row in MODELS.items() if row.target == target), target)
 
 
 def build_surrogate(

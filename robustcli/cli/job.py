@@ -7,6 +7,7 @@ import importlib
 import math
 import re
 import sys
+from contextlib import suppress
 from pathlib import Path
 from secrets import token_hex
 from types import ModuleType
@@ -69,12 +70,18 @@ class Job:
         from robustcli.runs.run import Run
 
         settings: Any = OmegaConf.to_container(config, resolve=True)
-        with Run.open(self.command, settings, directory, overrides) as run:
-            if run.done:
-                print(f"{run.directory} is done already", flush=True)
-                return run.objective
-            run.note_inputs(files=input_files(settings))
-            run.finish(engine_of(self.command).run(config, run))
+        run = Run.open(self.command, settings, directory, overrides)
+        try:
+            with run:
+                if run.done:
+                    print(f"{run.directory} is done already", flush=True)
+                    return run.objective
+                run.note_inputs(files=input_files(settings))
+                run.finish(engine_of(self.command).run(config, run))
+        except Exception as error:
+            if user_error(error):
+                run.discard()
+            raise
         print(f"run: {run.directory}", flush=True)
         return run.objective
 
@@ -103,6 +110,10 @@ def failure(error: BaseException, directory: Path) -> str:
 
 
 def _leave_no_empty(directory: Path) -> None:
-    """Remove the directory of a job that stopped before it wrote anything, if it is empty."""
-    if directory.is_dir() and not any(directory.iterdir()):
-        directory.rmdir()
+    """Remove the directory of a job that left nothing in it, and those above it, below the working one, that are empty
+    then.
+    """
+    with suppress(OSError):  # of the first that holds something
+        for place in (directory, *(above for above in directory.parents if Path.cwd() in above.parents)):
+            if place.exists():
+                place.rmdir()

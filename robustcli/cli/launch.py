@@ -46,7 +46,8 @@ def written_out(command: str, argv: Sequence[str]) -> list[str]:
     """``argv`` in Hydra's form: flags first, ``resume=DIR`` and short forms expanded, groups checked.
 
     Raises:
-        UserError: a flag, a directory to resume or a group that ``command`` cannot take, or groups that contradict.
+        UserError: a flag, a directory to resume or with groups, or a group that ``command`` cannot take, or groups that
+            contradict.
     """
     from robustcli.cli.arguments import ordered
     from robustcli.cli.resume import expand
@@ -56,6 +57,7 @@ def written_out(command: str, argv: Sequence[str]) -> list[str]:
     from robustcli.config.precedence import refuse_overruled
 
     words = ordered(expand(ordered(argv)))
+    config_groups.check_roots(words)
     experiments = config_groups.groups_of(command, words).get(config_groups.EXPERIMENT, [])
     words = [in_folder(word, experiments) if key(word) == config_groups.EXPERIMENT else word for word in words]
     check_groups(command, words)
@@ -98,7 +100,15 @@ def _launch(command: str, argv: Sequence[str]) -> int:
     primary, folder = command.replace("-", "_"), str(config_groups.conf_directory())
     task = hydra.main(version_base="1.3", config_path=folder, config_name=primary)
     with one_sentence(command, words), _as_process(f"robustcli {command}", words), counted() as outcomes:
-        task(Job(command))()
+        try:
+            task(Job(command))()
+        except OSError as error:  # of Hydra, which makes the directories: a job turns its own into an exit code
+            if error.filename is None:  # a choice that is missing is an OSError to Hydra too
+                raise
+            raise UserError(
+                f"the directory of the run cannot be made: {error.filename} ({error.strerror}); name another with "
+                "hydra.run.dir, or hydra.sweep.dir of a sweep"
+            ) from error
     return DONE if outcomes.close() else FAILED
 
 

@@ -21,9 +21,8 @@ def print_choices(name: str | None = None, argv: Sequence[str] = ()) -> None:
     Raises:
         UserError: there is no such command, group or directory.
     """
+    config_groups.check_roots(argv)
     roots = config_groups.roots(argv)
-    if missing := [root for root in roots if not root.is_dir()]:
-        raise UserError(f"--config-dir {missing[0]} is no directory: give one with config groups, such as my_conf.")
     every = config_groups.groups(argv)
     if name is None:
         print_table("robustcli COMMAND", ((command.name, command.summary) for command in COMMANDS.values()))

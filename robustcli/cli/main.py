@@ -32,17 +32,22 @@ Overrides = Annotated[
 def _add(command: Command) -> None:
     @app.command(command.name, help=command.summary, context_settings=RAW, add_help_option=False)
     def _(overrides: Overrides = None) -> None:
+        from robustcli.cli.launch import guarded, launch
+
         arguments = overrides or []
         if {"-h", "--help"} & set(arguments):
-            typer.echo(help_text(command, arguments))
-            return
-        from robustcli.cli.launch import launch
-
+            raise typer.Exit(guarded(lambda: _print_help(command, arguments)))
         raise typer.Exit(launch(command.name, arguments))
 
 
 for _command in COMMANDS.values():
     _add(_command)
+
+
+def _print_help(command: Command, argv: list[str]) -> int:
+    config_groups.check_roots(argv)
+    typer.echo(help_text(command, argv))
+    return 0
 
 
 def help_text(command: Command, argv: list[str]) -> str:

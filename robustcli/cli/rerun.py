@@ -63,7 +63,7 @@ def rerun(directory: Path, parent: Path | None = None) -> int:
     with _inside(Path(manifest["working_directory"])):
         code = launch(manifest["command"], [*argv, f"hydra.run.dir={quoted(new)}"])
     if code != 0:
-        print(f"the rebuilding ended with exit code {code}; see {new}")
+        print(f"the rebuilding ended with exit code {code}" + (f"; see {new}" if new.exists() else ""))
         return code if code >= 128 else 1
     comparison = compare(old, new)
     print_comparison(comparison, old, new)

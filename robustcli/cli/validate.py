@@ -43,7 +43,8 @@ def validate(name: str, argv: Sequence[str]) -> int:
                 raise mistake from error
             raise
     shown = [f"{group}={choice}" for group, choice in chosen.items() if choice is not None]
-    shown += [word for word in overrides if key(word).partition("@")[0] not in chosen]
+    shown += words[: len(words) - len(overrides)]  # --config-dir
+    shown += [word for word in overrides if key(word) not in chosen or word.startswith("~")]
     print(f"all is well, nothing was run: {shlex.join(['robustcli', command, *shown])}")
     return 0
 

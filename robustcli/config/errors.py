@@ -1,7 +1,7 @@
 """Error sentences for mistakes on a command line, each with the nearest valid key or choice."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
@@ -13,6 +13,17 @@ from robustcli.config.overrides import BUDGETS, FORMER_GROUPS, key, value
 from robustcli.config.schemas import SCHEMAS
 from robustcli.utils.errors import UserError
 from robustcli.utils.suggest import did_you_mean, nearest_keys
+
+# A number, a truth value or a mapping, none of which Hydra takes for the name of a choice.
+_NO_NAME = re.compile(r"[-+]?[\d.]+(e[-+]?\d+)?|true|false|\{.*", re.IGNORECASE)
+# What OmegaConf says of a value of the wrong type -> what a typed key must be.
+_EXPECTED: Mapping[str, str] = {
+    "converted to Integer": "a whole number",
+    "converted to Float": "a number",
+    "not a valid bool": "true or false",
+    "to string": "a text",
+    "ListConfig": "a list, such as [1, 2]",
+}
 
 
 def explain(command: str, argv: Sequence[str], error: HydraException | OmegaConfBaseException) -> str:
@@ -31,7 +42,7 @@ def explain(command: str, argv: Sequence[str], error: HydraException | OmegaConf
         name, listed = key(found[1]), value(found[1])
         return f"{found[1]} lists several values: add --multirun for a job each, or write {name}=[{listed}] for a list"
     if found := re.match(r"Error merging override (.+)", text):
-        return f"{found[1].strip()} does not fit: {_first_line(error.__cause__ or error)}"
+        return _misfit(found[1].strip(), _first_line(error.__cause__ or error))
     cause = _first_line(error.__cause__) if error.__cause__ is not None else ""
     return _first_line(error) + (f" ({cause})" if cause not in text else "")
 
@@ -59,6 +70,8 @@ def check_groups(command: str, argv: Sequence[str]) -> None:
         if group in own and choice in ("null", ""):
             listed = ", ".join(own[group])
             raise UserError(f"{word}: a group takes the name of a choice ({listed}); leave it out for its default.")
+        if group in own and choice not in own[group] and _NO_NAME.fullmatch(choice):
+            raise UserError(f"{group} has no choice {choice} (choices: {', '.join(own[group])})")
         if group == config_groups.EXPERIMENT:
             _check_experiments(command, choice.split(","), every.get(group, []), own.get(group, []))
         elif choice in every.get(group, ()) and group not in own and (owners := _owners(group)):
@@ -113,6 +126,18 @@ def _unreadable(command: str, argv: Sequence[str], word: str) -> str:
         hint = f": did you mean {' or '.join(chosen)}?" if chosen else ": write KEY=VALUE, for example seed=1"
         return f"{word!r} has no value{hint}"
     return f"{word!r} cannot be read: write KEY=VALUE, with quotes in quotes around blanks or brackets, \"KEY='VALUE'\""
+
+
+def _misfit(word: str, reason: str) -> str:
+    """A value of the wrong type, in the words of `leaves`; Hydra's ``reason`` where it is another mistake."""
+    given = value(word)
+    if "not Optional" in reason:
+        return f"{key(word)} is null, but needs a value"
+    expected = next((meant for said, meant in _EXPECTED.items() if said in reason), None)
+    if expected is None:
+        return f"{word} does not fit: {reason}"
+    plain = re.fullmatch(r"[\[{].*|[-+]?[\d.]+(e[-+]?\d+)?", given)
+    return f"{key(word)} is {given if plain else repr(given)}, but must be {expected}"
 
 
 def _unknown_key(command: str, argv: Sequence[str], wrong: str) -> str:

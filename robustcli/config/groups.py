@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from itertools import pairwise, takewhile
 from pathlib import Path
 
+from robustcli.utils.errors import UserError
+
 EXPERIMENT = "experiment"  # the one group whose choices stand in a folder for each command: train_mat/tiny_clean
 
 
@@ -22,6 +24,13 @@ def roots(argv: Sequence[str] = ()) -> list[Path]:
     added = [Path(after) for flag, after in pairwise(argv) if flag in ("--config-dir", "-cd")]
     added += [Path(word.split("=", 1)[1]) for word in argv if word.startswith("--config-dir=")]
     return [conf_directory(), *added]
+
+
+def check_roots(argv: Sequence[str]) -> None:
+    """`UserError` where ``--config-dir`` names no directory: Hydra would look past it."""
+    for root in roots(argv)[1:]:
+        if not root.is_dir():
+            raise UserError(f"--config-dir {root} is no directory: give one with config groups, such as my_conf.")
 
 
 def groups(argv: Sequence[str] = ()) -> dict[str, list[str]]:

@@ -101,7 +101,11 @@ def _placed(file: str, keys: list[str], split: str, holds: str | None) -> tuple[
             "or write {split} into the name of the file or of the keys."
         )
     if holds is not None and holds != split:
-        raise UserError(f"dataset.file is {file!r} and holds the split {holds!r}, but {split!r} is asked for.")
+        raise UserError(
+            f"dataset.file is {file!r} and holds the split {holds!r}, but {split!r} is asked for: give a file for each "
+            "split, with {split} in the name of the file or of the keys in place of dataset.holds, such as "
+            "dataset.file='data_{split}.npz'."
+        )
     path = Path(file.replace("{split}", split)).expanduser()
     return existing(path, "dataset.file", None), [key.replace("{split}", split) for key in keys]
 

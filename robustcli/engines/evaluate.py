@@ -41,9 +41,13 @@ def _checkpoints(config: DictConfig) -> dict[str, str | None]:
     """Label -> file of the weights of each model to evaluate."""
     if config.checkpoints is None:
         return {"model": config.checkpoint}
-    if not isinstance(config.checkpoints, DictConfig) or config.checkpoint is not None:
+    if not isinstance(config.checkpoints, DictConfig):
         raise UserError(
-            "checkpoints takes labels and paths, '{clean: a.safetensors, mat: b.safetensors}', and no checkpoint "
-            "beside it."
+            f"checkpoints is {config.checkpoints}, without labels: write checkpoints='{{clean: a.safetensors, mat: "
+            "b.safetensors}' to compare models, or checkpoint=FILE for one."
+        )
+    if config.checkpoint is not None:
+        raise UserError(
+            f"checkpoint is {config.checkpoint} beside checkpoints: give it a label and put it among checkpoints."
         )
     return {str(label): None if path is None else str(path) for label, path in config.checkpoints.items()}

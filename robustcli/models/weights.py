@@ -114,13 +114,18 @@ def read_weights(path: Checkpoint, *, shipped: str | None = None, key: str | Non
             ``model``, ``model_state_dict`` and ``net``, and a remark names the others.
 
     Raises:
-        UserError: no such file or entry, damaged, or holds objects that could run code when read.
+        UserError: no such file or entry, damaged, a generator's, or holds objects that could run code when read.
     """
     if isinstance(path, Weights):
         return path
     path = find_weights(path, shipped)
     if path.suffix == ".safetensors":
         stored, tensors = read_safetensors(path)
+        if "generator" in stored:
+            raise UserError(
+                f"checkpoint {path} is of a generator, which answers nothing: give the weights of a model; a generator "
+                f"cleans images in front of one, purifier=mlvgm purifier.generator={path}"
+            )
         state, _ = _chosen({}, tensors, key, path)
         described = stored.get("model", {})
         return Weights(path, state if described else _bare(state, _TORCHS), described)

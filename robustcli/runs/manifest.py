@@ -23,11 +23,13 @@ def new_directory(parent: Path) -> Path:
     while True:
         time = datetime.now()
         directory = parent / f"{time:%Y-%m-%d}" / f"{time:%H-%M-%S}-{secrets.token_hex(3)}"
-        directory.parent.mkdir(parents=True, exist_ok=True)
         try:
+            directory.parent.mkdir(parents=True, exist_ok=True)
             directory.mkdir()
-        except FileExistsError:
-            continue
+        except OSError as error:
+            if isinstance(error, FileExistsError) and directory.is_dir():
+                continue
+            raise UserError(f"{error.filename} cannot be made ({error.strerror}): work in another directory") from error
         return directory
 
 
@@ -62,7 +64,7 @@ def begin_run(directory: Path, command: str, content: Any, overrides: Sequence[s
     return manifest
 
 
-def _failed_at_once(directory: Path) -> bool:
+def failed_at_once(directory: Path) -> bool:
     """True if the directory holds a failed run without results: nothing but the files of `_ACCOUNT`."""
     names = {path.name for path in directory.iterdir()}
     return "FAILED" in names and names <= _ACCOUNT
@@ -119,7 +121,7 @@ def check_same(directory: Path, command: str, content: Any) -> bool:
     """
     known = files.read_json(directory / "manifest.json")["command"]
     changed = differences(files.read_yaml(directory / "config.yaml"), content, NOT_COMPARED)
-    if (known != command or changed) and _failed_at_once(directory):
+    if (known != command or changed) and failed_at_once(directory):
         return False
     if known != command:
         raise UserError(f"{directory} holds a run of `{known}`, not of `{command}`: use that, or another directory")

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import quote
 
 from robustcli.runs import provenance
-from robustcli.runs.manifest import begin_run, check_same, now, resume_run
+from robustcli.runs.manifest import begin_run, check_same, failed_at_once, now, resume_run
 from robustcli.utils import files, locks
 from robustcli.utils.errors import SuspectClaim, UserError
 from robustcli.utils.flatten import differences, flatten, plain
@@ -193,6 +193,11 @@ class Run:
     def write_report(self, text: str) -> None:
         """Write ``report.md``."""
         files.write_text(self.directory / "report.md", text)
+
+    def discard(self) -> None:
+        """Remove the directory of a run that failed in its first session, before its work; any other is left."""
+        if self.resumed == 0 and set(self.manifest["phases"]) <= {"load"} and failed_at_once(self.directory):
+            shutil.rmtree(self.directory)
 
     def __enter__(self) -> Self:
         if self.done:

@@ -40,7 +40,7 @@ class Progress:
         self.steps, self.every_seconds = done, every_seconds
         self._console = console or Console(stderr=True)
         self._clock = clock
-        self._first = done
+        self._first = self._printed = done
         self._samples = 0
         self._fields: dict[str, str] = {}
         self._bar: Bar | None = None
@@ -66,7 +66,7 @@ class Progress:
         if self._bar is not None:
             self._show()
             self._bar.stop()
-        elif self.steps > self._first:
+        elif self.steps > self._printed:
             self._line()
 
     def advance(self, n: int = 1, *, samples: int | None = None, **fields: Any) -> None:
@@ -103,7 +103,7 @@ class Progress:
         self._bar.update(self._bar.task_ids[0], completed=self.steps, text=self.text())
 
     def _line(self) -> None:
-        self._shown = self._clock()
+        self._shown, self._printed = self._clock(), self.steps
         count = f"{self.steps}" if self.total is None else f"{self.steps}/{self.total}"
         line = f"{self.description} {count}  {self.text()}".rstrip()
         self._console.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -69,6 +69,13 @@ def test_a_value_of_the_wrong_type_is_one_sentence(
         build_candidates(node(*overrides), scenes, small_model)
 
 
+def test_a_file_that_is_not_there_is_said_to_be_so(scenes: Scenes, small_model: DualEncoder) -> None:
+    with pytest.raises(UserError, match=r"candidates\.table is 'nowhere\.json', which does not exist: give"):
+        build_candidates(node("candidates.table=nowhere.json"), scenes, small_model)
+    with pytest.raises(UserError, match=r"candidates\.words is 'nowhere\.txt', which does not exist: give"):
+        EmbeddingNeighbours(small_model, "nowhere.txt")
+
+
 def test_what_a_language_model_says_is_kept_on_disk(
     scenes: Scenes, small_model: DualEncoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:

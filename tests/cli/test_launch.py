@@ -96,7 +96,7 @@ def test_two_runs_in_the_same_second_have_directories_of_their_own(engine: Any) 
         (["datset=scenes"], "train-mat has no key 'datset': did you mean 'dataset'?"),
         (["dataset=scene"], "dataset has no choice 'scene': did you mean 'scenes'? (choices: celeba64_identities, "),
         (["dataset=table", "dataset.caption_colum=a"], "did you mean 'dataset.caption_column'?"),
-        (["trainer.max_steps=abc"], "trainer.max_steps=abc does not fit: Value 'abc' of type 'str' could not be"),
+        (["trainer.max_steps=abc"], "trainer.max_steps is 'abc', but must be a whole number\n"),
         (["trainer.batch_size=0"], "trainer.batch_size is 0, but must be at least 1"),
         (["seed=0,1"], "seed=0,1 lists several values: add --multirun for a job each, or write seed=[0,1] for a list"),
         (["seed=[0"], "'seed=[0' cannot be read: write KEY=VALUE"),
@@ -108,7 +108,16 @@ def test_two_runs_in_the_same_second_have_directories_of_their_own(engine: Any) 
         (["--multirun", "--cfg", "job"], "--cfg and --multirun exclude each other"),
         (["hydra/launcher=jobli"], "hydra/launcher has no choice 'jobli': did you mean 'joblib'?"),
         (["hydra/launcher=submitit_slum"], "hydra/launcher=submitit_slum needs the cluster extra"),
-        (["--config-dir", "nowhere"], "nowhere' not found"),
+        (["--config-dir", "nowhere"], "--config-dir nowhere is no directory: give one with config groups"),
+        (["--config-dir=nowhere", "dataset=mine"], "--config-dir nowhere is no directory"),
+        (["seed=abc"], "seed is 'abc', but must be a whole number\n"),
+        (["seed=1.5"], "seed is 1.5, but must be a whole number\n"),
+        (["seed=null"], "seed is null, but needs a value\n"),
+        (["trainer.lr=high"], "trainer.lr is 'high', but must be a number\n"),
+        (["trainer.compile=maybe"], "trainer.compile is 'maybe', but must be true or false\n"),
+        (["evaluation.eps_curve=2"], "evaluation.eps_curve is 2, but must be a list, such as [1, 2]\n"),
+        (["threat.norm=[l2]"], "threat.norm is [l2], but must be a text\n"),
+        (["trainer=3"], "trainer has no choice 3 (choices: default, "),
         (["resume=nowhere"], "resume=nowhere: the directory does not exist"),
         (["resume=."], "resume=.: the directory holds neither a run nor a sweep"),
         (["dataset=karpathy"], "dataset.annotations has no value"),
@@ -128,7 +137,7 @@ def test_a_mistake_is_one_sentence_and_leaves_nothing(
     assert launch("train-mat", [*QUICK, *words]) == 2
     out, err = capfd.readouterr()
     assert err.startswith("error: ") and sentence in err and err.count("\n") == 1, err
-    assert out == "" and not [path for path in Path("outputs").rglob("*") if path.is_file()]
+    assert out == "" and not Path("outputs").exists()
 
 
 @pytest.mark.parametrize(
@@ -172,6 +181,57 @@ def test_a_mistake_that_an_engine_finds_is_one_sentence_too(engine: Any, capfd: 
     engine(wrapped)
     assert launch("train-mat", QUICK) == 2
     assert capfd.readouterr().err == "error: threat.eps is 4: did you mean 4/255?\n"
+
+
+def mistaken(config: Any, run: Any) -> float:
+    with run.phase("load"):
+        raise UserError("threat.eps is 4: did you mean 4/255?")
+
+
+@pytest.mark.parametrize("place", [None, "a/b/c"])
+def test_a_mistake_before_work_leaves_nothing(engine: Any, tmp_path: Path, place: str | None) -> None:
+    engine(mistaken)
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "kept").touch()
+    assert launch("train-mat", [*QUICK, *([f"hydra.run.dir={place}"] if place else [])]) == 2
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["a", "kept"]
+
+
+def test_a_mistake_after_work_has_begun_and_one_of_a_resumed_run_leave_it(engine: Any) -> None:
+    def late(config: Any, run: Any) -> float:
+        with run.phase("judge"):
+            return mistaken(config, run)
+
+    engine(late)
+    assert launch("train-mat", [*QUICK, "hydra.run.dir=late"]) == 2
+    assert "did you mean" in Path("late/FAILED").read_text()
+
+    def stopped(config: Any, run: Any) -> float:
+        raise KeyboardInterrupt
+
+    engine(stopped)
+    assert launch("train-mat", [*QUICK, "hydra.run.dir=begun"]) == 130
+    engine(mistaken)
+    assert launch("train-mat", ["resume=begun"]) == 2
+    assert Path("begun/FAILED").is_file() and Path("begun/config.yaml").is_file()
+
+
+def test_a_mistake_in_a_job_of_a_sweep_stands_in_its_table(engine: Any) -> None:
+    engine(mistaken)
+    assert launch("train-mat", [*QUICK, "--multirun", "seed=0,1", "hydra.sweep.dir=sweep"]) == 1
+    assert "did you mean" in Path("sweep/1/FAILED").read_text() and Path("sweep/sweep.csv").is_file()
+
+
+@pytest.mark.parametrize("words", [["hydra.run.dir=file/x"], ["--multirun", "seed=0,1", "hydra.sweep.dir=file/x"]])
+def test_a_directory_that_cannot_be_made_is_one_sentence(
+    engine: Any, capfd: pytest.CaptureFixture[str], words: list[str]
+) -> None:
+    engine(no_engine)
+    Path("file").touch()
+    assert launch("train-mat", [*QUICK, *words]) == 2
+    err = capfd.readouterr().err
+    assert err.startswith("error: the directory of the run cannot be made: ") and "file" in err
+    assert err.count("\n") == 1 and "(Not a directory)" in err and "hydra.run.dir" in err
 
 
 def test_a_failure_is_one_line_with_the_place_of_its_traceback(engine: Any, capfd: pytest.CaptureFixture[str]) -> None:

@@ -192,3 +192,9 @@ def test_completion_by_the_protocol_of_the_shell(environment: dict[str, str], ex
         [sys.executable, "-m", "robustcli"], capture_output=True, text=True, env={**os.environ, **environment}
     )
     assert expected in ended.stdout.replace('"', " ").split() or ended.stdout.strip() == expected, ended
+
+
+@pytest.mark.parametrize("words", [["train-mat", "--help"], ["list"]])
+def test_a_directory_of_groups_that_is_not_there_is_named(words: list[str]) -> None:
+    code, said = run(*words, "--config-dir", "nowhere")
+    assert code == 2 and "--config-dir nowhere is no directory" in said

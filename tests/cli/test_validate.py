@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from robustcli.cli.commands import COMMANDS
 from robustcli.cli.main import app
+from robustcli.models.weights import ASSETS
 
 SMALL = {
     "train-mat": ["attacks=quick", "model.checkpoint=null", "dataset.train=150", "dataset.val=16", "dataset.test=16"],
@@ -67,6 +68,11 @@ def test_no_engine_is_run(capfd: pytest.CaptureFixture[str], monkeypatch: pytest
         (["purify", "trainer=smoke"], "purify has no group 'trainer'"),
         (["train-mat", "seed=0,1"], "seed=0,1 lists several values"),
         (["train-mat", "--multirun", "seed=0"], "takes no --multirun"),
+        (["train-mat", "--config-dir", "my_conf"], "--config-dir my_conf is no directory"),
+        (["evaluate", "checkpoints=a.safetensors"], "checkpoints is a.safetensors, without labels: write checkpoints="),
+        (["evaluate", "checkpoint=a", "checkpoints={b: c}"], "give it a label"),
+        (["evaluate", "dataset=digits", "model=small_cnn"], "model small_cnn has random weights"),
+        (["evaluate", f"checkpoint={ASSETS}/nvae_digits.safetensors", *SMALL["evaluate"]], "is of a generator"),
         (["evalute"], "there is no command 'evalute': did you mean 'evaluate'?"),
     ],
     ids=lambda value: value[-1] if isinstance(value, list) else "",
@@ -83,4 +89,11 @@ def test_groups_of_the_user_are_found(capfd: pytest.CaptureFixture[str], tmp_pat
     (tmp_path / "dataset").mkdir()
     (tmp_path / "dataset" / "mine.yaml").write_text("# Mine.\n_target_: robustcli.data.Digits\n")
     words = ["purify", "--config-dir", str(tmp_path), "dataset=mine"]
-    assert "dataset=mine" in validated(capfd, *words)[1]
+    said = validated(capfd, *words)[1]
+    assert "dataset=mine" in said and f"--config-dir {tmp_path}" in said
+
+
+def test_the_command_that_is_shown_is_the_whole_one(capfd: pytest.CaptureFixture[str]) -> None:
+    words = ["+attack@attacks.x=square", "attacks.x.queries=5"]
+    said = validated(capfd, "evaluate", "dataset=digits", "model=digits", "attacks=none", *words)[1]
+    assert said.endswith(f" {' '.join(words)}\n") and " attacks=none " in said

@@ -85,7 +85,7 @@ def test_eps_is_a_fraction_or_a_number_and_stays_as_it_was_written(value: str) -
 
 def test_a_suite_has_attacks_of_its_own_that_leave_the_run_s_attack_alone() -> None:
     composed = compose("train-mat", ["attacks.pgd.steps=50", "attack.image.steps=3"])
-    assert set(composed.attacks) == {"pgd", "words", "sep", "coattack", "sga", "sequential"}
+    assert set(composed.attacks) == {"pgd", "words", "sep", "coattack", "sga", "sequential", "apgd_ensemble"}
     assert composed.attacks.pgd.steps == 50 and composed.attacks.sep.image.steps == 10
     assert composed.attack.image.steps == 3
 

@@ -192,7 +192,7 @@ def test_arrays_of_floats_with_keys_and_names_of_their_own(tmp_path: Path) -> No
     [
         ({}, {"classes": None}, r"dataset\.classes is null"),
         ({}, {"holds": None}, r"set dataset\.holds"),
-        ({}, {"holds": "train"}, "holds the split 'train'"),
+        ({}, {"holds": "train"}, r"holds the split 'train'.*a file for each split, with \{split\}"),
         ({}, {"images": "x"}, r"no array 'x', only images, labels"),
         ({}, {"layout": "NHWC"}, r"dataset\.layout is NHWC"),
         ({"images": np.full((2, 4, 4), 2.0)}, {}, r"floats in \[0, 1\]"),

@@ -25,14 +25,22 @@ def plain() -> tuple[Console, io.StringIO]:
 def test_plain_lines_come_every_n_seconds_and_at_the_end() -> None:
     clock, (console, out) = Clock(), plain()
     with Progress(40, "train", every_seconds=10, console=console, clock=clock) as progress:
-        for step in range(20):
+        for step in range(25):
             clock.now += 1
             progress.advance(samples=128, loss=2.0 - step / 100, recall=45.123)
     assert out.getvalue().splitlines() == [
         "train 10/40  loss 1.91  recall 45.1  128 samples/s  0:00:30 left",
         "train 20/40  loss 1.81  recall 45.1  128 samples/s  0:00:20 left",
-        "train 20/40  loss 1.81  recall 45.1  128 samples/s  0:00:20 left",
+        "train 25/40  loss 1.76  recall 45.1  128 samples/s  0:00:15 left",
     ]
+
+
+def test_a_last_step_that_is_shown_already_is_not_shown_again() -> None:
+    clock, (console, out) = Clock(), plain()
+    with Progress(1, "diagnostics", unit="numbers", console=console, clock=clock) as progress:
+        clock.now += 20
+        progress.advance(1)
+    assert out.getvalue() == "diagnostics 1/1  0.05 numbers/s  0:00:00 left\n"
 
 
 def test_time_left_is_at_the_mean_speed_so_far() -> None:

@@ -171,6 +171,8 @@ def read_table(table: Mapping[str, Sequence[str]] | str | Path, key: str) -> Map
         return table
     try:
         content = json.loads(Path(table).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(f"{key} is {str(table)!r}, which does not exist: give a JSON file.") from error
     except (OSError, ValueError) as error:
         raise UserError(f"{key} is {str(table)!r}, which is no JSON file: {error}.") from error
     try:
@@ -192,6 +194,8 @@ def _others(entry: Sequence[str] | Mapping[str, Sequence[str]]) -> list[str]:
 def _read_lines(path: str | Path) -> list[str]:
     try:
         return Path(path).read_text(encoding="utf-8").split()
+    except FileNotFoundError as error:
+        raise UserError(f"candidates.words is {str(path)!r}, which does not exist: give a file of words.") from error
     except OSError as error:
         raise UserError(f"candidates.words is {str(path)!r}, which cannot be read: {error}.") from error
 

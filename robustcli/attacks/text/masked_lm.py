@@ -4,8 +4,11 @@ Shapes: B captions, T word pieces, V vocabulary, K candidates.
 """
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import islice, product
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -160,13 +163,62 @@ def _load(name_or_path: str) -> tuple[Any, Any]:
         from transformers import AutoModelForMaskedLM, AutoTokenizer
     except ImportError as error:
         raise UserError("candidates needs transformers: install robustcli[hf].") from error
+    folder = Path(name_or_path).expanduser()
+    if _is_path(name_or_path) and not folder.is_dir():
+        raise _no_model(name_or_path, "there is no such folder")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name_or_path)
-        model = AutoModelForMaskedLM.from_pretrained(name_or_path)
+        with _quiet_hub():
+            if folder.is_dir():
+                tokenizer, model = _read(folder, AutoTokenizer, AutoModelForMaskedLM, local=True)
+            else:
+                tokenizer, model = _read_named(name_or_path, AutoTokenizer, AutoModelForMaskedLM)
     except (OSError, ValueError, KeyError) as error:
-        reason = str(error).strip().split("\n")[0]
-        raise UserError(
-            f"candidates.name_or_path is {name_or_path!r}, where no masked language model is ({reason}): "
-            "give a folder of one, or a name of the Hugging Face hub."
-        ) from error
+        raise _no_model(name_or_path, str(error)) from error
     return tokenizer, model.eval().requires_grad_(False)
+
+
+def _read_named(name: str, *kinds: Any) -> list[Any]:
+    """Objects of a name of the hub, from its cache where it holds them."""
+    from huggingface_hub import HfApi
+
+    try:
+        return _read(name, *kinds, local=True)
+    except (OSError, ValueError, KeyError):
+        pass
+    try:
+        HfApi().model_info(name, timeout=10)  # the readers below would try for two minutes to reach a hub that is away
+    except Exception as error:  # of a client whose exceptions have changed from version to version
+        raise _no_model(name, f"no folder, and the hub said: {error}") from error
+    return _read(name, *kinds, local=False)
+
+
+def _read(place: str | Path, *kinds: Any, local: bool) -> list[Any]:
+    return [kind.from_pretrained(str(place), local_files_only=local) for kind in kinds]
+
+
+def _is_path(name: str) -> bool:
+    """True of what can be no name of the hub, which is NAME or OWNER/NAME, or would lie in a folder that is here."""
+    above = Path(name).parent
+    return (
+        name.startswith((".", "/", "~")) or "\\" in name or name.count("/") > 1 or bool(above.name and above.is_dir())
+    )
+
+
+def _no_model(name: str, reason: str) -> UserError:
+    first = (reason.strip().splitlines() or ["no reason was given"])[0]
+    return UserError(
+        f"candidates.name_or_path is {name!r}, where no masked language model is ({first}): "
+        "give a folder of one, or a name of the Hugging Face hub."
+    )
+
+
+@contextmanager
+def _quiet_hub() -> Iterator[None]:
+    """Context in which the hub's client says nothing of its retries: what fails in the end is a sentence."""
+    log = logging.getLogger("huggingface_hub")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(level)

@@ -115,6 +115,9 @@ class Purifier(Cleaner):
         """
         drawn = self.sample_noise(len(images), images)
         if noise is not None:
+            if not isinstance(noise, list | tuple) or not all(isinstance(tensor, Tensor) for tensor in noise):
+                count = len(self.generator.latent_shapes)
+                raise ValueError(f"noise is {type(noise).__name__}: expected a list of {count} tensors, one a latent")
             drawn = [*drawn[: len(drawn) - len(self.generator.latent_shapes)], *noise]
         return self.finish(self.prepare(images), drawn)
 

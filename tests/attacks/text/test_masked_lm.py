@@ -1,5 +1,6 @@
 """A masked language model that echoes: what it proposes for a word shows which row was read."""
 
+import logging
 from pathlib import Path
 
 import pytest
@@ -72,6 +73,37 @@ def test_the_fingerprint_names_the_vocabulary(folder: Path, tmp_path: Path) -> N
     assert source.fingerprint == changed.fingerprint
     changed._tokenizer = tokenizer
     assert source.fingerprint != changed.fingerprint
+
+
+@pytest.mark.parametrize("name", ["./absent", "/absent/bert", "~/absent-bert", "a/b/c", "here/absent"])
+def test_a_folder_that_is_not_there_is_told_without_asking_the_hub(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", no_hub)
+    with pytest.raises(UserError, match="there is no such folder"):
+        MaskedLM(name)
+
+
+def test_a_hub_that_does_not_know_the_name_is_asked_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The readers of transformers try again and again, with a line each time."""
+    hub = pytest.importorskip("huggingface_hub")
+
+    def unknown(self: object, name: str, **_: object) -> None:
+        logging.getLogger("huggingface_hub.utils._http").warning("Retrying in 1s [Retry 1/5].")
+        raise RuntimeError(f"404 {name}\nwith many more lines")
+
+    monkeypatch.setattr(hub.HfApi, "model_info", unknown)
+    with pytest.raises(UserError, match=r"'no-such-bert', where .* \(no folder, and the hub said: 404 no-such-bert\)"):
+        MaskedLM("no-such-bert")
+    assert not [record for record in caplog.records if "Retrying" in record.message]
+
+
+def no_hub(*_: object, **__: object) -> None:
+    raise AssertionError("the hub was asked")
 
 
 def test_a_model_that_is_not_there_is_the_user_s_mistake(tmp_path: Path) -> None:

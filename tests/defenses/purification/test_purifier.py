@@ -101,3 +101,5 @@ def test_mistakes(generator: NVAE, images: torch.Tensor) -> None:
         purifier(torch.rand(2, 3, 8, 8))
     with pytest.raises(ValueError, match="noise is"):
         purifier(images, purifier.sample_noise(2, images))
+    with pytest.raises(ValueError, match="noise is int: expected a list of 4 tensors, one a latent"):
+        purifier(images, noise=1)  # type: ignore[arg-type]
