@@ -91,3 +91,10 @@ def test_an_l2_start_fills_the_ball_and_a_step_has_its_length() -> None:
     assert (radii < 0.1).float().mean() == pytest.approx(0.25, abs=0.1)  # the share of the disc's area
     tiny = 1e-30 * torch.randn(4, 3, 4, 4, generator=generator(0))
     assert torch.linalg.vector_norm(L2(1.0).step(tiny, 0.3).flatten(1), dim=1) == pytest.approx([0.3] * 4, rel=1e-5)
+
+
+def test_an_linf_start_fills_the_ball_on_both_sides() -> None:
+    clean = torch.full((20, 3, 4, 4), 0.5)
+    offset = Linf(0.1).random_start(clean, range(20), 0) - clean
+    assert offset.min() < -0.095 and offset.max() > 0.095
+    assert offset.mean() == pytest.approx(0.0, abs=0.01) and offset.abs().mean() == pytest.approx(0.05, abs=0.01)
