@@ -12,7 +12,7 @@ RUN := $(VENV)/bin/robustcli
 # Threads that spin against each other cost more than they give on a small machine: one a process, unless the caller says otherwise.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help setup shell lowest newest demo purify test coverage full-size gpu-check lint bench assets smoke sweep clean
+.PHONY: help setup shell lowest newest demo purify test mutants coverage full-size gpu-check lint bench assets smoke sweep clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -50,6 +50,9 @@ test: setup ## every test, side by side on all cores
 
 coverage: setup ## every test, and which lines and branches none of them reached (also in coverage.xml)
 	$(VENV)/bin/python -m pytest -n auto --dist loadfile --cov --cov-report=term-missing --cov-report=xml
+
+mutants: setup ## faults put into the package one at a time: does a test notice each? (minutes; MUTANTS=... for those of a file or text)
+	$(VENV)/bin/python tests/mutants.py $(MUTANTS)
 
 full-size: setup ## the tests with a model or a data set of full size (minutes, up to 16 GiB)
 	$(VENV)/bin/python -m pytest -m full_size

@@ -14,6 +14,7 @@ from robustcli.attacks import (
     FAB,
     PGD,
     CharacterEdits,
+    ClassifierAttack,
     ImageOracle,
     LogitOracle,
     Pairs,
@@ -69,6 +70,24 @@ def test_images_beyond_the_threat_model_of_the_call_are_a_fault(norm: str, eps: 
     for wrapped in (EOT(attack, draws=2), Surrogate(attack, net)):
         with pytest.raises(RuntimeError, match=f"but eps is {eps}"):
             wrapped(net, images, labels, threat)
+
+
+class Misclassified(ClassifierAttack):
+    """It reads no gradient and leaves the ball, past the projection of the base class."""
+
+    def search(
+        self, oracle: LogitOracle, images: Tensor, labels: Tensor, sample_ids: Tensor, threat: ThreatModel
+    ) -> Tensor:
+        return 1 - images
+
+    def settle(self, found: Tensor, clean: Tensor, threat: ThreatModel) -> Tensor:
+        return found
+
+
+def test_a_search_of_logits_beyond_the_threat_model_is_a_fault() -> None:
+    net, images, labels = inputs(2)
+    with pytest.raises(RuntimeError, match=r"but eps is 0\.04"):
+        Misclassified(eps=0.04)(net, images, labels)
 
 
 def test_images_out_of_the_box_are_a_fault_though_any_change_counts() -> None:

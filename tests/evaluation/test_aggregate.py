@@ -127,3 +127,22 @@ def test_the_table_says_which_attack_broke_what() -> None:
         "words": {"fallen": 2, "alone": 1},
     }
     assert fallen_by_attack(frame(rows[:4])).empty
+
+
+def test_intervals_are_over_images_and_not_over_their_queries() -> None:
+    """Five queries of an image that stand and fall together are no more evidence than one."""
+    rows = [
+        record(
+            "m", "pgd", "adaptive", f"{image}", float(image % 3 == 0), clean_rank=1 + image % 2, query_id=f"{image}-{j}"
+        )
+        for image in range(30)
+        for j in range(5)
+    ]
+    table = frame(rows)
+    (five,) = summarise(table, resamples=200, seed=0).to_dict("records")
+    (one,) = summarise(table[table["query_id"].str.endswith("-0")], resamples=200, seed=0).to_dict("records")
+    for name in ("recall_at_1", "worst", "majority", "success_flip"):
+        assert one[f"{name}_low"] < one[name] < one[f"{name}_high"]
+        assert [five[f"{name}_{end}"] for end in ("low", "high")] == pytest.approx(
+            [one[f"{name}_{end}"] for end in ("low", "high")]
+        )

@@ -140,3 +140,33 @@ def test_logits_without_a_number_are_an_error(data: PixelClasses, model: Classif
     model.network.forward = lambda images: torch.full((len(images), 2), torch.nan)  # type: ignore[method-assign]
     with pytest.raises(ValueError, match="NaN"):
         judge.clean(entry)
+
+
+class Liar(PGD):
+    """PGD that reports the opposite of its success."""
+
+    def __call__(self, model, images, labels, threat=None, *, sample_ids=None):  # type: ignore[no-untyped-def]
+        result = super().__call__(model, images, labels, threat, sample_ids=sample_ids)
+        return replace(result, success=~result.success)
+
+
+def test_the_success_that_an_attack_reports_is_not_read(data: PixelClasses, model: Classifier) -> None:
+    judge = evaluator(data, ThreatModel(eps=0.1))
+    honest, lying = (judge.attacked(run_of(judge, model, "pgd", attack)) for attack in (PGD(), Liar()))
+    pd.testing.assert_frame_equal(lying, honest)
+
+
+def test_each_record_is_that_of_the_image_that_it_names(data: PixelClasses, model: Classifier) -> None:
+    """Also where the batches are smaller than the set and the images are not in the order of their names."""
+    eps, mean = 0.1, data.images(torch.arange(20)).flatten(1).mean(1)
+    judge = evaluator(data, ThreatModel(eps=eps), batch_size=7)
+    clean, attacked = judge.clean(judge.entry("m", model)), judge.attacked(run_of(judge, model, "pgd", PGD()))
+    correct = (mean > 0.5).long() == data.labels
+    robust = correct & ((mean - 0.5).abs() > eps)
+    for table in (clean, attacked):
+        rows = table.set_index("query_id").loc[data.image_ids]
+        assert rows["image_id"].tolist() == data.image_ids
+        assert rows["label"].tolist() == [CLASSES[label] for label in data.labels.tolist()]
+        assert rows["clean_class"].tolist() == [CLASSES[int(level > 0.5)] for level in mean.tolist()]
+        assert rows["clean_correct"].tolist() == correct.tolist()
+    assert rows["adversarial_correct"].tolist() == robust.tolist()

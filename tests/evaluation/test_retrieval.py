@@ -241,3 +241,39 @@ def _agrees(rank: int, scores: Tensor, true: Tensor) -> bool:
     """Ties within the resolution of a score may fall either way."""
     best = scores[true].max()
     return 1 + int((scores > best + 1e-5).sum()) <= rank <= int((scores > best - 1e-5).sum())
+
+
+class _Liar(SepAttack):
+    """An attack that reports the opposite of its success."""
+
+    def variants(self, *given, **rest):  # type: ignore[no-untyped-def]
+        return {
+            name: replace(one, image_success=~one.image_success, caption_success=~one.caption_success)
+            for name, one in super().variants(*given, **rest).items()
+        }
+
+
+def test_the_success_that_an_attack_reports_is_not_read(scenes: Scenes, small_model: DualEncoder) -> None:
+    judge, plain = evaluator(scenes, limit=12), sep()
+    lying = attacked_by(judge, small_model, _Liar(image=plain.image, text=plain.text))
+    pd.testing.assert_frame_equal(lying, attacked_by(judge, small_model, plain))
+
+
+def test_each_record_is_that_of_the_query_that_it_names(scenes: Scenes, small_model: DualEncoder) -> None:
+    data = Scattered(scenes)
+    judge = evaluator(data, batch_size=7, limit=20)
+    records = attacked_by(judge, small_model, sep())
+    images, captions = (table.set_index("query_id") for _, table in records.groupby("direction", sort=False))
+    order, columns = torch.arange(20), torch.tensor([int(name) for name in captions.index])
+    with torch.no_grad():
+        of_images = small_model.encode_image(data.images(order))
+        of_captions = small_model.encode_text(small_model.tokenize([data.captions[j] for j in columns.tolist()]))
+    scores, true = of_images @ of_captions.T, data.relevance(order, columns)
+    for i, name in enumerate(data.image_ids[:20]):
+        assert images.loc[name, "image_id"] == name
+        assert _agrees(images.loc[name, "clean_rank"], scores[i], true[i])
+    for position, j in enumerate(columns.tolist()):
+        record = captions.loc[str(j)]
+        assert record["image_id"] == data.image_ids[int(data.owner[j])]
+        assert _agrees(record["clean_rank"], scores[:, position], true[:, position])
+        assert sum(a != b for a, b in zip(data.captions[j].split(), record["caption"].split(), strict=True)) <= 1

@@ -70,14 +70,14 @@ def dlr(logits: Tensor, labels: Tensor) -> Tensor:
 def dlr_targeted(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
     """DLR towards the class ``targets`` (B,) (Croce and Hein 2020, equation 7).
 
-    Of three classes the lowest stands in for the fourth; of two the margin itself is given, see `dlr`.
+    It takes four classes. Of three the ratio would be -1 wherever the target is the lowest, without a gradient, so with
+    fewer than four the logit of the target minus that of the label is given.
     """
-    if logits.shape[1] < 3:
-        return margin(logits, labels)
-    ordered = logits.sort(dim=1, descending=True).values
-    lowest = logits.shape[1] - 1
-    reference = 0.5 * (ordered[:, 2] + ordered[:, min(3, lowest)])
     label_logit, target_logit = (logits.gather(1, each[:, None]).squeeze(1) for each in (labels, targets))
+    if logits.shape[1] < 4:
+        return target_logit - label_logit
+    ordered = logits.sort(dim=1, descending=True).values
+    reference = 0.5 * (ordered[:, 2] + ordered[:, 3])
     return (target_logit - label_logit) / (ordered[:, 0] - reference + 1e-12)
 
 

@@ -100,3 +100,10 @@ def test_a_step_along_a_gradient_of_zeros_is_none_and_one_along_the_least_gradie
     step = ball(1.0).step(gradient, 1000.0)
     assert torch.equal(step[0], torch.zeros(1, 2, 2))
     assert ball(1.0).distance(step, torch.zeros_like(step))[1:] == pytest.approx([1000.0] * 2)
+
+
+def test_an_linf_start_fills_the_ball_on_both_sides() -> None:
+    clean = torch.full((20, 3, 4, 4), 0.5)
+    offset = Linf(0.1).random_start(clean, range(20), 0) - clean
+    assert offset.min() < -0.095 and offset.max() > 0.095
+    assert offset.mean() == pytest.approx(0.0, abs=0.01) and offset.abs().mean() == pytest.approx(0.05, abs=0.01)

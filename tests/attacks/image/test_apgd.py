@@ -130,3 +130,28 @@ def test_hyper_parameters_are_checked() -> None:
     for changed in bad:
         with pytest.raises(UserError, match=rf"attack\.{next(iter(changed))}(=| is)"):
             APGD(**changed)
+
+
+class OneWay(nn.Module):
+    """Classes of which 1, the nearest to the label 0 when clean, never moves; only the last can come out ahead.
+
+    Args:
+        classes: 3 or more.
+    """
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.classes = classes
+
+    def forward(self, x: Tensor) -> Tensor:
+        brightness = x.flatten(1).mean(1)
+        fixed = [torch.full_like(brightness, level) for level in (1.0, 0.9, *[0.0] * (self.classes - 3))]
+        return torch.stack([*fixed, 10 * brightness - 4.5], dim=1)
+
+
+@pytest.mark.parametrize("classes", [3, 4, 6])
+def test_every_target_is_a_class_of_its_own(classes: int) -> None:
+    net, images, labels = OneWay(classes), torch.full((2, 3, 8, 8), 0.5), torch.zeros(2, dtype=torch.long)
+    attack = APGD(eps=0.1, steps=10, targets=2)
+    assert attack(net, images, labels).success.all()
+    assert not attack.replace(targets=1)(net, images, labels).success.any()

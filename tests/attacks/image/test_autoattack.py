@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from robustcli.attacks import AutoAttack
+from robustcli.attacks.core.class_losses import margin
 from robustcli.utils.errors import UserError
 from robustcli.utils.seeding import generator
 
@@ -73,3 +74,14 @@ def test_hyper_parameters_are_checked() -> None:
     for changed in bad:
         with pytest.raises(UserError, match=rf"(attack|threat)\.{next(iter(changed))} is"):
             AutoAttack(**changed)  # type: ignore[arg-type]
+
+
+def test_what_no_member_fools_keeps_the_image_of_the_highest_margin() -> None:
+    net, images, labels = _inputs(12)
+    ensemble = AutoAttack(eps=0.004, steps=6, queries=40)
+    result, ball = ensemble(net, images, labels), ensemble.threat.ball
+    members = (member(net, images, labels, ensemble.threat).images for member in ensemble.members().values())
+    margins = torch.stack([margin(net(ball.settle(x_adv, images)), labels) for x_adv in members])[:, ~result.success]
+    kept = margin(net(result.images), labels)[~result.success]
+    assert torch.allclose(kept, margins.amax(0), atol=1e-5)
+    assert (kept > margins[-1] + 1e-3).any(), "the last member is not the best of all samples"

@@ -90,6 +90,21 @@ def test_the_gallery_loss_reads_a_gallery_that_is_larger_than_the_chunk(model: T
         assert chunk_loss.tolist() == pytest.approx(whole_loss.tolist(), abs=1e-5)
 
 
+def test_the_image_losses_without_a_gallery_are_what_they_say(model: ToyDual) -> None:
+    """``own_pair`` rises as the mean cosine to the paired captions falls, ``drift`` with the distance from clean."""
+    target, rows = _target(model), torch.tensor([2, 0, 1])
+    moved = (target.pairs.images[rows] + 0.02).clamp(0, 1)
+    features, texts = model.encode_image(moved).detach(), _features(7, target.text_features, 5)
+    for attacked in (None, texts):
+        captions = target.text_features if attacked is None else attacked
+        cosines = [(captions[target.owner == row] @ features[k]).mean() for k, row in enumerate(rows.tolist())]
+        losses = image_objective("own_pair", target, attacked)(moved, rows)
+        assert losses.tolist() == pytest.approx([-float(cosine) for cosine in cosines], abs=1e-6)
+    new, clean = features.double().softmax(1), target.image_features[rows].double().softmax(1)
+    expected = (new * (new / clean).log()).sum(1)
+    assert image_objective("drift", target)(moved, rows).tolist() == pytest.approx(expected.tolist(), rel=1e-6)
+
+
 def test_infonce_is_the_loss_of_the_batch_with_other_true_pairs_left_out(model: ToyDual) -> None:
     target = _target(model, (1, 1, 1, 1))
     pairs = target.pairs

@@ -123,3 +123,11 @@ def test_several_true_images_are_known_and_zero_gradients_do_not_come_of_them(mo
     found = ensemble(text=None)(model, pairs)
     assert not found.caption_success[0]
     assert found.zero_gradients.sum() == 0
+
+
+def test_what_sga_alone_fools_is_fooled(model: ToyDual, pairs: Pairs) -> None:
+    """Without steps of its own the ensemble has no other search of images than SGA's ten."""
+    sga = SGA(image=PGD(eps=EPS, steps=10, loss="own_pair"), text=words())(model, pairs)
+    result = ensemble(image=APGD(eps=EPS, steps=0))(model, pairs)
+    assert (result.image_success | ~sga.image_success).all()
+    assert (result.caption_success | ~sga.caption_success).all()
