@@ -171,6 +171,40 @@ def test_fab_lets_go_of_what_is_near_enough() -> None:
     assert (near.norm >= free.norm).all()
 
 
+def test_a_sample_that_is_near_enough_costs_fab_no_restart() -> None:
+    net, images, labels = inputs(8)
+    once = FAB(norm="l2", steps=10, eps=5.0)(net, images, labels)
+    again = FAB(norm="l2", steps=10, eps=5.0, restarts=3)(net, images, labels)
+    assert once.success.all() and torch.equal(again.queries, once.queries)
+
+
+def test_fab_takes_the_steps_of_its_paper() -> None:
+    """Equations 9 and 10 on a plane: from the clean image onto it and a little beyond, nine tenths of the way back, and
+    then between the projections of both.
+    """
+    weight, asked = torch.tensor([3.0, 4.0]), list[Tensor]()
+    clean, attack = torch.full((1, 1, 1, 2), 0.5), FAB(norm="l2", steps=3, alpha_max=0.4, eta=1.2)
+
+    class Plane(LinearClassifier):
+        def forward(self, images: Tensor) -> Tensor:
+            asked.append(images.detach().flatten())
+            return super().forward(images)
+
+    model, labels = Plane(weight, -3.0), torch.ones(1, dtype=torch.long)  # 0.1 from the plane
+    threat = attack.threat
+    attack.search(LogitOracle(model, QueryCounter.of(1)), clean, labels, torch.arange(1), threat)
+    _, start, first, back, second, *_ = asked
+    away = -weight / 5
+    assert torch.equal(start, clean.flatten())
+    assert torch.allclose(first, start + 1.2 * 0.1 * away, atol=1e-4)
+    assert torch.allclose(back, start + 0.9 * (first - start), atol=1e-4)
+    beyond = 0.9 * 0.12 - 0.1  # ``back`` lies so far on the other side
+    share = beyond / (beyond + 0.1)
+    assert 0 < share < 0.4
+    onto = back - 1.2 * beyond * away
+    assert torch.allclose(second, onto + share * (first - onto), atol=1e-4)
+
+
 def test_the_members_of_the_reduced_autoattack_let_go_of_what_is_near_enough() -> None:
     net, images, labels = inputs(8)
     attack = ReducedAutoAttack(cross_entropy=[1], dlr=[], steps=4, fab_steps=10)

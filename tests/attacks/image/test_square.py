@@ -85,6 +85,22 @@ def test_proposals_differ_between_samples() -> None:
     assert ((found - 0.5).abs() - 0.1).abs().max() < 1e-6  # every pixel on the rim of the ball
 
 
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_windows_differ_between_samples_of_the_same_start(norm: str) -> None:
+    twice, asked = torch.full((2, 3, 8, 8), 0.5), list[Tensor]()
+
+    def objective(x: Tensor, rows: Tensor) -> Tensor:
+        asked.append(x.clone())
+        return torch.zeros(len(x))
+
+    Square(norm=norm, eps=0.1, queries=2).maximise(objective, twice, torch.tensor([7, 8]), start=twice)
+    start, proposals = asked
+    assert torch.equal(start[0], start[1]) and not torch.equal(proposals[0], proposals[1])
+    # In L2 a window takes what nothing else has used of the budget: of the clean image all of it.
+    norms = Square(norm=norm, eps=0.1).threat.ball.distance(proposals, twice)
+    assert norms.tolist() == pytest.approx([0.1, 0.1], rel=1e-4)
+
+
 def test_a_dual_encoder_is_attacked_as_a_black_box(model: ToyDual) -> None:
     found = SepAttack(image=Square(eps=0.05, queries=80))(model, make_pairs(model))
     assert (found.gradients == 0).all()
