@@ -13,7 +13,7 @@ from robustcli.evaluation import CLEAN, Entry, Evaluation, Group
 from robustcli.evaluation.aggregate import at_radius, paper_table, robust_recall, summarise, up_to_radius, with_worst
 from robustcli.evaluation.records import WORST
 from robustcli.report.defences import NO_ADAPTIVE, access_grid, masked, paper_grid, strict_grid
-from robustcli.report.diagnose import diagnostics_of, transfers
+from robustcli.report.diagnose import coverages, diagnostics_of, transfers
 from robustcli.report.diagnostics import diagnostics_grid, print_findings, with_verdicts
 from robustcli.report.markdown import Report, render
 from robustcli.report.pictures import draw_defences, draw_models
@@ -69,6 +69,7 @@ def write_results(
     else:
         grids, printed = _model_grids(evaluation, seen, findings), 1 + _smallest_alone(evaluation)
         pictures = draw_models(run, evaluation, groups, table, seen_curve, records, _drawn(evaluation))
+    grids[0] = _with_notes(grids[0], coverages(evaluation))
     report = Report(
         title=title,
         summary="\n\n".join(f"**{sentence}**" for sentence in warnings),
@@ -82,6 +83,10 @@ def write_results(
     if diagnostics == "strict":
         refuse_suspects(findings)
     return table
+
+
+def _with_notes(grid: Grid, notes: Sequence[str]) -> Grid:
+    return replace(grid, note=" ".join([*([grid.note] if grid.note else []), *notes]))
 
 
 def _alone(evaluation: Evaluation, records: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
