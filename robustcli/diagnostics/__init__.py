@@ -5,7 +5,7 @@ run*.
 """
 
 from robustcli.diagnostics.advice import Advice, ConfigKeys
-from robustcli.diagnostics.battery import CHECKS, SAMPLES, diagnose
+from robustcli.diagnostics.battery import CHECKS, SAMPLES, diagnose, failed
 from robustcli.diagnostics.finding import (
     NOT_RUN,
     OK,
@@ -35,6 +35,7 @@ __all__ = [
     "Status",
     "Subject",
     "diagnose",
+    "failed",
     "refuse_suspects",
     "verdict",
     "verdicts",

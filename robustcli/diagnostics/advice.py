@@ -98,6 +98,60 @@ class Advice:
         )
 
     @property
+    def restarts(self) -> str:
+        """Restarts that fool more."""
+        more = f"set {self._image}.restarts=10, or " if has_setting(self.search, "restarts") else ""
+        return f"The attack ends in poor optima: {more}take {self._another(self.ensemble)} for the claim."
+
+    @property
+    def misleading(self) -> str:
+        """Gradients that are not the slope of the loss."""
+        return (
+            "The gradient is not the slope of the loss (steps, ripples, noise of the pixels, a detector): replace that "
+            f"part by BPDA, and add {self._another('square')}, which needs no gradient."
+        )
+
+    @property
+    def rippled(self) -> str:
+        """Smoothed gradients that fool more."""
+        return (
+            "The loss is rough at the scale of a step, so its gradient misleads: average it over noise in the ball, "
+            f"and add {self._another('square')}, which needs none."
+        )
+
+    @property
+    def inside(self) -> str:
+        """The network behind a defence, whose gradients fool more."""
+        return (
+            "What stands before or behind the network hides its gradient: attack through it with BPDA, and add "
+            f"{self._another('square')}, which needs no gradient."
+        )
+
+    @property
+    def entangled(self) -> str:
+        """Answers that depend on other queries."""
+        return (
+            "An answer that depends on other queries (moments of a batch, a memory) is not the model's alone: put the "
+            "model in eval mode without a state, and judge each image by itself, evaluation.batch_size=1."
+        )
+
+    @property
+    def remembered(self) -> str:
+        """Survivors that fall once they are moved a little."""
+        return (
+            "The model is robust on these very images and not beside them: judge it on images that it has not seen, "
+            "such as evaluation.split=val."
+        )
+
+    @property
+    def blank(self) -> str:
+        """Candidate edits for hardly any caption."""
+        return (
+            "The attack has next to nothing to put in: take candidates of the captions' own words, such as "
+            "candidates=neighbours, or a candidates.table that holds them."
+        )
+
+    @property
     def transfer(self) -> str:
         """Transfer attack that fools more."""
         return (

@@ -17,12 +17,15 @@ from robustcli.attacks.multimodal.sep import SepAttack
 from robustcli.diagnostics.changes import AnyAttack, layers, setting
 from robustcli.diagnostics.context import CheckContext
 from robustcli.diagnostics.finding import Judgement, exceeds_chance
+from robustcli.diagnostics.searches import SmoothedPGD
 from robustcli.utils.seeding import derive_seed
 
 _BETTER = 0.002  # share of the queries that an attacker of less knowledge may fool beyond the attack under test
 _LUCK = 0.03  # share of the queries that a greedy search may lose with one edit more
 _EQUAL = 0.03  # share that a search of equal strength may add by luck
+_COVERED = 0.05  # least share of the captions that an attack can edit
 _STEPS = 30
+_RESTARTS, _STEPS_OF_RESTART = 5, 20
 _NOISES = 4
 
 
@@ -45,6 +48,44 @@ def stronger_search(context: CheckContext) -> Judgement | str:
     searches = [APGD(steps=_STEPS, loss=loss, seed=seed) for loss in ("cross_entropy", "margin")]
     attacks = [_as_full_attack(context, search) for search in searches]
     return _compared(context, attacks, f"APGD with {_STEPS} steps", context.advice.stronger, _EQUAL)
+
+
+def more_restarts(context: CheckContext) -> Judgement | str:
+    """PGD on the margin from many random starts: survivors that it fools in addition."""
+    if (reason := context.no_radius()) is not None:
+        return reason
+    assert context.search is not None
+    search = PGD(
+        steps=_STEPS_OF_RESTART, loss="margin", restarts=_RESTARTS, seed=derive_seed(context.search.seed, "diagnostics")
+    )
+    name = f"PGD on the margin with {_RESTARTS} restarts"
+    return _compared(context, [_as_full_attack(context, search)], name, context.advice.restarts, _EQUAL)
+
+
+def smoothed_gradients(context: CheckContext) -> Judgement | str:
+    """PGD along the gradient of the smoothed loss: survivors whose own gradient misled the attack."""
+    if (reason := context.no_radius()) is not None:
+        return reason
+    if context.subject.randomised:
+        return "the draws smooth the loss already"
+    assert context.search is not None
+    search = SmoothedPGD(seed=derive_seed(context.search.seed, "diagnostics"))
+    attack, name = _as_full_attack(context, search), f"gradients averaged over {search.draws} noises"
+    return _compared(context, [attack], name, context.advice.rippled, _EQUAL)
+
+
+def straight_through(context: CheckContext) -> Judgement | str:
+    """Attack on the network behind a defence, with the identity for the gradient of what stands before it."""
+    if (reason := context.no_radius()) is not None:
+        return reason
+    if (model := context.subject.straight_through()) is None:
+        return "no network of its own was seen inside the model"
+    assert context.search is not None
+    seed = derive_seed(context.search.seed, "diagnostics")
+    searches = [PGD(steps=_STEPS, loss=loss, seed=seed) for loss in ("cross_entropy", "margin")]
+    name = "images computed on the network inside"
+    attacks = [Surrogate(search, model) for search in searches]
+    return _compared(context, attacks, name, context.advice.inside, _EQUAL)
 
 
 def transfer(context: CheckContext) -> Judgement | str:
@@ -88,6 +129,20 @@ def more_words(context: CheckContext) -> Judgement | str:
     rates = f"{100 * before.double().mean():.0f} % → {100 * after.double().mean():.0f} % fall"
     measured = f"{rates} with {shown}; {lost} stand up again"
     return Judgement(exceeds_chance(lost, len(before), _LUCK), measured, context.advice.words)
+
+
+def coverage(context: CheckContext) -> Judgement | str:
+    """Share of the captions that the search has an edit for; without candidates every caption stays clean."""
+    if context.text_attack is None:
+        return "the attack leaves captions alone"
+    text = _retrieval_attack(context.text_attack).text
+    covered = None if text is None else text.coverage(context.subject.captions)
+    if covered is None:
+        return f"{type(text).__name__} does not tell which captions it can edit"
+    if not covered.captions:
+        return "the sample has no captions"
+    share = covered.editable_captions / covered.captions
+    return Judgement(share < _COVERED, str(covered), context.advice.blank)
 
 
 def _compared(context: CheckContext, attacks: Iterable[AnyAttack], name: str, remedy: str, share: float) -> Judgement:

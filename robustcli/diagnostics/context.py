@@ -26,6 +26,9 @@ from robustcli.diagnostics.changes import AnyAttack, image_search, layers, singl
 from robustcli.diagnostics.subjects import Outcome, Subject
 
 ENSEMBLES = (AutoAttack, RetrievalAutoAttack)
+# Passes of the black-box search for each image, many where a pass is cheap: networks for images of up to so many values
+# classify thousands in a second, and averaged draws multiply every pass.
+_FEW_QUERIES, _MANY_QUERIES, _SMALL = 100, 1000, 4096
 
 
 class CheckContext:
@@ -35,7 +38,7 @@ class CheckContext:
     Args:
         subject, attack: of the robust number under test.
         sources: other models by name, for transfer attacks.
-        queries: forward passes of a black-box search.
+        queries: forward passes of a black-box search; None: as many as images of this size afford.
         keys: config keys of the attack, for the advice.
 
     Attributes:
@@ -48,15 +51,17 @@ class CheckContext:
     """
 
     def __init__(
-        self, subject: Subject, attack: AnyAttack, *, sources: Mapping[str, Any], queries: int, keys: ConfigKeys
+        self, subject: Subject, attack: AnyAttack, *, sources: Mapping[str, Any], queries: int | None, keys: ConfigKeys
     ) -> None:
-        self.subject, self.sources, self.queries, self.threat = subject, sources, queries, subject.threat
+        self.subject, self.sources, self.threat = subject, sources, subject.threat
         self.full_attack = attack
         self.image_attack = single_part(attack, "image") if self.threat.moves_images else None
         self.text_attack = single_part(attack, "text") if self.threat.moves_texts else None
         self.search: ClassifierAttack | None = None if self.image_attack is None else image_search(self.image_attack)
         self.attackable = subject.attackable("image")
         ensemble = "retrieval_autoattack" if isinstance(attack, RetrievalAttack) else "autoattack"
+        few = subject.pixels > _SMALL or self.draws > 1
+        self.queries = queries or (_FEW_QUERIES if few else _MANY_QUERIES)
         self.advice = Advice(keys=keys, ensemble=ensemble, search=self.search)
 
     @cached_property
@@ -74,6 +79,10 @@ class CheckContext:
         """Outcome of the image part, unchanged; run once."""
         assert self.image_attack is not None
         return self.subject.attacked(self.image_attack)
+
+    def run(self) -> None:
+        """Run the image part, if that was not done yet."""
+        _ = self.outcome
 
     @property
     def success(self) -> Tensor:

@@ -3,11 +3,12 @@
 Shapes: N images, M captions, C channels, H height, W width, Q queries, K gradients, B images of a call.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from robustcli.attacks import (
     Adversarial,
@@ -22,13 +23,19 @@ from robustcli.attacks import (
     judge_on_draws,
 )
 from robustcli.attacks.core.base import Classifier, is_randomised
+from robustcli.attacks.core.class_losses import margin
+from robustcli.attacks.core.losses import image_objective
 from robustcli.attacks.core.success import fooled_queries
 from robustcli.attacks.core.target import Target
 from robustcli.diagnostics.changes import AnyAttack
+from robustcli.diagnostics.moves import moves
+from robustcli.diagnostics.searches import StraightThrough, inner_network
 from robustcli.diagnostics.tracing import GradientNorms, TracedClassifier, TracedEncoder
 from robustcli.utils.seeding import derive_seed
 
+Objective = Callable[[Tensor], Tensor]  # images (B,C,H,W) in [0,1] -> (B,), above 0 where they fool
 _DRAWS = 20  # fresh draws that judge a query of a randomised model, by majority
+_PROBE = 8  # images whose answers are compared
 
 
 @dataclass(frozen=True)
@@ -36,11 +43,13 @@ class Outcome:
     """Outcome of an attack for each query, all on the CPU.
 
     Attributes:
+        images: (N,C,H,W), adversarial; clean where no attack was run.
         success: (Q,) bool; False of an image that was not attacked.
         gradients, zero, nan: gradient evaluations, those that were all zero, and those that held a NaN.
         gradient_norms: (K,) float64, dual norms of the gradients.
     """
 
+    images: Tensor
     success: Tensor
     gradients: int
     zero: int
@@ -48,9 +57,12 @@ class Outcome:
     gradient_norms: Tensor
 
     @classmethod
-    def of(cls, result: ImageAdversarial | Adversarial, success: Tensor, gradient_norms: GradientNorms) -> "Outcome":
-        """From the output of an attack."""
+    def of(
+        cls, result: ImageAdversarial | Adversarial, images: Tensor, success: Tensor, gradient_norms: GradientNorms
+    ) -> "Outcome":
+        """From the output of an attack, its ``images`` and ``success`` among those that were not attacked."""
         return cls(
+            images=images.cpu(),
             success=success,
             gradients=int(result.gradients.sum()),
             zero=int(result.zero_gradients.sum()),
@@ -64,6 +76,9 @@ class Subject(Protocol):
 
     Attributes:
         model: untraced.
+        images: (N,C,H,W) in [0,1], clean.
+        captions: of the images, in the order of the queries; none of a classifier.
+        probe: the first few images, and first_answers: those of the model (B,K) before any attack.
         image_of: (Q,) long, the row of the image that each query belongs to.
         pixels: C H W.
         threat: of the attacks.
@@ -73,6 +88,10 @@ class Subject(Protocol):
 
     model: Any
     threat: ThreatModel
+    images: Tensor
+    captions: tuple[str, ...]
+    probe: Tensor
+    first_answers: Tensor
     image_of: Tensor
     pixels: int
     randomised: bool
@@ -89,6 +108,18 @@ class Subject(Protocol):
         the subject); Q queries, those of other images not fooled.
         """
 
+    def answers(self, images: Tensor) -> Tensor:
+        """(B,K): logits or embeddings of images (B,C,H,W); the caller freezes the model."""
+
+    def objective(self, rows: Tensor) -> Objective:
+        """Margin loss of the images ``rows``; the caller freezes the model."""
+
+    def straight_through(self) -> nn.Module | None:
+        """Stand-in for the model with the gradient of the network behind its defence; None where there is none."""
+
+    def moved(self, rows: Tensor) -> "Subject | None":
+        """The images ``rows``, moved a little in the way that the model minds least; None where that has no meaning."""
+
 
 class ClassifierSubject:
     """Images with labels before a classifier; each image is a query.
@@ -102,6 +133,7 @@ class ClassifierSubject:
     """
 
     chance = 0.0  # an unbounded attacker can show an image of another class
+    captions: tuple[str, ...] = ()
 
     def __init__(
         self,
@@ -115,8 +147,10 @@ class ClassifierSubject:
         self.model, self.images, self.labels, self.threat = model, images, labels.to(images.device), threat
         self.sample_ids = torch.arange(len(images)) if sample_ids is None else sample_ids.cpu()
         self.image_of, self.pixels = torch.arange(len(images)), images[0].numel() if len(images) else 0
-        with frozen(model):
+        self.probe = images[:_PROBE]
+        with frozen(model), torch.no_grad():
             self.randomised = is_randomised(model, images)
+            self.first_answers = self.answers(self.probe)
         self._correct = self._majority_correct(images, self.labels)
 
     def attackable(self, side: str) -> Tensor:
@@ -134,7 +168,35 @@ class ClassifierSubject:
         traced = TracedClassifier(self.model, gradient_norms)
         result = attack(traced, images, labels, within, sample_ids=self.sample_ids[chosen])
         fooled = ~self._majority_correct(result.images, labels) if self.randomised else result.success.cpu()
-        return Outcome.of(result, _scattered(fooled, chosen, len(self.images)), gradient_norms)
+        everywhere = self.images.index_copy(0, on_device, result.images)
+        return Outcome.of(result, everywhere, _scattered(fooled, chosen, len(self.images)), gradient_norms)
+
+    def answers(self, images: Tensor) -> Tensor:
+        return self.model(images)
+
+    def objective(self, rows: Tensor) -> Objective:
+        labels = self.labels[rows.to(self.labels.device)]
+        return lambda images: margin(self.model(images), labels)
+
+    def straight_through(self) -> nn.Module | None:
+        if not isinstance(self.model, nn.Module):
+            return None
+        with frozen(self.model):
+            inner = inner_network(self.model, self.probe)
+        return None if inner is None else StraightThrough(self.model, inner)
+
+    def moved(self, rows: Tensor) -> "ClassifierSubject":
+        on_device = rows.to(self.images.device)
+        images, labels = self.images[on_device], self.labels[on_device]
+        with frozen(self.model), torch.no_grad():
+            candidates = moves(images, labels, self.images, self.labels)
+            # The move of lowest margin loss: what then falls would not fall by the move alone. One that stays near the
+            # ball does not tell whether the model knows the image.
+            far = [self.threat.ball.distance(each, images) > 2 * self.threat.ball.eps for each in candidates]
+            margins = [margin(self.model(each), labels) for each in candidates]
+            losses = torch.where(torch.stack(far), torch.stack(margins), torch.inf)
+        chosen = torch.stack(candidates)[losses.argmin(0), torch.arange(len(rows), device=losses.device)]
+        return ClassifierSubject(self.model, chosen, labels, self.threat, sample_ids=self.sample_ids[rows])
 
     def _majority_correct(self, images: Tensor, labels: Tensor) -> Tensor:
         """(B,) bool on the CPU: the label has a majority of the fresh draws; one pass of a deterministic model."""
@@ -166,6 +228,9 @@ class RetrievalSubject:
             self.gallery = gallery or Gallery.of(model, pairs)
             torch.manual_seed(derive_seed(0, "diagnostics"))  # of a randomised model; `frozen` puts the state back
             self.randomised = is_randomised(model.encode_image, pairs.images)
+            self.probe = pairs.images[:_PROBE]
+            self.first_answers = self.answers(self.probe)
+        self.images, self.captions = pairs.images, pairs.captions
         self.chance = float(self.gallery.image_matches.float().mean())
         target = Target(model, pairs, self.gallery, self.threat)
         self._correct = ~self._mostly_fooled(target, pairs.images, pairs.captions)
@@ -195,7 +260,28 @@ class RetrievalSubject:
         if self.randomised:
             fooled = self._mostly_fooled(target, result.images, result.captions)
         queries = torch.cat([chosen, len(self.pairs.images) + captions.cpu()])
-        return Outcome.of(result, _scattered(fooled, queries, len(self.image_of)), gradient_norms)
+        everywhere = self.images.index_copy(0, chosen.to(self.images.device), result.images)
+        return Outcome.of(result, everywhere, _scattered(fooled, queries, len(self.image_of)), gradient_norms)
+
+    def answers(self, images: Tensor) -> Tensor:
+        return self.model.encode_image(images)
+
+    def objective(self, rows: Tensor) -> Objective:
+        on_device = rows.to(self.images.device)
+        target, _ = Target(self.model, self.pairs, self.gallery, self.threat).part(on_device)
+        objective, numbers = image_objective("margin", target, None), torch.arange(len(rows), device=on_device.device)
+
+        def loss(images: Tensor) -> Tensor:
+            value = objective(images, numbers)
+            return value[0] if isinstance(value, tuple) else value
+
+        return loss
+
+    def straight_through(self) -> nn.Module | None:
+        return None
+
+    def moved(self, rows: Tensor) -> None:
+        return None
 
     def _mostly_fooled(self, target: Target, images: Tensor, captions: tuple[str, ...]) -> Tensor:
         """(Q,) bool on the CPU: queries of ``target`` that are fooled in more than half of the fresh draws."""

@@ -12,11 +12,11 @@ from robustcli.attacks import (
     retrieval_transfer_matrix,
     transfer_matrix,
 )
-from robustcli.diagnostics import SAMPLES, Finding, diagnose
+from robustcli.diagnostics import SAMPLES, Finding, diagnose, failed
 from robustcli.diagnostics.context import ENSEMBLES
 from robustcli.evaluation import ClassificationEvaluator, Entry, Evaluation, Group, RetrievalEvaluator
 from robustcli.evaluation.aggregate import worst_attack
-from robustcli.report.tables import Grid
+from robustcli.report.tables import Grid, label_of
 from robustcli.runs.run import Run
 from robustcli.utils import files
 from robustcli.utils.progress import Progress
@@ -28,6 +28,8 @@ def diagnostics_of(
     run: Run, evaluation: Evaluation, groups: Sequence[Group], table: pd.DataFrame, extent: str
 ) -> list[Finding]:
     """Diagnostic findings on the robust figures of each model, also written to ``diagnostics.csv``.
+
+    A check that fails is *not run*.
 
     Args:
         table: recall of every model under every attack at the radius of the table, see `summarise`.
@@ -46,21 +48,31 @@ def diagnostics_of(
     findings: list[Finding] = []
     with Progress(len(plan), "diagnostics", unit="numbers") as progress:
         for group, entry, name in plan:
-            attack = evaluation.attacks[name]
-            few = bool(group.defended) or isinstance(attack, ENSEMBLES)
-            findings += diagnose(
-                evaluation.evaluator.subject(entry, _FEW_SAMPLES if few else SAMPLES),
-                evaluation.main_run(name, entry).attack,
-                model=entry.label,
-                name=name,
-                sources={each.label: each.model for other in groups for each in other.entries},
-                keys=evaluation.keys.get(name),
-            )
+            sources = {each.label: each.model for other in groups for each in other.entries}
+            try:
+                few = bool(group.defended) or isinstance(evaluation.attacks[name], ENSEMBLES)
+                subject = evaluation.evaluator.subject(entry, _FEW_SAMPLES if few else SAMPLES)
+                attack, keys = evaluation.main_run(name, entry).attack, evaluation.keys.get(name)
+                findings += diagnose(subject, attack, model=entry.label, name=name, sources=sources, keys=keys)
+            except Exception as error:  # all attacking is done: no fault of a diagnosis may lose its results
+                findings += failed(error, model=entry.label, name=name)
             progress.advance(1)
     if plan:
         with files.atomic(run.directory / "diagnostics.csv") as path:
             pd.DataFrame([vars(finding) for finding in findings]).to_csv(path, index=False)
     return findings
+
+
+def coverages(evaluation: Evaluation) -> list[str]:
+    """A line for each attack that edits captions: the words and captions of the set that it has edits for."""
+    if not isinstance(evaluation.evaluator, RetrievalEvaluator) or not evaluation.threat.moves_texts:
+        return []
+    lines = []
+    for name, attack in evaluation.attacks.items():
+        text = attack.text if isinstance(attack, RetrievalAttack) else None
+        if text is not None and (covered := text.coverage(evaluation.evaluator.captions)) is not None:
+            lines.append(f"{label_of(name)}: {covered}.")
+    return lines
 
 
 def transfers(run: Run, evaluation: Evaluation, groups: Sequence[Group], name: str) -> list[Grid]:

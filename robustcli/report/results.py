@@ -21,7 +21,7 @@ from robustcli.evaluation.aggregate import (
 )
 from robustcli.evaluation.records import WORST
 from robustcli.report.defences import NO_ADAPTIVE, access_grid, masking_warnings, paper_grid, strict_grid
-from robustcli.report.diagnose import diagnostics_of, transfers
+from robustcli.report.diagnose import coverages, diagnostics_of, transfers
 from robustcli.report.diagnostics import diagnostics_grid, print_findings, with_verdicts
 from robustcli.report.markdown import Report, render_report
 from robustcli.report.pictures import draw_defences, draw_models
@@ -84,7 +84,8 @@ def write_results(
         printed = 1 + bool(len(fallen)) + _minimum_norm_only(evaluation)
         pictures = draw_models(run, evaluation, groups, table, seen_curve, records, _curve_attack(evaluation))
     inputs = evaluation.evaluator.inputs(group.bare.model for group in groups)
-    grids[0] = replace(grids[0], note=" ".join(filter(None, [grids[0].note, _baselines(evaluation)])))
+    notes = [grids[0].note, _baselines(evaluation), *coverages(evaluation)]
+    grids[0] = replace(grids[0], note=" ".join(filter(None, notes)))
     report = Report(
         title=title,
         summary="\n\n".join(f"**{sentence}**" for sentence in warnings),

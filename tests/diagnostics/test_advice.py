@@ -38,7 +38,7 @@ COMMANDS = {
 
 def advised(advice: Advice) -> set[str]:
     """The overrides in all that it has to say."""
-    names = ("nan", "saturated", "shattered", "randomised", "not_monotone", "masked", "black_box", "stronger", "words")
+    names = [name for name, value in vars(Advice).items() if isinstance(value, property) and not name.startswith("_")]
     said = [getattr(advice, name) for name in names] + [advice.more_steps(40), advice.still_rising(40)]
     return {override for text in said for override in OVERRIDE.findall(text)}
 

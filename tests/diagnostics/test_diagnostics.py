@@ -18,6 +18,7 @@ from robustcli.attacks import (
     FAB,
     FGSM,
     PGD,
+    CharacterEdits,
     ClassifierAttack,
     Gallery,
     ImageAttack,
@@ -51,7 +52,11 @@ from robustcli.utils.errors import SuspectClaim
 from robustcli.utils.seeding import generator
 from tests.attacks.conftest import SYNONYMS, SmallNet, SynonymTable, ToyDual, make_pairs, words
 
-IMAGE_CHECKS = set(CHECKS) - {"words", "transfer"}
+# Not of every model: of captions, of what has another network inside, of classifiers, of what does not draw.
+SOME_MODELS = {"words", "coverage", "transfer", "straight through", "moved images"}
+UNDRAWN = {"isolation", "finite differences", "smoothed gradients"}
+IMAGE_CHECKS = set(CHECKS) - SOME_MODELS - UNDRAWN
+OF_CLASSES = IMAGE_CHECKS | UNDRAWN | {"straight through", "moved images"}
 
 
 def quantise(images: Tensor) -> Tensor:
@@ -195,7 +200,16 @@ SOUND: dict[str, tuple[Make, ClassifierAttack | RetrievalAttack]] = {
 }
 # Whoever is blinded, or ends too soon, is weak as well: what sees no gradient or takes more steps does better, and
 # unbounded eps may leave something.
-WEAK, WEAKER = {"gradients", "more steps"}, {"black box", "unbounded eps", "stronger search"}
+WEAK = {"gradients", "more steps", "stronger search"}
+WEAKER = {
+    "black box",
+    "unbounded eps",
+    "stronger search",
+    "more restarts",
+    "smoothed gradients",
+    "straight through",
+    "finite differences",
+}
 FAULTS: dict[str, tuple[Make, ClassifierAttack | RetrievalAttack, set[str], str]] = {
     "quantised": (
         partial(classifier, change=lambda net: Preprocessed(net, quantise)),
@@ -256,7 +270,8 @@ def test_a_sound_attack_passes_every_check(name: str) -> None:
     assert verdict(findings) == OK
     ran = {finding.check for finding in findings if finding.status == OK}
     assert ran >= IMAGE_CHECKS - {"last step"}
-    assert ("words" in ran) == (name == "both sides")
+    assert ("words" in ran) == ("coverage" in ran) == (name == "both sides")
+    assert (UNDRAWN & ran) == (set() if "randomised" in name else UNDRAWN)
 
 
 @pytest.mark.parametrize("name", FAULTS)
@@ -290,14 +305,14 @@ def test_a_sound_attack_is_not_beaten_by_transfer() -> None:
 @pytest.mark.parametrize(
     ("attack", "ran"),
     [
-        (FGSM(eps="2/255"), IMAGE_CHECKS - {"more steps", "last step"}),
+        (FGSM(eps="2/255"), OF_CLASSES - {"more steps", "last step"}),
         (
             FAB(eps="2/255", steps=5),
-            {"gradients", "randomised", "unbounded eps", "more steps", "stronger search", "black box"},
+            OF_CLASSES - {"monotone in eps", "last step"},
         ),
-        (FAB(steps=5), {"gradients", "randomised", "unbounded eps"}),
+        (FAB(steps=5), {"gradients", "isolation", "randomised", "unbounded eps"}),
         (PGD(eps=0), {"randomised"}),
-        (Square(eps="2/255", queries=20), IMAGE_CHECKS - {"gradients", "more steps"}),
+        (Square(eps="2/255", queries=20), OF_CLASSES - {"gradients", "more steps"}),
         (Surrogate(PGD_2, SmallNet().eval()), {"randomised"}),
     ],
 )
@@ -356,3 +371,30 @@ def test_strict_names_what_is_suspect_and_what_to_do() -> None:
     refuse_suspects([sound])
     with pytest.raises(SuspectClaim, match=r"mat, pgd: black box: 9 of 64\. Use BPDA\."):
         refuse_suspects([sound, bad])
+
+
+def test_a_check_that_fails_is_not_run_and_ends_nothing() -> None:
+    subject = classifier(PGD_2.threat)
+    subject.objective = lambda rows: 1 / 0  # type: ignore[method-assign, assignment, return-value]
+    findings = {finding.check: finding for finding in diagnose(subject, PGD_2, queries=5)}
+    assert findings["finite differences"].status == NOT_RUN
+    assert findings["finite differences"].measured == "it failed: ZeroDivisionError: division by zero"
+    assert findings["unbounded eps"].status == OK
+
+
+@pytest.mark.parametrize("table", [{}, {"automobile": ["car"]}, {"the": ["a"]}])
+def test_words_without_candidates_are_suspect(table: dict[str, list[str]]) -> None:
+    attack = SepAttack(text=WordSubstitution(candidates=SynonymTable(table)))
+    found = {finding.check: finding for finding in diagnose(dual(attack.threat), attack)}
+    assert found["coverage"].status == SUSPECT
+    assert "candidates for 0.0% of the words; 0 of 16 captions can be edited" in found["coverage"].measured
+
+
+def test_coverage_counts_words_and_captions() -> None:
+    search = WordSubstitution(candidates=SynonymTable({"red": ["ruby"], "dog": ["hound", "DOG"], "the": ["a"]}))
+    covered = search.coverage(["the red dog", "a Red, red cat", "the cat"])
+    assert covered is not None
+    assert (covered.units, covered.editable_units) == (9, 4)
+    assert (covered.captions, covered.editable_captions) == (3, 2)
+    typos = CharacterEdits(search="typos").coverage(["ab 1", "12"])
+    assert typos is not None and (typos.units, typos.editable_units, typos.editable_captions) == (6, 2, 1)

@@ -43,6 +43,30 @@ class Constraint(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Coverage:
+    """Reach of a search over captions: the units and the captions that it has an edit for, before any is tried.
+
+    Args:
+        unit: ``words`` or ``characters``.
+        units, editable_units: of all captions together.
+        captions, editable_captions: those with an editable unit.
+    """
+
+    unit: str
+    units: int
+    editable_units: int
+    captions: int
+    editable_captions: int
+
+    def __str__(self) -> str:
+        share = self.editable_units / max(1, self.units)
+        return (
+            f"candidates for {share:.1%} of the {self.unit}; "
+            f"{self.editable_captions} of {self.captions} captions can be edited"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class TextAttack(Attack):
     """Base class of attacks on captions, within a budget of words or characters that is counted on the output.
 
@@ -69,6 +93,25 @@ class TextAttack(Attack):
                 f"{type(self).__name__} edits {self.unit}, but the threat model counts {threat.text.key}: choose "
                 f"threat={'characters' if self.unit == 'characters' else 'text'}, or another attack."
             )
+
+    def editable(self, captions: Sequence[str]) -> Sequence[int] | None:
+        """Units (words or characters) of each caption that the search has an edit for; None: a search that cannot
+        tell.
+        """
+        return None
+
+    def coverage(self, captions: Sequence[str]) -> Coverage | None:
+        """Reach of the search over ``captions``; None of a search that cannot tell."""
+        counts = self.editable(captions)
+        if counts is None:
+            return None
+        return Coverage(
+            unit=self.unit,
+            units=sum(len(caption.split() if self.unit == "words" else caption) for caption in captions),
+            editable_units=sum(counts),
+            captions=len(captions),
+            editable_captions=sum(count > 0 for count in counts),
+        )
 
     @abstractmethod
     def edit(

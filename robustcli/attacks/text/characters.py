@@ -94,6 +94,9 @@ class CharacterEdits(TextAttack):
     def threat(self) -> ThreatModel:
         return ThreatModel(eps=0, characters=self.max_characters)
 
+    def editable(self, captions: Sequence[str]) -> Sequence[int]:
+        return [sum(stop > start for start, stop in self._slots(caption)) for caption in captions]
+
     def edit(
         self,
         encoder: TextEncoder,

@@ -121,6 +121,9 @@ class WordSubstitution(TextAttack):
         searches[self.search](encoder, objective, edited, threat.text)
         return edit_output(edited)
 
+    def editable(self, captions: Sequence[str]) -> Sequence[int]:
+        return [len(caption.replacements) for caption in self._unedited(captions)]
+
     def source(self) -> CandidateSource:
         """The source of replacements.
 
