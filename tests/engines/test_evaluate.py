@@ -9,10 +9,12 @@ import torch
 from PIL import Image
 
 from robustcli.cli.launch import launch
+from robustcli.diagnostics import RetrievalSubject
 from robustcli.models import load_classifier, save_weights
 
 DIGITS = ["dataset=digits", "model=digits", "evaluation.limit=32", "evaluation.eps_curve=[]", "diagnostics=off"]
 WIDE = "threat.eps=32/255"
+FAILING = ["evaluation=smoke", "evaluation.eps_curve=[]", "dataset.test=16"]
 
 
 def judged(place: Path, *words: str) -> dict[str, float]:
@@ -222,3 +224,26 @@ def interrupt(words: list[str], place: Path, monkeypatch: pytest.MonkeyPatch) ->
     with monkeypatch.context() as patch:
         patch.setattr("robustcli.engines.evaluate.collect_records", stop)
         assert launch("evaluate", [*named, f"hydra.run.dir={place / 'run'}"]) == 130
+
+
+def test_diagnostics_that_fail_lose_no_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("no such gradient")
+
+    monkeypatch.setattr(RetrievalSubject, "__init__", broken)
+    run = tmp_path / "run"
+    assert launch("evaluate", ["attacks=none", "attack=words", *FAILING, f"hydra.run.dir={run}"]) == 0
+    assert (run / "DONE").exists() and (run / "report.md").exists()
+    found = pd.read_csv(run / "diagnostics.csv")
+    assert set(found["status"]) == {"not run"}
+    assert found["measured"].str.contains("it failed: RuntimeError: no such gradient").all()
+
+
+def test_words_without_candidates_are_told_under_the_table(tmp_path: Path) -> None:
+    table, run = tmp_path / "table.json", tmp_path / "run"
+    table.write_text('{"automobile": ["car"]}')
+    words = ["attacks=none", "attack=words", f"candidates.table={table}", *FAILING, f"hydra.run.dir={run}"]
+    assert launch("evaluate", words) == 0
+    assert "words: candidates for 0.0% of the words; 0 of " in (run / "report.md").read_text()
+    found = pd.read_csv(run / "diagnostics.csv").set_index("check")
+    assert found.loc["coverage", "status"] == "suspect"
