@@ -17,13 +17,16 @@ from robustcli.attacks.core.oracle import ImageOracle, LogitOracle
 from robustcli.attacks.core.pairs import Adversarial, DualEncoderLike, Gallery, ImageAdversarial, Pairs
 from robustcli.attacks.core.retrieval import Constraint, RetrievalAttack, TextAttack
 from robustcli.attacks.core.threat import ThreatModel
+from robustcli.attacks.image.alma import ALMA
 from robustcli.attacks.image.apgd import APGD
 from robustcli.attacks.image.autoattack import AutoAttack
 from robustcli.attacks.image.cw import CW
+from robustcli.attacks.image.ddn import DDN
 from robustcli.attacks.image.deepfool import DeepFool
 from robustcli.attacks.image.fab import FAB
 from robustcli.attacks.image.fgsm import FGSM
 from robustcli.attacks.image.fmn import FMN
+from robustcli.attacks.image.minimum_norm import MinimumNorm
 from robustcli.attacks.image.pgd import PGD
 from robustcli.attacks.image.reduced_autoattack import ReducedAutoAttack
 from robustcli.attacks.image.square import Square
@@ -52,6 +55,9 @@ ATTACKS: Mapping[str, Callable[..., Attack]] = {
     "deepfool": DeepFool,
     "cw": CW,
     "fmn": FMN,
+    "ddn": DDN,
+    "alma": ALMA,
+    "minimum_norm": MinimumNorm,
     "reduced_autoattack": ReducedAutoAttack,
     "torchattacks": TorchAttack,
     "words": WordSubstitution,
@@ -67,10 +73,12 @@ ATTACKS: Mapping[str, Callable[..., Attack]] = {
 }
 
 __all__ = [
+    "ALMA",
     "APGD",
     "ATTACKS",
     "BPDA",
     "CW",
+    "DDN",
     "EOT",
     "FAB",
     "FGSM",
@@ -104,6 +112,7 @@ __all__ = [
     "MaskedLM",
     "MaxShare",
     "MinSimilarity",
+    "MinimumNorm",
     "MinimumNormAttack",
     "NoAntonyms",
     "Pairs",

@@ -54,6 +54,9 @@ CHEAP: Mapping[str, Mapping[str, Any]] = {
     "fab": {"steps": 10},
     "cw": {"steps": 50},
     "fmn": {"steps": 50},
+    "ddn": {"steps": 50},
+    "alma": {"steps": 100},
+    "minimum_norm": {"members": ("deepfool", "ddn"), "steps": 20},
     "reduced_autoattack": {"steps": 10, "fab_steps": 10},
     "torchattacks": {"name": "APGD", "params": {"steps": 20}},
     "characters": {"positions": 5, "alphabet": "ekx "},  # the default tries forty characters at each place

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from robustcli.attacks.core.base import MinimumNormAttack
-from robustcli.attacks.core.class_losses import margin
+from robustcli.attacks.core.class_losses import LogitScale, margin
 from robustcli.attacks.core.oracle import LogitOracle
 from robustcli.attacks.core.threat import ThreatModel
 from robustcli.attacks.image.nearest import NearestAdversarials
+from robustcli.attacks.image.refined import RefinedMinimumNorm
 from robustcli.utils.errors import UserError
 from robustcli.utils.numbers import at_least, parse_number
 
@@ -26,7 +26,7 @@ _DECAY = (0.9, 0.999)  # of Adam's moments
 
 
 @dataclass(frozen=True, kw_only=True)
-class CW(MinimumNormAttack):
+class CW(RefinedMinimumNorm):
     """C&W: Adam on ``|x - clean|^2 + c max(kappa - margin, 0)`` over ``w``, where ``x = (sin(w) + 1) / 2``.
 
     The paper has a tanh there, whose gradient vanishes at black and white pixels: on handwritten digits the smallest
@@ -47,7 +47,7 @@ class CW(MinimumNormAttack):
         restarts: searches; the first starts at the clean image, the others at random, half as far as the best norm so
             far.
         norm: ``l2``.
-        eps, seed: see `MinimumNormAttack`.
+        refine, eps, seed: see `RefinedMinimumNorm`.
 
     Raises:
         UserError: a hyper-parameter out of range.
@@ -77,26 +77,25 @@ class CW(MinimumNormAttack):
                 "threat.norm=l2 with its threat.eps; attack=fmn is for both norms."
             )
 
-    def search(
-        self, oracle: LogitOracle, images: Tensor, labels: Tensor, sample_ids: Tensor, threat: ThreatModel
-    ) -> Tensor:
-        best = NearestAdversarials(images, labels, threat.ball, oracle)
+    def approach(self, oracle: LogitOracle, best: NearestAdversarials, sample_ids: Tensor, threat: ThreatModel) -> None:
+        images, scale = best.clean, LogitScale(best.labels)
         rows = torch.arange(len(images), device=images.device)
         for restart in range(self.restarts):
             start = _to_sine_space(best.first_iterates(rows, sample_ids, _START_RADIUS, self.seed, "cw", restart))
             search_of_c = _SearchOfC(images.new_full((len(images),), self.c))
             for _ in range(self.search_steps):
-                search_of_c.update_c(self._descend(oracle, best, start, search_of_c.c))
+                search_of_c.update_c(self._descend(oracle, best, start, search_of_c.c, scale))
             best.bisect(oracle, _HALVINGS)
-        return best.images
 
-    def _descend(self, oracle: LogitOracle, best: NearestAdversarials, start: Tensor, c: Tensor) -> Tensor:
+    def _descend(
+        self, oracle: LogitOracle, best: NearestAdversarials, start: Tensor, c: Tensor, scale: LogitScale
+    ) -> Tensor:
         """One descent, (N,) bool: some iterate of the sample has fooled the model."""
         fooled = torch.zeros(len(start), dtype=torch.bool, device=start.device)
         rows, w, adam = torch.arange(len(start), device=start.device), start, _Adam(start, self.lr)
         abort_early = _AbortEarly(best.norm)
         for step in range(self.steps):  # a forward and a backward pass
-            loss, gradient, fooled_now = self._loss(oracle, best, w, rows, c)
+            loss, gradient, fooled_now = self._loss(oracle, best, w, rows, c, scale)
             fooled[rows] |= fooled_now
             w = adam.step(w, gradient)
             abort_early.record(loss)
@@ -109,12 +108,14 @@ class CW(MinimumNormAttack):
         return fooled
 
     def _loss(
-        self, oracle: LogitOracle, best: NearestAdversarials, w: Tensor, rows: Tensor, c: Tensor
+        self, oracle: LogitOracle, best: NearestAdversarials, w: Tensor, rows: Tensor, c: Tensor, scale: LogitScale
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Loss (B,), its gradient (B,C,H,W) by ``w``, and (B,) bool: the image fools the model."""
         images, labels, weight = _to_pixels(w), best.labels[rows], c[rows]
         # Gradient of the margin itself, not of its hinge: a zero then means that the model gave none, and is counted.
-        logits, margins, margin_gradient = oracle.gradient(images, rows, lambda logits, _: margin(logits, labels))
+        logits, margins, margin_gradient = oracle.gradient(
+            images, rows, lambda logits, _: margin(scale(logits, rows), labels)
+        )
         fooled, delta = best.update(images, rows, logits), images - best.clean[rows]
         shortfall = self.kappa - margins
         weight_if_short = torch.where(shortfall > 0, weight, 0.0).view(-1, 1, 1, 1)

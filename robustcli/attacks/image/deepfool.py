@@ -8,16 +8,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from robustcli.attacks.core.base import MinimumNormAttack
 from robustcli.attacks.core.oracle import LogitOracle
 from robustcli.attacks.core.threat import ThreatModel
 from robustcli.attacks.image.hyperplane import nearest_hyperplane, rival_classes
 from robustcli.attacks.image.nearest import NearestAdversarials
+from robustcli.attacks.image.refined import RefinedMinimumNorm
 from robustcli.utils.numbers import at_least, parse_number
 
 
 @dataclass(frozen=True, kw_only=True)
-class DeepFool(MinimumNormAttack):
+class DeepFool(RefinedMinimumNorm):
     """Repeated projection onto the nearest linearised decision boundary, until the model is fooled.
 
     Every step is the smallest within [0,1] (the paper has no box), taken ``1 + overshoot`` times. It costs two forward
@@ -28,7 +28,7 @@ class DeepFool(MinimumNormAttack):
             price of a backward pass; None: all.
         overshoot: share by which every step goes beyond the boundary.
         steps: at most.
-        norm, eps, seed: see `MinimumNormAttack`; nothing is drawn.
+        refine, norm, eps, seed: see `RefinedMinimumNorm`.
 
     Raises:
         UserError: a hyper-parameter out of range.
@@ -45,11 +45,9 @@ class DeepFool(MinimumNormAttack):
         at_least("steps", self.steps, 0)
         self._store(overshoot=parse_number("overshoot", self.overshoot))
 
-    def search(
-        self, oracle: LogitOracle, images: Tensor, labels: Tensor, sample_ids: Tensor, threat: ThreatModel
-    ) -> Tensor:
-        best, x_adv = NearestAdversarials(images, labels, threat.ball, oracle), images
-        rows, rivals = torch.arange(len(images), device=images.device), torch.empty(0)
+    def approach(self, oracle: LogitOracle, best: NearestAdversarials, sample_ids: Tensor, threat: ThreatModel) -> None:
+        x_adv, labels = best.clean, best.labels
+        rows, rivals = torch.arange(len(x_adv), device=x_adv.device), torch.empty(0)
         for step in range(self.steps):
             logits, logit_gradients = oracle.logit_gradients(x_adv, rows)
             if step == 0:
@@ -62,4 +60,3 @@ class DeepFool(MinimumNormAttack):
             rows, x_adv = rows[unfooled], x_adv[unfooled]
             if not len(rows):
                 break
-        return best.images

@@ -13,7 +13,7 @@ from robustcli.attacks.core.base import MinimumNormAttack
 from robustcli.attacks.core.counter import QueryCounter
 from robustcli.attacks.core.oracle import LogitOracle, copies_per_pass
 from robustcli.attacks.core.threat import ThreatModel
-from robustcli.attacks.image.hyperplane import Hyperplane, nearest_hyperplane, rival_classes
+from robustcli.attacks.image.hyperplane import biased_step, nearest_hyperplane, rival_classes
 from robustcli.attacks.image.nearest import NearestAdversarials
 from robustcli.utils.errors import UserError
 from robustcli.utils.numbers import at_least, parse_number
@@ -115,22 +115,12 @@ class FAB(MinimumNormAttack):
             clean, labels, classes = best.clean[rows], best.labels[rows], rivals[rows]
             logits, logit_gradients = oracle.logit_gradients(x_adv, rows)
             hyperplane = nearest_hyperplane(logits, logit_gradients, labels, classes, ball.norm)
-            x_adv = self._step(x_adv, clean, hyperplane, ball)
+            x_adv = biased_step(x_adv, clean, hyperplane, ball, alpha_max=self.alpha_max, eta=self.eta)
             fooled = best.update(x_adv, rows, oracle.logits(x_adv, rows))
             # The backward step: a success is drawn to the clean image, so that the next step looks for a nearer one.
             x_adv = torch.where(_per_image(fooled), clean + self.beta * (x_adv - clean), x_adv)
             unfinished = best.unfinished(rows)
             rows, x_adv = rows[unfinished], x_adv[unfinished]
-
-    def _step(self, x_adv: Tensor, clean: Tensor, hyperplane: Hyperplane, ball: Ball) -> Tensor:
-        """Biased step (equation 9): a convex combination of the projections of the iterate and of the clean image."""
-        step_adv = hyperplane.projection_step(x_adv, ball.norm)
-        step_clean = hyperplane.taken_at(clean, x_adv).projection_step(clean, ball.norm)
-        norm_adv, norm_clean = (ball.distance(move, torch.zeros_like(move)) for move in (step_adv, step_clean))
-        total = norm_adv + norm_clean
-        alpha = torch.where(total > 0, norm_adv / total, 0.0).clamp(max=self.alpha_max)
-        from_adv, from_clean = x_adv + self.eta * step_adv, clean + self.eta * step_clean
-        return (from_adv + _per_image(alpha).to(x_adv) * (from_clean - from_adv)).clamp(0, 1)
 
 
 def _per_image(values: Tensor) -> Tensor:

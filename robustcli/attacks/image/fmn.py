@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from robustcli.attacks.core.balls import L2, Ball
-from robustcli.attacks.core.base import MinimumNormAttack
 from robustcli.attacks.core.class_losses import margin
 from robustcli.attacks.core.oracle import LogitOracle
 from robustcli.attacks.core.threat import ThreatModel
 from robustcli.attacks.image.hyperplane import dual_norm
 from robustcli.attacks.image.nearest import NearestAdversarials
+from robustcli.attacks.image.refined import RefinedMinimumNorm
 from robustcli.utils.numbers import Number, at_least, parse_number
 
 _ALPHA = {"l2": 1.0, "linf": 10.0}  # of the paper's experiments (section 3), as is all that follows
@@ -24,7 +24,7 @@ _GAMMA_END = 1e-4
 
 
 @dataclass(frozen=True, kw_only=True)
-class FMN(MinimumNormAttack):
+class FMN(RefinedMinimumNorm):
     """Gradient steps in a ball around each sample whose radius shrinks on a success and grows otherwise.
 
     Args:
@@ -32,7 +32,7 @@ class FMN(MinimumNormAttack):
         alpha: first step size in the L2 norm, in units of [0,1] pixels; it falls by a cosine to a hundredth. None: 1
             for L2 and 10 for L-inf.
         gamma: first relative change of the radius in a step; it falls by a cosine to 0.0001.
-        norm, eps, seed: see `MinimumNormAttack`; nothing is drawn.
+        refine, norm, eps, seed: see `RefinedMinimumNorm`.
 
     Raises:
         UserError: a hyper-parameter out of range.
@@ -50,12 +50,10 @@ class FMN(MinimumNormAttack):
             gamma=parse_number("gamma", self.gamma),
         )
 
-    def search(
-        self, oracle: LogitOracle, images: Tensor, labels: Tensor, sample_ids: Tensor, threat: ThreatModel
-    ) -> Tensor:
+    def approach(self, oracle: LogitOracle, best: NearestAdversarials, sample_ids: Tensor, threat: ThreatModel) -> None:
+        images, labels = best.clean, best.labels
         ball, alpha = threat.ball, _ALPHA[threat.norm] if self.alpha is None else float(self.alpha)
-        best, x_adv = NearestAdversarials(images, labels, ball, oracle), images
-        rows, l2 = torch.arange(len(images), device=images.device), L2(0.0)
+        x_adv, rows, l2 = images, torch.arange(len(images), device=images.device), L2(0.0)
         radius = torch.full_like(best.norm, torch.inf)
         for step in range(self.steps):  # a forward and a backward pass, through all samples: none leaves early
             logits, margins, gradient = oracle.gradient(x_adv, rows, lambda logits, _: margin(logits, labels))
@@ -67,7 +65,6 @@ class FMN(MinimumNormAttack):
             x_next = x_adv + self._cosine(step, alpha, _SHRINK * alpha) * l2.step(gradient, 1.0)
             x_adv = _clipped(x_next - images, radius, ball).add_(images).clamp_(0, 1)
         best.update(x_adv, rows, oracle.logits(x_adv, rows))
-        return best.images
 
     def _next_radius(self, radius: Tensor, best_norm: Tensor, fooled: Tensor, boundary: Tensor, gamma: float) -> Tensor:
         """Radii (N,) of the next balls: smaller by ``gamma`` after a success, else larger.

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from robustcli.attacks.core.balls import Ball
 from robustcli.attacks.core.class_losses import margin
 from robustcli.attacks.core.oracle import LogitGradients
 
@@ -92,6 +93,26 @@ def nearest_hyperplane(
     if best is None:
         raise ValueError("a classifier of one class has no boundary")
     return best
+
+
+def biased_step(
+    x_adv: Tensor, clean: Tensor, hyperplane: Hyperplane, ball: Ball, *, alpha_max: float, eta: float
+) -> Tensor:
+    """The next iterate (B,C,H,W) of FAB (Croce and Hein 2020, equation 9): a convex combination of the projections of
+    the iterate and of the clean image onto the hyperplane.
+
+    Args:
+        hyperplane: taken at ``x_adv``.
+        alpha_max: largest weight of the projection of the clean image, in [0,1].
+        eta: overshoot beyond the hyperplane, 1 or more.
+    """
+    step_adv = hyperplane.projection_step(x_adv, ball.norm)
+    step_clean = hyperplane.taken_at(clean, x_adv).projection_step(clean, ball.norm)
+    norm_adv, norm_clean = (ball.distance(move, torch.zeros_like(move)) for move in (step_adv, step_clean))
+    total = norm_adv + norm_clean
+    alpha = torch.where(total > 0, norm_adv / total, 0.0).clamp(max=alpha_max).to(x_adv).view(-1, 1, 1, 1)
+    from_adv, from_clean = x_adv + eta * step_adv, clean + eta * step_clean
+    return (from_adv + alpha * (from_clean - from_adv)).clamp(0, 1)
 
 
 def dual_norm(gradient: Tensor, norm: str) -> Tensor:

@@ -72,6 +72,7 @@ class Square(ImageAttack):
         draws = torch.stack([
             torch.rand(shape, generator=generator(self.seed, "square", sample_id)) for sample_id in sample_ids
         ])  # fmt: skip
+        schedule = torch.tensor([p_selection(self.p_init, query, self.queries) for query in range(self.queries)])
         # A proposal costs a forward pass. Where few are accepted, several share a pass of the model, which costs less
         # per image; results and query counts are those of trying them one after the other.
         while True:
@@ -82,20 +83,27 @@ class Square(ImageAttack):
             if not len(state.rows):
                 return result
             lookahead = min(lookahead, copies_per_pass(state.x_best))
-            accepted = state.accept(self._propose(sampler, state, draws, lookahead), oracle, self.queries)
+            accepted = state.accept(self._propose(sampler, state, draws, schedule, lookahead), oracle, self.queries)
             lookahead = 2 * lookahead if accepted < _FEW else max(lookahead // 2, 1) if accepted > _MANY else lookahead
 
-    def _propose(self, sampler: "_LinfSampler | _L2Sampler", state: "_State", draws: Tensor, lookahead: int) -> Tensor:
+    def _propose(
+        self,
+        sampler: "_LinfSampler | _L2Sampler",
+        state: "_State",
+        draws: Tensor,
+        schedule: Tensor,
+        lookahead: int,
+    ) -> Tensor:
         """(U,B,C,H,W): the next U = ``lookahead`` proposals of each sample, all made from its best image so far."""
-        numbers = torch.stack([state.queries_used + later for later in range(lookahead)]).clamp(max=self.queries - 1)
-        drawn = draws[state.rows.cpu(), numbers.cpu()].flatten(0, 1).to(state.x_best)
-        schedule = torch.tensor(
-            [p_selection(self.p_init, number, self.queries) for number in numbers.flatten().tolist()]
-        )
-        repeated = state.subset(torch.arange(len(state.rows), device=state.rows.device).repeat(lookahead))
+        later = torch.arange(lookahead, device=state.rows.device)[:, None]
+        numbers = (state.queries_used + later).clamp_(max=self.queries - 1).flatten().cpu()
+        repeated = state.repeated(lookahead)
+        drawn, shares = draws[repeated.rows.cpu(), numbers].to(state.x_best), schedule[numbers]
+        if bool((shares == shares[0]).all()):  # p lasts for hundreds of queries: mostly all samples have the same one
+            return sampler.propose(repeated, drawn, float(shares[0])).view(lookahead, *state.x_best.shape)
         proposals = torch.empty_like(repeated.x_best)
-        for p in sorted(set(schedule.tolist())):  # one or two values: p lasts for hundreds of queries
-            mask = (schedule == p).to(state.rows.device)
+        for p in sorted(set(shares.tolist())):
+            mask = (shares == p).to(state.rows.device)
             proposals[mask] = sampler.propose(repeated.subset(mask), drawn[mask], p)
         return proposals.view(lookahead, *state.x_best.shape)
 
@@ -138,15 +146,19 @@ class _State:
         in_order = torch.arange(lookahead, device=rows.device)[:, None] < queries_left
         better = ((losses > self.loss_best) | self.loss_best.isnan() | fooled) & in_order
         accepted, first_better = better.any(0), better.int().argmax(0)
-        self.x_best[accepted] = proposals[first_better, columns][accepted]  # most proposals fail: few images are copied
+        # Most proposals fail: few images are copied.
+        self.x_best[accepted] = proposals[first_better[accepted], columns[accepted]]
         self.loss_best = torch.where(accepted, losses[first_better, columns], self.loss_best)
         oracle.fooled[rows.cpu()] = (fooled[first_better, columns] & accepted).cpu()
         spent = torch.where(accepted, first_better + 1, queries_left)
-        for number in range(lookahead):
-            paying = spent > number
-            oracle.counter.add(counter.part(number * samples + columns[paying]), rows[paying])
+        paying = indices[(torch.arange(lookahead, device=rows.device)[:, None] < spent).flatten()]
+        oracle.counter.add(counter.part(paying), rows[paying % samples])
         self.queries_used = self.queries_used + spent
         return float(accepted.double().mean())
+
+    def repeated(self, times: int) -> "_State":
+        """All samples ``times`` times, one round after the other."""
+        return self if times == 1 else self.subset(torch.arange(len(self.rows), device=self.rows.device).repeat(times))
 
     def subset(self, chosen: Tensor) -> "_State":
         """The samples that are ``chosen``, (B,) bool, or their numbers."""

@@ -3,14 +3,25 @@
 Shapes: N images, C channels, H height, W width.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from robustcli.attacks import CW, FAB, FMN, DeepFool, MinimumNormAttack, ReducedAutoAttack
+from robustcli.attacks import (
+    ALMA,
+    CW,
+    DDN,
+    FAB,
+    FMN,
+    DeepFool,
+    MinimumNorm,
+    MinimumNormAttack,
+    ReducedAutoAttack,
+    ThreatModel,
+)
 from robustcli.attacks.core.balls import ball
 from robustcli.attacks.core.counter import QueryCounter
 from robustcli.attacks.core.oracle import LogitOracle
@@ -32,6 +43,10 @@ ATTACKS: Mapping[str, MinimumNormAttack] = {
     "fmn l2": FMN(steps=50),
     "fmn linf": FMN(norm="linf", steps=50),
     "cw": CW(steps=60, search_steps=6, c=0.1, lr=0.1),
+    "ddn": DDN(steps=30),
+    "alma": ALMA(steps=40),
+    "minimum norm l2": MinimumNorm(members=("ddn", "fmn"), steps=30),
+    "minimum norm linf": MinimumNorm(norm="linf", members=("ddn", "fmn"), steps=30),
 }
 
 
@@ -89,8 +104,13 @@ def test_the_norm_is_that_of_images_that_mislead(name: str) -> None:
 
 @pytest.mark.parametrize("name", ATTACKS)
 def test_a_sample_does_not_depend_on_its_batch_mates(name: str) -> None:
-    """Beside one that is wrong already and one that is hard, whose searches end sooner and later."""
-    net, images, labels = inputs(5)
+    """Beside one that is wrong already and one that is hard, whose searches end sooner and later.
+
+    In float64: RMSProp and the walk along the boundary blow the rounding of another batch size up.
+    """
+    bare, images, _ = inputs(5)
+    exact = bare.double()
+    net = lambda x: exact(x.double()).float()  # noqa: E731
     images[4] = (images[4] * 0.05).clamp(0, 1)
     labels = net(images).argmax(1)
     labels[0] = (labels[0] + 1) % 4
@@ -137,19 +157,22 @@ def test_eps_says_which_successes_count(name: str) -> None:
 
 def test_what_deepfool_spends() -> None:
     net, images, labels = inputs(8)
-    every, top = DeepFool(classes=None)(net, images, labels), DeepFool(classes=3)(net, images, labels)
+    every, top = (
+        DeepFool(classes=None, refine=0)(net, images, labels),
+        DeepFool(classes=3, refine=0)(net, images, labels),
+    )
     assert torch.equal(every.gradients % 3, torch.zeros(8, dtype=torch.long))
     assert torch.equal(every.queries, every.gradients // 3 * 2)
     assert torch.equal(top.queries, top.gradients // 2 * 2)
-    assert int(DeepFool(steps=0)(net, images, labels).queries.sum()) == 0
+    assert int(DeepFool(steps=0, refine=0)(net, images, labels).queries.sum()) == 0
 
 
 def test_fooled_samples_leave_deepfool() -> None:
     """The steeper a logit is far from the boundary, the shorter is the first move."""
     model, images, labels, _ = boxed("l2", 5)
     bent = lambda x: model(x).sinh()  # noqa: E731
-    assert (DeepFool()(model, images, labels).gradients == 1).all()
-    spent = DeepFool()(bent, images, labels).gradients
+    assert (DeepFool(refine=0)(model, images, labels).gradients == 1).all()
+    spent = DeepFool(refine=0)(bent, images, labels).gradients
     assert spent.unique().numel() > 1
 
 
@@ -286,17 +309,17 @@ def test_a_restart_of_fab_finds_what_the_clean_image_hides() -> None:
 
 
 def test_each_constant_of_cw_is_searched_for_on_its_own() -> None:
-    """Of two samples whose margins differ a thousandfold a single constant serves only one."""
+    """Of two samples whose margins differ twentyfold a single constant serves only one."""
     net, images, labels = inputs(2)
-    scale = torch.tensor([[1.0], [1e-3]])
+    scale = torch.tensor([[20.0], [1.0]])
     model = lambda x: net(x) * (scale if len(x) == 2 else scale[-len(x) :])  # noqa: E731
-    assert CW(c=0.1, steps=40, search_steps=1)(model, images, labels).success.tolist() == [True, False]
-    assert CW(c=0.1, steps=40, search_steps=6)(model, images, labels).success.all()
+    assert CW(c=0.01, steps=40, search_steps=1, refine=0)(model, images, labels).success.tolist() == [True, False]
+    assert CW(c=0.01, steps=40, search_steps=6, refine=0)(model, images, labels).success.all()
 
 
 def test_a_sample_of_cw_stops_on_its_own() -> None:
     net, images, labels = inputs(8)
-    spent = CW(c=5, steps=400, search_steps=1)(net, images, labels).gradients
+    spent = CW(c=5, steps=400, search_steps=1, refine=0)(net, images, labels).gradients
     assert spent.unique().numel() > 2
     assert spent.min() <= 200
 
@@ -339,3 +362,89 @@ def test_impossible_settings_are_named(attack: type[MinimumNormAttack], settings
         settings = {**settings, "norm": "linf"}
     with pytest.raises(UserError, match=rf"{'threat' if key in ('norm', 'eps') else 'attack'}\.{key} is"):
         attack(**settings)
+
+
+class Flats(nn.Module):
+    """Clipped logits of a layer of sines: steps along its gradients mislead."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.randn(4, 8, 36, generator=generator(58)) / 6
+
+    def forward(self, images: Tensor) -> Tensor:
+        hidden = torch.einsum("bd,khd->bkh", images.flatten(1) - 0.5, self.weight)
+        logits: Tensor = hidden.amax(2) + 0.3 * (4 * hidden).sin().sum(2)
+        return logits.clamp(-1.2, 1.2)
+
+
+def flats(n: int) -> tuple[nn.Module, Tensor, Tensor]:
+    net, images = Flats(), torch.rand(n, 1, 6, 6, generator=generator(59))
+    logits = net(images)
+    sole = (logits == logits.amax(1, keepdim=True)).sum(1) == 1
+    return net, images[sole], logits.argmax(1)[sole]
+
+
+REFINED: Mapping[str, MinimumNormAttack] = {
+    "deepfool l2": DeepFool(),
+    "deepfool linf": DeepFool(norm="linf"),
+    "fmn l2": FMN(steps=40),
+    "fmn linf": FMN(norm="linf", steps=40),
+    "cw": CW(steps=30, search_steps=4),
+    "ddn": DDN(steps=40),
+    "alma": ALMA(steps=60),
+}
+
+
+@pytest.mark.parametrize("name", REFINED)
+def test_refinement_loses_no_sample_and_comes_nearer(name: str) -> None:
+    net, images, labels = flats(60)
+    plain, refined = (REFINED[name].replace(refine=steps)(net, images, labels) for steps in (0, 30))
+    assert refined.success.all()
+    assert (refined.norm <= plain.norm).all()
+    assert refined.norm.mean() < 0.999 * plain.norm.mean()
+
+
+def test_a_boundary_beyond_the_reach_of_a_search_is_found() -> None:
+    """Logits without a gradient around the clean image, as clipped ones have."""
+    net, images, labels = Flats(), torch.rand(200, 1, 6, 6, generator=generator(59)), torch.empty(0)
+    logits = 3 * net(images)
+    clipped = lambda x: (3 * net(x)).clamp(-1, 1) - torch.arange(4) * 1e-3  # noqa: E731
+    flat = logits.abs().amin(1) > 1
+    labels = clipped(images).argmax(1)
+    assert flat.sum() > 5
+    found = FMN(steps=20)(clipped, images[flat], labels[flat])
+    assert found.success.float().mean() > 0.8
+    assert not FMN(steps=20, refine=0)(clipped, images[flat], labels[flat]).success.any()
+
+
+@pytest.mark.parametrize("norm", ["l2", "linf"])
+def test_the_ensemble_is_the_least_of_its_members(norm: str) -> None:
+    net, images, labels = inputs(8)
+    names = ("deepfool", "fmn", *(("ddn", "alma") if norm == "l2" else ()))
+    found = MinimumNorm(norm=norm, steps=20, members=("deepfool", "fmn", "ddn", "alma"))(net, images, labels)
+    members = {"deepfool": DeepFool(), "fmn": FMN(steps=20), "ddn": DDN(steps=20), "alma": ALMA(steps=40)}
+    norms = [members[name](net, images, labels, ThreatModel(norm=norm, eps=None)).norm for name in names]
+    assert torch.equal(found.norm, torch.stack(norms).amin(0))
+
+
+def test_the_ensemble_lets_go_of_what_is_near_enough() -> None:
+    net, images, labels = inputs(8)
+    attack = MinimumNorm(steps=20, members=("deepfool", "ddn"))
+    free = attack(net, images, labels)
+    near = attack(net, images, labels, attack.threat.at(2 * float(free.norm.max())))
+    assert near.success.all() and near.gradients.sum() < free.gradients.sum() / 2
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda: DDN(norm="linf"), "attack=fmn is for both norms"),
+        (lambda: ALMA(norm="linf"), "attack=fmn is for both norms"),
+        (lambda: ALMA(memory=1.0), r"attack\.memory is 1\.0"),
+        (lambda: MinimumNorm(members=("ddm",)), "ddm"),
+        (lambda: DDN(refine=-1), r"refine"),
+    ],
+)
+def test_what_the_searches_refuse(make: Callable[[], object], says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        make()
