@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from robustcli.attacks import AutoAttack
+from robustcli.attacks import AutoAttack, LogitOracle
 from robustcli.attacks.core.class_losses import margin
+from robustcli.attacks.core.counter import QueryCounter
 from robustcli.utils.errors import UserError
 from robustcli.utils.seeding import generator
 
@@ -85,3 +86,12 @@ def test_what_no_member_fools_keeps_the_image_of_the_highest_margin() -> None:
     kept = margin(net(result.images), labels)[~result.success]
     assert torch.allclose(kept, margins.amax(0), atol=1e-5)
     assert (kept > margins[-1] + 1e-3).any(), "the last member is not the best of all samples"
+
+
+def test_the_margin_of_a_model_that_draws_is_the_mean_of_twenty() -> None:
+    drawn = iter(torch.linspace(-1.0, 3.0, 20).tolist())
+    model = lambda x: torch.stack([torch.zeros(len(x)), torch.full((len(x),), next(drawn))], dim=1)  # noqa: E731
+    oracle, rows = LogitOracle(model, QueryCounter.of(2), randomised=True), torch.arange(2)
+    margins = AutoAttack._margin(oracle, torch.zeros(2, 1, 1, 1), rows, torch.zeros(2, dtype=torch.long))
+    assert margins.tolist() == pytest.approx([1.0, 1.0], abs=1e-6)
+    assert oracle.counter.queries.tolist() == [20, 20]

@@ -25,6 +25,7 @@ from robustcli.attacks import (
 from robustcli.attacks.core.balls import ball
 from robustcli.attacks.core.counter import QueryCounter
 from robustcli.attacks.core.oracle import LogitOracle
+from robustcli.attacks.image.cw import _SearchOfC
 from robustcli.attacks.image.hyperplane import Hyperplane
 from robustcli.attacks.image.nearest import NearestAdversarials
 from robustcli.utils.errors import UserError
@@ -315,6 +316,33 @@ def test_each_constant_of_cw_is_searched_for_on_its_own() -> None:
     model = lambda x: net(x) * (scale if len(x) == 2 else scale[-len(x) :])  # noqa: E731
     assert CW(c=0.01, steps=40, search_steps=1, refine=0)(model, images, labels).success.tolist() == [True, False]
     assert CW(c=0.01, steps=40, search_steps=6, refine=0)(model, images, labels).success.all()
+
+
+def test_cw_multiplies_its_constant_until_a_success_and_bisects_from_then_on() -> None:
+    search, constants = _SearchOfC(torch.tensor([1.0, 1.0])), []
+    for fooled in ([False, True], [False, False], [True, True], [False, True]):
+        search.update_c(torch.tensor(fooled))
+        constants.append(search.c.tolist())
+    assert constants == [[10.0, 0.5], [100.0, 0.75], [55.0, 0.625], [77.5, 0.5625]]
+
+
+def test_a_descent_of_cw_says_whom_it_fooled_on_its_way() -> None:
+    net, images, labels = inputs(4)
+    attack = CW(steps=40, lr=0.05)
+    for c, expected in ((100.0, True), (1e-9, False)):
+        oracle = LogitOracle(net, QueryCounter.of(4))
+        best = NearestAdversarials(images, labels, attack.threat.ball, oracle)
+        start = torch.asin((2 * images - 1) * (1 - 1e-6))
+        fooled = attack._descend(oracle, best, start, torch.full((4,), c))
+        assert fooled.tolist() == (best.norm < torch.inf).tolist() == [expected] * 4
+
+
+def test_the_ball_of_fmn_shrinks_after_a_success_and_grows_otherwise() -> None:
+    """Samples: fooled far out, fooled near the best, not fooled before a success, and after one."""
+    radius, best = torch.tensor([1.0, 1.0, torch.inf, 1.0]), torch.tensor([3.0, 0.5, torch.inf, 0.4])
+    fooled, boundary = torch.tensor([True, True, False, False]), torch.tensor([9.0, 9.0, 2.0, 9.0])
+    following = FMN()._next_radius(radius, best, fooled, boundary, 0.1)
+    assert following.tolist() == pytest.approx([0.9, 0.5, 2.0, 1.1])
 
 
 def test_a_sample_of_cw_stops_on_its_own() -> None:

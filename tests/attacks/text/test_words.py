@@ -229,6 +229,26 @@ def test_a_word_after_a_phrase_counts_with_it(model: ToyDual, search: str) -> No
     assert Words(2).count(found, "a red ball") <= 2
 
 
+@pytest.mark.parametrize("search", SEARCHES)
+def test_a_stop_word_is_neither_replaced_nor_put_in(model: ToyDual, search: str) -> None:
+    """Whatever the table says: "the" could become blue, and red "this"."""
+    table = SynonymTable({"the": ["blue", "navy"], "red": ["this", "the"], "ball": ["this", "globe"]})
+    attack = WordSubstitution(candidates=table, search=search, max_words=3)
+    edited = attack.maximise(model, lambda features, rows: features[:, 0], ("the red ball",), torch.arange(1))
+    assert edited[0] in ("the red ball", "the red globe")
+    assert attack._unedited(("the red ball",))[0].replacements == {2: ["globe"]}
+
+
+def test_a_word_is_replaced_once(model: ToyDual) -> None:
+    """In the second round the candidates of the other word alone are tried."""
+    with torch.no_grad():
+        clean = model.encode_text(model.tokenize(["a red ball"]))[0]
+    attack, encoder = words(max_words=2), TextEncoder(model)
+    objective: TextObjective = lambda features, rows: -(features * clean).sum(1)  # noqa: E731
+    _, queries, _ = attack.edit(encoder, objective, ["a red ball"], [0], attack.threat)
+    assert queries.tolist() == [1 + 4 + 2]
+
+
 def test_a_search_beyond_the_budget_is_a_fault(model: ToyDual) -> None:
     class Greedy(WordSubstitution):
         def edit(
