@@ -77,7 +77,11 @@ def test_the_name_alone_is_written_out_before_hydra_reads_it(capsys: pytest.Capt
 @pytest.mark.parametrize(
     ("command", "word", "sentence"),
     [
-        ("train-mat", "experiment=tiny_claen", "did you mean 'train_mat/tiny_clean'? (choices: train_mat/mat_clip"),
+        (
+            "train-mat",
+            "experiment=tiny_claen",
+            "did you mean 'train_mat/tiny_clean'? (choices: train_mat/demo, train_mat",
+        ),
         ("evaluate", "experiment=tiny_clean", "write `robustcli train-mat experiment=train_mat/tiny_clean`"),
         ("purify", "experiment=train_mat/sweep", "is one of train-mat, not of purify (choices: purify/celeba64_"),
     ],

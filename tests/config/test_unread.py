@@ -121,9 +121,9 @@ def test_steps_that_cannot_cross_a_ball_that_is_searched_are_refused(command: st
 
 
 def test_a_radius_that_is_not_run_asks_nothing_of_the_steps() -> None:
-    words = [*D, "attacks=standard", "attacks.pgd.alpha=0.005", "evaluation.eps_curve=[1,2]"]
+    words = [*D, "attacks=standard", "attacks.pgd.alpha=0.01", "evaluation.eps_curve=[1,2]"]
     assert loaded("evaluate", *words, "evaluation.curve_attack=apgd_ensemble").evaluation.curve == "apgd_ensemble"
-    with pytest.raises(UserError, match=r"attacks\.pgd: 20 steps of 0\.005 cannot cross a ball of L-inf 51/255"):
+    with pytest.raises(UserError, match=r"attacks\.pgd: 10 steps of 0\.01 cannot cross a ball of L-inf 51/255"):
         loaded("evaluate", *words, "evaluation.curve_attack=pgd")
 
 

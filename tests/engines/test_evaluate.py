@@ -129,7 +129,7 @@ def test_words_are_no_budget_of_captions_without_blanks(tmp_path: Path, capsys: 
         "dataset.image_size=32",
     ]
     bare = ["model.checkpoint=null", "+model.pretrained=random", "diagnostics=off", "evaluation.resamples=10"]
-    words = [*data, *bare, "evaluation.eps_curve=[]", "evaluation.curve_attack=all"]
+    words = [*data, *bare, "evaluation.eps_curve=[]"]
     assert launch("evaluate", [*words, f"hydra.run.dir={tmp_path / 'a'}"]) == 2
     error = capsys.readouterr().err
     assert "8 of 8 captions of test are in a script without blanks" in error and "threat=characters" in error

@@ -23,6 +23,7 @@ from robustcli.attacks import (
     ThreatModel,
 )
 from robustcli.attacks.core.balls import ball
+from robustcli.attacks.core.class_losses import LogitScale
 from robustcli.attacks.core.counter import QueryCounter
 from robustcli.attacks.core.oracle import LogitOracle
 from robustcli.attacks.image.cw import _SearchOfC
@@ -333,7 +334,7 @@ def test_a_descent_of_cw_says_whom_it_fooled_on_its_way() -> None:
         oracle = LogitOracle(net, QueryCounter.of(4))
         best = NearestAdversarials(images, labels, attack.threat.ball, oracle)
         start = torch.asin((2 * images - 1) * (1 - 1e-6))
-        fooled = attack._descend(oracle, best, start, torch.full((4,), c))
+        fooled = attack._descend(oracle, best, start, torch.full((4,), c), LogitScale(labels))
         assert fooled.tolist() == (best.norm < torch.inf).tolist() == [expected] * 4
 
 
