@@ -23,6 +23,7 @@ from robustcli.attacks import (
     ThreatModel,
     WordSubstitution,
 )
+from robustcli.attacks.adaptive.averaging import EncoderWrapper
 from robustcli.attacks.core.counter import QueryCounter
 from robustcli.attacks.core.target import Target
 from robustcli.data import ImageTextData, KarpathyJSON, Scenes
@@ -277,3 +278,28 @@ def test_each_record_is_that_of_the_query_that_it_names(scenes: Scenes, small_mo
         assert record["image_id"] == data.image_ids[int(data.owner[j])]
         assert _agrees(record["clean_rank"], scores[:, position], true[:, position])
         assert sum(a != b for a, b in zip(data.captions[j].split(), record["caption"].split(), strict=True)) <= 1
+
+
+class _Noted(EncoderWrapper):
+    """A dual encoder that notes what it draws for its images."""
+
+    randomised = True
+
+    def __init__(self, model: DualEncoder) -> None:
+        super().__init__(model)
+        self.fingerprint, self.drawn = model.fingerprint, list[float]()
+
+    def encode_image(self, images: Tensor) -> Tensor:
+        self.drawn += torch.rand(4).tolist()
+        return super().encode_image(images)
+
+
+def test_fresh_draws_are_none_of_the_attack_s(scenes: Scenes, small_model: DualEncoder) -> None:
+    model = _Noted(small_model)
+    judge = RetrievalEvaluator(scenes, THREAT, batch_size=6, limit=6, fresh=3)
+    entry, (pairs, gallery) = judge.entry("m", model), judge.pairs(model, judge.image_rows)
+    model.drawn = []
+    SepAttack(image=PGD(steps=2))(model, pairs, gallery, judge.threat)
+    attacked, model.drawn = set(model.drawn), []
+    judge.clean(entry)
+    assert attacked and model.drawn and attacked.isdisjoint(model.drawn)

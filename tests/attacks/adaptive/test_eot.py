@@ -236,6 +236,29 @@ def test_fresh_draws_depend_on_the_seed_alone_and_leave_the_generators(images: T
     assert not torch.equal(first.predictions, other.predictions)
 
 
+class Noted(nn.Module):
+    """A classifier that notes what it draws."""
+
+    randomised = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.drawn: list[float] = []
+
+    def forward(self, images: Tensor) -> Tensor:
+        draws = torch.rand(len(images), 2)
+        self.drawn += draws.flatten().tolist()
+        return draws + images.mean((1, 2, 3))[:, None]
+
+
+def test_fresh_draws_are_none_of_the_attack_s(images: Tensor) -> None:
+    model, labels = Noted(), torch.zeros(len(images), dtype=torch.long)
+    PGD(steps=2, seed=5)(model, images, labels)
+    attacked, model.drawn = set(model.drawn), []
+    judge_on_draws(model, images, labels, draws=4, seed=5)
+    assert attacked and model.drawn and attacked.isdisjoint(model.drawn)
+
+
 def test_a_retrieval_attack_sees_the_averaged_embedding(model: ToyDual, pairs: Pairs) -> None:
     attack = SepAttack(image=PGD(eps=0.02, steps=4, loss="own_pair"))
     plain, averaged = attack(model, pairs), RetrievalEOT(attack, draws=3, chunk=20)(model, pairs)

@@ -3,10 +3,13 @@
 Shapes: N images, M captions.
 """
 
+from typing import ClassVar
+
 import pytest
 import torch
 
 from robustcli.attacks import APGD, PGD, SGA, Adversarial, Gallery, Pairs, RetrievalAutoAttack, SepAttack, ThreatModel
+from robustcli.attacks.core.counter import QueryCounter
 from robustcli.attacks.core.losses import text_objective
 from robustcli.attacks.core.success import worst_of
 from robustcli.attacks.core.target import Target
@@ -17,6 +20,7 @@ from robustcli.attacks.multimodal.worst_queries import (
     WorstImageQueries,
     WorstQueries,
 )
+from robustcli.utils.seeding import derive_seed
 
 from ..conftest import ToyDual, make_pairs, words
 
@@ -131,3 +135,54 @@ def test_what_sga_alone_fools_is_fooled(model: ToyDual, pairs: Pairs) -> None:
     result = ensemble(image=APGD(eps=EPS, steps=0))(model, pairs)
     assert (result.image_success | ~sga.image_success).all()
     assert (result.caption_success | ~sga.caption_success).all()
+
+
+def test_a_target_is_one_negative_against_the_best_positive(model: ToyDual, pairs: Pairs) -> None:
+    queries = WorstImageQueries(Target(model, pairs, None), QueryCounter.of(12), image=APGD(), text=None)
+    rows, negatives = torch.tensor([3, 0, 7]), queries.hardest_negatives(5)
+    with torch.no_grad():
+        cosines = model.encode_image(pairs.images) @ model.encode_text(model.tokenize(pairs.captions)).T
+        value, fooled = queries.towards(negatives[:, 1])(pairs.images[rows], rows)
+    false = cosines.masked_fill(pairs.matches(), -torch.inf)
+    assert torch.equal(negatives, false.topk(5).indices)
+    best = cosines.masked_fill(~pairs.matches(), -torch.inf).amax(1)
+    assert torch.allclose(value, (false.topk(5).values[:, 1] - best)[rows], atol=1e-6)
+    assert not fooled.any()
+
+
+class Recorder(APGD):
+    """A search that notes its seed and if it resumes; it puts out ``planted`` images for captions, else clean ones."""
+
+    def maximise(self, objective, images, sample_ids, threat=None, *, start=None, counter=None):  # type: ignore[no-untyped-def]
+        of_captions = bool((sample_ids >= 1000).all())
+        self.calls.setdefault(of_captions, {})[self.seed] = start is not None
+        return self.planted[(sample_ids - 1000) // 2] if of_captions and self.planted is not None else images.clone()
+
+    calls: ClassVar[dict[bool, dict[int, bool]]] = {}
+    planted: ClassVar[torch.Tensor | None] = None
+
+
+@pytest.fixture
+def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
+    """Alone: without SGA, which has a search of its own."""
+    monkeypatch.setattr(Recorder, "calls", {})
+    monkeypatch.setattr(RetrievalAutoAttack, "_sga", lambda *_: None)
+    return Recorder(eps="8/255")
+
+
+def test_every_member_attacks_what_none_before_has_fooled(model: ToyDual, pairs: Pairs, recorder: Recorder) -> None:
+    """The last one resumes from the worst image so far."""
+    ensemble(image=recorder, text=None)(model, pairs)
+    seeds = {name: derive_seed(0, "retrieval_autoattack", name) for name in ("cross-entropy", "margin", "alternate")}
+    targets = [derive_seed(0, "retrieval_autoattack", f"target {number}") for number in range(5)]
+    once = {seeds["cross-entropy"]: False, seeds["margin"]: False, seeds["alternate"]: True}
+    assert recorder.calls == {False: {**once, **dict.fromkeys(targets, False)}, True: once}
+
+
+def test_an_image_that_was_found_for_a_caption_is_tried_on_its_own_query(
+    model: ToyDual, pairs: Pairs, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    strong = SepAttack(image=APGD(eps="8/255", steps=20))(model, pairs)
+    monkeypatch.setattr(Recorder, "planted", strong.images)
+    of_images = ensemble(image=recorder, text=None).variants(model, pairs)["image_to_text"]
+    assert strong.image_success.any() and (of_images.image_success >= strong.image_success).all()
