@@ -21,17 +21,6 @@ import pytest
 ROOT = Path(__file__).parents[1]
 LIST = Path("tests", "mutants.toml")
 COPIED = ("robustcli", "conf", "tests", "pyproject.toml")
-# Imported once, before the processes of the tests fork: a start of Python with all of them costs as much as the tests.
-LIBRARIES = (
-    "torch",
-    "pandas",
-    "pyarrow.parquet",
-    "scipy.stats",
-    "sklearn.datasets",
-    "torchvision",
-    "open_clip",
-    "optuna",
-)
 PASSED, FAILED = 0, 1  # exit codes of pytest; any other says that tests did not run
 
 
@@ -63,15 +52,16 @@ class Mutant:
         return original
 
 
-def read(path: Path) -> list[Mutant]:
-    """The mutants of a list, in its order."""
-    mutants = []
-    for file, section in tomllib.loads(path.read_text(encoding="utf-8")).items():
+def read(path: Path) -> tuple[list[Mutant], list[str]]:
+    """The mutants of a list, in its order, and the libraries that their tests import."""
+    mutants, sections = [], tomllib.loads(path.read_text(encoding="utf-8"))
+    libraries = sections.pop("libraries", [])
+    for file, section in sections.items():
         for before, after, *tests in section.get("mutants", []):
             mutants.append(Mutant(file, before, after, tuple(tests or section["tests"])))
         for before, after, reason in section.get("equivalent", []):
             mutants.append(Mutant(file, before, after, (), reason))
-    return mutants
+    return mutants, libraries
 
 
 def faults_of(mutants: Sequence[Mutant], root: Path) -> list[str]:
@@ -86,12 +76,17 @@ def faults_of(mutants: Sequence[Mutant], root: Path) -> list[str]:
     return faults
 
 
-def run(mutants: Sequence[Mutant], root: Path, jobs: int) -> int:
-    """Put each mutant to its tests, ``jobs`` at a time; the exit code."""
+def run(mutants: Sequence[Mutant], libraries: Sequence[str], root: Path, jobs: int) -> int:
+    """Put each mutant to its tests, ``jobs`` at a time; the exit code.
+
+    Args:
+        libraries: imported once, before the processes of the tests fork: a start of Python with all of them costs as
+            much as the tests.
+    """
     if faults := faults_of(mutants, root):
         return _end("entries are out of date", faults, 2)
     chosen = [mutant for mutant in mutants if not mutant.equivalent]
-    for name in LIBRARIES:
+    for name in libraries:
         with suppress(ImportError):
             importlib.import_module(name)
     # Tests that fail anyway would kill every mutant.
@@ -173,7 +168,6 @@ if __name__ == "__main__":
     parser.add_argument("--root", type=Path, default=ROOT, help="the tree of the package")
     parser.add_argument("--jobs", type=int, default=2, help="mutants at a time")
     given = parser.parse_args()
-    every = read(given.root / LIST)
-    sys.exit(
-        run([one for one in every if not given.only or any(p in str(one) for p in given.only)], given.root, given.jobs)
-    )
+    every, libraries = read(given.root / LIST)
+    chosen = [mutant for mutant in every if not given.only or any(part in str(mutant) for part in given.only)]
+    sys.exit(run(chosen, libraries, given.root, given.jobs))

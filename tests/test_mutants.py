@@ -8,7 +8,7 @@ import pytest
 
 from .mutants import LIST, ROOT, Mutant, faults_of, read
 
-MUTANTS = read(ROOT / LIST)
+MUTANTS, _ = read(ROOT / LIST)
 
 
 def test_every_text_stands_where_the_list_says_exactly_once() -> None:

@@ -13,7 +13,7 @@ from robustcli.diagnostics import NOT_RUN, OK, SUSPECT, Advice, ConfigKeys
 
 OVERRIDE = re.compile(r"\+?[a-z_.@0-9]+=[a-z_0-9]+")
 DIGITS = ["dataset=digits", "model=digits", "threat.eps=32/255", "evaluation.limit=48"]
-PAIRS = ["dataset.test=24", "evaluation.eps_curve=[]"]
+PAIRS = ["dataset.test=12", "evaluation.eps_curve=[]"]
 STILL = ["model.checkpoint=null", "trainer.batch_size=32", "dataset.train=96", "dataset.val=16", "dataset.test=16"]
 COMMANDS = {
     "attack": (["attack", *DIGITS, "attack=pgd"], ConfigKeys(), "autoattack"),
