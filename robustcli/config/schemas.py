@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
+from robustcli.config.budgets import default_eps
 from robustcli.config.checks import bounded, choice
 
 SPLITS = ("train", "val", "test")
@@ -230,7 +231,10 @@ SCHEMAS: Mapping[str, type[BaseCommand]] = {
 
 
 def register() -> None:
-    """Registration of the schemas with Hydra under ``<command>_schema``, and of ``open_params``."""
+    """Registration of the schemas with Hydra under ``<command>_schema``, of ``open_params``, and of the resolver
+    ``default_eps``.
+    """
+    OmegaConf.register_new_resolver("default_eps", default_eps, replace=True)
     store = ConfigStore.instance()
     for name, schema in SCHEMAS.items():
         store.store(name=f"{name}_schema", node=schema)

@@ -83,6 +83,23 @@ def test_eps_is_a_fraction_or_a_number_and_stays_as_it_was_written(value: str) -
     assert str(composed.threat.eps) == value
 
 
+@pytest.mark.parametrize(
+    ("overrides", "eps"),
+    [
+        (["dataset=cifar10"], "8/255"),
+        (["dataset=cifar100"], "8/255"),
+        (["dataset=mnist"], "0.3"),
+        (["dataset=scenes"], "4/255"),
+        (["dataset=mnist", "threat.norm=l2"], "0.5"),
+        (["dataset=cifar10", "threat.norm=l2", "threat.eps=1"], "1"),
+        (["dataset=mnist", "threat=text"], "0"),
+    ],
+)
+def test_without_a_radius_it_is_that_of_the_norm_and_the_data_set(overrides: list[str], eps: str) -> None:
+    """4/255 in L2 is no attack at all: everything would stand, and look robust."""
+    assert str(compose("evaluate", overrides).threat.eps) == eps
+
+
 def test_a_suite_has_attacks_of_its_own_that_leave_the_run_s_attack_alone() -> None:
     composed = compose("train-mat", ["attacks.pgd.steps=50", "attack.image.steps=3"])
     assert set(composed.attacks) == {"pgd", "words", "sep", "coattack", "sga", "sequential", "apgd_ensemble"}
