@@ -13,8 +13,8 @@ _RADII: Mapping[str, Mapping[str, str]] = {
 def default_eps(norm: str, dataset: str) -> str:
     """Radius in units of [0,1] pixels, for a threat model of ``norm`` on a data set of the class ``dataset``.
 
-    ``conf/threat`` calls it as ``${default_eps:NORM,CLASS}``; an unknown norm gets that of ``linf``, and is refused where
-    the threat model is built.
+    ``conf/threat`` calls it as ``${default_eps:NORM,CLASS}``; an unknown norm gets that of ``linf``, and is refused
+    where the threat model is built.
     """
     radii = _RADII.get(norm, _RADII["linf"])
     return radii.get(dataset.rpartition(".")[2], radii[""])
