@@ -73,10 +73,25 @@ def fallen_by_attack(records: pd.DataFrame) -> pd.DataFrame:
     attacked = records[records["adversarial_rank"].notna()]
     if attacked["attack"].nunique() < 2:
         return pd.DataFrame(columns=["model", "attack", "direction", "fallen", "alone"])
-    fallen = (attacked["clean_correct"] & ~attacked["adversarial_correct"]).astype(bool)
+    fallen = _fallen(attacked)
     attacks = fallen.groupby([attacked[key] for key in _QUERY]).transform("sum")
     counted = attacked.assign(fallen=fallen, alone=fallen & (attacks == 1))
     return counted.groupby(["model", "attack", "direction"], sort=False)[["fallen", "alone"]].sum().reset_index()
+
+
+def fallen_by_member(records: pd.DataFrame) -> pd.DataFrame:
+    """One row a model, attack, ``member`` of that ensemble and direction: queries that were correct when clean and
+    ``fallen`` by an image of the member, most first. No rows without an ensemble.
+
+    Args:
+        records: at one radius.
+    """
+    keys = ["model", "attack", "member", "direction"]
+    if "member" not in records:
+        return pd.DataFrame(columns=[*keys, "fallen"])
+    credited = records[records["member"].fillna("") != ""]
+    counts = credited.assign(fallen=_fallen(credited)).groupby(keys, sort=False)[["fallen"]].sum().reset_index()
+    return counts.sort_values("fallen", ascending=False, kind="stable")
 
 
 def summarise(records: pd.DataFrame, *, resamples: int, seed: int) -> pd.DataFrame:
@@ -204,3 +219,7 @@ def _interval(
 
 def _named(name: str, interval: metrics.Interval) -> dict[str, float | None]:
     return {name: interval.mean, f"{name}_low": interval.low, f"{name}_high": interval.high}
+
+
+def _fallen(records: pd.DataFrame) -> "pd.Series[bool]":
+    return (records["clean_correct"] & ~records["adversarial_correct"]).astype(bool)

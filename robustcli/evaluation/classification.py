@@ -101,8 +101,9 @@ class ClassificationEvaluator(Evaluator):
 
     def perturbed(
         self, run: AttackRun, images: Tensor, labels: Tensor, rows: Tensor
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Adversarial images (B,C,H,W) of ``run``, audited here, and their costs (B,) by name.
+    ) -> tuple[Tensor, dict[str, np.ndarray]]:
+        """Adversarial images (B,C,H,W) of ``run``, audited here; their costs (B,) by name, and of an ensemble the
+        ``member`` that each is from.
 
         Raises:
             RuntimeError: an image beyond the threat model of the run.
@@ -111,16 +112,17 @@ class ClassificationEvaluator(Evaluator):
         if run.access == "static":
             # The images are judged on other models too, so those that the bare one misclassifies are attacked as well.
             x_adv, counter = attack_for_transfer(attack, run.victim, images, labels, rows, run.threat)
-            costs = {name: getattr(counter, name) for name in SPENT}
+            costs, members = {name: getattr(counter, name).numpy() for name in SPENT}, ("",) * len(rows)
         else:
             result = attack(run.victim, images, labels, run.threat, sample_ids=rows)
-            x_adv, costs = result.images, {name: getattr(result, name) for name in SPENT}
+            x_adv, members = result.images, result.members or ("",) * len(rows)
+            costs = {name: getattr(result, name).numpy() for name in SPENT}
         norm = run.threat.at(None).audit(x_adv, images)
         if attack.minimum_norm:  # a success beyond eps is none: the image stays clean
             within_eps = (norm <= run.threat.ball.eps).to(images.device)
             x_adv = torch.where(within_eps.view(-1, 1, 1, 1), x_adv, images)
         run.threat.audit(x_adv, images)  # of a foreign attack too, whatever its base class checks
-        return x_adv, costs | {"norm": norm}
+        return x_adv, costs | {"norm": norm.cpu().numpy(), "member": np.array(members, dtype=object)}
 
     def _attack_chunk(self, run: AttackRun, rows: Tensor, keep: Keep | None) -> pd.DataFrame:
         images, labels = self.batch(run.victim, rows)
@@ -144,7 +146,7 @@ class ClassificationEvaluator(Evaluator):
         images: Tensor,
         labels: Tensor,
         rows: Tensor,
-        costs: dict[str, Tensor],
+        costs: dict[str, np.ndarray],
         *,
         eps: float | None = None,
     ) -> pd.DataFrame:
@@ -154,7 +156,7 @@ class ClassificationEvaluator(Evaluator):
         ranks = (torch.tensor(side.tolist()) for side in (clean["clean_rank"], judged["rank"]))
         basic = per_query(DIRECTION, judged["query_id"].tolist(), judged["image_id"].tolist(), *ranks)
         verdicts = judged[["draws", "mean", "worst", "majority", "label"]]
-        values = {name: value.cpu().numpy() for name, value in costs.items()}
+        values = dict(costs)
         if run.attack.minimum_norm and eps is None:  # no norm without a success: a 0 would count as one at any radius
             deterministic_victim = entry.model is run.victim and not entry.randomised
             failed = basic["adversarial_correct"].to_numpy(dtype=bool) & (deterministic_victim | (values["norm"] == 0))
@@ -181,7 +183,7 @@ class ClassificationEvaluator(Evaluator):
         factor = (eps / norm[inside]).to(x_adv).view(-1, 1, 1, 1)
         clean = images[inside]
         extended = threat.project(clean + factor * (x_adv[inside] - clean), clean)
-        costs = {"norm": threat.audit(extended, clean)}
+        costs = {"norm": threat.audit(extended, clean).cpu().numpy()}
         return self._records(run, entry, extended, labels[inside], rows[inside.cpu()], costs, eps=eps)
 
     def _judged(self, entry: Entry, images: Tensor, labels: Tensor, rows: Tensor) -> pd.DataFrame:

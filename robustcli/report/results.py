@@ -13,6 +13,7 @@ from robustcli.evaluation import CLEAN, Entry, Evaluation, Group
 from robustcli.evaluation.aggregate import (
     at_radius,
     fallen_by_attack,
+    fallen_by_member,
     paper_table,
     robust_recall,
     summarise,
@@ -25,7 +26,7 @@ from robustcli.report.diagnose import coverages, diagnostics_of, transfers
 from robustcli.report.diagnostics import diagnostics_grid, print_findings, with_verdicts
 from robustcli.report.markdown import Report, render_report
 from robustcli.report.pictures import draw_defences, draw_models
-from robustcli.report.tables import Grid, attack_grid, cost_grid, fallen_grid, label_of, print_grid
+from robustcli.report.tables import Grid, attack_grid, cost_grid, fallen_grid, label_of, member_grid, print_grid
 from robustcli.report.threat import threat_model
 from robustcli.runs.run import Run
 
@@ -79,9 +80,9 @@ def write_results(
         grids, printed = _defence_grids(evaluation, records, seen, seen_curve), 1
         pictures = draw_defences(run, evaluation, groups, pd.concat([seen, seen_curve], ignore_index=True))
     else:
-        fallen = fallen_by_attack(at_radius(records, evaluation.threat.radius))
-        grids = _model_grids(seen, fallen.assign(model=fallen["model"].map(names)), findings)
-        printed = 1 + bool(len(fallen)) + _minimum_norm_only(evaluation)
+        fallen = _fallen_grids(at_radius(records, evaluation.threat.radius).replace({"model": names}))
+        grids = _model_grids(seen, fallen, findings)
+        printed = 1 + len(fallen) + _minimum_norm_only(evaluation)
         pictures = draw_models(run, evaluation, groups, table, seen_curve, records, _curve_attack(evaluation))
     inputs = evaluation.evaluator.inputs(group.bare.model for group in groups)
     notes = [grids[0].note, _baselines(evaluation), *coverages(evaluation)]
@@ -143,9 +144,17 @@ def _flat(table: pd.DataFrame, defended: bool, *, curve: bool = False) -> dict[s
     return flat
 
 
-def _model_grids(table: pd.DataFrame, fallen: pd.DataFrame, findings: Sequence[Finding]) -> list[Grid]:
+def _fallen_grids(records: pd.DataFrame) -> list[Grid]:
+    by_attack, by_member = fallen_by_attack(records), fallen_by_member(records)
+    return [
+        *([fallen_grid(by_attack)] if len(by_attack) else []),
+        *([member_grid(by_member)] if len(by_member) else []),
+    ]
+
+
+def _model_grids(table: pd.DataFrame, fallen: Sequence[Grid], findings: Sequence[Finding]) -> list[Grid]:
     costs, measures = cost_grid(table), [name for name in ("success_flip", "success_drop") if name in table]
-    grids = [with_verdicts(attack_grid(table), findings), *([fallen_grid(fallen)] if len(fallen) else [])]
+    grids = [with_verdicts(attack_grid(table), findings), *fallen]
     grids += [costs] if costs.rows else []
     return [*grids, *(attack_grid(table, measure) for measure in measures)]
 

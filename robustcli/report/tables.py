@@ -140,6 +140,23 @@ def fallen_grid(frame: "pd.DataFrame") -> Grid:
     return Grid(title, ["attack", *models], rows)
 
 
+def member_grid(frame: "pd.DataFrame") -> Grid:
+    """Members of ensembles (rows) by models (columns): the queries that fell by an image of the member.
+
+    Args:
+        frame: ``model``, ``attack``, ``member``, ``direction`` and ``fallen``, one direction alone.
+    """
+    models = list(dict.fromkeys(frame["model"]))
+    counts = {(row["attack"], row["member"], row["model"]): str(row["fallen"]) for row in frame.to_dict("records")}
+    members = dict.fromkeys((attack, member) for attack, member, _ in counts)
+    rows = [
+        [label_of(attack), member, *(counts.get((attack, member, model), "0") for model in models)]
+        for attack, member in members
+    ]
+    directions = " / ".join(DIRECTIONS[one] for one in directions_of(frame))
+    return Grid(f"Queries that fell to each member of an ensemble, {directions}", ["attack", "member", *models], rows)
+
+
 def as_rich(grid: Grid) -> "Group":
     """The grid as renderables of rich: title, table and note; columns of numbers are right-aligned."""
     from rich import box

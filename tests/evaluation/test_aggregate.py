@@ -5,7 +5,14 @@ import math
 import pandas as pd
 import pytest
 
-from robustcli.evaluation.aggregate import claimed_norms, fallen_by_attack, paper_table, summarise, up_to_radius
+from robustcli.evaluation.aggregate import (
+    claimed_norms,
+    fallen_by_attack,
+    fallen_by_member,
+    paper_table,
+    summarise,
+    up_to_radius,
+)
 from robustcli.evaluation.records import CLEAN, WORST, with_status
 
 
@@ -127,6 +134,17 @@ def test_the_table_says_which_attack_broke_what() -> None:
         "words": {"fallen": 2, "alone": 1},
     }
     assert fallen_by_attack(frame(rows[:4])).empty
+
+
+def test_the_table_says_which_member_of_an_ensemble_broke_what() -> None:
+    """What stands, or was wrong when clean, is no member's success."""
+    members = {"a": ("square", 2), "b": ("apgd-ce", 3), "c": ("apgd-ce", 2), "d": ("square", 1), "e": ("square", 9)}
+    rows = [record("m", "aa", "adaptive", i, 0.0, member=by, adversarial_rank=r) for i, (by, r) in members.items()]
+    rows[-1]["clean_rank"] = 5
+    rows += [record("m", "pgd", "adaptive", image, 0.0, member="") for image in "abcde"]
+    table = fallen_by_member(frame(rows))
+    assert table[["attack", "member", "fallen"]].values.tolist() == [["aa", "apgd-ce", 2], ["aa", "square", 1]]
+    assert fallen_by_member(frame(rows[5:])).empty and fallen_by_member(frame(rows).drop(columns="member")).empty
 
 
 def test_intervals_are_over_images_and_not_over_their_queries() -> None:

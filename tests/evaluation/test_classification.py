@@ -150,6 +150,25 @@ class Liar(PGD):
         return replace(result, success=~result.success)
 
 
+class Halves(PGD):
+    """Names two members, by the parity of the image's number."""
+
+    def search(
+        self, oracle: LogitOracle, images: Tensor, labels: Tensor, sample_ids: Tensor, threat: ThreatModel
+    ) -> Tensor:
+        for number, name in enumerate(("even", "odd")):
+            oracle.credit(name, torch.nonzero(sample_ids % 2 == number).flatten())
+        return super().search(oracle, images, labels, sample_ids, threat)
+
+
+def test_a_record_names_the_member_that_gave_its_image(data: PixelClasses, model: Classifier) -> None:
+    judge = evaluator(data, ThreatModel(eps=0.1), batch_size=7)
+    records = judge.attacked(run_of(judge, model, "halves", Halves())).set_index("query_id")["member"]
+    assert records["i0"] == "", "wrong when clean, not attacked"
+    assert records[[f"i{n}" for n in range(1, 20)]].tolist() == [("even", "odd")[n % 2] for n in range(1, 20)]
+    assert set(judge.attacked(run_of(judge, model, "pgd", PGD()))["member"]) == {""}
+
+
 def test_the_success_that_an_attack_reports_is_not_read(data: PixelClasses, model: Classifier) -> None:
     judge = evaluator(data, ThreatModel(eps=0.1))
     honest, lying = (judge.attacked(run_of(judge, model, "pgd", attack)) for attack in (PGD(), Liar()))

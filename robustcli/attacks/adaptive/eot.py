@@ -56,6 +56,7 @@ class EOT(WrappedAttack):
         x_adv = self.attack.search(averaged, images, labels, sample_ids, threat)
         # Each pass of the average is a pass of the bare model for each draw, backward as well as forward.
         oracle.counter.add(draw_counter, times=self.draws)
+        oracle.members = averaged.members
         return x_adv
 
 

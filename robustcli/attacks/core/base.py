@@ -148,9 +148,10 @@ class ClassifierAttack(Attack):
             correct = classify(model, images, labels) == labels
             attacked = torch.arange(len(images)) if randomised else torch.nonzero(correct).flatten().cpu()
             x_adv, rows = images.detach().clone(), attacked.to(images.device)
+            oracle = LogitOracle(model, counter, randomised=randomised)
             if len(attacked) and threat.moves_images:
                 clean = x_adv[rows]
-                with LogitOracle(model, counter, randomised=randomised).part(attacked) as part:
+                with oracle.part(attacked) as part:
                     result = self.search(part, clean.clone(), labels[rows], ids[attacked.to(ids.device)], threat)
                 x_adv[rows] = self.settle(result.detach(), clean, threat)
             fooled = classify(model, x_adv, labels) != labels
@@ -159,7 +160,8 @@ class ClassifierAttack(Attack):
         if self.minimum_norm:
             success = fooled & (norm <= threat.ball.eps).to(fooled.device)
             norm = norm.masked_fill(~fooled.to(norm.device), torch.inf)
-        return ImageAdversarial(images=x_adv, success=success, norm=norm, **vars(counter))
+        members = tuple(oracle.members)
+        return ImageAdversarial(images=x_adv, success=success, norm=norm, members=members, **vars(counter))
 
     @property
     def minimum_norm(self) -> bool:

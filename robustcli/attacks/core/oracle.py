@@ -73,6 +73,9 @@ class ImageOracle:
 class LogitOracle:
     """Access to a classifier, passes counted by sample, for searches that read the logits.
 
+    Attributes:
+        members: of each row the member of an ensemble that its result is from; empty where there is no ensemble.
+
     Args:
         model: images (B,C,H,W) in [0,1] -> logits (B,Y); frozen by the caller.
         randomised: two passes over the same image differ, so that a single success proves nothing.
@@ -80,13 +83,21 @@ class LogitOracle:
 
     def __init__(self, model: Callable[[Tensor], Tensor], counter: QueryCounter, *, randomised: bool = False) -> None:
         self.model, self.counter, self.randomised = model, counter, randomised
+        self.members = [""] * len(counter.queries)
 
     @contextmanager
     def part(self, rows: Tensor) -> Iterator["LogitOracle"]:
-        """Context of an oracle of ``rows`` alone, as rows 0, 1, ...; its counts are added here at the end."""
-        counter = QueryCounter.of(len(rows))
-        yield LogitOracle(self.model, counter, randomised=self.randomised)
-        self.counter.add(counter, rows)
+        """Context of an oracle of ``rows`` alone, as rows 0, 1, ...; what it notes is added here at the end."""
+        oracle = LogitOracle(self.model, QueryCounter.of(len(rows)), randomised=self.randomised)
+        yield oracle
+        self.counter.add(oracle.counter, rows)
+        for row, member in zip(rows.tolist(), oracle.members, strict=True):
+            self.members[row] = member or self.members[row]
+
+    def credit(self, member: str, rows: Tensor) -> None:
+        """Note that the results of ``rows`` (B,) are from ``member`` of an ensemble."""
+        for row in rows.tolist():
+            self.members[row] = member
 
     def logits(self, images: Tensor, rows: Tensor) -> Tensor:
         """(B,Y): a forward pass, without gradients."""

@@ -174,6 +174,7 @@ class ImageAdversarial:
         success: (B,) bool: the model is fooled, for a minimum-norm attack within ``eps``.
         norm, queries, gradients, zero_gradients, nan_gradients: (B,), see `Adversarial`; the norm of a minimum-norm
             attack is infinite where the model is not fooled.
+        members: of each image the member of an ensemble that gave it, such as ``apgd-t``; empty of other attacks.
     """
 
     images: Tensor
@@ -183,3 +184,4 @@ class ImageAdversarial:
     gradients: Tensor
     zero_gradients: Tensor
     nan_gradients: Tensor
+    members: tuple[str, ...] = ()

@@ -68,7 +68,7 @@ class AutoAttack(ClassifierAttack):
     ) -> Tensor:
         best, best_margin = images.clone(), lowest(images)
         rows = torch.arange(len(images), device=images.device)
-        for member in self.members().values():
+        for name, member in self.members().items():
             if not len(rows):
                 break
             clean, labels_left, ids = images[rows], labels[rows], sample_ids[rows.to(sample_ids.device)]
@@ -77,7 +77,9 @@ class AutoAttack(ClassifierAttack):
                     member.search(part, clean.clone(), labels_left, ids, threat).detach(), clean, threat
                 )
             margins = self._margin(oracle, x_adv, rows, labels_left)
-            best[rows], best_margin[rows] = better(x_adv, margins, best[rows], best_margin[rows])
+            previous = best_margin[rows]
+            best[rows], best_margin[rows] = better(x_adv, margins, best[rows], previous)
+            oracle.credit(name, rows[best_margin[rows] > previous])
             rows = rows if oracle.randomised else rows[best_margin[rows] <= 0]
         return best
 

@@ -56,7 +56,9 @@ class MinimumNorm(MinimumNormAttack):
             ids = sample_ids[rows.to(sample_ids.device)]
             with oracle.part(rows) as part:
                 x_adv = _MEMBERS[name](self).search(part, images[rows], labels[rows], ids, threat).detach()
+            previous = best.norm[rows]
             best.update(x_adv, rows, oracle.logits(x_adv, rows))
+            oracle.credit(name, rows[best.norm[rows] < previous])
         return best.images
 
 

@@ -67,7 +67,7 @@ class ReducedAutoAttack(MinimumNormAttack):
         all_rows = torch.arange(len(images), device=images.device)
         logits = oracle.logits(images, all_rows)
         best.update(images, all_rows, logits)
-        for radius, member in self._members(logits.shape[1], randomised=oracle.randomised):
+        for name, radius, member in self._members(logits.shape[1], randomised=oracle.randomised):
             rows = all_rows[best.unfinished(all_rows) & (best.norm > (radius or 0.0))]
             if not len(rows):
                 continue
@@ -79,14 +79,17 @@ class ReducedAutoAttack(MinimumNormAttack):
             with oracle.part(rows) as part:
                 x_adv = member.search(part, clean, labels[rows], ids, threat_of_member).detach()
             x_adv = member.settle(x_adv, clean, threat_of_member)
+            previous = best.norm[rows]
             best.update(x_adv, rows, oracle.logits(x_adv, rows))
+            oracle.credit(name, rows[best.norm[rows] < previous])
         return best.images
 
-    def _members(self, classes: int, *, randomised: bool) -> Iterator[tuple[float | None, ClassifierAttack]]:
-        """Each with its radius, within which it has nothing to add; None: that of the threat model."""
+    def _members(self, classes: int, *, randomised: bool) -> Iterator[tuple[str, float | None, ClassifierAttack]]:
+        """Each with its name and its radius, within which it has nothing to add; None: that of the threat model."""
         losses = {"cross_entropy": self.cross_entropy, **({"dlr": self.dlr} if classes >= _DLR_CLASSES else {})}
         for loss, radii in losses.items():
             # A success of a single draw proves nothing: against a randomised model every step is taken.
             member = APGD(steps=self.steps, loss=loss, early_stop=not randomised, seed=self.seed)
-            yield from ((float(radius), member) for radius in radii)
-        yield None, FAB(steps=self.fab_steps, seed=self.seed)
+            name = "apgd-ce" if loss == "cross_entropy" else "apgd-dlr"
+            yield from ((name, float(radius), member) for radius in radii)
+        yield "fab", None, FAB(steps=self.fab_steps, seed=self.seed)

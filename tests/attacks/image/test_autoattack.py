@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from robustcli.attacks import AutoAttack, LogitOracle
+from robustcli.attacks import EOT, PGD, AutoAttack, LogitOracle
 from robustcli.attacks.core.class_losses import margin
 from robustcli.attacks.core.counter import QueryCounter
 from robustcli.utils.errors import UserError
@@ -47,6 +47,23 @@ def test_it_is_the_worst_case_of_its_members_and_spends_only_on_what_stands(norm
     assert (found.gradients[early] == alone["apgd-ce"].gradients[early]).all()
     total = sum((result.queries for result in alone.values()), torch.zeros(30, dtype=torch.long))
     assert (found.queries[~fooled] == total[~fooled] + 4).all()  # one more to judge each member
+
+
+def test_each_image_names_the_first_member_that_fools() -> None:
+    net, images, labels = _inputs(30)
+    ensemble = AutoAttack(norm="l2", eps=0.2, steps=1, queries=200)
+    found = ensemble(net, images, labels)
+    alone = {name: member(net, images, labels, ensemble.threat).success for name, member in ensemble.members().items()}
+    first = [next((name for name in alone if alone[name][i]), None) for i in range(30)]
+    fooled = [i for i in range(30) if found.success[i]]
+    assert [found.members[i] for i in fooled] == [first[i] for i in fooled]
+    assert len({first[i] for i in fooled}) > 2, "one member breaks all: nothing is told apart"
+    assert not any(PGD(eps=0.012)(net, images, labels).members)
+
+
+def test_through_eot_too() -> None:
+    net, images, labels = _inputs(6)
+    assert set(EOT(AutoAttack(eps=0.2, steps=3), draws=2)(net, images, labels).members) == {"apgd-ce"}
 
 
 class Noisy(nn.Module):

@@ -454,6 +454,7 @@ def test_the_ensemble_is_the_least_of_its_members(norm: str) -> None:
     members = {"deepfool": DeepFool(), "fmn": FMN(steps=20), "ddn": DDN(steps=20), "alma": ALMA(steps=40)}
     norms = [members[name](net, images, labels, ThreatModel(norm=norm, eps=None)).norm for name in names]
     assert torch.equal(found.norm, torch.stack(norms).amin(0))
+    assert list(found.members) == [names[i] for i in torch.stack(norms).argmin(0).tolist()]
 
 
 def test_the_ensemble_lets_go_of_what_is_near_enough() -> None:
