@@ -10,7 +10,7 @@ from rich.console import Console
 
 from benchmarks.report import show
 
-NAMES = ("mat_step", "text_attack", "data", "towers", "compiled", "minimum_norm", "bounded", "purification")
+NAMES = ("mat_step", "text_attack", "data", "towers", "compiled", "minimum_norm", "bounded", "purification", "rivals")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
