@@ -12,7 +12,7 @@ RUN := $(VENV)/bin/robustcli
 # Threads that spin against each other cost more than they give on a small machine: one a process, unless the caller says otherwise.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help setup shell lowest newest demo purify test mutants coverage full-size gpu-check lint bench zoo assets smoke sweep clean
+.PHONY: help setup shell lowest newest demo purify test mutants coverage full-size gpu-check lint bench rivals zoo assets smoke sweep clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -68,6 +68,11 @@ lint: setup ## ruff (rules and format) and the strict type checker
 
 bench: setup ## time the parts against their floors and against other libraries
 	$(VENV)/bin/python -m benchmarks
+
+rivals: setup ## install what `make bench` compares our attacks with
+	$(VENV)/bin/python -m pip install --quiet 'setuptools<81' wheel
+	$(VENV)/bin/python -m pip install --quiet -c constraints.txt --no-build-isolation visdom
+	$(VENV)/bin/python -m pip install --quiet -c constraints.txt -e '.[benchmark]'
 
 zoo: setup ## the diagnostics of planted defences, none of which may pass as ok, and of honest networks (minutes)
 	$(VENV)/bin/python -m tests.diagnostics.zoo

@@ -2,7 +2,7 @@
 
 A plain, an adversarially trained and a provably trained network of the embedded digits: on the robust ones the
 boundary is bent, and gradients are of little use far from it. What is not installed is left out, with a line that says
-so: `pip install -e '.[benchmark]'`.
+so: `make rivals`.
 
 Shapes: N images.
 """
@@ -55,7 +55,7 @@ def _pairs(eps: float) -> list[tuple[str, ClassifierAttack, str, Search]]:
     ]
     absent = sorted({package for _, _, package, _ in pairs if find_spec(package) is None})
     for package in absent:
-        print(f"rivals: {package} is not installed, its rows are left out (extra benchmark)", file=sys.stderr)
+        print(f"rivals: {package} is not installed, its rows are left out: make rivals", file=sys.stderr)
     return [pair for pair in pairs if pair[2] not in absent]
 
 

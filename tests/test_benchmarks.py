@@ -4,6 +4,7 @@ import importlib
 import io
 import math
 import re
+from importlib.util import find_spec
 
 import pytest
 from rich.console import Console
@@ -26,11 +27,15 @@ PARTS = {
     "bounded": {"digits, AutoAttack, eps 0.11", "digits, PGD, 5 steps, eps 0.11", "digits, PGD, 5 steps, eps 0.002"},
     "purification": {f"2 images of 32 px, 4 draws, {part}" for part in ("forward", "forward and backward")},
     "towers": {"clean step", "gradient to the pixels"},
+    "rivals": {f"plain, {search}" for search in ("DeepFool", "FMN", "DDN", "ALMA", "C&W", "Square", "AutoAttack")},
 }
+RIVALS = ("adv_lib", "art", "foolbox", "pyautoattack")
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "compiled"])  # it takes minutes
 def test_each_measures_its_parts(name: str) -> None:
+    if name == "rivals" and (absent := [library for library in RIVALS if find_spec(library) is None]):
+        pytest.skip(f"needs {', '.join(absent)}: make rivals")
     rows = importlib.import_module(f"benchmarks.{name}").run(quick=True)
     assert {row.what for row in rows} == PARTS[name]
     assert all(row.ours > 0 and row.other > 0 and math.isfinite(row.ratio) for row in rows)
