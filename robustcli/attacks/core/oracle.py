@@ -42,6 +42,14 @@ class ImageOracle:
         with torch.no_grad():
             return self._evaluate(images, rows)
 
+    def peek(self, images: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Loss (B,), and (B,) bool: the image is a success. Nothing is noted: a search that may drop a part of the
+        answers counts the passes that it uses.
+        """
+        with torch.no_grad():
+            loss, fooled = self._evaluated(images, rows)
+        return loss, torch.zeros_like(loss, dtype=torch.bool) if fooled is None else fooled
+
     def gradient(self, images: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Loss (B,) and its gradient by the pixels: a forward and a backward pass; see `counted_gradient` for NaNs."""
         images = images.detach().requires_grad_(True)
@@ -61,13 +69,17 @@ class ImageOracle:
         return self.fooled[rows.cpu()].to(rows.device)
 
     def _evaluate(self, images: Tensor, rows: Tensor) -> Tensor:
+        loss, fooled = self._evaluated(images, rows)
+        if fooled is not None:
+            self.fooled[rows.cpu()] = fooled.cpu()
+        return loss
+
+    def _evaluated(self, images: Tensor, rows: Tensor) -> tuple[Tensor, Tensor | None]:
         evaluated = self._objective(images, rows)
         loss, fooled = evaluated if isinstance(evaluated, tuple) else (evaluated, None)
         if loss.shape != (len(images),):
             raise ValueError(f"the objective gave {tuple(loss.shape)}: expected one loss an image, ({len(images)},)")
-        if fooled is not None:
-            self.fooled[rows.cpu()] = fooled.cpu()
-        return loss
+        return loss, fooled
 
 
 class LogitOracle:

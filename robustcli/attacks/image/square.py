@@ -14,7 +14,6 @@ from torch import Tensor
 
 from robustcli.attacks.core.balls import Ball
 from robustcli.attacks.core.base import ImageAttack
-from robustcli.attacks.core.counter import QueryCounter
 from robustcli.attacks.core.oracle import ImageOracle, copies_per_pass
 from robustcli.attacks.core.randomness import sample_noise
 from robustcli.attacks.core.threat import ThreatModel
@@ -136,25 +135,22 @@ class _State:
         Proposals after one that is accepted were made from an image that is no longer the best: they do not count, nor
         do those beyond the number of ``queries``.
         """
-        lookahead, samples, rows = len(proposals), len(self.rows), self.rows
-        counter = QueryCounter.of(lookahead * samples)
-        repeated = oracle.repeated(rows, counter)
-        indices, columns = (torch.arange(size, device=rows.device) for size in (lookahead * samples, samples))
-        losses = repeated.loss(proposals.flatten(0, 1), indices).view(lookahead, -1)
-        fooled = repeated.fooled.view(lookahead, -1).to(rows.device)
-        queries_left = (queries - self.queries_used).clamp(max=lookahead)
+        lookahead, rows = len(proposals), self.rows
+        losses, fooled = (
+            answer.view(lookahead, -1) for answer in oracle.peek(proposals.flatten(0, 1), rows.repeat(lookahead))
+        )
+        queries_left = (queries - self.queries_used).clamp_(max=lookahead)
         in_order = torch.arange(lookahead, device=rows.device)[:, None] < queries_left
         better = ((losses > self.loss_best) | self.loss_best.isnan() | fooled) & in_order
-        accepted, first_better = better.any(0), better.int().argmax(0)
+        accepted = torch.nonzero(better.any(0)).flatten()
+        first = better[:, accepted].int().argmax(0), accepted
         # Most proposals fail: few images are copied.
-        self.x_best[accepted] = proposals[first_better[accepted], columns[accepted]]
-        self.loss_best = torch.where(accepted, losses[first_better, columns], self.loss_best)
-        oracle.fooled[rows.cpu()] = (fooled[first_better, columns] & accepted).cpu()
-        spent = torch.where(accepted, first_better + 1, queries_left)
-        paying = indices[(torch.arange(lookahead, device=rows.device)[:, None] < spent).flatten()]
-        oracle.counter.add(counter.part(paying), rows[paying % samples])
+        self.x_best[accepted], self.loss_best[accepted] = proposals[first], losses[first]
+        oracle.fooled[rows[accepted].cpu()] = fooled[first].cpu()
+        spent = queries_left.index_copy_(0, accepted, first[0] + 1)
+        oracle.counter.queries.index_add_(0, rows.cpu(), spent.cpu())
         self.queries_used = self.queries_used + spent
-        return float(accepted.double().mean())
+        return len(accepted) / len(rows)
 
     def repeated(self, times: int) -> "_State":
         """All samples ``times`` times, one round after the other."""

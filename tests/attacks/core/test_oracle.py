@@ -26,3 +26,20 @@ def test_a_gradient_is_that_of_the_loss_of_each_sample_in_any_batch(count: int) 
         next(differences(torch.ones(count, 1, dtype=torch.long), torch.zeros(count, dtype=torch.long))),
     )
     assert all(torch.equal(gradient, expected) for gradient in gradients)
+
+
+def test_a_peek_answers_like_a_pass_and_notes_nothing() -> None:
+    images, rows = torch.rand(3, *PIXELS, generator=generator(1)), torch.tensor([2, 0, 2])
+    oracle = ImageOracle(lambda x, _: (x.flatten(1).sum(1), x.flatten(1).sum(1) > 0), QueryCounter.of(3))
+    loss, fooled = oracle.peek(images, rows)
+    assert torch.equal(loss, images.flatten(1).sum(1)) and fooled.all()
+    assert not oracle.fooled.any() and not oracle.counter.queries.any()
+    assert not ImageOracle(lambda x, _: x.flatten(1).sum(1), QueryCounter.of(3)).peek(images, rows)[1].any()
+
+
+def test_members_are_credited_through_parts_and_the_last_one_stays() -> None:
+    oracle = LogitOracle(LinearClassifier(torch.ones(PIXELS), 0.5), QueryCounter.of(4))
+    oracle.credit("first", torch.tensor([1, 3]))
+    with oracle.part(torch.tensor([3, 2])) as part:
+        part.credit("second", torch.tensor([1]))
+    assert oracle.members == ["", "first", "second", "first"]
