@@ -64,7 +64,7 @@ class Square(ImageAttack):
         x_start = sampler.start(images, sample_ids, self.seed) if start is None else start
         x_start = threat.project(x_start, images)
         rows = torch.arange(len(images), device=images.device)
-        state = _State(rows, images, x_start, oracle.loss(x_start, rows), torch.ones_like(rows))
+        state = _State(rows, images, x_start, oracle.loss(x_start, rows).clone(), torch.ones_like(rows))
         result, lookahead = x_start.clone(), 1
         # All draws of a sample beforehand, (queries, D) from a generator of its own: batch mates change nothing.
         shape = self.queries, sampler.uniforms(images.shape[1])
