@@ -175,7 +175,8 @@ def _margin_has_gradient(context: CheckContext) -> bool:
     if context.image_attack is None or context.search is None or not has_setting(context.search, "loss"):
         return False
     outcome = context.subject.attacked(with_settings(context.image_attack, loss="margin", steps=1, restarts=1))
-    return _vanishing_share(context, outcome.gradient_norms) <= _USELESS
+    zero = outcome.zero / max(outcome.gradients, 1)  # without a graph there is no norm to see
+    return max(zero, _vanishing_share(context, outcome.gradient_norms)) <= _USELESS
 
 
 def _rates(successes: list[Tensor]) -> str:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from robustcli.attacks.core.frozen import frozen
+from robustcli.attacks.core.oracle import gradient_of
 from robustcli.attacks.core.randomness import sample_noise
 from robustcli.diagnostics.context import CheckContext
 from robustcli.diagnostics.finding import Judgement, exceeds_chance
@@ -103,7 +104,7 @@ def _agreement(context: CheckContext, objective: Objective, points: Tensor, ids:
     ball, seed = context.threat.ball, derive_seed("diagnostics", "directions")
     leaf = points.detach().requires_grad_(True)
     with torch.enable_grad():
-        (gradient,) = torch.autograd.grad(objective(leaf).sum(), leaf)
+        gradient = gradient_of(objective(leaf).sum(), leaf)
     gradient = gradient.nan_to_num(0.0, 0.0, 0.0)
     shape = points.shape[1:]
     drawn = [sample_noise(shape, ids, seed, number, normal=True).to(points) for number in range(_DIRECTIONS)]

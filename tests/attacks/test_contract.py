@@ -335,6 +335,14 @@ def test_gradients_of_zero_make_no_nan(name: str, norm: str) -> None:
     assert not found.success.any()
 
 
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in OF_BATCHES])
+def test_a_model_without_a_graph_has_gradients_of_zero(name: str) -> None:
+    """As one of a library without gradients has: no error, and every gradient is counted as zero."""
+    net, images, labels = inputs(6)
+    found = attack_of(name, **within(name, FAR))(lambda x: net(x).detach(), images, labels)
+    assert torch.equal(found.zero_gradients, found.gradients)
+
+
 @pytest.mark.parametrize("factor", [1e-4, 1e-2, 1e2, 1e4])
 @pytest.mark.parametrize(("name", "norm"), [pair for pair in IN_NORM if pair[0] not in OF_BATCHES])
 def test_a_factor_in_front_of_the_logits_changes_no_verdict(name: str, norm: str, factor: float) -> None:

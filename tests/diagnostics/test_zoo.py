@@ -17,6 +17,7 @@ from tests.diagnostics.zoo.members import HONEST, PLANTED, THREAT, bare, sample_
 
 FEW = 32
 PLANTED_CHECKS = {
+    "no graph": "gradients",
     "rippled loss": "finite differences",
     "pulsed gradients": "finite differences",
     "flipped gradient": "finite differences",
@@ -35,6 +36,8 @@ def test_a_planted_defence_is_suspect_by_its_check(name: str) -> None:
     judgement = CHECKS[PLANTED_CHECKS[name]](context)
     assert isinstance(judgement, Judgement) and judgement.suspect
     assert judgement.advice
+    if name == "no graph":
+        assert "no useful gradient" in judgement.advice, "the margin has no gradient either"
 
 
 def test_a_planted_defence_is_suspect_and_an_honest_network_is_not() -> None:

@@ -56,7 +56,7 @@ class ImageOracle:
         with torch.enable_grad():
             loss = self._evaluate(images, rows)
             # The sum, not the mean: the gradient of a sample must not depend on the size of its batch.
-            (gradient,) = torch.autograd.grad(loss.sum(), images)
+            gradient = gradient_of(loss.sum(), images)
         count(self.counter.queries, rows)
         return loss.detach(), counted_gradient(gradient, rows, self.counter)
 
@@ -130,7 +130,7 @@ class LogitOracle:
         with torch.enable_grad():
             logits = self.model(images)
             value = loss(logits, rows)
-            (gradient,) = torch.autograd.grad(value.sum(), images)
+            gradient = gradient_of(value.sum(), images)
         count(self.counter.queries, rows)
         return logits.detach(), value.detach(), counted_gradient(gradient, rows, self.counter)
 
@@ -150,9 +150,20 @@ class LogitOracle:
             with torch.enable_grad():
                 columns = (logits.gather(1, classes) - logits.gather(1, against[:, None])).sum(0).unbind()
             for column in columns:
-                yield counted_gradient(torch.autograd.grad(column, images, retain_graph=True)[0], rows, self.counter)
+                yield counted_gradient(gradient_of(column, images, retain_graph=True), rows, self.counter)
 
         return logits.detach(), differences
+
+
+def gradient_of(total: Tensor, inputs: Tensor, *, retain_graph: bool = False) -> Tensor:
+    """Gradient of the scalar ``total`` by ``inputs``, of their shape; zeros where no graph leads from one to the other.
+
+    A model that cuts its graph, by a detach or a library without gradients, has the gradient zero for an attacker: the
+    diagnostics call its figures suspect, which an error would leave unsaid.
+    """
+    if not total.requires_grad:
+        return torch.zeros_like(inputs)
+    return torch.autograd.grad(total, inputs, retain_graph=retain_graph, materialize_grads=True)[0]
 
 
 def counted_gradient(gradient: Tensor, rows: Tensor, counter: QueryCounter) -> Tensor:
@@ -228,7 +239,7 @@ class TextEncoder:
                 vectors.requires_grad_(True)
                 encoded = self.model.encode_text(tokens[chunk], embeddings=vectors)
                 loss = objective(encoded, rows[chunk.to(rows.device)])
-                (chunk_gradient,) = torch.autograd.grad(loss.sum(), vectors)
+                chunk_gradient = gradient_of(loss.sum(), vectors)
             gradient[chunk.to(gradient.device)] = chunk_gradient[:, :width]
             losses.append(loss.detach())
             features.append(encoded.detach())

@@ -124,6 +124,7 @@ PLANTED: Mapping[str, Member] = {
     "log-softmax twice": Member(_behind(planted.double_log_softmax), _PGD),
     "clipped logits": Member(_behind(planted.clipped), _PGD),
     "rounded logits": Member(_behind(planted.rounded), _PGD),
+    "no graph": Member(_behind(planted.cut), _PGD),
     "counter of queries": Member(lambda: planted.CountingDefence(bare()).eval(), _PGD),
     "batch norm of the batch": Member(lambda: planted.TestTimeBatchNorm(bare()).eval(), _PGD),
 }
