@@ -231,10 +231,13 @@ class _CountedModel(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         self._counts["queries"] += len(images)
-        if images.requires_grad and torch.is_grad_enabled():
-            images = images.view_as(images)
-            images.register_hook(self._count)  # type: ignore[no-untyped-call]
-        return self._model[0](self._boxed(images))
+        if not (images.requires_grad and torch.is_grad_enabled()):
+            return self._model[0](self._boxed(images))
+        images = images.view_as(images)
+        images.register_hook(self._count)  # type: ignore[no-untyped-call]
+        logits = self._model[0](self._boxed(images))
+        # A model that cuts its graph has the gradient zero, as for our own searches.
+        return logits if logits.requires_grad else logits + 0.0 * images.flatten(1).sum(1, keepdim=True)
 
     def spent(self, samples: int) -> QueryCounter:
         """Counts so far, in even shares of the samples."""
