@@ -169,6 +169,18 @@ def test_what_deepfool_spends() -> None:
     assert int(DeepFool(steps=0, refine=0)(net, images, labels).queries.sum()) == 0
 
 
+@pytest.mark.parametrize("overshoot", [0.0, 0.02, 0.5])
+@pytest.mark.parametrize("norm", ["l2", "linf"])
+def test_deepfool_crosses_a_plane_in_one_step_by_its_overshoot(norm: str, overshoot: float) -> None:
+    model, images, labels, _ = boxed(norm, 3)
+    images = 0.5 + 0.1 * (images - 0.5)  # the box stands in nobody's way
+    weight, gap = model.weight.detach(), model(images)[:, 1] - model(images)[:, 0]
+    found = DeepFool(norm=norm, overshoot=overshoot, refine=0)(model, images, labels)
+    expected = gap / (weight.norm() if norm == "l2" else weight.abs().sum())
+    assert found.norm.tolist() == pytest.approx(((1 + overshoot) * expected).tolist(), rel=1e-3)
+    assert found.gradients.tolist() == [1] * 3
+
+
 def test_fooled_samples_leave_deepfool() -> None:
     """The steeper a logit is far from the boundary, the shorter is the first move."""
     model, images, labels, _ = boxed("l2", 5)
@@ -198,9 +210,13 @@ def test_fab_lets_go_of_what_is_near_enough() -> None:
 
 def test_a_sample_that_is_near_enough_costs_fab_no_restart() -> None:
     net, images, labels = inputs(8)
+    passes = list[int]()
+    net.register_forward_hook(lambda *_: passes.append(1))
     once = FAB(norm="l2", steps=10, eps=5.0)(net, images, labels)
+    spent = len(passes)
     again = FAB(norm="l2", steps=10, eps=5.0, restarts=3)(net, images, labels)
     assert once.success.all() and torch.equal(again.queries, once.queries)
+    assert len(passes) == 2 * spent, "nor passes that no sample is charged for"
 
 
 def test_fab_takes_the_steps_of_its_paper() -> None:
@@ -360,10 +376,30 @@ def test_the_better_of_two_restarts_of_cw_is_kept() -> None:
     assert (twice.norm < once.norm).any()
 
 
+@pytest.mark.parametrize("kappa", [0.0, 100.0])
+def test_cw_descends_on_its_loss(kappa: float) -> None:
+    """By the chain rule through the sine: all samples short of their confidence, or some."""
+    net, images, labels = inputs(4)
+    labels[0] = (labels[0] + 1) % 4  # wrong already
+    attack, oracle = CW(kappa=kappa), LogitOracle(net, QueryCounter.of(4))
+    best = NearestAdversarials(images, labels, attack.threat.ball, oracle)
+    rows, c = torch.arange(4), torch.tensor([0.3, 1.0, 2.0, 5.0])
+    w = torch.randn(4, 3, 8, 8, generator=generator(61)).requires_grad_()
+    loss, gradient, _ = attack._loss(oracle, best, w.detach(), rows, c, lambda logits, _: logits)  # type: ignore[arg-type]
+    x_adv = (w.sin() + 1) / 2
+    logits = net(x_adv)
+    label_logit = logits.gather(1, labels[:, None])[:, 0]
+    margins = logits.scatter(1, labels[:, None], -torch.inf).amax(1) - label_logit
+    expected = (x_adv - images).square().flatten(1).sum(1) + c * (kappa - margins).clamp(min=0)
+    (slope,) = torch.autograd.grad(expected.sum(), w)
+    assert torch.allclose(loss, expected, rtol=1e-5)
+    assert torch.allclose(gradient, slope, rtol=1e-4, atol=1e-6)
+
+
 def test_cw_ends_at_the_decision_boundary() -> None:
     """Steps that are too large by far overshoot; what they found is shortened on the way back."""
     net, images, labels = inputs(8)
-    found = CW(c=1, steps=3, lr=0.3, search_steps=1)(net, images, labels)
+    found = CW(c=1, steps=3, lr=0.3, search_steps=1, refine=0)(net, images, labels)
     nearer = images + 0.98 * (found.images - images)
     assert found.success.all()
     assert (net(nearer).argmax(1) == labels).sum() >= 6  # a way may cross the boundary more than once

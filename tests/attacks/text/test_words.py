@@ -196,8 +196,10 @@ def test_a_caption_does_not_depend_on_its_batch(model: ToyDual, search: str) -> 
 def test_an_edit_that_the_tokenizer_does_not_see_is_none(model: ToyDual) -> None:
     caption = "a ball a ball a ball a red box"  # the toy reads seven words
     source = SynonymTable({"box": ["cube"], "red": ["crimson"], "ball": ["Ball", "BALL"]})
-    attack = WordSubstitution(max_words=3, candidates=source)
-    assert attack.maximise(model, lambda f, rows: torch.rand(len(f)), [caption], torch.tensor([0])) == (caption,)
+    attack, passes = WordSubstitution(max_words=3, candidates=source), count()
+    rising: TextObjective = lambda f, rows: torch.full((len(f),), float(next(passes)))  # noqa: E731
+    edited, queries, _ = attack.edit(TextEncoder(model), rising, [caption], [0], attack.threat)
+    assert (*edited,) == (caption,) and queries.tolist() == [1], "nor does it cost a pass"
 
 
 def test_a_phrase_in_place_of_a_word_counts_in_full(model: ToyDual) -> None:
