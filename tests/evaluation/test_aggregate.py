@@ -12,6 +12,7 @@ from robustcli.evaluation.aggregate import (
     paper_table,
     summarise,
     up_to_radius,
+    with_worst,
 )
 from robustcli.evaluation.records import CLEAN, WORST, with_status
 
@@ -74,6 +75,35 @@ def test_the_worst_is_that_of_each_image_and_of_all_access(records: pd.DataFrame
     members = within[(within["model"] == "mine") & (within["attack"] != WORST)].groupby("image_id")["mean"].min()
     worst = within[(within["model"] == "mine") & (within["access"] == WORST)].set_index("image_id")["mean"]
     assert (worst == members).all()
+
+
+def test_of_equal_draws_the_worst_rank_stands_with_its_costs() -> None:
+    """It decides recall at 5 and 10 as well."""
+    ranks = {"a": (2, 7, 3), "b": (4, 1, 2)}
+    rows = [
+        record("m", attack, "static", image, float(rank == 1), adversarial_rank=rank, norm=rank / 100)
+        for image, of_attacks in ranks.items()
+        for attack, rank in zip(("pgd", "apgd", "square"), of_attacks, strict=True)
+    ]
+    worst = with_worst(frame(rows))
+    worst = worst[worst["attack"] == WORST].set_index("image_id")
+    assert worst["adversarial_rank"].to_dict() == {"a": 7, "b": 4}
+    assert worst["norm"].to_dict() == {"a": 0.07, "b": 0.04}
+    (row,) = summarise(worst.reset_index(), resamples=10, seed=0).to_dict("records")
+    assert (row["recall_at_1"], row["recall_at_5"], row["recall_at_10"]) == (0.0, 0.5, 1.0)
+
+
+def test_each_verdict_of_the_worst_case_is_the_least_of_all_attacks() -> None:
+    """Four of ten draws are right against two wrong classes, where most votes are right, and five against one, where
+    they are not.
+    """
+    rows = [
+        record("m", "pgd", "adaptive", "a", 0.4, majority=True, worst=False),
+        record("m", "apgd", "adaptive", "a", 0.5, majority=False, worst=False, adversarial_rank=2),
+    ]
+    for table in (with_worst(frame(rows)), up_to_radius(frame(rows), 1.0)):
+        for _, worst in table[table["attack"] == WORST].iterrows():
+            assert (worst["mean"], worst["majority"], worst["worst"]) == (0.4, False, False)
 
 
 def test_an_attack_has_one_row_an_image_at_each_bound(records: pd.DataFrame) -> None:

@@ -244,6 +244,25 @@ def _agrees(rank: int, scores: Tensor, true: Tensor) -> bool:
     return 1 + int((scores > best + 1e-5).sum()) <= rank <= int((scores > best - 1e-5).sum())
 
 
+class _Cheat(SepAttack):
+    """An attack that takes what it computes for allowed: another image, or another caption."""
+
+    def variants(self, *given, **rest):  # type: ignore[no-untyped-def]
+        (found,) = super().variants(*given, **rest).values()
+        if self.image is None:
+            return {"": replace(found, captions=tuple(f"two words {caption}" for caption in found.captions))}
+        return {"": replace(found, images=1 - found.images)}
+
+
+@pytest.mark.parametrize(("side", "message"), [("image", r"eps is 0\.03"), ("text", "edits, 1 allowed")])
+def test_a_result_beyond_the_threat_model_fails_the_run(
+    side: str, message: str, scenes: Scenes, small_model: DualEncoder
+) -> None:
+    judge = evaluator(scenes, limit=4)
+    with pytest.raises(RuntimeError, match=message):
+        attacked_by(judge, small_model, _Cheat(**{side: getattr(sep(), side)}))
+
+
 class _Liar(SepAttack):
     """An attack that reports the opposite of its success."""
 

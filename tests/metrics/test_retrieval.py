@@ -58,6 +58,17 @@ def test_in_a_many_to_many_relation_the_best_true_match_counts():
     assert found.text_to_image.tolist() == oracle(texts, images, true.T)
 
 
+@pytest.mark.parametrize("chunk", [1, 4, None])
+def test_replaced_scores_stand_beside_those_of_features_of_any_length(chunk: int | None):
+    queries, gallery, true = 3 * features(10), 5 * features(30, seed=1), ragged([3] * 10)
+    places, items = torch.arange(30) % 10, torch.arange(30)
+    values = torch.randn(30, generator=torch.Generator().manual_seed(2)) * 5
+    scores = (queries @ gallery.T).index_put((places, items), values)
+    expected = [1 + int((row > row[matching].max()).sum()) for row, matching in zip(scores, true, strict=True)]
+    found = first_true_rank(queries, gallery, true, replaced=(places, items, values), chunk=chunk)
+    assert found.tolist() == expected != first_true_rank(queries, gallery, true).tolist()
+
+
 @pytest.mark.parametrize("chunk", [1, 3, 64, None])
 def test_tied_ranks_do_not_depend_on_the_chunk(chunk: int | None):
     images = features(40)[torch.arange(40) // 4]  # every embedding four times

@@ -256,6 +256,58 @@ def test_without_a_state_nothing_is_saved_and_a_stop_is_still_in_order(make: Any
     assert trainer.step == 1 and not list(tmp_path.iterdir())
 
 
+class _Noted:
+    """A task that notes which batches it was given, and by which seed."""
+
+    def __init__(self) -> None:
+        self.batches, self.seeds = list[int](), list[int]()
+
+    def load(self, number: int) -> tuple[int, Tensor]:
+        return number, torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(number))
+
+    def loss(self, model: DualEncoder, batch: int, images: Tensor, *, seed: int) -> Tensor:
+        self.batches.append(batch)
+        self.seeds.append(seed)
+        return model.encode_image(images)[:, 0].mean()
+
+
+def test_each_pass_has_a_batch_and_a_seed_that_no_other_has() -> None:
+    task = _Noted()
+    settings = TrainerSettings(**SETTINGS | {"accumulation": 3, "max_steps": 3})
+    trained(Trainer(small(), task, settings, seed=3, validate=lambda model: {}))
+    assert task.batches == list(range(9))
+    assert len(set(task.seeds)) == 9
+
+
+def test_the_average_begins_at_the_weights_and_slows_down() -> None:
+    """Decay 1/10, 2/11, 3/12, ... up to what is set: after a few steps little is left of the start."""
+    settings = TrainerSettings(**SETTINGS | {"optimizer": "sgd", "lr": 0.1, "ema": 0.2})
+    trainer = Trainer(small(), _Noted(), settings, seed=3, validate=lambda model: {})
+    weight = next(weight for weight in trainer.model.network.visual.parameters() if weight.ndim > 1)
+    weights = [weight.detach().clone()]
+    trainer.prepare()
+    trainer.fit(lambda figures: weights.append(weight.detach().clone()))
+    expected = weights[0]
+    for decay, learnt in zip((1 / 10, 2 / 11, 0.2, 0.2), weights[1:], strict=True):
+        expected = decay * expected + (1 - decay) * learnt
+    assert not torch.allclose(expected, weights[-1], atol=1e-6)
+    torch.testing.assert_close(weight.detach(), expected, rtol=1e-6, atol=1e-7)
+
+
+def test_a_share_of_the_loss_is_that_of_the_clean_pairs(scenes: Scenes, mat_attack: SequentialAttack) -> None:
+    from robustcli.data.sampling import PairSampler
+
+    model, batch = small(), PairSampler(scenes, batch_size=16, seed=0)(0)
+
+    def loss(clean_weight: float, attacked: bool = True) -> float:
+        objective = Objective(name="x", image=attacked, text=attacked, clean_weight=clean_weight)
+        return objective.loss(model, mat_attack, THREAT, scenes.images(batch.image_ids), batch, seed=1).item()
+
+    hostile, clean = loss(0.0), loss(0.0, attacked=False)
+    assert hostile > clean * 1.001
+    assert [loss(0.25), loss(1.0)] == pytest.approx([0.75 * hostile + 0.25 * clean, clean], rel=1e-5)
+
+
 def test_micro_batches_add_up_to_one_batch_of_their_size(scenes: Scenes) -> None:
     """A loss that is a mean over the batch has one gradient, whether the batch comes whole or in halves."""
     rows = torch.arange(32)

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from robustcli.attacks import PGD, DeepFool, ThreatModel
+from robustcli.attacks import PGD, ClassifierAttack, DeepFool, ThreatModel
 from robustcli.attacks.core.balls import L2, Linf
+from robustcli.attacks.core.oracle import LogitOracle
 from robustcli.data.sampling import ClassBatch
 from robustcli.defenses import TRADES, ClassObjective, PGDAdversarialTraining, Standard
 from robustcli.defenses.objectives.trades import trades_loss
@@ -84,6 +85,19 @@ def test_trades_is_that_of_the_authors(name: str) -> None:
     assert network.c1.weight.grad is not None
     norm = network.c1.weight.grad.norm()
     assert (loss.item(), norm.item()) == pytest.approx(stored[name], abs=1e-5)
+
+
+def test_the_loss_of_trades_is_that_of_its_equation(batch: tuple[Tensor, ClassBatch]) -> None:
+    images, labels = batch[0], batch[1].labels
+    model, moved = classifier(), (batch[0] + 0.1 * torch.sign(torch.rand(batch[0].shape) - 0.5)).clamp(0, 1)
+    clean, hostile = model(images).softmax(1), model(moved).softmax(1)
+    divergence = (clean * (clean / hostile).log()).sum(1).mean()
+    accuracy = -clean.gather(1, labels[:, None]).log().mean()
+    assert divergence > 1e-4
+    for beta in (0.0, 6.0):
+        assert trades_loss(model, images, moved, labels, beta=beta).item() == pytest.approx(
+            float(accuracy + beta * divergence), rel=1e-4
+        )
 
 
 @pytest.mark.parametrize("budget", [L2(1.5), Linf(8 / 255)], ids=["l2", "linf"])
@@ -159,6 +173,24 @@ def test_adversarial_training_attacks_every_image_to_the_last_step(batch: tuple[
     again = PGDAdversarialTraining().loss(model, attack, threat, images, replace(labelled, labels=labels), seed=2)
     other = PGDAdversarialTraining().loss(model, attack, threat, images, replace(labelled, labels=labels), seed=3)
     assert torch.equal(loss, again) and not torch.equal(loss, other)
+
+
+@pytest.mark.parametrize("threat", [THREAT, ThreatModel(norm="l2", eps=0.5)], ids=["linf", "l2"])
+def test_adversarial_training_sees_no_image_beyond_the_budget(
+    threat: ThreatModel, batch: tuple[Tensor, ClassBatch]
+) -> None:
+    class Far(ClassifierAttack):
+        """A search of its own, as one of another library has."""
+
+        def search(self, oracle: LogitOracle, images: Tensor, *rest: object) -> Tensor:
+            return 1 - images
+
+    images, labelled = batch
+    model, seen = classifier(), list[Tensor]()
+    model.network.register_forward_pre_hook(lambda _, given: seen.append(given[0].detach()))
+    PGDAdversarialTraining().loss(model, Far(), threat, images, labelled, seed=2)
+    norm = threat.ball.distance((seen[-1] + 1) / 2, images)  # the network is given (image - 0.5) / 0.5
+    assert norm.tolist() == pytest.approx([threat.ball.eps] * 6, rel=1e-4)
 
 
 @pytest.mark.parametrize("objective", [TRADES(), PGDAdversarialTraining()])
