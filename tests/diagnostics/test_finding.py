@@ -1,6 +1,8 @@
-"""Binomial test of a count against chance."""
+"""Binomial test of a count against chance, and the verdict of all findings on a number."""
 
-from robustcli.diagnostics.finding import exceeds_chance
+import pytest
+
+from robustcli.diagnostics.finding import NOT_RUN, OK, SUSPECT, Finding, Status, exceeds_chance, verdict
 
 
 def test_thousands_of_queries_are_no_overflow() -> None:
@@ -10,3 +12,22 @@ def test_thousands_of_queries_are_no_overflow() -> None:
 
 def test_what_every_query_may_do_is_never_too_much() -> None:
     assert not exceeds_chance(20, 20, 1.05)
+
+
+def test_a_count_below_a_share_is_no_excess() -> None:
+    assert not exceeds_chance(1, 100, 0.5)
+    assert exceeds_chance(60, 100, 0.45) and not exceeds_chance(-1, 100, 0.05) and not exceeds_chance(0, 0, 0.05)
+
+
+@pytest.mark.parametrize(
+    ("statuses", "expected"),
+    [
+        ({"unbounded eps": OK, "gradients": OK}, OK),
+        ({"words": OK, "unbounded eps": NOT_RUN}, OK),
+        ({"unbounded eps": OK, "gradients": SUSPECT}, SUSPECT),
+        ({"gradients": OK, "black box": OK}, NOT_RUN),
+        ({}, NOT_RUN),
+    ],
+)
+def test_a_number_is_sound_only_if_a_core_check_ran(statuses: dict[str, Status], expected: Status) -> None:
+    assert verdict(Finding(check=name, status=status, measured="") for name, status in statuses.items()) == expected

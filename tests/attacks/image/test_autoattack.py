@@ -105,6 +105,8 @@ def test_what_no_member_fools_keeps_the_image_of_the_highest_margin() -> None:
     kept = margin(net(result.images), labels)[~result.success]
     assert torch.allclose(kept, margins.amax(0), atol=1e-5)
     assert (kept > margins[-1] + 1e-3).any(), "the last member is not the best of all samples"
+    names, standing = list(ensemble.members()), torch.nonzero(~result.success).flatten().tolist()
+    assert [result.members[i] for i in standing] == [names[k] for k in margins.argmax(0).tolist()]
 
 
 def test_the_margin_of_a_model_that_draws_is_the_mean_of_twenty() -> None:

@@ -4,6 +4,7 @@ Shapes: N images, C channels, H height, W width.
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -22,13 +23,15 @@ from robustcli.attacks import (
     ReducedAutoAttack,
     ThreatModel,
 )
-from robustcli.attacks.core.balls import ball
+from robustcli.attacks.core.balls import L2, ball
 from robustcli.attacks.core.class_losses import LogitScale
 from robustcli.attacks.core.counter import QueryCounter
 from robustcli.attacks.core.oracle import LogitOracle
+from robustcli.attacks.image.alma import _Multipliers, _penalty_slope
 from robustcli.attacks.image.cw import _SearchOfC
 from robustcli.attacks.image.hyperplane import Hyperplane
 from robustcli.attacks.image.nearest import NearestAdversarials
+from robustcli.attacks.image.refined import RefinedMinimumNorm
 from robustcli.utils.errors import UserError
 from robustcli.utils.seeding import generator
 
@@ -480,6 +483,110 @@ def test_a_boundary_beyond_the_reach_of_a_search_is_found() -> None:
     found = FMN(steps=20)(clipped, images[flat], labels[flat])
     assert found.success.float().mean() > 0.8
     assert not FMN(steps=20, refine=0)(clipped, images[flat], labels[flat]).success.any()
+
+
+@pytest.mark.parametrize("name", [name for name in ATTACKS if name.split()[0] in ("fmn", "cw", "ddn", "alma")])
+def test_the_search_alone_comes_near_on_a_linear_model(name: str) -> None:
+    attack = ATTACKS[name].replace(refine=0)
+    model, images, labels, distance = boxed(attack.norm, 5)
+    found = attack(model, images, labels)
+    assert (found.norm >= distance * (1 - 1e-5)).all() and (found.norm <= 1.25 * distance).all()
+
+
+class Plane(LinearClassifier):
+    """Two pixels; the image of both 0.5 stands 0.1 before the boundary. It notes what it is asked for."""
+
+    clean, labels = torch.full((1, 1, 1, 2), 0.5), torch.ones(1, dtype=torch.long)
+
+    def __init__(self) -> None:
+        super().__init__(torch.tensor([3.0, 4.0]), -3.0)
+        self.asked = list[Tensor]()
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.asked += images.detach().flatten(1)
+        return super().forward(images) + 1
+
+    def attacked(self, attack: MinimumNormAttack) -> Tensor:
+        """Distance (1,) of the result of the search."""
+        oracle = LogitOracle(self, QueryCounter.of(1))
+        found = attack.search(oracle, self.clean, self.labels, torch.arange(1), attack.threat)
+        return (found - self.clean).flatten(1).norm(dim=1)
+
+
+def test_ddn_takes_the_steps_of_its_paper() -> None:
+    """From the clean image onto a sphere, which shrinks after a success and grows otherwise; the last iterate counts
+    too. Steps that are far too short are stretched onto it.
+    """
+    plane = Plane()
+    found = plane.attacked(DDN(steps=9, alpha=0.01, gamma=0.2, radius=0.3, refine=0))
+    radii = [0.3]
+    for _ in range(8):
+        radii.append(radii[-1] * (0.8 if radii[-1] > 0.1 else 1.2))
+    norms = [float((each - plane.clean.flatten()).norm()) for each in plane.asked]
+    assert norms == pytest.approx([0.0, *radii], rel=1e-4, abs=1e-7)
+    assert float(found) == pytest.approx(min(radius for radius in radii if radius > 0.1), rel=1e-4)
+
+
+def test_the_steps_of_ddn_shrink_by_a_cosine(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes, step = list[float](), L2.step
+    monkeypatch.setattr(L2, "step", lambda self, gradient, size: (sizes.append(size), step(self, gradient, size))[1])
+    Plane().attacked(DDN(steps=4, alpha=2.0, refine=0))
+    half = 0.5**0.5
+    assert sizes == pytest.approx([0.02 + 1.98 * share / 2 for share in (2, 1 + half, 1, 1 - half)])
+
+
+def test_the_weight_of_the_constraint_of_alma_is_that_of_its_paper() -> None:
+    """Derivative of the penalty P2; rho grows where the constraint has not fallen by 5 % and nothing ever fooled, and
+    mu is a moving average.
+    """
+    y = torch.tensor([-2.0, -0.3, 0.0, 0.4, 3.0]).requires_grad_()
+    rho, mu = torch.tensor([1.0, 2.0, 1.5, 0.5, 3.0]), torch.tensor([1.0, 0.2, 3.0, 2.0, 0.7])
+    penalty = torch.where(y >= 0, mu * y + mu * rho * y**2 + rho**2 * y**3 / 6, mu * y / (1 - rho * y.clamp(max=0)))
+    (slope,) = torch.autograd.grad(penalty.sum(), y)
+    assert _penalty_slope(y.detach(), rho, mu).tolist() == pytest.approx(slope.tolist(), rel=1e-5)
+    state, never = _Multipliers(torch.zeros(3)), torch.zeros(3, dtype=torch.bool)
+    assert state.update(torch.ones(3), never, 0, 0.5).tolist() == [3.5] * 3
+    constraint = torch.tensor([1.0, 0.5, 1.0])
+    weight = state.update(constraint, torch.tensor([False, False, True]), 1, 0.5)
+    assert weight[0] == 2.25 + 2 * 2.25 + 0.5  # mu: halfway from 1 to 3.5
+    for step in range(2, 10):
+        state.update(constraint, never, step, 0.5)
+    assert state._rho.tolist() == pytest.approx([1.2, 1.0, 1.0])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sideways(RefinedMinimumNorm):
+    """A search that ends far beyond the boundary, and not in the direction of its nearest point."""
+
+    def approach(self, oracle: LogitOracle, best: NearestAdversarials, sample_ids: Tensor, threat: ThreatModel) -> None:
+        x_adv, rows = torch.tensor([0.0, 0.5]).view(1, 1, 1, 2), torch.arange(1)
+        best.update(x_adv, rows, oracle.logits(x_adv, rows))
+
+
+def test_the_walk_begins_at_the_boundary_and_looks_for_a_nearer_one() -> None:
+    plane = Plane()
+    found = plane.attacked(Sideways(refine=30))
+    _, *bisection = plane.asked[:9]
+    first, walk = plane.asked[9], plane.asked[9:]
+    assert bisection[0].tolist() == [0.25, 0.5]
+    assert 0.5 - float(first[0]) == pytest.approx(1 / 6, abs=0.5 / 2**8)
+    assert float(found) == pytest.approx(0.1, rel=0.01)
+    steps = list(zip(walk[1::2], walk[2::2], strict=False))  # each is judged, and the next begins there or nearer
+    fooled = [3 * float(x[0]) + 4 * float(x[1]) - 3 < -1e-4 for x, _ in steps]
+    assert any(fooled)
+    for (x_adv, following), success in zip(steps, fooled, strict=True):
+        assert not success or torch.allclose(following, 0.5 + 0.9 * (x_adv - 0.5), atol=1e-6)
+
+
+def test_what_no_search_reaches_is_looked_for_from_several_starts() -> None:
+    asked = set[tuple[float, ...]]()
+
+    def flat(images: Tensor) -> Tensor:
+        asked.update(tuple(image.flatten().tolist()) for image in images.detach())
+        return 0 * images.flatten(1)[:, :2] + torch.tensor([0.0, 1.0])
+
+    DeepFool(steps=0)(flat, Plane.clean, Plane.labels)
+    assert len(asked) == 6 and (0.5, 0.5) in asked
 
 
 @pytest.mark.parametrize("norm", ["l2", "linf"])
