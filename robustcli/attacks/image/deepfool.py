@@ -53,7 +53,8 @@ class DeepFool(RefinedMinimumNorm):
             if step == 0:
                 rivals = rival_classes(logits, labels, None if self.classes is None else self.classes - 1)
                 best.update(x_adv, rows, logits)  # a randomised model may be wrong on the clean image
-            hyperplane = nearest_hyperplane(logits, logit_gradients, labels[rows], rivals[rows], threat.norm)
+            least = best.least_margin(logits, rows)
+            hyperplane = nearest_hyperplane(logits, logit_gradients, labels[rows], rivals[rows], threat.norm, least)
             x_adv = (x_adv + (1 + self.overshoot) * hyperplane.projection_step(x_adv, threat.norm)).clamp(0, 1)
             # A forward pass of its own: taking fooled samples through another round of backward passes would cost more.
             unfooled = ~best.update(x_adv, rows, oracle.logits(x_adv, rows))

@@ -114,7 +114,8 @@ class FAB(MinimumNormAttack):
                 return
             clean, labels, classes = best.clean[rows], best.labels[rows], rivals[rows]
             logits, logit_gradients = oracle.logit_gradients(x_adv, rows)
-            hyperplane = nearest_hyperplane(logits, logit_gradients, labels, classes, ball.norm)
+            least = best.least_margin(logits, rows)
+            hyperplane = nearest_hyperplane(logits, logit_gradients, labels, classes, ball.norm, least)
             x_adv = biased_step(x_adv, clean, hyperplane, ball, alpha_max=self.alpha_max, eta=self.eta)
             fooled = best.update(x_adv, rows, oracle.logits(x_adv, rows))
             # The backward step: a success is drawn to the clean image, so that the next step looks for a nearer one.

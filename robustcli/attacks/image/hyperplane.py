@@ -9,10 +9,7 @@ import torch
 from torch import Tensor
 
 from robustcli.attacks.core.balls import Ball
-from robustcli.attacks.core.class_losses import margin
 from robustcli.attacks.core.oracle import LogitGradients
-
-_ROUNDING = 1e-5  # of the largest logit
 
 
 @dataclass(frozen=True)
@@ -52,16 +49,6 @@ class Hyperplane:
         return (direction * torch.minimum(length * rate, room)).view_as(images)
 
 
-def misclassified(logits: Tensor, labels: Tensor) -> Tensor:
-    """(B,) bool: a wrong logit is above the label's by more than rounding, so that the model is fooled in any batch."""
-    return margin(logits, labels) > least_margin(logits)
-
-
-def least_margin(logits: Tensor) -> Tensor:
-    """(B,): margin of logits (B,Y) below which a misclassification may be rounding."""
-    return _ROUNDING * logits.abs().amax(1)
-
-
 def rival_classes(logits: Tensor, labels: Tensor, most: int | None = None) -> Tensor:
     """(B,K) long: the wrong classes in falling order of their logits, ``most`` of them, or all (K = Y - 1)."""
     masked = logits.scatter(1, labels[:, None], -torch.inf)
@@ -69,20 +56,21 @@ def rival_classes(logits: Tensor, labels: Tensor, most: int | None = None) -> Te
 
 
 def nearest_hyperplane(
-    logits: Tensor, logit_gradients: LogitGradients, labels: Tensor, rivals: Tensor, norm: str
+    logits: Tensor, logit_gradients: LogitGradients, labels: Tensor, rivals: Tensor, norm: str, least_margin: Tensor
 ) -> Hyperplane:
     """Nearest hyperplane of each sample in ``norm``, the box left out of account; a backward pass a rival.
 
-    It lies where the rival is above the label by a little more than what `misclassified` asks for. At a tie, a search
-    whose steps overshoot by a share of the remaining distance would come nearer and nearer and never cross it.
+    It lies where the rival is above the label by twice ``least_margin``. At a tie, a search whose steps overshoot by a
+    share of the remaining distance would come nearer and nearer and never cross it.
 
     Args:
         logits: (B,Y).
         logit_gradients: of the same pass, see `LogitOracle.logit_gradients`.
         labels: (B,) long.
         rivals: (B,K) long.
+        least_margin: (B,), see `NearestAdversarials.least_margin`.
     """
-    gaps = logits.gather(1, rivals) - logits.gather(1, labels[:, None]) - 2 * least_margin(logits)[:, None]
+    gaps = logits.gather(1, rivals) - logits.gather(1, labels[:, None]) - 2 * least_margin[:, None]
     least_distance, best = gaps.new_full((len(gaps),), torch.inf, dtype=torch.float64), None
     for gap, gradient in zip(gaps.unbind(1), logit_gradients(rivals, labels), strict=True):
         norm_of_gradient = dual_norm(gradient, norm)

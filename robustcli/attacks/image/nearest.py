@@ -7,10 +7,11 @@ import torch
 from torch import Tensor
 
 from robustcli.attacks.core.balls import Ball
+from robustcli.attacks.core.class_losses import margin
 from robustcli.attacks.core.oracle import LogitOracle
 from robustcli.attacks.core.randomness import sample_noise
-from robustcli.attacks.image.hyperplane import misclassified
 
+_ROUNDING = 1e-5  # of the largest logit
 _CONFIRMATIONS = 2  # further passes that a success against a randomised model has to fool
 
 
@@ -37,6 +38,7 @@ class NearestAdversarials:
         self.clean, self.labels, self.images = clean, labels, clean.clone()
         self._ball, self._oracle, self._enough = ball, oracle, 0.0 if enough is None else enough
         self.norm = clean.new_full((len(clean),), torch.inf, dtype=torch.float64)
+        self._largest_logit = clean.new_zeros(len(clean))
 
     def update(self, images: Tensor, rows: Tensor, logits: Tensor) -> Tensor:
         """(B,) bool: the image fools the model, of a randomised one not by luck; those nearer than the best so far are
@@ -46,7 +48,7 @@ class NearestAdversarials:
             images: (B,C,H,W) in [0,1], the very ones that gave ``logits`` (B,Y).
             rows: (B,) long, of the samples; each at most once.
         """
-        fooled = misclassified(logits, self.labels[rows])
+        fooled = self._misclassified(logits, rows)
         if bool(fooled.any()):
             distance = self._ball.distance(images, self.clean[rows])
             if self._oracle.randomised:
@@ -67,8 +69,24 @@ class NearestAdversarials:
             if not len(rest):
                 break
             logits = self._oracle.logits(images[rest], rows[rest])
-            confirmed[rest] = misclassified(logits, self.labels[rows[rest]])
+            confirmed[rest] = self._misclassified(logits, rows[rest])
         return confirmed
+
+    def _misclassified(self, logits: Tensor, rows: Tensor) -> Tensor:
+        """(B,) bool: a wrong logit is above the label's by more than rounding, so that the model is fooled in any
+        batch.
+        """
+        return margin(logits, self.labels[rows]) > self.least_margin(logits, rows)
+
+    def least_margin(self, logits: Tensor, rows: Tensor) -> Tensor:
+        """(B,): margin of logits (B,Y) of ``rows`` (B,) below which a misclassification may be rounding.
+
+        It goes by the largest logit of the sample so far: logits such as (0, s) vanish at the boundary themselves, but
+        what they are rounded to does not.
+        """
+        largest = torch.maximum(self._largest_logit[rows], logits.detach().abs().amax(1).to(self._largest_logit))
+        self._largest_logit[rows] = largest
+        return _ROUNDING * largest.to(logits)
 
     def merge(self, other: "NearestAdversarials", positions: Tensor, rows: Tensor) -> None:
         """Keep the nearer images of another search, whose ``positions`` (B,) hold the samples ``rows`` (B,)."""

@@ -15,7 +15,7 @@ from robustcli.attacks.core.class_losses import margin
 from robustcli.attacks.core.oracle import LogitOracle
 from robustcli.attacks.core.randomness import sample_noise
 from robustcli.attacks.core.threat import ThreatModel
-from robustcli.attacks.image.hyperplane import Hyperplane, biased_step, least_margin
+from robustcli.attacks.image.hyperplane import Hyperplane, biased_step
 from robustcli.attacks.image.nearest import NearestAdversarials
 from robustcli.utils.numbers import at_least
 
@@ -81,7 +81,7 @@ class RefinedMinimumNorm(MinimumNormAttack):
         x_adv, clean, labels = best.images[rows], best.clean[rows], best.labels[rows]
         for _ in range(self.refine if len(rows) else 0):
             logits, gap, gradient = oracle.gradient(x_adv, rows, lambda logits, _: margin(logits, labels))
-            hyperplane = Hyperplane(gap - 2 * least_margin(logits), gradient)
+            hyperplane = Hyperplane(gap - 2 * best.least_margin(logits, rows), gradient)
             x_adv = biased_step(x_adv, clean, hyperplane, threat.ball, alpha_max=_ALPHA_MAX, eta=_ETA)
             fooled = best.update(x_adv, rows, oracle.logits(x_adv, rows)).view(-1, 1, 1, 1)
             x_adv = torch.where(fooled, clean + _BETA * (x_adv - clean), x_adv)

@@ -374,7 +374,7 @@ def test_a_sample_of_cw_stops_on_its_own() -> None:
 
 def test_the_better_of_two_restarts_of_cw_is_kept() -> None:
     net, images, labels = inputs(8)
-    once, twice = (CW(c=1, steps=10, lr=0.1, search_steps=1, restarts=n)(net, images, labels) for n in (1, 2))
+    once, twice = (CW(c=1, steps=10, lr=0.1, search_steps=1, restarts=n, refine=0)(net, images, labels) for n in (1, 2))
     assert (twice.norm <= once.norm).all()
     assert (twice.norm < once.norm).any()
 
@@ -430,6 +430,35 @@ def test_impossible_settings_are_named(attack: type[MinimumNormAttack], settings
         settings = {**settings, "norm": "linf"}
     with pytest.raises(UserError, match=rf"{'threat' if key in ('norm', 'eps') else 'attack'}\.{key} is"):
         attack(**settings)
+
+
+def test_a_lead_that_could_be_rounding_does_not_count() -> None:
+    images, rows = torch.rand(2, 1, 2, 2, generator=generator(60)), torch.arange(2)
+    best = NearestAdversarials(
+        images, torch.zeros(2, dtype=torch.long), ball("l2", None), LogitOracle(lambda x: x, QueryCounter.of(2))
+    )
+    assert best.update(images, rows, torch.tensor([[100.0, 100.0001], [100.0, 100.01]])).tolist() == [False, True]
+    assert not best.update(images, rows, torch.tensor([[0.0, 1e-4], [0.0, 0.0]])).any(), "the first logits were 100"
+    assert best.update(images, rows, torch.tensor([[0.0, 2e-3], [0.0, 2e-3]])).all()
+
+
+BINARY: Mapping[str, Callable[[Tensor], Tensor]] = {
+    "one logit is zero": lambda score: torch.stack([torch.zeros_like(score), score], dim=1),
+    "both vanish at the boundary": lambda score: torch.stack([-score, score], dim=1) / 2,
+}
+
+
+@pytest.mark.parametrize("form", BINARY)
+@pytest.mark.parametrize("name", ["deepfool l2", "deepfool linf", "fab l2", "fmn l2", "cw", "ddn"])
+def test_logits_that_vanish_at_the_boundary_do_not_stop_a_search(name: str, form: str) -> None:
+    """The same network with 1 added to both logits has the same boundary."""
+    net, images, _ = inputs(24)
+    score = lambda x: net(x)[:, 0] - net(x)[:, 1]  # noqa: E731
+    labels = (score(images) > 0).long()
+    vanishing, shifted = (
+        ATTACKS[name](lambda x, shift=shift: BINARY[form](score(x)) + shift, images, labels).norm for shift in (0, 1)
+    )
+    assert ((vanishing - shifted) / shifted).abs().max() < 0.02
 
 
 class Flats(nn.Module):
