@@ -458,7 +458,7 @@ def test_logits_that_vanish_at_the_boundary_do_not_stop_a_search(name: str, form
     vanishing, shifted = (
         ATTACKS[name](lambda x, shift=shift: BINARY[form](score(x)) + shift, images, labels).norm for shift in (0, 1)
     )
-    assert ((vanishing - shifted) / shifted).abs().max() < 0.02
+    assert ((vanishing - shifted) / shifted).abs().max() < 3e-4
 
 
 class Flats(nn.Module):
