@@ -209,7 +209,14 @@ class _L2Sampler:
         direction, (top, left) = torch.zeros_like(clean), (height % side // 2, width % side // 2)
         whole = tiles.transpose(3, 4).reshape(len(clean), channels, down * side, across * side)
         direction[:, :, top : top + down * side, left : left + across * side] = whole
-        return clean + self._ball.step(direction, self._eps)
+        return self._filled(self._ball.step(direction, self._eps), clean)
+
+    def _filled(self, delta: Tensor, clean: Tensor) -> Tensor:
+        """``clean + delta`` in the box, whose other pixels take over what it cuts off: of images with many black and white
+        pixels that is much of the budget.
+        """
+        inside = (clean + delta).clamp_(0.0, 1.0) - clean
+        return self._ball.project(clean + self._ball.step(inside, self._eps), clean)
 
     def propose(self, state: _State, uniforms: Tensor, p: float) -> Tensor:
         height, width = state.x_best.shape[-2:]
@@ -223,7 +230,7 @@ class _L2Sampler:
         bump = _oriented(self._pair(side, delta), uniforms[:, 4, None]) * _signs(uniforms[:, 5:])[..., None, None]
         new = bump + _unit(old_window)
         delta[first] = available * _unit(new)
-        return self._ball.project(state.clean + delta, state.clean)
+        return self._filled(delta, state.clean)
 
     def _pair(self, side: int, like: Tensor) -> Tensor:
         if side not in self._pairs:

@@ -108,6 +108,13 @@ def test_a_dual_encoder_is_attacked_as_a_black_box(model: ToyDual) -> None:
     assert found.image_success.float().mean() > 0.5
 
 
+def test_black_and_white_pixels_cost_no_budget() -> None:
+    """The box cuts off half of a move of theirs, which the others take over."""
+    net, images = SmallNet().eval(), (torch.rand(12, 3, 8, 8, generator=generator(43)) > 0.5).float()
+    found = Square(norm="l2", eps=2, queries=40, early_stop=False)(net, images, net(images).argmax(1))
+    assert (found.norm > 0.99 * 2).all()
+
+
 def test_hyper_parameters_are_checked() -> None:
     bad: list[dict[str, object]] = [{"queries": 0}, {"p_init": 0}, {"p_init": 1.5}, {"loss": "infonce"}]
     for changed in bad:
