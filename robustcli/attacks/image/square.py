@@ -212,8 +212,8 @@ class _L2Sampler:
         return self._filled(self._ball.step(direction, self._eps), clean)
 
     def _filled(self, delta: Tensor, clean: Tensor) -> Tensor:
-        """``clean + delta`` in the box, whose other pixels take over what it cuts off: of images with many black and white
-        pixels that is much of the budget.
+        """``clean + delta`` in the box, where other pixels take over what it cuts off: of images with many black and
+        white pixels that is much of the budget.
         """
         inside = (clean + delta).clamp_(0.0, 1.0) - clean
         return self._ball.project(clean + self._ball.step(inside, self._eps), clean)
