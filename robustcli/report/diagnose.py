@@ -64,15 +64,15 @@ def diagnostics_of(
 
 
 def coverages(evaluation: Evaluation) -> list[str]:
-    """A line for each attack that edits captions: the words and captions of the set that it has edits for."""
+    """Lines on attacks that edit captions, those alike together: the words and captions that they have edits for."""
     if not isinstance(evaluation.evaluator, RetrievalEvaluator) or not evaluation.threat.moves_texts:
         return []
-    lines = []
+    names: dict[str, list[str]] = {}
     for name, attack in evaluation.attacks.items():
         text = attack.text if isinstance(attack, RetrievalAttack) else None
         if text is not None and (covered := text.coverage(evaluation.evaluator.captions)) is not None:
-            lines.append(f"{label_of(name)}: {covered}.")
-    return lines
+            names.setdefault(str(covered), []).append(label_of(name))
+    return [f"{', '.join(alike)}: {covered}." for covered, alike in names.items()]
 
 
 def transfers(run: Run, evaluation: Evaluation, groups: Sequence[Group], name: str) -> list[Grid]:

@@ -242,8 +242,8 @@ def test_diagnostics_that_fail_lose_no_results(tmp_path: Path, monkeypatch: pyte
 def test_words_without_candidates_are_told_under_the_table(tmp_path: Path) -> None:
     table, run = tmp_path / "table.json", tmp_path / "run"
     table.write_text('{"automobile": ["car"]}')
-    words = ["attacks=none", "attack=words", f"candidates.table={table}", *FAILING, f"hydra.run.dir={run}"]
-    assert launch("evaluate", words) == 0
-    assert "words: candidates for 0.0% of the words; 0 of " in (run / "report.md").read_text()
+    suite = ["attacks=none", "attack=words", "+attack@attacks.again=words"]
+    assert launch("evaluate", [*suite, f"candidates.table={table}", *FAILING, f"hydra.run.dir={run}"]) == 0
+    assert "again, words: candidates for 0.0% of the words; 0 of " in (run / "report.md").read_text()
     found = pd.read_csv(run / "diagnostics.csv").set_index("check")
     assert found.loc["coverage", "status"] == "suspect"
