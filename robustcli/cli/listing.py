@@ -5,6 +5,7 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from robustcli.cli.commands import COMMANDS
 from robustcli.config import groups as config_groups
@@ -44,9 +45,11 @@ def _summary(roots: Sequence[Path], name: str) -> str:
 
 def print_table(title: str, rows: Iterable[tuple[str, str]]) -> None:
     """Print names and descriptions without rich markup: the comments of config files may hold brackets."""
-    table = Table(title=title, title_justify="left", title_style="bold", show_header=False, box=None, padding=(0, 2))
+    table = Table(
+        title=Text(title), title_justify="left", title_style="bold", show_header=False, box=None, padding=(0, 2)
+    )
     table.add_column(no_wrap=True, style="cyan")
     table.add_column(overflow="fold")
     for name, text in rows:
-        table.add_row(name, text)
-    Console(markup=False, highlight=False).print(table)
+        table.add_row(Text(name), Text(text))
+    Console().print(table)

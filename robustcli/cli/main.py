@@ -1,5 +1,6 @@
 """The Typer application. Only Typer is imported here, so that help answers at once; Hydra and torch come later."""
 
+import io
 import sys
 from typing import Annotated
 
@@ -145,4 +146,7 @@ def _root(
 
 def main() -> None:
     """Entry point of the console script."""
+    for stream in (sys.stdout, sys.stderr):  # a terminal that lacks a letter must not cost a finished run
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     app(prog_name="robustcli", args=sys.argv[1:])

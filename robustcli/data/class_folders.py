@@ -21,7 +21,7 @@ from robustcli.data.faults import Faults, OnError
 from robustcli.data.files import check_fingerprint, check_positive, decoded, other_splits
 from robustcli.data.overlap import overlaps
 from robustcli.data.sources import SPLITS, Blob, Record
-from robustcli.data.walks import files_below, hidden, normal, on_disk
+from robustcli.data.walks import files_below, hidden, is_unicode, normal, on_disk, printable
 from robustcli.utils.errors import UserError
 from robustcli.utils.seeding import derive_seed
 
@@ -172,6 +172,8 @@ def _checked_classes(
 def _class_folders(folder: Path) -> list[str]:
     """Normal names of the folders in ``folder``, sorted; `UserError` for two that differ in their code points alone."""
     names = sorted(normal(path.name) for path in folder.iterdir() if path.is_dir() and not hidden(path.name))
+    if foreign := [name for name in names if not is_unicode(name)]:
+        raise UserError(f"{folder} has a folder {printable(foreign[0])!r}, whose name is not UTF-8: rename it.")
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
         raise UserError(f"{folder} has two folders {twice[0]!r}, in other code points (NFC and NFD): make them one.")

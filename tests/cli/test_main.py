@@ -198,3 +198,10 @@ def test_completion_by_the_protocol_of_the_shell(environment: dict[str, str], ex
 def test_a_directory_of_groups_that_is_not_there_is_named(words: list[str]) -> None:
     code, said = run(*words, "--config-dir", "nowhere")
     assert code == 2 and "--config-dir nowhere is no directory" in said
+
+
+def test_a_terminal_that_lacks_a_letter_gets_its_code() -> None:
+    code = "import robustcli.cli.main as m\nm.app = lambda **_: print('±')\nm.main()"
+    settings = os.environ | {"PYTHONIOENCODING": "ascii"}
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=settings)
+    assert (ended.returncode, ended.stdout) == (0, "\\xb1\n"), ended.stderr

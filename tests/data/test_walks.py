@@ -1,8 +1,10 @@
 """What a walk over a folder sees: links, hidden files, names in other code points, pictures of another split."""
 
 import json
+import os
 import shutil
 import unicodedata
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -162,3 +164,25 @@ def test_equal_texts_may_count_as_true_of_all_their_images(tmp_path: Path) -> No
     assert torch.equal(batch.matches, match.relevance(batch.image_ids, batch.caption_ids)), "and so in training"
     with pytest.raises(UserError, match=r"dataset\.same_text is 'equal': choose one of distinct, match"):
         KarpathyJSON(tmp_path / "train.json", tmp_path, same_text="equal", **settings)  # type: ignore[arg-type]
+
+
+def test_a_name_that_is_not_utf_8_is_a_fault(root: Path) -> None:
+    shutil.copy(root / "test" / "cat" / "0.png", os.fsdecode(os.fsencode(root / "test" / "cat") + b"/\xff.png"))
+    with pytest.raises(UserError, match=r"\\udcff\.png has a name that is not UTF-8"):
+        folders(root)
+    data = folders(root, on_error="skip")
+    assert len(data) == 4 and data.skipped == 1
+    os.mkdir(os.fsencode(root / "test") + b"/d\xff")
+    with pytest.raises(UserError, match=r"has a folder 'd.*udcff', whose name is not UTF-8: rename it"):
+        folders(root, on_error="skip")
+
+
+def test_text_that_no_file_could_hold_is_a_fault(folder: Path, edit: Callable[..., None]) -> None:
+    edit(lambda images: images[0]["sentences"].append({"raw": "a \ud800 dog"}))
+    with pytest.raises(UserError, match=r"images\[0\].* has a caption with half of a character"):
+        KarpathyJSON(folder / "dataset.json", folder, split="train", image_size=8)
+    data = KarpathyJSON(folder / "dataset.json", folder, split="train", image_size=8, on_error="skip")
+    assert data.skipped == 1 and not any("dog" in caption for caption in data.captions)
+    edit(lambda images: images[0].update(filename="\ud800.jpg"))
+    with pytest.raises(UserError, match="no text of whole characters"):
+        KarpathyJSON(folder / "dataset.json", folder, split="train", image_size=8, on_error="skip")
