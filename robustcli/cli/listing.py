@@ -9,6 +9,7 @@ from rich.text import Text
 
 from robustcli.cli.commands import COMMANDS
 from robustcli.config import groups as config_groups
+from robustcli.config.files import check_files
 from robustcli.utils.errors import UserError
 from robustcli.utils.suggest import did_you_mean
 
@@ -22,7 +23,7 @@ def print_choices(name: str | None = None, argv: Sequence[str] = ()) -> None:
     Raises:
         UserError: there is no such command, group or directory.
     """
-    config_groups.check_roots(argv)
+    check_files(argv)
     roots = config_groups.roots(argv)
     every = config_groups.groups(argv)
     if name is None:

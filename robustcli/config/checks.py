@@ -11,7 +11,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from robustcli.config.leaves import settle_types
+from robustcli.config.leaves import refuse_vast, settle_types
 from robustcli.utils.errors import UserError
 from robustcli.utils.suggest import did_you_mean
 
@@ -39,7 +39,7 @@ def check(config: DictConfig) -> None:
         UserError: a missing value, one out of its bounds or not among the choices, or an interpolation without target.
     """
     try:
-        OmegaConf.to_container(config, resolve=True)
+        refuse_vast(OmegaConf.to_container(config, resolve=True))
         deleted = {key for key, node, entry in _settings(config) if entry.name not in node}  # by `~key`
         missing = sorted(OmegaConf.missing_keys(config) | deleted)
     except OmegaConfBaseException as error:

@@ -67,7 +67,7 @@ class EvaluationSettings:
     limit: int | None = bounded(1)
     batch_size: int = bounded(1)
     before: bool
-    resamples: int = bounded(1)
+    resamples: int = bounded(1, 1_000_000)
     eps_curve: list[Any]
     curve_attack: str | None
     fresh: int = bounded(1)
@@ -126,7 +126,7 @@ class BaseCommand:
     checkpoint: str | None
     resume: str | None
     device: str
-    threads: int = bounded(1)
+    threads: int = bounded(1, 1024)
     dataset: Any
     evaluation: EvaluationSettings
 
