@@ -129,6 +129,20 @@ def rerun(directory: Annotated[str, typer.Argument(metavar="DIR", help="The dire
     raise typer.Exit(guarded(work))
 
 
+@app.command("doctor")
+def doctor() -> None:
+    """Show versions, devices and the cache."""
+    from robustcli.cli.launch import guarded
+
+    def work() -> int:
+        from robustcli.cli.doctor import print_doctor
+
+        print_doctor()
+        return 0
+
+    raise typer.Exit(guarded(work))
+
+
 def _version(wanted: bool) -> None:
     if wanted:
         typer.echo(f"robustcli {__version__}")
