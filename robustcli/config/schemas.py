@@ -145,7 +145,7 @@ class TrainMatCommand(JudgingCommand):
     """``robustcli train-mat``."""
 
     attack: Any
-    candidates: Any
+    candidates: Any = None
     defense: Any
     attacks: Any
     trainer: TrainerSettings
@@ -179,7 +179,7 @@ class AttackCommand(JudgingCommand):
     """``robustcli attack``."""
 
     attack: Any
-    candidates: Any
+    candidates: Any = None
     purifier: Any = None
 
 
@@ -189,7 +189,7 @@ class EvaluateCommand(JudgingCommand):
 
     attack: Any = None
     attacks: Any
-    candidates: Any
+    candidates: Any = None
     purifier: Any = None
     checkpoints: Any = None
     transfer: bool

@@ -32,4 +32,5 @@ def refuse_all_but(group: str, read: Collection[str], why: str) -> None:
 
 def _typed() -> Iterator[str]:
     if HydraConfig.initialized():
-        yield from HydraConfig.get().overrides.task
+        # What is deleted by `~key` is not asked for.
+        yield from (word for word in HydraConfig.get().overrides.task if not word.startswith("~"))

@@ -117,7 +117,8 @@ def _summarise_models(evaluation: Evaluation, records: pd.DataFrame) -> tuple[pd
         radii = evaluation.norms(own)
     found = [with_worst(at_radius(own, eps)) for eps in radii]
     points = [part[part["attack"] != CLEAN].assign(eps=eps) for part, eps in zip(found, radii, strict=True)]
-    return table, summarise(pd.concat(points), **settings) if points else table[:0]
+    curve = pd.concat(points) if points else records[:0]
+    return table, summarise(curve, **settings) if len(curve) else table[:0]
 
 
 def _summarise_defences(evaluation: Evaluation, records: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
