@@ -186,3 +186,27 @@ def test_text_that_no_file_could_hold_is_a_fault(folder: Path, edit: Callable[..
     edit(lambda images: images[0].update(filename="\ud800.jpg"))
     with pytest.raises(UserError, match="no text of whole characters"):
         KarpathyJSON(folder / "dataset.json", folder, split="train", image_size=8, on_error="skip")
+
+
+def test_what_was_left_out_is_told_and_no_class_vanishes(root: Path) -> None:
+    bad = root / "test" / "cat" / "0.png"
+    bad.write_bytes(b"no picture")
+    data = folders(root, on_error="skip")
+    assert data.notes[0].startswith("1 entry was left out (dataset.on_error=skip), the first: ")
+    assert str(bad) in data.notes[0] and "is not an image; all are in the log of the run." in data.notes[0]
+    (root / "test" / "cat" / "2.png").write_bytes(b"")
+    with pytest.raises(
+        UserError, match=r"no image of the class 'cat' can be read, for example .*cat/2\.png is empty: mend"
+    ):
+        folders(root, on_error="skip")
+    assert set(folders(root, on_error="skip", limit=1).image_ids) <= {"dog/1.png", "dog/3.png"}
+
+
+def test_captions_that_were_left_out_are_counted(folder: Path, edit: Callable[..., None]) -> None:
+    edit(lambda images: images[1]["sentences"].extend([{"raw": ""}, {"raw": " "}]))
+    (note,) = [
+        note
+        for note in KarpathyJSON(folder / "dataset.json", folder, split="train", image_size=8, on_error="skip").notes
+        if "left out" in note
+    ]
+    assert note.startswith("2 entries were left out (dataset.on_error=skip), the first: ") and "images[1]" in note
