@@ -1,7 +1,5 @@
 """Instantiation of a config node by the class's own ``build`` where it has one, and the errors of constructors."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from inspect import signature
 from typing import Any
 
@@ -9,7 +7,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from robustcli.utils.errors import UserError, translated
+from robustcli.utils.errors import UserError, constructor_errors
 
 
 def build(config: DictConfig | dict[str, Any], *parts: Any, node: str) -> Any:
@@ -46,28 +44,13 @@ def construct(config: DictConfig | dict[str, Any], *, node: str, **parts: Any) -
     kind: Any = get_object(config["_target_"])
     name = f"{node} {getattr(kind, '__name__', config['_target_'])}"
     with constructor_errors(name):
-        partial = instantiate(config, _partial_=True, _convert_="all")
+        try:
+            partial = instantiate(config, _partial_=True, _convert_="all")
+        except InstantiationException as error:  # of a node below; Hydra's text leaves out the reason
+            cause = error.__cause__ or error
+            raise cause from cause.__cause__
         try:
             signature(kind).bind(*partial.args, **{**partial.keywords, **parts})
         except TypeError as error:
             raise UserError(f"{name} does not take these settings: {error}.") from error
         return partial(**parts)
-
-
-@contextmanager
-def constructor_errors(name: str) -> Iterator[None]:
-    """Context in which an error over settings, files or folders becomes a `UserError`; any other passes as it is.
-
-    Args:
-        name: of the object that is made, for the message.
-    """
-    try:
-        yield
-    except InstantiationException as error:  # of a node below; Hydra's text leaves out the reason
-        cause = error.__cause__ or error
-        raise translated(name, cause) from cause
-    except Exception as error:
-        said = translated(name, error)
-        if said is error:
-            raise
-        raise said from error

@@ -15,7 +15,7 @@ from robustcli.utils.errors import UserError
 from robustcli.utils.suggest import did_you_mean, nearest_keys
 
 # A number, a truth value, a mapping or a list, none of which Hydra takes for the name of a choice.
-_NO_NAME = re.compile(r"[-+]?[\d.]+(e[-+]?\d+)?|true|false|[\[{].*", re.IGNORECASE)
+_NO_NAME = re.compile(r"[-+]?([\d.]+(e[-+]?\d+)?|inf|nan)|true|false|[\[{].*", re.IGNORECASE)
 # What OmegaConf says of a value of the wrong type -> what a typed key must be.
 _EXPECTED: Mapping[str, str] = {
     "converted to Integer": "a whole number",

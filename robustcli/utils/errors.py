@@ -2,6 +2,9 @@
 
 import errno
 from collections.abc import Iterator
+from contextlib import contextmanager
+
+_NO_MEMORY = ("t allocate memory", "Storage size calculation overflowed")  # what torch says of sizes beyond the machine
 
 
 class UserError(Exception):
@@ -15,10 +18,26 @@ class SuspectClaim(Exception):
     """Robust figures that ``diagnostics=strict`` refuses: all results are written, and the exit code is 1."""
 
 
-def translated(name: str, error: BaseException) -> BaseException:
-    """A `UserError` for what the constructor of ``name`` raised over its settings, a file or a folder; else ``error``.
+@contextmanager
+def constructor_errors(name: str) -> Iterator[None]:
+    """Context in which an error over settings, files, folders or memory becomes a `UserError`, and others pass.
 
-    Reason and path stay in the sentence. Any other error, of memory or of a library's inside, is no mistake of a user.
+    Args:
+        name: of the object that is made, for the message.
+    """
+    try:
+        yield
+    except Exception as error:
+        said = translated(name, error)
+        if said is error:
+            raise
+        raise said from error
+
+
+def translated(name: str, error: BaseException) -> BaseException:
+    """A `UserError` for what the constructor of ``name`` raised over settings, files or memory; else ``error``.
+
+    Reason and path stay in the sentence. Any other error, of a library's inside, is no mistake of a user.
     """
     if mistake := user_error_in_chain(error):
         return mistake
@@ -27,6 +46,8 @@ def translated(name: str, error: BaseException) -> BaseException:
     if isinstance(error, TypeError | ValueError):
         told = (str(error).strip().splitlines() or [""])[0]
         return UserError(f"{name} cannot be made of its settings ({type(error).__name__}: {told})")
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and any(s in str(error) for s in _NO_MEMORY)):
+        return UserError(f"{name} needs more memory than there is: lower the sizes in its settings.")
     return error
 
 
