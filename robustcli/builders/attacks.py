@@ -188,9 +188,11 @@ def _kind(node: Any, key: str) -> type[Attack]:
     """The class of a node.
 
     Raises:
-        UserError: there is none of this name, or it is no attack.
+        UserError: it names none, there is none of this name, or it is no attack.
     """
-    target = node.get("_target_")
+    target = node.get("_target_") if isinstance(node, Mapping | DictConfig) else None
+    if not isinstance(target, str):
+        raise UserError(f"{key} is {node!r}, but must be an attack: choose one of `robustcli list attack`.")
     try:
         kind = get_class(target)
     except Exception as error:  # whatever an import of another's module raises

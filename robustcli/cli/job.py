@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from robustcli.cli.commands import find
 from robustcli.config.checks import check
+from robustcli.config.unread import typed_words
 from robustcli.runs.manifest import record_refusal
 from robustcli.utils.errors import SuspectClaim, user_error_in_chain
 
@@ -48,7 +49,7 @@ class Job:
             SystemExit: outside a sweep, after one printed line; code 2 for a user's mistake, 1 for any other failure.
         """
         hydra = HydraConfig.get()
-        directory, overrides = Path(hydra.runtime.output_dir), [str(override) for override in hydra.overrides.task]
+        directory, overrides = Path(hydra.runtime.output_dir), typed_words()
         try:
             return self._run(config, directory, overrides)
         except Exception as error:

@@ -38,8 +38,8 @@ def check(config: DictConfig) -> None:
     Raises:
         UserError: a missing value, one out of its bounds or not among the choices, or an interpolation without target.
     """
-    _restore_defaults(config)
     try:
+        _restore_defaults(config)
         refuse_vast(OmegaConf.to_container(config, resolve=True))
         deleted = {key for key, node, entry in _settings(config) if entry.name not in node}  # by `~key`
         missing = sorted(OmegaConf.missing_keys(config) | deleted)

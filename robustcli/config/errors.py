@@ -72,6 +72,8 @@ def check_groups(command: str, argv: Sequence[str]) -> None:
             raise UserError(f"{word}: a group takes the name of a choice ({listed}); leave it out for its default.")
         if group in own and choice not in own[group] and _NO_NAME.fullmatch(choice):
             raise UserError(f"{group} has no choice {choice} (choices: {', '.join(own[group])})")
+        if group in every and group not in own and _NO_NAME.fullmatch(choice):  # which Hydra takes for a choice too
+            raise UserError(f"{word}: {command} has no group {group!r}; of a node set the keys, {group}.KEY=VALUE.")
         if group == config_groups.EXPERIMENT:
             _check_experiments(command, choice.split(","), every.get(group, []), own.get(group, []))
         elif choice in every.get(group, ()) and group not in own and (owners := _owners(group)):
