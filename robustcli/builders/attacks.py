@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from hydra.utils import get_class, instantiate
+from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 
 from robustcli.attacks import (
@@ -23,6 +23,7 @@ from robustcli.attacks import (
     ThreatModel,
     TorchAttack,
 )
+from robustcli.builders.hook import construct
 from robustcli.builders.names import refuse_reserved
 from robustcli.config.overrides import BUDGETS
 from robustcli.config.unread import refuse_unread
@@ -180,17 +181,18 @@ def _search(settings: Mapping[str, Any], candidates: Candidates | None, key: str
     kind = _kind(settings, key)
     if getattr(kind, "needs_candidates", False) and "candidates" not in settings and candidates is not None:
         parts["candidates"] = candidates()
-    # In two steps, since Hydra takes a dataclass among the arguments for a config and not for an object.
-    return instantiate({**settings, "_partial_": True})(seed=seed, **parts)
+    return construct(dict(settings), node=key, seed=seed, **parts)
 
 
 def _kind(node: Any, key: str) -> type[Attack]:
     """The class of a node.
 
     Raises:
-        UserError: there is none of this name, or it is no attack.
+        UserError: it names none, there is none of this name, or it is no attack.
     """
-    target = node.get("_target_")
+    target = node.get("_target_") if isinstance(node, Mapping | DictConfig) else None
+    if not isinstance(target, str):
+        raise UserError(f"{key} is {node!r}, but must be an attack: choose one of `robustcli list attack`.")
     try:
         kind = get_class(target)
     except Exception as error:  # whatever an import of another's module raises

@@ -1,8 +1,8 @@
 """Builders of data sets of captions or of classes, from config nodes."""
 
-from hydra.utils import instantiate
 from omegaconf import DictConfig
 
+from robustcli.builders.hook import construct
 from robustcli.data import ImageClassData, ImageTextData
 from robustcli.utils.errors import UserError
 
@@ -13,7 +13,7 @@ def build_data(config: DictConfig, split: str) -> ImageTextData | ImageClassData
     Raises:
         UserError: missing files or settings that do not fit together.
     """
-    data: ImageTextData | ImageClassData = instantiate(config, split=split)
+    data: ImageTextData | ImageClassData = construct(config, node="dataset", split=split)
     return data
 
 

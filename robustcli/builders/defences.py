@@ -27,6 +27,8 @@ def build_purified(config: DictConfig | None, data: Data, device: torch.device) 
     """
     if config is None:
         return lambda model: model
+    if not isinstance(config, DictConfig) or not isinstance(config.get("_target_"), str):
+        raise UserError(f"a purifier is {config!r}, but must be a cleaner: choose one of `robustcli list purifier`.")
     settings: Any = OmegaConf.to_container(config, resolve=True)
     draws, memory = settings.pop("draws", 1), settings.pop("memory", None)
     cleaner: Cleaner = build(settings, data, node="purifier").to(device)

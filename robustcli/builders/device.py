@@ -18,8 +18,8 @@ def choose_device(name: str, threads: int) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
+        float(torch.ones(1, device=device))  # a device such as meta has tensors without content
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise UserError(
             f"device {name!r} is not to be had here ({str(error).splitlines()[0]}): use cpu or auto."
         ) from error

@@ -1,9 +1,9 @@
 """Builder of trainable generators, from a config node."""
 
 import torch
-from hydra.utils import instantiate
 from omegaconf import DictConfig
 
+from robustcli.builders.hook import construct
 from robustcli.data import ImageClassData
 from robustcli.models.generators import NVAE
 from robustcli.utils.errors import UserError
@@ -16,7 +16,7 @@ def build_generator(config: DictConfig, checkpoint: str | None, data: ImageClass
         UserError: its resolution (C, H, W) is not that of the images of ``data``.
     """
     chosen = {} if checkpoint is None else {"checkpoint": checkpoint}
-    generator: NVAE = instantiate(config, **chosen, seed=seed, _convert_="all")
+    generator: NVAE = construct(config, node="generator", **chosen, seed=seed)
     shape = tuple(data.images(torch.tensor([0])).shape[1:])
     if shape != generator.resolution:
         raise UserError(

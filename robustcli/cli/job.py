@@ -5,7 +5,6 @@ A failure prints one line on the terminal; its traceback is written to the run d
 
 import importlib
 import math
-import re
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -14,14 +13,14 @@ from types import ModuleType
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import InstantiationException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from robustcli.cli.commands import find
 from robustcli.config.checks import check
+from robustcli.config.unread import typed_words
 from robustcli.runs.manifest import record_refusal
-from robustcli.utils.errors import SuspectClaim, UserError, causes, user_error_in_chain, wrong_type
+from robustcli.utils.errors import SuspectClaim, user_error_in_chain
 
 # On import, because the workers of joblib and submitit import this module, and nothing else of ours, when they unpickle
 # a Job. The cache gives all uses within a sweep one id; the system draws it, since equal seeds may start in one second.
@@ -50,11 +49,11 @@ class Job:
             SystemExit: outside a sweep, after one printed line; code 2 for a user's mistake, 1 for any other failure.
         """
         hydra = HydraConfig.get()
-        directory, overrides = Path(hydra.runtime.output_dir), [str(override) for override in hydra.overrides.task]
+        directory, overrides = Path(hydra.runtime.output_dir), typed_words()
         try:
             return self._run(config, directory, overrides)
         except Exception as error:
-            mistake = user_error(error)
+            mistake = user_error_in_chain(error)
             name = f"job {hydra.job.num}: " if hydra.mode is RunMode.MULTIRUN else ""
             said = mistake or (error if isinstance(error, SuspectClaim) else failure(error, directory))
             print(f"error: {name}{said}", file=sys.stderr, flush=True)
@@ -79,7 +78,7 @@ class Job:
                 run.note_inputs(files=input_files(settings))
                 run.finish(engine_of(self.command).run(config, run))
         except Exception as error:
-            if user_error(error):
+            if user_error_in_chain(error):
                 run.discard()
             raise
         print(f"run: {run.directory}", flush=True)
@@ -89,18 +88,6 @@ class Job:
 def engine_of(command: str) -> ModuleType:
     """The module with ``load(config)`` and ``run(config, run)`` of a command; imports torch and what else it needs."""
     return importlib.import_module(f"robustcli.engines.{find(command).engine}")
-
-
-def user_error(error: BaseException) -> UserError | None:
-    """The user's mistake in the chain of ``error``; a constructor that fails over a wrongly typed value is one too."""
-    if mistake := user_error_in_chain(error):
-        return mistake
-    for seen in causes(error):
-        if isinstance(seen, InstantiationException) and isinstance(seen.__cause__, TypeError | ValueError):
-            target = re.search(r"target '(?:[\w.]*\.)?(\w+)'", str(seen))
-            name = target[1] if target else "an object"
-            return wrong_type(name, seen.__cause__)
-    return None
 
 
 def failure(error: BaseException, directory: Path) -> str:

@@ -53,11 +53,12 @@ def written_out(command: str, argv: Sequence[str]) -> list[str]:
     from robustcli.cli.resume import expand
     from robustcli.config.compose import keys_of
     from robustcli.config.errors import check_groups
+    from robustcli.config.files import check_files
     from robustcli.config.overrides import in_folder, in_full, key
     from robustcli.config.precedence import refuse_overruled
 
     words = ordered(expand(ordered(argv)))
-    config_groups.check_roots(words)
+    check_files(words)
     experiments = config_groups.groups_of(command, words).get(config_groups.EXPERIMENT, [])
     words = [in_folder(word, experiments) if key(word) == config_groups.EXPERIMENT else word for word in words]
     check_groups(command, words)
@@ -82,6 +83,10 @@ def one_sentence(command: str, argv: Sequence[str]) -> Iterator[None]:
         if debug:
             raise
         raise UserError(explain(command, argv, error)) from error
+    except RecursionError as error:
+        raise UserError(
+            "a value on the command line or in a config file is nested more deeply than can be read."
+        ) from error
     except YAMLError as error:
         raise UserError("a config file is no YAML: " + " ".join(str(error).split())) from error
 

@@ -5,9 +5,11 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from robustcli.cli.commands import COMMANDS
 from robustcli.config import groups as config_groups
+from robustcli.config.files import check_files
 from robustcli.utils.errors import UserError
 from robustcli.utils.suggest import did_you_mean
 
@@ -21,7 +23,7 @@ def print_choices(name: str | None = None, argv: Sequence[str] = ()) -> None:
     Raises:
         UserError: there is no such command, group or directory.
     """
-    config_groups.check_roots(argv)
+    check_files(argv)
     roots = config_groups.roots(argv)
     every = config_groups.groups(argv)
     if name is None:
@@ -44,9 +46,11 @@ def _summary(roots: Sequence[Path], name: str) -> str:
 
 def print_table(title: str, rows: Iterable[tuple[str, str]]) -> None:
     """Print names and descriptions without rich markup: the comments of config files may hold brackets."""
-    table = Table(title=title, title_justify="left", title_style="bold", show_header=False, box=None, padding=(0, 2))
+    table = Table(
+        title=Text(title), title_justify="left", title_style="bold", show_header=False, box=None, padding=(0, 2)
+    )
     table.add_column(no_wrap=True, style="cyan")
     table.add_column(overflow="fold")
     for name, text in rows:
-        table.add_row(name, text)
-    Console(markup=False, highlight=False).print(table)
+        table.add_row(Text(name), Text(text))
+    Console().print(table)

@@ -1,5 +1,6 @@
 """The Typer application. Only Typer is imported here, so that help answers at once; Hydra and torch come later."""
 
+import io
 import sys
 from typing import Annotated
 
@@ -128,6 +129,20 @@ def rerun(directory: Annotated[str, typer.Argument(metavar="DIR", help="The dire
     raise typer.Exit(guarded(work))
 
 
+@app.command("doctor")
+def doctor() -> None:
+    """Show versions, devices and the cache."""
+    from robustcli.cli.launch import guarded
+
+    def work() -> int:
+        from robustcli.cli.doctor import print_doctor
+
+        print_doctor()
+        return 0
+
+    raise typer.Exit(guarded(work))
+
+
 def _version(wanted: bool) -> None:
     if wanted:
         typer.echo(f"robustcli {__version__}")
@@ -145,4 +160,7 @@ def _root(
 
 def main() -> None:
     """Entry point of the console script."""
+    for stream in (sys.stdout, sys.stderr):  # a terminal that lacks a letter must not cost a finished run
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     app(prog_name="robustcli", args=sys.argv[1:])

@@ -8,13 +8,13 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, open_dict, read_write
 
 from robustcli.cli.commands import find
-from robustcli.cli.job import engine_of, user_error
+from robustcli.cli.job import engine_of
 from robustcli.cli.launch import one_sentence, written_out
 from robustcli.config import groups as config_groups
 from robustcli.config.checks import check
 from robustcli.config.compose import compose
 from robustcli.config.overrides import key
-from robustcli.utils.errors import UserError
+from robustcli.utils.errors import UserError, user_error_in_chain
 
 
 def validate(name: str, argv: Sequence[str]) -> int:
@@ -39,7 +39,7 @@ def validate(name: str, argv: Sequence[str]) -> int:
             check(config)
             engine_of(command).load(config)
         except Exception as error:
-            if mistake := user_error(error):
+            if mistake := user_error_in_chain(error):
                 raise mistake from error
             raise
     shown = [f"{group}={choice}" for group, choice in chosen.items() if choice is not None]

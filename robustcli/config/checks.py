@@ -5,13 +5,13 @@ schedule: str = choice("cosine", "constant")
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import Field, field, fields, is_dataclass
+from dataclasses import MISSING, Field, field, fields, is_dataclass
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from robustcli.config.leaves import settle_types
+from robustcli.config.leaves import refuse_vast, settle_types
 from robustcli.utils.errors import UserError
 from robustcli.utils.suggest import did_you_mean
 
@@ -39,7 +39,8 @@ def check(config: DictConfig) -> None:
         UserError: a missing value, one out of its bounds or not among the choices, or an interpolation without target.
     """
     try:
-        OmegaConf.to_container(config, resolve=True)
+        _restore_defaults(config)
+        refuse_vast(OmegaConf.to_container(config, resolve=True))
         deleted = {key for key, node, entry in _settings(config) if entry.name not in node}  # by `~key`
         missing = sorted(OmegaConf.missing_keys(config) | deleted)
     except OmegaConfBaseException as error:
@@ -55,6 +56,14 @@ def check(config: DictConfig) -> None:
             _check_bounds(key, value, entry.metadata["low"], entry.metadata["high"])
         if choices := entry.metadata.get("choices"):
             node[entry.name] = _chosen(key, value, choices)
+
+
+def _restore_defaults(config: DictConfig) -> None:
+    """Put the default in the place of what ``~key`` deleted, where there is one."""
+    for _, node, entry in list(_settings(config)):
+        if entry.name not in node and entry.default is not MISSING:
+            with open_dict(node):
+                node[entry.name] = entry.default
 
 
 def _settings(node: DictConfig, prefix: str = "") -> Iterator[tuple[str, DictConfig, "Field[Any]"]]:

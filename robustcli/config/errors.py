@@ -14,8 +14,8 @@ from robustcli.config.schemas import SCHEMAS
 from robustcli.utils.errors import UserError
 from robustcli.utils.suggest import did_you_mean, nearest_keys
 
-# A number, a truth value or a mapping, none of which Hydra takes for the name of a choice.
-_NO_NAME = re.compile(r"[-+]?[\d.]+(e[-+]?\d+)?|true|false|\{.*", re.IGNORECASE)
+# A number, a truth value, a mapping or a list, none of which Hydra takes for the name of a choice.
+_NO_NAME = re.compile(r"[-+]?([\d.]+(e[-+]?\d+)?|inf|nan)|true|false|[\[{].*", re.IGNORECASE)
 # What OmegaConf says of a value of the wrong type -> what a typed key must be.
 _EXPECTED: Mapping[str, str] = {
     "converted to Integer": "a whole number",
@@ -72,6 +72,8 @@ def check_groups(command: str, argv: Sequence[str]) -> None:
             raise UserError(f"{word}: a group takes the name of a choice ({listed}); leave it out for its default.")
         if group in own and choice not in own[group] and _NO_NAME.fullmatch(choice):
             raise UserError(f"{group} has no choice {choice} (choices: {', '.join(own[group])})")
+        if group in every and group not in own and _NO_NAME.fullmatch(choice):  # which Hydra takes for a choice too
+            raise UserError(f"{word}: {command} has no group {group!r}; of a node set the keys, {group}.KEY=VALUE.")
         if group == config_groups.EXPERIMENT:
             _check_experiments(command, choice.split(","), every.get(group, []), own.get(group, []))
         elif choice in every.get(group, ()) and group not in own and (owners := _owners(group)):

@@ -67,7 +67,7 @@ class EvaluationSettings:
     limit: int | None = bounded(1)
     batch_size: int = bounded(1)
     before: bool
-    resamples: int = bounded(1)
+    resamples: int = bounded(1, 1_000_000)
     eps_curve: list[Any]
     curve_attack: str | None
     fresh: int = bounded(1)
@@ -126,7 +126,7 @@ class BaseCommand:
     checkpoint: str | None
     resume: str | None
     device: str
-    threads: int = bounded(1)
+    threads: int = bounded(1, 1024)
     dataset: Any
     evaluation: EvaluationSettings
 
@@ -145,7 +145,7 @@ class TrainMatCommand(JudgingCommand):
     """``robustcli train-mat``."""
 
     attack: Any
-    candidates: Any
+    candidates: Any = None
     defense: Any
     attacks: Any
     trainer: TrainerSettings
@@ -179,7 +179,7 @@ class AttackCommand(JudgingCommand):
     """``robustcli attack``."""
 
     attack: Any
-    candidates: Any
+    candidates: Any = None
     purifier: Any = None
 
 
@@ -189,7 +189,7 @@ class EvaluateCommand(JudgingCommand):
 
     attack: Any = None
     attacks: Any
-    candidates: Any
+    candidates: Any = None
     purifier: Any = None
     checkpoints: Any = None
     transfer: bool

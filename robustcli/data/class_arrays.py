@@ -4,7 +4,6 @@ Shapes: N images, C channels, H height, W width.
 """
 
 import hashlib
-import zipfile
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -122,9 +121,15 @@ def _read(path: Path, keys: Sequence[str]) -> list[_Array]:
                     f"{path} has no array {missing[0]!r}, only {', '.join(stored)}: set dataset.images, dataset.labels "
                     "or dataset.ids."
                 )
-            return [stored[key] for key in keys]
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+            arrays = [stored[key] for key in keys]
+    except UserError:
+        raise
+    except Exception as error:  # the parsers of zip and npy raise whatever they meet in damaged bytes
         raise UserError(f"{path} cannot be read ({error}): it is damaged, no .npz, or holds Python objects.") from None
+    for key, array in zip(keys, arrays, strict=True):
+        if array.ndim == 0:
+            raise UserError(f"{path}, {key} is a single {array.dtype}: expected an array with an entry for each image.")
+    return arrays
 
 
 def _pixels(array: _Array, layout: str | None, where: str) -> _Array:

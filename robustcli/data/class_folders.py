@@ -21,7 +21,7 @@ from robustcli.data.faults import Faults, OnError
 from robustcli.data.files import check_fingerprint, check_positive, decoded, other_splits
 from robustcli.data.overlap import overlaps
 from robustcli.data.sources import SPLITS, Blob, Record
-from robustcli.data.walks import files_below, hidden, normal, on_disk
+from robustcli.data.walks import files_below, hidden, is_unicode, normal, on_disk, printable
 from robustcli.utils.errors import UserError
 from robustcli.utils.seeding import derive_seed
 
@@ -84,7 +84,8 @@ class ClassFolders(ImageClassData):
         found = _of_split(found, split, val_share)
         records, store = decoded(found[:limit], image_size, faults, fit=fit)
         if not records:
-            raise UserError(f"the split {split!r} of {self.name} has no usable image left: see the log for why.")
+            raise UserError(f"the split {split!r} of {self.name} has no usable image left: {faults.first}.")
+        _check_none_lost(self.classes, found[:limit], records, faults)
         self.skipped = faults.count
         self.image_ids = [record.image_id for record in records]
         places = {name: place for place, name in enumerate(self.classes)}
@@ -92,7 +93,7 @@ class ClassFolders(ImageClassData):
         self.fingerprint = _fingerprint(self.classes, self.image_ids, store.hashes)
         self._pixels = store.pixels
         others = other_splits(split, partial(_images_of, str(root), val_share))
-        self.notes = [*store.notes, *overlaps(split, [record.blob for record in records], others)]
+        self.notes = [*faults.notes(), *store.notes, *overlaps(split, [record.blob for record in records], others)]
         check_fingerprint(self, fingerprint, limit)
 
     def images(self, indices: Tensor) -> Tensor:
@@ -172,6 +173,8 @@ def _checked_classes(
 def _class_folders(folder: Path) -> list[str]:
     """Normal names of the folders in ``folder``, sorted; `UserError` for two that differ in their code points alone."""
     names = sorted(normal(path.name) for path in folder.iterdir() if path.is_dir() and not hidden(path.name))
+    if foreign := [name for name in names if not is_unicode(name)]:
+        raise UserError(f"{folder} has a folder {printable(foreign[0])!r}, whose name is not UTF-8: rename it.")
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
         raise UserError(f"{folder} has two folders {twice[0]!r}, in other code points (NFC and NFD): make them one.")
@@ -185,6 +188,16 @@ def _check_count(name: str, split: str, folder: Path, found: int, counts: Mappin
         raise UserError(
             f"{folder} has {found} images, but the split {split!r} of {name} has {expected}: unpack the archive anew, "
             "or set dataset.counts=null for a set of your own."
+        )
+
+
+def _check_none_lost(classes: Sequence[str], found: Sequence[Record], usable: Sequence[Record], faults: Faults) -> None:
+    """`UserError` for a class all of whose images were skipped: the others alone would be an easier task."""
+    before, after = ({record.image_id.split("/")[0] for record in records} for records in (found, usable))
+    if lost := [name for name in classes if name in before - after]:
+        raise UserError(
+            f"no image of the class {lost[0]!r}{_more(lost)} can be read, for example {faults.first}: mend them, or "
+            "leave the class out of dataset.classes and move its folder away."
         )
 
 

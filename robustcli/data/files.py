@@ -85,7 +85,9 @@ class FileSet(ImageTextData):
         self.name, self.split, self.image_size = reading.name, reading.split, image_size
         records, store = decoded(records, image_size, reading.faults)
         if not records:
-            raise UserError(f"the split {self.split!r} of {self.name} has no usable image left: see the log for why.")
+            raise UserError(
+                f"the split {self.split!r} of {self.name} has no usable image left: {reading.faults.first}."
+            )
         self.skipped = reading.faults.count
         self.image_ids = [record.image_id for record in records]
         self.captions = [caption for record in records for caption in record.captions]
@@ -95,7 +97,11 @@ class FileSet(ImageTextData):
         self.fingerprint = _fingerprint(records, store.hashes)
         self._pixels = store.pixels
         others = other_splits(self.split, reading.read)
-        self.notes = [*store.notes, *overlaps(self.split, [record.blob for record in records], others)]
+        self.notes = [
+            *reading.faults.notes(),
+            *store.notes,
+            *overlaps(self.split, [record.blob for record in records], others),
+        ]
         check_fingerprint(self, fingerprint, limit)
 
     def images(self, indices: Tensor) -> Tensor:

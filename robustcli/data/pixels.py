@@ -6,14 +6,16 @@ Shapes: N images, S image size; the store is (N,3,S,S) uint8, 150 KB an image of
 import hashlib
 import json
 import logging
+import math
 import os
 import shutil
-import tempfile
 import time
+import zlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import PIL
@@ -22,7 +24,7 @@ from numpy.typing import NDArray
 from robustcli.data.decode import PIPELINE, BadImage, Decoded, Fit, decode, notes_of
 from robustcli.data.sources import Blob
 from robustcli.utils import locks
-from robustcli.utils.cache import cache_directory
+from robustcli.utils.cache import cache_directory, remove_leftovers, temporary_folder, unreadable, writing
 from robustcli.utils.errors import UserError
 
 BATCH = 256  # files decoded ahead of the writer: bounds the memory
@@ -70,19 +72,49 @@ def open_store(blobs: Sequence[Blob], image_size: int, *, stop_at_bad: bool, fit
         UserError: no room on the disk, or the cache cannot be written.
     """
     place = cache_directory("images") / _key(blobs, image_size, fit)
-    if not place.is_dir():
+    if (store := _read(place, image_size)) is None:
         # The jobs of a sweep ask for the same set at the same time: one decodes, the others wait for it.
-        with locks.exclusive(place.with_suffix(".lock")):
-            problem = None
-            if not place.is_dir():
-                problem = _build(blobs, image_size, place, stop_at_bad=stop_at_bad, fit=fit)
-        if problem:
-            return PixelStore(np.empty((0, 3, image_size, image_size), np.uint8), [], [], [problem])
-    entries = json.loads((place / "entries.json").read_text())
-    shape = (len(entries["kept"]), 3, image_size, image_size)
-    pixels = np.memmap(place / "pixels.u8", np.uint8, "r", shape=shape) if shape[0] else np.empty(shape, np.uint8)
-    bad = [(position, what) for position, what in entries["bad"]]
-    return PixelStore(pixels, entries["kept"], entries["hashes"], bad, entries["notes"])
+        with writing(place.parent), locks.exclusive(place.with_suffix(".lock")):
+            if (store := _read(place, image_size)) is None:
+                remove_leftovers(place)
+                if problem := _build(blobs, image_size, place, stop_at_bad=stop_at_bad, fit=fit):
+                    return PixelStore(np.empty((0, 3, image_size, image_size), np.uint8), [], [], [problem])
+                store = _read(place, image_size)
+    if store is None:
+        raise UserError(f"{place} cannot be read back as it was written: is the disk damaged? Remove it.")
+    return store
+
+
+def _read(place: Path, image_size: int) -> PixelStore | None:
+    """The store in a folder; None where there is none, or one that is not as it was written.
+
+    All pixels are read for it, at 1 to 2 GB/s once they are in memory, a fiftieth of the time of decoding: a file that
+    lost its blocks would else give figures of other images.
+    """
+    if not place.is_dir():
+        return None
+    try:
+        entries = json.loads((place / "entries.json").read_text())
+        shape = (len(entries["kept"]), 3, image_size, image_size)
+        # numpy maps no empty file, and of a longer one the first part.
+        whole = (place / "pixels.u8").stat().st_size == math.prod(shape)
+        pixels: Any = np.memmap(place / "pixels.u8", np.uint8, "r", shape=shape) if shape[0] else np.empty(shape, "u1")
+        if whole and _sums(pixels) == entries["sums"]:
+            bad = [(position, what) for position, what in entries["bad"]]
+            return PixelStore(pixels, entries["kept"], entries["hashes"], bad, entries["notes"])
+    except PermissionError as error:
+        raise unreadable(place) from error
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        log.info("%s: %s", place, error)
+    log.warning("the decoded images in %s are damaged, or of an earlier version: they are made anew", place)
+    return None
+
+
+def _sums(pixels: NDArray[np.uint8]) -> list[int]:
+    """CRC-32 of each `BATCH` of images."""
+    return [
+        zlib.crc32(np.ascontiguousarray(pixels[start : start + BATCH]).data) for start in range(0, len(pixels), BATCH)
+    ]
 
 
 def _key(blobs: Sequence[Blob], image_size: int, fit: Fit) -> str:
@@ -103,16 +135,18 @@ def _build(
 ) -> tuple[int, str] | None:
     """Decode into a folder of another name and rename it, so that a killed run leaves no half of a store."""
     _check_space(place.parent, len(blobs) * 3 * image_size**2)
-    unfinished = Path(tempfile.mkdtemp(prefix=f"{place.name}.", dir=place.parent))
+    unfinished = temporary_folder(place)
     try:
         problem = _write(blobs, image_size, unfinished, stop_at_bad=stop_at_bad, fit=fit)
         if problem is None:
+            if place.is_dir() and _read(place, image_size) is None:
+                shutil.rmtree(place)
             unfinished.rename(place)
         return problem
-    except OSError as error:
-        if place.is_dir():  # made meanwhile on a machine that the lock does not reach, which is as good
-            return None
-        raise UserError(f"decoded images cannot be kept in {place.parent}: {error}.") from error
+    except OSError:
+        if not place.is_dir():  # else made meanwhile on a machine that the lock does not reach, which is as good
+            raise
+        return None
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
 
@@ -120,7 +154,8 @@ def _build(
 def _write(
     blobs: Sequence[Blob], image_size: int, folder: Path, *, stop_at_bad: bool, fit: Fit
 ) -> tuple[int, str] | None:
-    kept, hashes, bad, sizes, turned, composed = [], [], [], [], 0, 0
+    kept, sums, hashes = list[int](), list[int](), list[str]()
+    bad, sizes, turned, composed = list[tuple[int, str]](), list[tuple[int, int]](), 0, 0
     with (folder / "pixels.u8").open("wb") as file:
         for position, found in enumerate(_decoded(blobs, image_size, fit)):
             if found.image is None:
@@ -129,13 +164,16 @@ def _write(
                     return bad[0]
             else:
                 file.write(found.image.pixels.data)
+                sums = [*sums, 0] if len(kept) % BATCH == 0 else sums
+                sums[-1] = zlib.crc32(found.image.pixels.data, sums[-1])
                 kept.append(position)
                 hashes.append(found.digest)
                 sizes.append(found.image.size)
                 turned += found.image.turned
                 composed += found.image.composed
     notes = notes_of(sizes, image_size, fit, turned=turned, composed=composed)
-    (folder / "entries.json").write_text(json.dumps({"kept": kept, "hashes": hashes, "bad": bad, "notes": notes}))
+    entries = {"kept": kept, "hashes": hashes, "bad": bad, "notes": notes, "sums": sums}
+    (folder / "entries.json").write_text(json.dumps(entries))
     return None
 
 

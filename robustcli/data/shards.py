@@ -7,7 +7,9 @@ import glob
 import json
 import re
 import tarfile
+from collections import Counter
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 
 from braceexpand import braceexpand
@@ -19,6 +21,7 @@ from robustcli.data.walks import hidden, normal
 from robustcli.utils.errors import UserError
 
 IMAGES = ("jpg", "jpeg", "png", "webp")
+MOST_SHARDS = 100_000
 KEY_AND_EXTENSION = re.compile(r"((?:.*/)?[^./][^./]*)\.([^/]*)")  # the key ends at the first dot of the file name
 
 
@@ -65,9 +68,7 @@ def shard_paths(pattern: str) -> list[Path]:
     Raises:
         UserError: one does not exist, or two have the same name.
     """
-    names = [
-        name for part in braceexpand(str(Path(pattern).expanduser())) for name in sorted(glob.glob(part)) or [part]
-    ]
+    names = [name for part in _expanded(pattern) for name in sorted(glob.glob(part)) or [part]]
     paths = [Path(name) for name in names]
     missing = [path for path in paths if not path.is_file()]
     if missing:
@@ -75,12 +76,25 @@ def shard_paths(pattern: str) -> list[Path]:
             f"dataset.pattern is {pattern!r}: {len(missing)} of its {len(paths)} shards do not exist, the first is"
             f" {missing[0]}; correct the pattern or put the shards there."
         )
-    repeated = {path.stem for path in paths if [other.stem for other in paths].count(path.stem) > 1}
+    repeated = [stem for stem, count in Counter(path.stem for path in paths).items() if count > 1]
     if repeated:
         raise UserError(
             f"dataset.pattern is {pattern!r}: two shards are called {min(repeated)}, expected unique names."
         )
     return paths
+
+
+def _expanded(pattern: str) -> list[str]:
+    """The names that the braces of a pattern stand for; `UserError` for more than a set can have."""
+    ranges = re.findall(r"\{(-?\d+)\.\.(-?\d+)", pattern)  # braceexpand would list each to its end
+    names: list[str] = []
+    if all(abs(int(last) - int(first)) < MOST_SHARDS for first, last in ranges):
+        names = list(islice(braceexpand(str(Path(pattern).expanduser())), MOST_SHARDS + 1))
+    if not 0 < len(names) <= MOST_SHARDS:
+        raise UserError(
+            f"dataset.pattern is {pattern!r}, which stands for more than {MOST_SHARDS:,} shards: narrow it."
+        )
+    return names
 
 
 def _records(path: Path, faults: Faults) -> Iterator[Record]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from robustcli.data.faults import Faults
-from robustcli.data.walks import normal
+from robustcli.data.walks import is_unicode, normal, printable
 from robustcli.utils.errors import UserError
 
 SPLITS = ("train", "val", "test")
@@ -49,8 +49,10 @@ def safe_name(relative: str, root: Path, where: str) -> str:
     The check is by name: a folder of images that is itself a link to another disk is the user's own doing.
 
     Raises:
-        UserError: an absolute name, a drive, ``..`` that leads out, or a NUL byte.
+        UserError: an absolute name, a drive, ``..`` that leads out, a NUL byte, or half of a character.
     """
+    if not is_unicode(relative):
+        raise UserError(f"{where} names the image {printable(relative)!r}, which is no text of whole characters.")
     name = normal(os.path.normpath(relative.strip()))
     if name.startswith(("..", "/", "\\")) or re.match(r"[A-Za-z]:", name) or "\0" in name:
         raise UserError(
@@ -65,7 +67,9 @@ def clean_captions(raw: Sequence[object], where: str, faults: Faults) -> list[st
     captions = []
     for number, caption in enumerate(raw):
         text = " ".join(caption.split()) if isinstance(caption, str) else ""
-        if text:
+        if not is_unicode(text):
+            faults.report(where, f"has a caption with half of a character ({printable(text)!r:.60})")
+        elif text:
             captions.append(text)
         else:
             faults.report(where, f"has an empty caption (number {number} of its {len(raw)})")

@@ -13,6 +13,18 @@ def normal(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
+def is_unicode(name: str) -> bool:
+    """False for text that UTF-8 cannot hold and no table could store: half of a surrogate pair, as JSON may spell it
+    (``\\ud800``), or a byte of a file name that is not UTF-8.
+    """
+    return not any("\ud800" <= letter <= "\udfff" for letter in name)
+
+
+def printable(name: str) -> str:
+    """``name`` with backslashes for what UTF-8 cannot hold."""
+    return name.encode(errors="backslashreplace").decode()
+
+
 def hidden(name: str) -> bool:
     """True for a path with a hidden file or folder in it, such as ``.ipynb_checkpoints/1.png``."""
     return any(part.startswith(".") and part not in (".", "..") for part in name.split("/"))
@@ -31,7 +43,9 @@ def _walk(folder: Path, faults: Faults, entered: tuple[Path, ...]) -> Iterator[P
     for path in sorted(folder.iterdir()):
         if hidden(path.name):
             continue
-        if path.is_dir():
+        if not is_unicode(path.name):
+            faults.report(printable(str(path)), "has a name that is not UTF-8")
+        elif path.is_dir():
             real = Path(os.path.realpath(path))
             if real in entered:
                 faults.report(str(path), "is a link to a folder that it stands in")

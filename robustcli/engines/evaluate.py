@@ -41,7 +41,7 @@ def _checkpoints(config: DictConfig) -> dict[str, str | None]:
     """Label -> file of the weights of each model to evaluate."""
     if config.checkpoints is None:
         return {"model": config.checkpoint}
-    if not isinstance(config.checkpoints, DictConfig):
+    if not isinstance(config.checkpoints, DictConfig) or not config.checkpoints:
         raise UserError(
             f"checkpoints is {config.checkpoints}, without labels: write checkpoints='{{clean: a.safetensors, mat: "
             "b.safetensors}' to compare models, or checkpoint=FILE for one."

@@ -18,6 +18,7 @@ from robustcli.data import ImageClassData
 from robustcli.defenses import PurifiedClassifier, Purifier
 from robustcli.defenses.purification.alpha_images import AdversarialImages, attack_reconstruction
 from robustcli.defenses.purification.alpha_search import AlphaEvaluator, AlphaSearch, Trial, as_row, check_objectives
+from robustcli.engines.loading import print_notes
 from robustcli.report.alpha_results import LearnedAlphas, write_learned_alphas
 from robustcli.runs.run import Run
 from robustcli.utils.errors import UserError
@@ -49,6 +50,7 @@ def run(config: DictConfig, run: Run) -> float:
     """
     with run.phase("load"):
         sets, defence, search = load(config)
+    print_notes(sets)
     names, splits = check_objectives(config.objectives), (config.adversarial.split, config.evaluation.split)
     run.note(device=str(defence.classifier.device))
     run.note_inputs(

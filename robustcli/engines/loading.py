@@ -102,6 +102,13 @@ def collect_records(
         return evaluation.records(groups, keep=keep, part=run.records_part, show=show)
 
 
+def print_notes(sets: Mapping[str, Data]) -> None:
+    """Print what the readers of data sets changed or left out, where no table will tell it; by split."""
+    for split, data in sets.items():
+        for note in data.notes:
+            print(f"{split}: {note}", flush=True)
+
+
 def word_sources(attacks: Mapping[str, Attack | None]) -> dict[str, CandidateSource]:
     """The source of words of each attack that has one."""
     found = {name: getattr(getattr(attack, "text", None), "candidates", None) for name, attack in attacks.items()}

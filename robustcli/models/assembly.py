@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from robustcli.models.registry import name_of
-from robustcli.models.weights import Checkpoint, Weights, read_weights
+from robustcli.models.weights import Checkpoint, Weights, check_shapes, read_weights
 from robustcli.utils.errors import UserError
 
 Classes = Sequence[str] | int
@@ -70,8 +70,21 @@ def class_count(classes: Classes) -> int:
     return number
 
 
-def he_initialised(build: Callable[[], Network], seed: int) -> Network:
-    """A network whose convolutions and linear layers are drawn from ``seed`` (He et al. 2015), its norms neutral."""
+def check_sizes(most: int, **sizes: int) -> None:
+    """`UserError` for a number of layers that no network has; each is an object, made before any weight is."""
+    for key, value in sizes.items():
+        if value > most:
+            raise UserError(f"model.{key} is {value}, more than can be meant: at most {most:,}.")
+
+
+def he_initialised(build: Callable[[], Network], seed: int, weights: Weights | None) -> Network:
+    """A network whose convolutions and linear layers are drawn from ``seed`` (He et al. 2015), its norms neutral.
+
+    Raises:
+        UserError: its shapes are not those of the ``weights`` that it is to hold, see `check_shapes`.
+    """
+    if weights is not None:
+        check_shapes(weights, build)
     with torch.random.fork_rng(devices=[]):  # the constructors draw weights that are replaced at once
         network = build()
     generator = torch.Generator().manual_seed(seed)

@@ -18,7 +18,7 @@ from robustcli.models.dual_encoder import DualEncoder
 from robustcli.models.names import resolve
 from robustcli.models.registry import MODELS, Factory, import_factory, name_of, row_of
 from robustcli.models.weights import SUFFIXES, Model, assign, find_weights, read_safetensors, read_weights
-from robustcli.utils.errors import UserError, wrong_type
+from robustcli.utils.errors import UserError, constructor_errors
 from robustcli.utils.suggest import did_you_mean
 
 Config = str | Path | Mapping[str, Any]
@@ -235,10 +235,8 @@ def _call(factory: Factory, settings: Mapping[str, Any]) -> Model:
         if parameter.default is Parameter.empty and settings.get(key) is None:
             example = ": give a name such as ViT-B-16 or resnet50" if key == "architecture" else ""
             raise UserError(f"model.{key} is missing{example or f', which {name_of(factory)} needs'}")
-    try:
+    with constructor_errors(f"model {name_of(factory)}"):
         model = factory(**settings)
-    except (TypeError, ValueError) as error:
-        raise wrong_type(f"model {name_of(factory)}", error) from error
     if not isinstance(model, Classifier | DualEncoder):
         raise UserError(
             f"model._target_ {name_of(factory)} makes a {type(model).__name__}: expected a robustcli.models.Classifier "

@@ -27,7 +27,7 @@ def lenet(*, classes: Classes = tuple("0123456789"), seed: int = 0, checkpoint: 
     """
     settings, weights = settings_and_weights(lenet, {"classes": classes}, checkpoint)
     number = class_count(settings["classes"])
-    network = he_initialised(lambda: _LeNet(number), seed)
+    network = he_initialised(lambda: _LeNet(number), seed, weights)
     model = Classifier(
         network,
         classes=settings["classes"],

@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from robustcli.models.assembly import Classes, class_count, he_initialised, settings_and_weights
+from robustcli.models.assembly import Classes, check_sizes, class_count, he_initialised, settings_and_weights
 from robustcli.models.classifier import IMAGENET_MEAN, IMAGENET_STD, Classifier
 from robustcli.models.weights import Checkpoint, assign
 from robustcli.utils.errors import UserError
@@ -48,8 +48,9 @@ def resnet_cifar(
     settings, weights = settings_and_weights(resnet_cifar, settings, checkpoint)
     if settings["depth"] < 8 or (settings["depth"] - 2) % 6:
         raise UserError(f"model.depth is {settings['depth']}: expected 6n + 2, such as 20, 32, 44 or 56")
+    check_sizes(10_000, depth=settings["depth"])
     number = class_count(settings["classes"])
-    network = he_initialised(lambda: _ResNet((settings["depth"] - 2) // 6, number), seed)
+    network = he_initialised(lambda: _ResNet((settings["depth"] - 2) // 6, number), seed, weights)
     model = Classifier(
         network,
         classes=settings["classes"],

@@ -45,7 +45,7 @@ def small_cnn(
     )
     _check(settings)
     number = class_count(settings["classes"])
-    network = he_initialised(lambda: _SmallCNN(settings["channels"], settings["widths"], number), seed)
+    network = he_initialised(lambda: _SmallCNN(settings["channels"], settings["widths"], number), seed, weights)
     model = Classifier(
         network,
         classes=settings["classes"],
@@ -63,8 +63,10 @@ def _check(settings: dict[str, Any]) -> None:
         raise UserError("model.classes is null: give the names of the classes, or a checkpoint that holds them")
     if settings["channels"] not in (1, 3):
         raise UserError(f"model.channels is {settings['channels']}: expected 1 or 3")
-    if not settings["widths"] or min(settings["widths"]) < 1:
-        raise UserError(f"model.widths is {settings['widths']}: expected a whole number above 0 for each stage")
+    if not settings["widths"] or min(settings["widths"]) < 1 or len(settings["widths"]) > 100:
+        raise UserError(
+            f"model.widths is {settings['widths']}: expected a whole number above 0 for each of 1 to 100 stages"
+        )
 
 
 class _SmallCNN(nn.Module):

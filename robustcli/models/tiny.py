@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 
-from robustcli.models.assembly import settings_and_weights
+from robustcli.models.assembly import check_sizes, settings_and_weights
 from robustcli.models.dual_encoder import DualEncoder
 from robustcli.models.registry import MODELS
 from robustcli.models.tokenizer import WordTokenizer
 from robustcli.models.towers import ImageTower, LeanCLIP, TextTower, initialise
-from robustcli.models.weights import Checkpoint, assign
+from robustcli.models.weights import Checkpoint, Weights, assign, check_shapes
 from robustcli.utils.errors import UserError
 
 _MEAN, _STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
@@ -66,15 +66,17 @@ def tiny(
         vocabulary = weights.description.get("vocabulary", vocabulary)
     if not vocabulary:
         raise UserError("model.vocabulary is empty: give the words of the captions, or a checkpoint that holds them")
-    model = _build(vocabulary, sizes, seed)
+    model = _build(vocabulary, sizes, seed, weights)
     if weights is not None:
         assign(model, weights)
     return model
 
 
-def _build(vocabulary: Sequence[str], sizes: Mapping[str, int], seed: int) -> DualEncoder:
+def _build(vocabulary: Sequence[str], sizes: Mapping[str, int], seed: int, weights: Weights | None) -> DualEncoder:
     _check(sizes)
     tokenizer = WordTokenizer(vocabulary, sizes["context_length"])
+    if weights is not None:
+        check_shapes(weights, lambda: _network(len(tokenizer), sizes))
     with torch.random.fork_rng(devices=[]):  # the constructors draw weights that are replaced at once
         network = _network(len(tokenizer), sizes)
     initialise(network, torch.Generator().manual_seed(seed))
@@ -109,6 +111,7 @@ def _check(sizes: Mapping[str, int]) -> None:
     for part, whole in (("patch_size", "image_size"), ("heads", "width"), ("text_heads", "text_width")):
         if sizes[part] < 1 or sizes[whole] % sizes[part]:
             raise UserError(f"model.{part} is {sizes[part]}, but it must divide model.{whole}, which is {sizes[whole]}")
+    check_sizes(1000, layers=sizes["layers"], text_layers=sizes["text_layers"])
     for name in ("layers", "text_layers", "embed_dim"):
         if sizes[name] < 1:
             raise UserError(f"model.{name} is {sizes[name]}: expected at least 1")

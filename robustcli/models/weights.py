@@ -6,7 +6,8 @@ import logging
 import pickle
 import re
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from robustcli import __version__
 from robustcli.models.classifier import Classifier
@@ -104,6 +105,19 @@ def assign(model: Model, weights: Weights) -> None:
         log.warning("%s", sentence)
 
 
+def check_shapes(weights: Weights, build: Callable[[], nn.Module]) -> None:
+    """Check that the network of ``build`` has the names and shapes of ``weights``, before its memory is asked for.
+
+    A file may describe a network of any size beside weights of another.
+
+    Raises:
+        UserError: it has not.
+    """
+    with torch.device("meta"):
+        expected = build().state_dict()
+    _check_match(weights, fitted(weights.state, expected), expected)
+
+
 def read_weights(path: Checkpoint, *, shipped: str | None = None, key: str | None = None) -> Weights:
     """Read safetensors, or a ``torch.save`` file of tensors: a state dict, or a checkpoint with one among its entries.
 
@@ -175,7 +189,7 @@ def read_safetensors(path: Path, *, tensors: bool = True) -> tuple[dict[str, Any
         with safe_open(path, framework="pt") as file:
             stored = json.loads((file.metadata() or {}).get(METADATA_KEY, "{}"))
             state = {name: file.get_tensor(name) for name in file.keys()} if tensors else {}  # noqa: SIM118
-    except (SafetensorError, json.JSONDecodeError) as error:
+    except (SafetensorError, json.JSONDecodeError, RecursionError) as error:
         raise UserError(f"checkpoint {path} cannot be read ({error}): it is damaged or no safetensors file") from error
     _check_metadata(path, stored)
     return stored, state
@@ -205,12 +219,13 @@ def read_torch(path: Path, *, mmap: bool = False) -> Any:
     """The content of a ``torch.save`` file of tensors and plain data.
 
     Args:
-        mmap: leave the tensors on the disk until they are read; for files that are zip archives.
+        mmap: leave the tensors on the disk until they are read, where the file is a zip archive.
 
     Raises:
         UserError: damaged, or it holds objects that could run code when read.
     """
-    if _is_torchscript(path):
+    names = _zip_names(path)
+    if any(name.endswith("/constants.pkl") for name in names):
         raise UserError(
             f"checkpoint {path} is a TorchScript archive, which opens only by running the code in it: if you trust it, "
             "convert it once, `torch.save(torch.jit.load(path, map_location='cpu').state_dict(), 'weights.pt')`, "
@@ -218,7 +233,7 @@ def read_torch(path: Path, *, mmap: bool = False) -> Any:
         )
     try:
         with torch.serialization.safe_globals(_PLAIN):
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap and bool(names))
     except pickle.UnpicklingError as error:
         raise UserError(
             f"checkpoint {path} holds Python objects beside tensors, or is damaged; it is not read, for such objects "
@@ -232,7 +247,8 @@ def _is_state(value: Any) -> bool:
     """True for a table of tensors by name, beside which OpenAI's files have numbers."""
     if not isinstance(value, Mapping) or not value:
         return False
-    return all(isinstance(each, Tensor) for name, each in value.items() if str(name) not in _OPENAI)
+    named = all(isinstance(name, str) for name in value)
+    return named and all(isinstance(each, Tensor) for name, each in value.items() if name not in _OPENAI)
 
 
 def _chosen(
@@ -260,11 +276,11 @@ def _bare(state: Mapping[str, Tensor], prefixes: Sequence[str]) -> dict[str, Ten
     return bare
 
 
-def _is_torchscript(path: Path) -> bool:
-    if not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as archive:
-        return any(name.endswith("/constants.pkl") for name in archive.namelist())
+def _zip_names(path: Path) -> list[str]:
+    """Names of the members of a zip archive; none for any other file, and for a damaged one, which torch refuses."""
+    with suppress(zipfile.BadZipFile, ValueError, NotImplementedError), zipfile.ZipFile(path) as archive:
+        return archive.namelist()
+    return []
 
 
 def fitted(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -11,8 +12,9 @@ from robustcli.defenses.purification.alpha_images import AdversarialImages
 from robustcli.defenses.purification.alpha_search import AlphaSearch, as_row
 from robustcli.defenses.purification.alphas import schedule
 from robustcli.metrics import Interval, bootstrap_difference, wilson
+from robustcli.report.album import Album
 from robustcli.report.alphas import accuracy_grid, pareto, schedules, search_history
-from robustcli.report.markdown import Report, render_report
+from robustcli.report.markdown import Report, literal, render_report
 from robustcli.report.tables import Grid, print_grid
 from robustcli.runs.run import Run
 from robustcli.utils import files
@@ -69,16 +71,20 @@ def write_learned_alphas(run: Run, learned: LearnedAlphas, *, resamples: int, se
     }
     files.write_json(run.directory / "alphas.json", content)
     grid = accuracy_grid(accuracies, learned.splits[1])
+    album = Album(run)
+    _draw(album, learned, trials)
     report = Report(
         title="Learned alphas",
         summary=_summary(learned, gain),
         threat=_threat(run),
         tables=[grid, _search_grid(learned)],
-        figures=_figures(run, learned, trials),
-        caveats=_caveats(learned, run),
+        figures=[(picture.caption, picture.path) for picture in album.pictures],
+        caveats=[*map(literal, album.failures), *_caveats(learned, run)],
     )
     run.write_report(render_report(report, run.manifest, run.directory))
     print_grid(grid)
+    for sentence in album.failures:
+        print(sentence, flush=True)
     use = f"purifier.alphas={run.directory} purifier.attenuation={learned.attenuation:g}"
     print(f"to use them: {use}", flush=True)
     return float(accuracies["learned"][ADVERSARIAL].mean or 0.0)
@@ -171,21 +177,16 @@ def _search_grid(learned: LearnedAlphas) -> Grid:
     return Grid(title, ["trial", "origin", *learned.objectives], rows, note)
 
 
-def _figures(run: Run, learned: LearnedAlphas, trials: pd.DataFrame) -> list[tuple[str, Any]]:
-    drawn = []
+def _draw(album: Album, learned: LearnedAlphas, trials: pd.DataFrame) -> None:
     if len(learned.objectives) == 2:
-        path = run.figure("pareto")
-        pareto(trials, learned.objectives, path)
-        drawn.append(("Accuracy on adversarial images against that on clean ones, of every trial.", path))
-    path = run.figure("schedules")
+        caption = "Accuracy on adversarial images against that on clean ones, of every trial."
+        album.draw("pareto", caption, partial(pareto, trials, learned.objectives))
     best = learned.search.trials[learned.search.best()].alphas
     by_name = {"learned": best, **{name: schedule(name, len(best)).tolist() for name in ("linear", "cosine")}}
-    schedules(by_name, path, attenuation=learned.attenuation)
-    drawn.append((f"How much of each latent is drawn anew, times the attenuation of {learned.attenuation:g}.", path))
-    path = run.figure("history")
-    search_history(trials, learned.objectives, path)
-    drawn.append(("History of the search: every trial, and the best up to then.", path))
-    return drawn
+    caption = f"How much of each latent is drawn anew, times the attenuation of {learned.attenuation:g}."
+    album.draw("schedules", caption, partial(schedules, by_name, attenuation=learned.attenuation))
+    caption = "History of the search: every trial, and the best up to then."
+    album.draw("history", caption, partial(search_history, trials, learned.objectives))
 
 
 def _summary(learned: LearnedAlphas, gain: Interval) -> str:

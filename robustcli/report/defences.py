@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from robustcli.attacks.core.threat import NORMS, shown
 from robustcli.evaluation.records import BARE, CLEAN, WORST
-from robustcli.report.figures import COLOURS, FAINT, INK, MARKERS, save
+from robustcli.report.figures import COLOURS, FAINT, INK, MARKERS, legend, save
 from robustcli.report.tables import DIRECTIONS, MISSING, Grid, directions_of, label_of
 
 if TYPE_CHECKING:
@@ -150,7 +150,7 @@ def accuracy_over_radius(table: "pd.DataFrame", path: Path, *, norm: str) -> Non
     axes.set_ylabel("right answers (%)", color=INK)
     axes.grid(True, color=FAINT, linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside right upper", frameon=False, fontsize=8)
+    legend(figure, axes, loc="outside right upper", fontsize=8)
     save(figure, path)
 
 

@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.offsetbox import AnchoredOffsetbox, HPacker, TextArea, VPacker
+from matplotlib.text import Text
 
 from robustcli.evaluation.evaluator import Example
 from robustcli.report.tables import DIRECTIONS, directions_of, title_of
@@ -84,8 +85,7 @@ def lines(
         _ticks(axes, sorted(set(frame[x])))
         axes.set_ylim(-2, 102)
     grid[0].set_ylabel(y_label, color=INK)
-    handles, labels = grid[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(len(names), 4), frameon=False, fontsize=9)
+    legend(figure, grid[0], loc="outside lower center", ncols=min(len(names), 4), fontsize=9)
     if title:
         figure.suptitle(title, fontsize=11, color=INK)
     save(figure, path)
@@ -141,10 +141,21 @@ def changed_words(caption: str, edited: str) -> tuple[list[bool], list[bool]]:
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write a figure as PNG, whole or not at all, with the same bytes for the same figure."""
+    """Write a figure as PNG, whole or not at all, with the same bytes for the same figure.
+
+    All text is drawn as it stands: captions and names may hold dollar signs, between which matplotlib reads formulas.
+    """
     FigureCanvasAgg(figure)
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)
     with files.atomic(path) as temporary:
         figure.savefig(temporary, format="png", dpi=DPI, facecolor="white", metadata={"Software": None})
+
+
+def legend(figure: Figure, axes: Axes, **settings: Any) -> None:
+    """Legend of the lines of ``axes``; matplotlib's own leaves out a line whose name begins with an underscore."""
+    drawn = axes.get_lines()
+    figure.legend(drawn, [str(line.get_label()) for line in drawn], frameon=False, **settings)
 
 
 def _line(axes: Axes, points: "pd.DataFrame", x: str, y: str, name: str, index: int) -> None:

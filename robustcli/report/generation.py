@@ -10,8 +10,9 @@ from torch import Tensor
 
 from robustcli.evaluation.generation import GenerationJudge
 from robustcli.models.generators import NVAE
+from robustcli.report.album import Album
 from robustcli.report.figures import INK, save
-from robustcli.report.markdown import Report, render_report
+from robustcli.report.markdown import Report, literal, render_report
 from robustcli.report.tables import Grid, print_grid
 from robustcli.runs.run import Run
 
@@ -35,15 +36,22 @@ def write_generation(
         ["", "value"],
         _rows(figures, model),
     )
+    album = Album(run)
+    _draw(album, evaluator, model)
     report = Report(
         title=f"A generator of {evaluator.data.name}",
         threat=[],
         tables=[grid],
-        figures=_pictures(run, evaluator, model),
-        caveats=["Bits are an upper bound, from one draw of the latents for each image."],
+        figures=[(picture.caption, picture.path) for picture in album.pictures],
+        caveats=[
+            *map(literal, album.failures),
+            "Bits are an upper bound, from one draw of the latents for each image.",
+        ],
     )
     run.write_report(render_report(report, run.manifest, run.directory))
     print_grid(grid)
+    for sentence in album.failures:
+        print(sentence, flush=True)
     return figures
 
 
@@ -58,23 +66,26 @@ def _rows(figures: Mapping[str, float], model: NVAE) -> list[tuple[str, str]]:
     ]
 
 
-def _pictures(run: Run, evaluator: GenerationJudge, model: NVAE) -> list[tuple[str, Path]]:
+def _draw(album: Album, evaluator: GenerationJudge, model: NVAE) -> None:
     number = len(model.latent_shapes)
     kept = sorted({round(share * number / (_MOST_ROWS - 1)) for share in range(_MOST_ROWS)}, reverse=True)
-    images, reconstructed = evaluator.reconstructions(model, _COLUMNS)
-    paths = {name: run.figure(name) for name in ("reconstructions", "swept", "samples")}
-    image_grid([("image", images), ("rebuilt", reconstructed)], paths["reconstructions"])
-    rows = [
-        (f"{keep} kept", pictures) for keep, pictures in zip(kept, evaluator.swept(model, _COLUMNS, kept), strict=True)
-    ]
-    image_grid([("image", images), *rows], paths["swept"])
-    samples = evaluator.samples(model, 4 * _COLUMNS)
-    image_grid([("", samples[i : i + _COLUMNS]) for i in range(0, len(samples), _COLUMNS)], paths["samples"])
-    return [
-        ("Images, and what is left of them when no latent is drawn anew.", paths["reconstructions"]),
-        (f"From all {number} latents of the image to none: the finest are drawn anew first.", paths["swept"]),
-        (f"Drawn from the prior at temperature {model.temperature:g}.", paths["samples"]),
-    ]
+
+    def rebuilt(path: Path) -> None:
+        images, reconstructed = evaluator.reconstructions(model, _COLUMNS)
+        image_grid([("image", images), ("rebuilt", reconstructed)], path)
+
+    def swept(path: Path) -> None:
+        images, _ = evaluator.reconstructions(model, _COLUMNS)
+        pictures = evaluator.swept(model, _COLUMNS, kept)
+        image_grid([("image", images), *((f"{k} kept", row) for k, row in zip(kept, pictures, strict=True))], path)
+
+    def sampled(path: Path) -> None:
+        samples = evaluator.samples(model, 4 * _COLUMNS)
+        image_grid([("", samples[i : i + _COLUMNS]) for i in range(0, len(samples), _COLUMNS)], path)
+
+    album.draw("reconstructions", "Images, and what is left of them when no latent is drawn anew.", rebuilt)
+    album.draw("swept", f"From all {number} latents of the image to none: the finest are drawn anew first.", swept)
+    album.draw("samples", f"Drawn from the prior at temperature {model.temperature:g}.", sampled)
 
 
 def image_grid(rows: Sequence[tuple[str, Tensor]], path: Path) -> None:

@@ -21,10 +21,11 @@ from robustcli.evaluation.aggregate import (
     with_worst,
 )
 from robustcli.evaluation.records import WORST
+from robustcli.report.album import Album
 from robustcli.report.defences import NO_ADAPTIVE, access_grid, masking_warnings, paper_grid, strict_grid
 from robustcli.report.diagnose import coverages, diagnostics_of, transfers
 from robustcli.report.diagnostics import diagnostics_grid, print_findings, with_verdicts
-from robustcli.report.markdown import Report, render_report
+from robustcli.report.markdown import Report, literal, render_report
 from robustcli.report.pictures import draw_defences, draw_models
 from robustcli.report.tables import Grid, attack_grid, cost_grid, fallen_grid, label_of, member_grid, print_grid
 from robustcli.report.threat import threat_model
@@ -60,8 +61,8 @@ def write_results(
         SuspectClaim: a figure is suspect under ``diagnostics="strict"``; all results are written by then.
     """
     defended = any(group.defended for group in groups)
-    table, curve = _summarise_defences(evaluation, records) if defended else _summarise_models(evaluation, records)
     run.write_records(records)
+    table, curve = _summarise_defences(evaluation, records) if defended else _summarise_models(evaluation, records)
     chance = {f"chance/{name}/recall_at_1": value for name, value in evaluation.evaluator.chance().items()}
     flat = {**(metrics or {}), **_flat(table, defended), **_flat(curve, defended, curve=True), **chance}
     run.write_metrics(flat, pd.concat([table, curve], ignore_index=True))
@@ -73,17 +74,18 @@ def write_results(
     ]
     seen, seen_curve = (frame.assign(model=frame["model"].map(names)) for frame in (table, curve))
     warnings = _warnings(evaluation, seen, seen_curve, records) if defended else []
-    transferred = (
-        transfers(run, evaluation, groups, _curve_attack(evaluation)) if transfer and evaluation.attacks else []
-    )
+    album, transferred = Album(run), list[Grid]()
+    if transfer and evaluation.attacks:
+        attack = _curve_attack(evaluation)
+        transferred = album.attempt("the transfer table", lambda: transfers(run, evaluation, groups, attack)) or []
     if defended:
         grids, printed = _defence_grids(evaluation, records, seen, seen_curve), 1
-        pictures = draw_defences(run, evaluation, groups, pd.concat([seen, seen_curve], ignore_index=True))
+        draw_defences(album, evaluation, groups, pd.concat([seen, seen_curve], ignore_index=True))
     else:
         fallen = _fallen_grids(at_radius(records, evaluation.threat.radius).replace({"model": names}))
         grids = _model_grids(seen, fallen, findings)
         printed = 1 + len(fallen) + _minimum_norm_only(evaluation)
-        pictures = draw_models(run, evaluation, groups, table, seen_curve, records, _curve_attack(evaluation))
+        draw_models(album, evaluation, groups, table, seen_curve, records, _curve_attack(evaluation))
     inputs = evaluation.evaluator.inputs(group.bare.model for group in groups)
     notes = [grids[0].note, _baselines(evaluation), *coverages(evaluation)]
     grids[0] = replace(grids[0], note=" ".join(filter(None, notes)))
@@ -92,12 +94,12 @@ def write_results(
         summary="\n\n".join(f"**{sentence}**" for sentence in warnings),
         threat=_threat(evaluation, defended=defended),
         tables=[*grids, *([diagnostics_grid(findings)] if findings else []), *transferred],
-        figures=[(picture.caption, picture.path) for picture in pictures],
+        figures=[(picture.caption, picture.path) for picture in album.pictures],
         inputs=inputs,
-        caveats=_caveats(evaluation, groups, records),
+        caveats=[*map(literal, album.failures), *_caveats(evaluation, groups, records)],
     )
     run.write_report(render_report(report, run.manifest, run.directory))
-    _print([*grids[:printed], *transferred], inputs, warnings, findings)
+    _print([*grids[:printed], *transferred], inputs, [*warnings, *album.failures], findings)
     if diagnostics == "strict":  # last: a refused claim keeps its results on disk
         refuse_suspects(findings)
     return table
@@ -115,7 +117,8 @@ def _summarise_models(evaluation: Evaluation, records: pd.DataFrame) -> tuple[pd
         radii = evaluation.norms(own)
     found = [with_worst(at_radius(own, eps)) for eps in radii]
     points = [part[part["attack"] != CLEAN].assign(eps=eps) for part, eps in zip(found, radii, strict=True)]
-    return table, summarise(pd.concat(points), **settings) if points else table[:0]
+    curve = pd.concat(points) if points else records[:0]
+    return table, summarise(curve, **settings) if len(curve) else table[:0]
 
 
 def _summarise_defences(evaluation: Evaluation, records: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -235,13 +238,14 @@ def _caveats(evaluation: Evaluation, groups: Sequence[Group], records: pd.DataFr
 
 def _print(grids: Sequence[Grid], inputs: Sequence[str], warnings: Sequence[str], findings: Sequence[Finding]) -> None:
     from rich.console import Console
+    from rich.text import Text
 
     for grid in grids:
         print_grid(grid)
     for sentence in inputs:
-        Console(soft_wrap=True).print(sentence, style="dim", markup=False, highlight=False)
+        Console(soft_wrap=True).print(Text(sentence, "dim"))
     for sentence in warnings:
-        Console().print(sentence, style="bold red", markup=False)
+        Console().print(Text(sentence, "bold red"))
     if findings:
         print_findings(findings)
 

@@ -158,19 +158,21 @@ def member_grid(frame: "pd.DataFrame") -> Grid:
 
 
 def as_rich(grid: Grid) -> "Group":
-    """The grid as renderables of rich: title, table and note; columns of numbers are right-aligned."""
+    """The grid as renderables of rich: title, table and note; columns of numbers are right-aligned.
+
+    All of it is plain text: names may hold brackets or ``:smile:``, which rich would read as markup in a `str`.
+    """
     from rich import box
     from rich.console import Group
-    from rich.markup import escape
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=box.SIMPLE_HEAD)
     for index, column in enumerate(grid.columns):
         numbers = index > 0 and all(row[index][:1] in NUMBER_STARTS for row in grid.rows)
-        table.add_column(escape(column), justify="right" if numbers else "left", overflow="fold")
+        table.add_column(Text(column), justify="right" if numbers else "left", overflow="fold")
     for row in grid.rows:
-        table.add_row(*(escape(cell) for cell in row))
+        table.add_row(*(Text(cell) for cell in row))
     return Group(Text(grid.title, "bold"), table, *([Text(grid.note, "dim")] if grid.note else []))
 
 

@@ -1,6 +1,10 @@
 """Exceptions that end a command with one sentence in place of a traceback."""
 
+import errno
 from collections.abc import Iterator
+from contextlib import contextmanager
+
+_NO_MEMORY = ("t allocate memory", "Storage size calculation overflowed")  # what torch says of sizes beyond the machine
 
 
 class UserError(Exception):
@@ -14,9 +18,49 @@ class SuspectClaim(Exception):
     """Robust figures that ``diagnostics=strict`` refuses: all results are written, and the exit code is 1."""
 
 
-def wrong_type(name: str, error: Exception) -> UserError:
-    """The `UserError` for an object ``name`` whose constructor raised ``error`` over its settings."""
-    return UserError(f"{name} cannot be made of its settings; is one of the wrong type? ({error})")
+@contextmanager
+def constructor_errors(name: str) -> Iterator[None]:
+    """Context in which an error over settings, files, folders or memory becomes a `UserError`, and others pass.
+
+    Args:
+        name: of the object that is made, for the message.
+    """
+    try:
+        yield
+    except Exception as error:
+        said = translated(name, error)
+        if said is error:
+            raise
+        raise said from error
+
+
+def translated(name: str, error: BaseException) -> BaseException:
+    """A `UserError` for what the constructor of ``name`` raised over settings, files or memory; else ``error``.
+
+    Reason and path stay in the sentence. Any other error, of a library's inside, is no mistake of a user.
+    """
+    if mistake := user_error_in_chain(error):
+        return mistake
+    if isinstance(error, OSError):
+        return UserError(f"{name} cannot be made: {reason_of(error)}")
+    if isinstance(error, TypeError | ValueError):
+        told = (str(error).strip().splitlines() or [""])[0]
+        return UserError(f"{name} cannot be made of its settings ({type(error).__name__}: {told})")
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and any(s in str(error) for s in _NO_MEMORY)):
+        return UserError(f"{name} needs more memory than there is: lower the sizes in its settings.")
+    return error
+
+
+def reason_of(error: OSError) -> str:
+    """Reason, path and remedy of an error of the system."""
+    if error.filename is None:
+        return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    remedy = {
+        errno.ENOSPC: "make room there",
+        errno.EDQUOT: "make room there",
+        errno.ENOENT: "correct the path",
+    }.get(error.errno or 0, "give another path, or rights to this one")
+    return f"{error.filename}: {error.strerror}; {remedy}"
 
 
 def user_error_in_chain(error: BaseException) -> UserError | None:

@@ -8,6 +8,7 @@ from typing import Any, Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
+from rich.text import Text
 
 
 class Progress:
@@ -53,9 +54,9 @@ class Progress:
                 BarColumn(bar_width=24),
                 MofNCompleteColumn(),
                 TimeElapsedColumn(),
-                TextColumn("{task.fields[text]}"),
+                TextColumn("{task.fields[text]}", markup=False),
             )
-            self._bar = Bar(TextColumn("{task.description}"), *columns, console=self._console)
+            self._bar = Bar(TextColumn("{task.description}", markup=False), *columns, console=self._console)
             self._bar.add_task(self.description, total=self.total, completed=self.steps, text="")
             self._bar.start()
         return self
@@ -106,7 +107,7 @@ class Progress:
         self._shown, self._printed = self._clock(), self.steps
         count = f"{self.steps}" if self.total is None else f"{self.steps}/{self.total}"
         line = f"{self.description} {count}  {self.text()}".rstrip()
-        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+        self._console.print(Text(line), soft_wrap=True)
 
 
 def _number(value: Any) -> str:

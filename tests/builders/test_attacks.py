@@ -143,3 +143,9 @@ def test_the_registry_and_the_choices_of_attack_are_one_list() -> None:
         node = compose("attack", [f"attack={name}"]).attack
         family = getattr(ATTACKS[name], "func", ATTACKS[name])
         assert get_object(node["_target_"]) is family, name
+
+
+@pytest.mark.parametrize("word", ["attacks.sep=inf", "attacks.sep=null", "attacks.sep._target_=null"])
+def test_what_is_no_node_is_no_attack(word: str) -> None:
+    with pytest.raises(UserError, match=r"attacks\.sep is .*, but must be an attack: choose one of"):
+        suite(word)

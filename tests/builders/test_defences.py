@@ -38,3 +38,9 @@ def test_a_cleaner_that_changes_the_size_is_refused() -> None:
         build_purified(node(4), data, device)
     with pytest.raises(UserError, match="Smooth cannot clean the images of digits, which are 1 x 8 x 8: "):
         build_purified(node(-1), data, device)
+
+
+@pytest.mark.parametrize("node", [0.5, "blur", {"sigma": 1}])
+def test_what_is_no_node_is_no_cleaner(node: object) -> None:
+    with pytest.raises(UserError, match="but must be a cleaner: choose one of `robustcli list purifier`"):
+        build_purified(OmegaConf.create({"a": node}).a, Digits(split="test"), torch.device("cpu"))

@@ -198,3 +198,28 @@ def test_completion_by_the_protocol_of_the_shell(environment: dict[str, str], ex
 def test_a_directory_of_groups_that_is_not_there_is_named(words: list[str]) -> None:
     code, said = run(*words, "--config-dir", "nowhere")
     assert code == 2 and "--config-dir nowhere is no directory" in said
+
+
+def test_a_terminal_that_lacks_a_letter_gets_its_code() -> None:
+    code = "import robustcli.cli.main as m\nm.app = lambda **_: print('±')\nm.main()"
+    settings = os.environ | {"PYTHONIOENCODING": "ascii"}
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=settings)
+    assert (ended.returncode, ended.stdout) == (0, "\\xb1\n"), ended.stderr
+
+
+def test_doctor_tells_versions_devices_and_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ROBUSTCLI_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("COLUMNS", "300")
+    code, text = run("doctor")
+    lines = {line.split()[0]: line for line in text.splitlines()}
+    assert code == 0 and not (tmp_path / "cache").exists()
+    assert __version__ in lines["robustcli"] and "GiB" in lines["memory"] and "cores" in lines["cpu"]
+    assert "cuda" in text and str(tmp_path / "cache") in lines["place"] and "yes" in lines["can"]
+    for name, size in (("a/pixels.u8", 3_000_000), (".tmp-a-here-1/pixels.u8", 1_000_000), ("a.lock", 9_000_000)):
+        path = tmp_path / "cache" / "images" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(bytes(size))
+    assert "3.0 MB in 1 entries, 1 being written or left by killed runs (1.0 MB)" in run("doctor")[1]
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("ROBUSTCLI_CACHE", str(tmp_path / "file" / "x"))
+    assert "NO: " in run("doctor")[1]

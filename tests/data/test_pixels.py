@@ -26,6 +26,10 @@ def stores(cache: Path) -> list[Path]:
     return [path for path in (cache / "images").iterdir() if path.suffix != ".lock"]
 
 
+def opened(folder: Path) -> pixels.PixelStore:
+    return pixels.open_store(blobs(folder), 16, stop_at_bad=True)
+
+
 @pytest.fixture
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The sizes of the files that were decoded since the test began."""
@@ -90,7 +94,7 @@ def test_two_machines_may_make_the_same_store(folder: Path, cache: Path, monkeyp
 
     def raced(wanted: list[Blob], size: int, unfinished: Path, **settings: object) -> object:
         result = real(wanted, size, unfinished, **settings)
-        shutil.copytree(unfinished, unfinished.with_suffix(""))  # the other was faster
+        shutil.copytree(unfinished, unfinished.with_name(unfinished.name.split("-")[1]))  # the other was faster
         return result
 
     monkeypatch.setattr(pixels, "_write", raced)
@@ -144,3 +148,73 @@ def test_a_batch_is_a_copy(folder: Path):
 def test_another_fit_is_another_store(folder: Path, decoded: list[int]):
     cropped, squashed = (pixels.open_store(blobs(folder), 16, stop_at_bad=True, fit=fit) for fit in ("crop", "squash"))
     assert len(decoded) == 12 and not np.array_equal(cropped.pixels, squashed.pixels)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda store: (store / "pixels.u8").write_bytes(bytes(6 * 3 * 16 * 16)),
+        lambda store: os.truncate(store / "pixels.u8", 1000),
+        lambda store: (store / "pixels.u8").open("ab").write(b"x"),
+        lambda store: (store / "pixels.u8").unlink(),
+        lambda store: (store / "entries.json").write_text('{"kept": [0'),
+        lambda store: (store / "entries.json").write_text("[]"),
+        lambda store: (store / "entries.json").write_text('{"kept": [0, 1], "hashes": [], "bad": [], "notes": []}'),
+    ],
+)
+def test_a_damaged_store_is_made_anew(folder: Path, cache: Path, damage: Callable[[Path], object], decoded: list[int]):
+    before = np.array(opened(folder).pixels)
+    (store,) = stores(cache)
+    damage(store)
+    assert np.array_equal(opened(folder).pixels, before) and len(decoded) == 12
+    assert np.array_equal(opened(folder).pixels, before) and len(decoded) == 12  # and then it is whole
+    assert len(stores(cache)) == 1
+
+
+@pytest.mark.parametrize("batch", [1, 4, 6, 256])
+def test_the_sums_are_those_of_batches(folder: Path, batch: int, monkeypatch: pytest.MonkeyPatch, decoded: list[int]):
+    monkeypatch.setattr(pixels, "BATCH", batch)
+    opened(folder)
+    opened(folder)
+    assert len(decoded) == 6
+
+
+def test_what_a_killed_run_left_is_swept(folder: Path, cache: Path):
+    def build_and_die() -> None:
+        pixels._decoded = lambda *_: os._exit(1)  # type: ignore[assignment]
+        opened(folder)
+
+    child = multiprocessing.get_context("fork").Process(target=build_and_die)
+    child.start()
+    child.join(30)
+    old, other = cache / "images" / ".tmp-1-old", cache / "images" / ".tmp-1-other"
+    for left in (old, other):
+        left.mkdir()
+    os.utime(old, (0, 0))
+    assert len(stores(cache)) == 3
+    opened(folder)
+    assert len(stores(cache)) == 2 and other.exists(), "another machine may be at work on what is new"
+
+
+def test_a_shared_cache_serves_a_second_user(folder: Path, cache: Path):
+    before = os.umask(0o002)
+    try:
+        opened(folder)
+    finally:
+        os.umask(before)
+    (store,) = stores(cache)
+    assert store.stat().st_mode & 0o777 == 0o775
+    assert {path.stat().st_mode & 0o777 for path in store.iterdir()} == {0o664}
+
+
+def test_a_full_or_closed_cache_is_named_with_the_remedy(folder: Path, monkeypatch: pytest.MonkeyPatch, cache: Path):
+    monkeypatch.setattr(pixels, "temporary_folder", lambda place: (_ for _ in ()).throw(OSError(28, "No space left")))
+    with pytest.raises(
+        UserError, match=r"cache/images cannot be written \(No space left\): make room .* ROBUSTCLI_CACHE"
+    ):
+        opened(folder)
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(
+        UserError, match=r"cache/images cannot be written \(Permission denied\): set .* ROBUSTCLI_CACHE"
+    ):
+        opened(folder)

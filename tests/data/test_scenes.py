@@ -1,6 +1,7 @@
 """The embedded set: its bytes, its splits, and its relation of truth against a reading of the captions themselves."""
 
 import itertools
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -154,3 +155,17 @@ def test_every_word_is_in_the_vocabulary_and_synonyms_are_mutual() -> None:
 def test_mistakes_are_named(change: dict, said: str) -> None:
     with pytest.raises(UserError, match=said):
         Scenes(**{"split": "test", **SMALL, **change})
+
+
+@pytest.mark.parametrize("content", [bytes(1000), b"", b"PK\x03\x04"])
+def test_damaged_images_in_the_cache_are_rendered_anew(tmp_path: Path, content: bytes) -> None:
+    whole = Scenes(split="test", size=32, test=4).images(torch.arange(4))
+    (stored,) = (tmp_path / "scenes").glob("*.npz")
+    intact = stored.read_bytes()
+    stored.write_bytes(content)
+    assert torch.equal(Scenes(split="test", size=32, test=4).images(torch.arange(4)), whole)
+    flipped = bytearray(intact)
+    flipped[len(intact) // 2] ^= 1
+    stored.write_bytes(flipped)
+    assert torch.equal(Scenes(split="test", size=32, test=4).images(torch.arange(4)), whole)
+    assert stored.read_bytes() == intact

@@ -13,6 +13,7 @@ import webdataset
 from PIL import Image
 
 from robustcli.data import Shards
+from robustcli.data.shards import shard_paths
 from robustcli.utils.errors import UserError
 
 
@@ -166,3 +167,9 @@ def test_a_picture_of_another_split_is_told(tmp_path: Path):
     write(tmp_path / "test-0.tar", [{**sample(1), "__key__": "renamed"}, sample(2)])
     data = load(tmp_path / "{split}-0.tar", "test")
     assert list(data.notes)[1:] == ["Of the 2 images of test stand 1 also in train, byte for byte."]
+
+
+@pytest.mark.parametrize("braces", ["{000000..999999}", "{0..99999999999}", "{a,b}" * 20])
+def test_braces_that_never_end_are_refused_at_once(braces: str, tmp_path: Path):
+    with pytest.raises(UserError, match="stands for more than 100,000 shards: narrow it"):
+        shard_paths(f"{tmp_path}/{braces}.tar")

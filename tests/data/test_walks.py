@@ -1,8 +1,10 @@
 """What a walk over a folder sees: links, hidden files, names in other code points, pictures of another split."""
 
 import json
+import os
 import shutil
 import unicodedata
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -162,3 +164,49 @@ def test_equal_texts_may_count_as_true_of_all_their_images(tmp_path: Path) -> No
     assert torch.equal(batch.matches, match.relevance(batch.image_ids, batch.caption_ids)), "and so in training"
     with pytest.raises(UserError, match=r"dataset\.same_text is 'equal': choose one of distinct, match"):
         KarpathyJSON(tmp_path / "train.json", tmp_path, same_text="equal", **settings)  # type: ignore[arg-type]
+
+
+def test_a_name_that_is_not_utf_8_is_a_fault(root: Path) -> None:
+    shutil.copy(root / "test" / "cat" / "0.png", os.fsdecode(os.fsencode(root / "test" / "cat") + b"/\xff.png"))
+    with pytest.raises(UserError, match=r"\\udcff\.png has a name that is not UTF-8"):
+        folders(root)
+    data = folders(root, on_error="skip")
+    assert len(data) == 4 and data.skipped == 1
+    os.mkdir(os.fsencode(root / "test") + b"/d\xff")
+    with pytest.raises(UserError, match=r"has a folder 'd.*udcff', whose name is not UTF-8: rename it"):
+        folders(root, on_error="skip")
+
+
+def test_text_that_no_file_could_hold_is_a_fault(folder: Path, edit: Callable[..., None]) -> None:
+    edit(lambda images: images[0]["sentences"].append({"raw": "a \ud800 dog"}))
+    with pytest.raises(UserError, match=r"images\[0\].* has a caption with half of a character"):
+        KarpathyJSON(folder / "dataset.json", folder, split="train", image_size=8)
+    data = KarpathyJSON(folder / "dataset.json", folder, split="train", image_size=8, on_error="skip")
+    assert data.skipped == 1 and not any("dog" in caption for caption in data.captions)
+    edit(lambda images: images[0].update(filename="\ud800.jpg"))
+    with pytest.raises(UserError, match="no text of whole characters"):
+        KarpathyJSON(folder / "dataset.json", folder, split="train", image_size=8, on_error="skip")
+
+
+def test_what_was_left_out_is_told_and_no_class_vanishes(root: Path) -> None:
+    bad = root / "test" / "cat" / "0.png"
+    bad.write_bytes(b"no picture")
+    data = folders(root, on_error="skip")
+    assert data.notes[0].startswith("1 entry was left out (dataset.on_error=skip), the first: ")
+    assert str(bad) in data.notes[0] and "is not an image; all are in the log of the run." in data.notes[0]
+    (root / "test" / "cat" / "2.png").write_bytes(b"")
+    with pytest.raises(
+        UserError, match=r"no image of the class 'cat' can be read, for example .*cat/2\.png is empty: mend"
+    ):
+        folders(root, on_error="skip")
+    assert set(folders(root, on_error="skip", limit=1).image_ids) <= {"dog/1.png", "dog/3.png"}
+
+
+def test_captions_that_were_left_out_are_counted(folder: Path, edit: Callable[..., None]) -> None:
+    edit(lambda images: images[1]["sentences"].extend([{"raw": ""}, {"raw": " "}]))
+    (note,) = [
+        note
+        for note in KarpathyJSON(folder / "dataset.json", folder, split="train", image_size=8, on_error="skip").notes
+        if "left out" in note
+    ]
+    assert note.startswith("2 entries were left out (dataset.on_error=skip), the first: ") and "images[1]" in note

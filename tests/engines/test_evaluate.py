@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from robustcli.cli.launch import launch
+from robustcli.data import Scenes
 from robustcli.diagnostics import RetrievalSubject
 from robustcli.models import load_classifier, save_weights
 
@@ -247,3 +248,41 @@ def test_words_without_candidates_are_told_under_the_table(tmp_path: Path) -> No
     assert "again, words: candidates for 0.0% of the words; 0 of " in (run / "report.md").read_text()
     found = pd.read_csv(run / "diagnostics.csv").set_index("check")
     assert found.loc["coverage", "status"] == "suspect"
+
+
+@pytest.fixture
+def captioned(tmp_path: Path) -> list[str]:
+    """Overrides for 8 pictures of a user's own with captions of words that the shipped model knows."""
+    scenes = Scenes(split="test", size=32, test=8)
+    rows = []
+    for number, image in enumerate(scenes.images(torch.arange(8))):
+        pixels = (image.permute(1, 2, 0) * 255).round().byte().numpy()
+        Image.fromarray(pixels).save(tmp_path / f"{number}.png")
+        rows.append({"image": f"{number}.png", "caption": [scenes.captions[int(scenes.captions_of()[number][0])]]})
+    (tmp_path / "own_test.json").write_text(json.dumps(rows))
+    own = [f"dataset.annotations={tmp_path / 'own_test.json'}", f"dataset.root={tmp_path}", "dataset.image_size=32"]
+    return ["dataset=karpathy", *own, "diagnostics=off", "evaluation.resamples=10", f"hydra.run.dir={tmp_path / 'run'}"]
+
+
+@pytest.mark.parametrize(
+    "words", [["attacks=none"], ["attacks=none", "~candidates"], ["attacks=none", "attack=fgsm", "~candidates"]]
+)
+def test_what_is_not_used_is_not_asked_for(words: list[str], captioned: list[str], tmp_path: Path) -> None:
+    assert launch("evaluate", [*captioned, *words]) == 0
+    assert "model/clean/image_to_text/recall_at_1" in json.loads((tmp_path / "run" / "metrics.json").read_text())
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["attack=words"], "brings no synonyms: choose candidates=masked_lm"),
+        (["attack=words"], "attacks on images alone need none"),
+        (["attack=words", "~candidates"], "candidates is left out, but an attack replaces words: choose"),
+        (["attack=fgsm", "candidates=neighbours"], "nothing would read it"),
+    ],
+)
+def test_a_source_of_words_is_asked_for_where_words_are_replaced(
+    words: list[str], message: str, captioned: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert launch("evaluate", [*captioned, "attacks=none", *words]) == 2
+    assert message in capsys.readouterr().err

@@ -186,7 +186,7 @@ def test_a_factory_that_takes_the_checkpoint_is_described_by_its_settings() -> N
         ({"_target_": f"{__name__}.wordy"}, r"model\.vocabulary is missing, which .*wordy needs"),
         (
             {"_target_": f"{__name__}.seeded", "width": "x"},
-            r"seeded cannot be made of its settings; is one of the wrong",
+            r"seeded cannot be made of its settings \(TypeError",
         ),
         ({"_target_": f"{__name__}.reader", "wdith": 3}, r"model\.wdith is not an option .* did you mean 'width'"),
         ({"_target_": f"{__name__}.absent"}, r"cannot be imported .* stands in PYTHONPATH"),

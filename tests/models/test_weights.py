@@ -4,12 +4,13 @@ import json
 import pickle
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from robustcli.models import DualEncoder, load_weights, restore, save_weights, tiny, weights
+from robustcli.models import DualEncoder, load_classifier, load_weights, restore, save_weights, tiny, weights
 from robustcli.utils.errors import UserError
 
 from .conftest import SIZES, WORDS
@@ -195,3 +196,47 @@ def test_a_description_that_cannot_be_read_is_a_sentence(
     for read in (lambda: restore(file), lambda: load_weights(model, file)):
         with pytest.raises(UserError, match=said):
             read()
+
+
+def _described(path: Path, **change: Any) -> Path:
+    """A file of a small classifier whose description is changed."""
+    model = load_classifier("small_cnn", classes=["a", "b"])
+    save_weights(model, path)
+    stored, tensors = weights.read_safetensors(path)
+    stored["model"] |= change
+    save_file(dict(tensors), path, metadata={weights.METADATA_KEY: json.dumps(stored)})
+    return path
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"widths": [10**9, 10**9]}, "more memory than there is|is of another model"),
+        ({"widths": [100_000, 100_000]}, "is of another model"),
+        ({"widths": [1] * 10**6}, "expected a whole number above 0 for each of 1 to 100 stages"),
+        ({"classes": 10**9}, "is of another model"),
+        ({"factory": "resnet_cifar", "depth": 6 * 10**9 + 2}, "model.depth is 6000000002, more than can be meant"),
+        (
+            {"factory": "tiny", "layers": 10**9, "vocabulary": ["a"]},
+            "model.layers is 1000000000, more than can be meant",
+        ),
+    ],
+)
+def test_a_file_that_asks_for_a_vast_network_is_refused_at_once(
+    change: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=message):
+        restore(_described(tmp_path / "a.safetensors", **change))
+
+
+@pytest.mark.parametrize("content", [{"state_dict": {2: torch.zeros(1)}}, [torch.zeros(1)]])
+def test_names_that_are_no_text_are_no_weights(content: Any, tmp_path: Path) -> None:
+    torch.save(content, tmp_path / "a.pt")
+    with pytest.raises(UserError, match="not a table of weights"):
+        weights.read_weights(tmp_path / "a.pt")
+
+
+def test_deep_metadata_are_a_damaged_file(tmp_path: Path) -> None:
+    save_file({"a": torch.zeros(1)}, tmp_path / "a.safetensors", metadata={"robustcli": "[" * 100_000})
+    with pytest.raises(UserError, match="it is damaged or no safetensors file"):
+        weights.read_weights(tmp_path / "a.safetensors")

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 import torch
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from PIL import Image
 
 from robustcli.report import figures
@@ -120,3 +121,14 @@ def test_equal_figures_have_equal_bytes_and_pyplot_is_left_alone(tmp_path: Path)
         recall_over_eps(points(), tmp_path / name)
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
     assert not matplotlib._pylab_helpers.Gcf.figs
+
+
+def test_dollar_signs_and_underscores_are_text(tmp_path: Path, drawn: list[Figure]) -> None:
+    rows = [Example(*pair(0.01), "a sign $9#deal$5 here", r"a sign $\nix$ there", "$x_1$")]
+    examples(rows, tmp_path / "a.png", title="$_{^}$")
+    named = points(1).assign(model="_$a_b_c$")
+    recall_over_eps(named, tmp_path / "b.png", budget="$5#$")
+    assert size(tmp_path / "a.png") and size(tmp_path / "b.png")
+    (legend,) = drawn[1].legends
+    assert [text.get_text() for text in legend.get_texts()] == ["_$a_b_c$"]
+    assert not any(text.get_parse_math() for figure in drawn for text in figure.findobj(Text))

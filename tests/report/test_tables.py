@@ -109,3 +109,9 @@ def test_a_file_gets_the_whole_width() -> None:
     out = StringIO()
     print_grid(Grid("t", ["model", *["wide attack"] * 9], [["a", *["11.1 / 22.2"] * 9]]), Console(file=out, width=80))
     assert out.getvalue().count("wide attack") == 9, "no cell is folded"
+
+
+def test_what_a_user_names_is_plain_text_in_the_terminal() -> None:
+    name = "[/red] :smile: [link=x]a\\"
+    text = printed(attack_grid(frame(models=(name, "other"))))
+    assert name in text

@@ -77,3 +77,12 @@ def test_terminal_shows_a_bar_that_ends_full() -> None:
     with Progress(3, "attack", console=console) as progress:
         progress.advance(3, recall="50")
     assert "attack" in out.getvalue() and "3/3" in out.getvalue() and "recall 50" in out.getvalue()
+
+
+def test_names_are_plain_text_in_a_bar_and_in_a_line() -> None:
+    for terminal in (True, False):
+        out = io.StringIO()
+        console = Console(file=out, width=120, force_terminal=terminal, color_system=None, _environ={})
+        with Progress(1, "transfer: [/red]", console=console) as progress:
+            progress.advance(run="[bold]a:smile:")
+        assert "transfer: [/red]" in out.getvalue() and "[bold]a:smile:" in out.getvalue()

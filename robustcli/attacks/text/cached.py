@@ -1,6 +1,7 @@
 """Cache on disk of replacements, computed once a caption, for this process and the next."""
 
 import json
+import logging
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -8,8 +9,12 @@ from pathlib import Path
 
 from robustcli.attacks.text.candidates import CandidateSource, Replacements
 from robustcli.utils.cache import cache_directory
+from robustcli.utils.errors import UserError
+
+log = logging.getLogger(__name__)
 
 _PATIENCE = 60.0  # seconds to wait for another process that writes
+_TABLE = "CREATE TABLE IF NOT EXISTS candidates (caption TEXT PRIMARY KEY, answer TEXT NOT NULL)"
 _AT_ONCE = 500  # captions of a query; SQLite binds a limited number
 
 
@@ -31,6 +36,9 @@ class Cached:
         folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / f"{self._fingerprint}.sqlite"
         self._cache: dict[str, Replacements] = {}
+        if self.path.exists() and not self._is_whole():
+            log.warning("the candidates in %s are damaged: they are computed anew", self.path)
+            self.path.unlink()
 
     @property
     def fingerprint(self) -> str:
@@ -63,8 +71,22 @@ class Cached:
             for caption, answer in connection.execute(query, part):
                 self._cache[caption] = [(int(position), str(word)) for position, word in json.loads(answer)]
 
+    def _is_whole(self) -> bool:
+        """False for a file whose pages SQLite cannot make sense of, for example zeros of a disk that was full."""
+        try:
+            with self._open() as connection:
+                return bool(connection.execute("PRAGMA quick_check(1)").fetchone() == ("ok",))
+        except sqlite3.DatabaseError:
+            return False
+
     @contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
-        with closing(sqlite3.connect(self.path, timeout=_PATIENCE)) as connection:
-            connection.execute("CREATE TABLE IF NOT EXISTS candidates (caption TEXT PRIMARY KEY, answer TEXT NOT NULL)")
-            yield connection
+        try:
+            with closing(sqlite3.connect(self.path, timeout=_PATIENCE)) as connection:
+                connection.execute(_TABLE)
+                yield connection
+        except sqlite3.OperationalError as error:  # no right to write, no room, or another process for too long
+            raise UserError(
+                f"the cache {self.path} cannot be used ({error}): set the environment variable ROBUSTCLI_CACHE to a "
+                "folder with room that can be written to"
+            ) from error

@@ -91,7 +91,8 @@ class SynonymTable:
         if data.synonyms is None:
             raise UserError(
                 f"dataset {data.name} brings no synonyms: choose candidates=masked_lm "
-                "candidates.name_or_path=NAME_OR_FOLDER, candidates=neighbours, or candidates.table=FILE.json."
+                "candidates.name_or_path=NAME_OR_FOLDER, candidates=neighbours, or candidates.table=FILE.json; "
+                "attacks on images alone need none."
             )
         return cls(**{**settings, "table": {word: list(others) for word, others in data.synonyms.items()}})
 

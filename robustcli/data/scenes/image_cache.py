@@ -1,6 +1,9 @@
 """Cache of the rendered images of scenes, and the limits of their settings."""
 
 import hashlib
+import logging
+import zipfile
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,11 +11,13 @@ from numpy.typing import NDArray
 from robustcli.data.scenes.render import render_scenes
 from robustcli.data.scenes.world import SPLITS, World
 from robustcli.utils import files, locks
-from robustcli.utils.cache import cache_directory
+from robustcli.utils.cache import cache_directory, remove_leftovers, unreadable, writing
 from robustcli.utils.errors import UserError
 
 RECIPE = "scenes-1"  # raise it when a recipe would give other bytes
 _MOST = 100_000
+
+log = logging.getLogger(__name__)
 
 
 def split_count(name: str, split: str, **counts: int) -> int:
@@ -44,15 +49,28 @@ def cached_images(
         recipe: version of the draw of the world from ``stream``; part of the key.
     """
     key = hashlib.sha256(repr((recipe, stream, len(world), size, noise, contrast)).encode()).hexdigest()[:24]
-    path = cache_directory("scenes") / f"{key}.npy"
-    if not path.exists():
+    path = cache_directory("scenes") / f"{key}.npz"
+    if (images := _read(path)) is None:
         # The jobs of a sweep ask for the same images at the same time: one renders, the others wait for it.
-        with locks.exclusive(path.with_suffix(".lock")):
-            if not path.exists():
+        with writing(path.parent), locks.exclusive(path.with_suffix(".lock")):
+            if (images := _read(path)) is None:
+                remove_leftovers(path)
+                images = render_scenes(world, size, stream, noise=noise, contrast=contrast)
                 with files.atomic(path) as temporary:
-                    np.save(
-                        temporary,
-                        render_scenes(world, size, stream, noise=noise, contrast=contrast),
-                        allow_pickle=False,
-                    )
-    return np.load(path, allow_pickle=False)  # type: ignore[no-any-return]
+                    np.savez(temporary, images=images)
+    return images
+
+
+def _read(path: Path) -> NDArray[np.uint8] | None:
+    """The images in a file; None where there is none, or one that is not as it was written: a zip has a CRC-32."""
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            images: NDArray[np.uint8] = stored["images"]
+            return images
+    except FileNotFoundError:
+        return None
+    except PermissionError as error:
+        raise unreadable(path) from error
+    except (OSError, ValueError, LookupError, EOFError, zipfile.BadZipFile):
+        log.warning("the images in %s are damaged: they are rendered anew", path)
+        return None

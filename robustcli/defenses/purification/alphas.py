@@ -143,7 +143,7 @@ def _read(path: Path) -> Any:
                 return [
                     line.strip().rstrip(",") for line in path.read_text(encoding="utf-8").splitlines() if line.strip()
                 ]
-    except (ValueError, OSError, EOFError) as error:  # json's and the codec's errors are ValueErrors
+    except Exception as error:  # the parsers of json and npy raise whatever they meet in damaged bytes
         raise UserError(f"{_KEY} is {path}, which cannot be read as a list of numbers ({error}).") from error
     raise UserError(f"{_KEY} is {path}: expected a file that ends in {', '.join(_SUFFIXES)}.")
 

@@ -12,6 +12,8 @@ _PUBLISHED = {
     "initial_channels": "initial_channels",
     "is_adaptive": "is_adaptive",
 }
+# Widths cost memory alone, which `meta` tells; of all else each is a module, or halves the image.
+_MOST = {"initial_channels": 10_000, "latent_per_group": 10_000, "logistic_mixtures": 1000}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,9 +54,11 @@ class Sizes:
         if not isinstance(sizes.is_adaptive, bool):
             raise UserError(f"the configuration of an NVAE has is_adaptive {sizes.is_adaptive!r}: write true or false.")
         for key, name in names.items():
-            value, least = getattr(sizes, name), 0 if name.startswith("pre_post") else 1
-            if name not in ("is_adaptive", "nf_cells") and not (isinstance(value, int) and value >= least):
-                raise UserError(f"the configuration of an NVAE has {key} {value!r}: expected at least {least}.")
+            value, least, most = getattr(sizes, name), 0 if name.startswith("pre_post") else 1, _MOST.get(name, 100)
+            if name == "is_adaptive" or (name == "nf_cells" and value is None):
+                continue
+            if not isinstance(value, int) or not least <= value <= most:
+                raise UserError(f"the configuration of an NVAE has {key} {value!r}: expected {least} to {most:,}.")
         return sizes
 
     def published(self) -> dict[str, Any]:

@@ -73,7 +73,7 @@ def load_generator(path: str | Path, *, temperature: float = 0.6, shipped_for: s
     file = find_weights(path, shipped.get(shipped_for or ""))
     stored = read_safetensors(file, tensors=False)[0] if file.suffix == ".safetensors" else {}
     name = stored.get("generator", _PUBLISHED)
-    if name not in rows:
+    if not isinstance(name, str) or name not in rows:
         raise UserError(f"checkpoint {file} is of the generator {name!r}: expected one of {', '.join(rows)}.")
     generator: Generator = import_factory(rows[name].target)(checkpoint=file, temperature=temperature)
     return generator

@@ -6,7 +6,6 @@ temperature only the entries that differ, under ``state_dict_temp=<T>/<name>``; 
 """
 
 import json
-import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,7 +54,7 @@ def load_nvae(path: str | Path, *, temperature: float = 0.6, shipped: str | None
     try:
         with torch.device("meta"):
             model = NVAE(stored.configuration, temperature=temperature)
-    except (TypeError, ValueError, AttributeError, KeyError) as error:
+    except (TypeError, ValueError, AttributeError, KeyError, OverflowError) as error:
         raise UserError(f"the configuration in checkpoint {found} describes no NVAE ({error}).") from error
     _check_match(found, state, model.state_dict())
     model.load_state_dict(state, assign=True)
@@ -101,13 +100,14 @@ def _read_safetensors(path: Path) -> _Stored:
 
 
 def _read_published(path: Path) -> _Stored:
-    content = read_torch(path, mmap=zipfile.is_zipfile(path))
+    content = read_torch(path, mmap=True)
     if not isinstance(content, Mapping):
         raise UserError(f"checkpoint {path} holds {type(content).__name__}, not the table of a published NVAE.")
     configuration = _configuration(path, content)
     tables = {str(key): value for key, value in content.items() if str(key).startswith(_WEIGHTS)}
     for key, table in tables.items():
-        if not isinstance(table, Mapping) or not all(isinstance(value, Tensor) for value in table.values()):
+        entries_fit = isinstance(table, Mapping) and all(isinstance(name, str) for name in table)
+        if not entries_fit or not all(isinstance(value, Tensor) for value in table.values()):
             raise UserError(f"checkpoint {path} holds no table of weights under {key!r}: it is not of an NVAE.")
     entries = {key: _plain(value) for key, value in tables.items()}
     at = {_temperature(path, key): value for key, value in entries.items() if key.startswith(_AT)}

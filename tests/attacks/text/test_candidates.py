@@ -121,3 +121,19 @@ def test_a_table_by_part_of_speech_is_flattened(tmp_path: Path) -> None:
     path.write_text('{"dog": {"noun": "hound"}}')
     with pytest.raises(UserError, match="expected JSON like"):
         SynonymTable(path)
+
+
+@pytest.mark.parametrize("content", [bytes(8192), b"no database", b""])
+def test_a_damaged_cache_of_candidates_is_made_anew(tmp_path: Path, content: bytes) -> None:
+    kept = Cached(Counting(), tmp_path)
+    before = kept(["a caption"])
+    kept.path.write_bytes(content)
+    assert Cached(Counting(), tmp_path)(["a caption"]) == before
+    assert Cached(Counting(fails=True), tmp_path)(["a caption"]) == before
+
+
+def test_a_cache_of_candidates_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    kept = Cached(Counting(), tmp_path)
+    kept.path.mkdir()
+    with pytest.raises(UserError, match=r"sqlite cannot be used \(.*\): set the environment variable ROBUSTCLI_CACHE"):
+        kept(["a caption"])
