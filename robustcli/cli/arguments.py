@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+from robustcli.config.overrides import key
 from robustcli.utils.errors import UserError
 from robustcli.utils.suggest import did_you_mean
 
@@ -17,6 +18,7 @@ FLAGS: Mapping[str, tuple[str, ...] | None] = {
     "--run": (),
     "--resolve": (),
     "--hydra-help": (),
+    "--trust": (),  # of ours: Hydra does not see it
 }
 SHORT: Mapping[str, str] = {
     "-c": "--cfg",
@@ -50,11 +52,13 @@ def ordered(argv: Sequence[str]) -> list[str]:
             _check_value(name, *found[name])
         else:
             found[name] = []
-    _check_together(set(found))
+    _check_together(set(found), resumes=any(key(word) == "resume" for word in overrides))
     return [*(part for name, values in found.items() for part in (name, *values)), *overrides]
 
 
-def _check_together(seen: set[str]) -> None:
+def _check_together(seen: set[str], *, resumes: bool) -> None:
+    if "--trust" in seen and not resumes:
+        raise UserError("--trust is for resume=DIR with the directory of another: what you type yourself is trusted")
     several = sorted(seen & {"--run", "--multirun", "--cfg", "--info"})
     if len(several) > 1:
         raise UserError(f"{' and '.join(several)} exclude each other: give one of them")

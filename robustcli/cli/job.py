@@ -32,13 +32,14 @@ class Job:
 
     Args:
         command: name as typed, for example ``train-mat``.
+        trusted: its config may name code from outside of robustcli.
     """
 
-    def __init__(self, command: str) -> None:
-        self.command = command
+    def __init__(self, command: str, *, trusted: bool = True) -> None:
+        self.command, self.trusted = command, trusted
 
     def __repr__(self) -> str:
-        return f"Job({self.command!r})"
+        return f"Job({self.command!r}, trusted={self.trusted})"
 
     def __call__(self, config: DictConfig) -> float:
         """Run the engine; returns the objective of a sweeper.
@@ -64,7 +65,7 @@ class Job:
             raise SystemExit(2 if mistake else 1) from error
 
     def _run(self, config: DictConfig, directory: Path, overrides: list[str]) -> float:
-        check(config)  # before the run is opened: a mistake in the config is no failed run
+        check(config, trusted=self.trusted)  # before the run is opened: a mistake in the config is no failed run
         from robustcli.runs.provenance import input_files
         from robustcli.runs.run import Run
 

@@ -14,12 +14,15 @@ from robustcli.utils.errors import UserError
 DONE, FAILED, MISTAKE, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
 
 
-def launch(command: str, argv: Sequence[str]) -> int:
+def launch(command: str, argv: Sequence[str], *, trusted: bool | None = None) -> int:
     """Run ``command`` (for example ``train-mat``) with Hydra's ``argv`` (overrides and flags in any order).
+
+    Args:
+        trusted: ``argv`` may name code from outside of robustcli; None: as `is_trusted` says.
 
     Returns the exit code: 0 done; 1 a job failed; 2 the user's mistake, in one sentence; 130 Ctrl-C; 143 SIGTERM.
     """
-    return guarded(lambda: _launch(command, argv))
+    return guarded(lambda: _launch(command, argv, trusted))
 
 
 def guarded(work: Callable[[], int]) -> int:
@@ -50,6 +53,7 @@ def written_out(command: str, argv: Sequence[str]) -> list[str]:
             contradict.
     """
     from robustcli.cli.arguments import ordered
+    from robustcli.cli.recorded import TRUST
     from robustcli.cli.resume import expand
     from robustcli.config.compose import keys_of
     from robustcli.config.errors import check_groups
@@ -57,7 +61,7 @@ def written_out(command: str, argv: Sequence[str]) -> list[str]:
     from robustcli.config.overrides import in_folder, in_full, key
     from robustcli.config.precedence import refuse_overruled
 
-    words = ordered(expand(ordered(argv)))
+    words = ordered([word for word in expand(ordered(argv)) if word != TRUST])
     check_files(words)
     experiments = config_groups.groups_of(command, words).get(config_groups.EXPERIMENT, [])
     words = [in_folder(word, experiments) if key(word) == config_groups.EXPERIMENT else word for word in words]
@@ -91,13 +95,14 @@ def one_sentence(command: str, argv: Sequence[str]) -> Iterator[None]:
         raise UserError("a config file is no YAML: " + " ".join(str(error).split())) from error
 
 
-def _launch(command: str, argv: Sequence[str]) -> int:
+def _launch(command: str, argv: Sequence[str], trusted: bool | None) -> int:
     with one_sentence(command, argv):
         words = written_out(command, argv)
     # After the check of the words: a mistyped flag or group is answered before Hydra starts.
     import hydra
 
     from robustcli.cli.job import Job
+    from robustcli.cli.resume import is_trusted
     from robustcli.cli.sweep import counted
     from robustcli.config import schemas
 
@@ -106,7 +111,7 @@ def _launch(command: str, argv: Sequence[str]) -> int:
     task = hydra.main(version_base="1.3", config_path=folder, config_name=primary)
     with one_sentence(command, words), _as_process(f"robustcli {command}", words), counted() as outcomes:
         try:
-            task(Job(command))()
+            task(Job(command, trusted=is_trusted(argv) if trusted is None else trusted))()
         except OSError as error:  # of Hydra, which makes the directories: a job turns its own into an exit code
             if error.filename is None:  # a choice that is missing is an OSError to Hydra too
                 raise

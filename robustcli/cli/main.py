@@ -66,6 +66,7 @@ def help_text(command: Command, argv: list[str]) -> str:
         "  --info defaults    print where each part of the config comes from",
         "  --multirun, -m     one job for each combination of KEY=A,B,C; hydra/launcher=joblib runs them side by side",
         "  --config-dir DIR   a directory with config groups of your own",
+        "  --trust            with resume=DIR: run code from outside of robustcli that the directory names",
         "  --help, -h         this text",
         "",
         f"Exit codes: {EXIT_CODES}",
@@ -115,7 +116,10 @@ def list_(
 
 
 @app.command("rerun")
-def rerun(directory: Annotated[str, typer.Argument(metavar="DIR", help="The directory of a finished run.")]) -> None:
+def rerun(
+    directory: Annotated[str, typer.Argument(metavar="DIR", help="The directory of a finished run.")],
+    trust: Annotated[bool, typer.Option("--trust", help="Run code from outside of robustcli that it names.")] = False,
+) -> None:
     """Rebuild a run and compare every number."""
     from robustcli.cli.launch import guarded
 
@@ -124,7 +128,7 @@ def rerun(directory: Annotated[str, typer.Argument(metavar="DIR", help="The dire
 
         from robustcli.cli.rerun import rerun as rebuild
 
-        return rebuild(Path(directory))
+        return rebuild(Path(directory), trust=trust)
 
     raise typer.Exit(guarded(work))
 

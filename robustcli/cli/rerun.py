@@ -6,10 +6,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from omegaconf import OmegaConf
+
+from robustcli.cli.commands import find
+from robustcli.cli.recorded import read_entry, read_mapping, read_overrides, refuse_untrusted
 from robustcli.config.overrides import quoted
 from robustcli.report.tables import Grid, print_grid
 from robustcli.runs.manifest import INPUTS, NOT_COMPARED, new_directory
-from robustcli.utils import files
 from robustcli.utils.errors import UserError
 from robustcli.utils.flatten import ABSENT, differences
 
@@ -46,22 +49,33 @@ class Comparison:
         return not self.numbers
 
 
-def rerun(directory: Path, parent: Path | None = None) -> int:
+def rerun(directory: Path, parent: Path | None = None, *, trust: bool = False) -> int:
     """Reproduce the run in ``directory`` in a new one under ``parent`` (default ``outputs/rerun``); print differences.
 
-    Returns 0 if every number is the same, 1 if not or if the reproduction failed, 130 or 143 if it was stopped.
+    Returns 0 if every number is the same, 1 if not or if the reproduction failed, above 128 if it was stopped.
+
+    Args:
+        trust: run what the run names from outside of robustcli.
 
     Raises:
-        UserError: ``directory`` is no finished run, or one that cannot be reproduced, see `rebuild_arguments`.
+        UserError: ``directory`` is no finished run, or one that cannot be reproduced, see `rebuild_arguments`, or
+            reaches for code that is not of robustcli without ``trust``.
     """
-    from robustcli.cli.launch import launch
+    from robustcli.cli.launch import launch, one_sentence
+    from robustcli.config.checks import refuse_foreign
+    from robustcli.config.compose import compose
 
     old = directory.absolute()
     manifest = _finished(old)
+    command = find(read_entry(manifest, "command", str, old)).name
     argv = rebuild_arguments(old)
+    if not trust:
+        refuse_untrusted(old, argv)
+        with one_sentence(command, argv):
+            refuse_foreign(OmegaConf.to_container(compose(command, argv)))
     new = new_directory((parent or Path("outputs") / "rerun").absolute())
-    with _inside(Path(manifest["working_directory"])):
-        code = launch(manifest["command"], [*argv, f"hydra.run.dir={quoted(new)}"])
+    with _inside(Path(read_entry(manifest, "working_directory", str, old))):
+        code = launch(command, [*argv, f"hydra.run.dir={quoted(new)}"], trusted=trust)
     if code != 0:
         print(f"the rebuilding ended with exit code {code}" + (f"; see {new}" if new.exists() else ""))
         return code if code >= 128 else 1
@@ -78,31 +92,33 @@ def rebuild_arguments(directory: Path) -> list[str]:
     Raises:
         UserError: a training bounded by time whose metrics lack the number of its steps.
     """
-    overrides = [item for item in files.read_yaml(directory / "overrides.yaml") if _key(item) not in _OF_THE_OLD_RUN]
-    limit = (files.read_yaml(directory / "config.yaml").get("trainer") or {}).get("max_seconds")
+    recorded = read_overrides(directory / "overrides.yaml")
+    overrides = [item for item in recorded if _key(item) not in _OF_THE_OLD_RUN]
+    limit = _seconds_allowed(directory)
     if limit is not None:
-        steps = files.read_json(directory / "metrics.json").get("train/steps")
-        if steps is None:
+        steps = read_mapping(directory / "metrics.json").get("train/steps")
+        if not isinstance(steps, int | float):
             raise UserError(
                 f"{directory} was trained for trainer.max_seconds={limit}, but its metrics.json lacks train/steps, "
                 "without which it cannot be rebuilt: train with trainer.max_steps and trainer.max_seconds=null"
             )
         overrides = [item for item in overrides if _key(item) not in BOUNDED]
         overrides += [f"trainer.max_steps={int(steps)}", "trainer.max_seconds=null"]
-    return [*_config_directories(files.read_json(directory / "manifest.json")["command_line"]), *overrides]
+    command_line = read_entry(read_mapping(directory / "manifest.json"), "command_line", list, directory)
+    return [*_config_directories([str(word) for word in command_line]), *overrides]
 
 
 def compare(old: Path, new: Path) -> Comparison:
     """Compare two finished runs: metrics and records exactly, then config and surroundings."""
-    metrics = [files.read_json(place / "metrics.json") for place in (old, new)]
+    metrics = [read_mapping(place / "metrics.json") for place in (old, new)]
     before, after = ({key: value for key, value in each.items() if not _measured(key)} for each in metrics)
     # Exact equality, no tolerance: equal seeds, code and machine give equal bits on a CPU.
     numbers = [(key, str(first), str(second)) for key, (first, second) in differences(before, after).items()]
     records = [_records(place) for place in (old, new)]
     numbers += _record_differences(*records)
-    ignore = {*NOT_COMPARED, *(BOUNDED if _bounded_by_time(old) else ())}
-    configs = [files.read_yaml(place / "config.yaml") for place in (old, new)]
-    manifests = [files.read_json(place / "manifest.json") for place in (old, new)]
+    ignore = {*NOT_COMPARED, *(BOUNDED if _seconds_allowed(old) is not None else ())}
+    configs = [read_mapping(place / "config.yaml") for place in (old, new)]
+    manifests = [read_mapping(place / "manifest.json") for place in (old, new)]
     known = [{key: each[key] for key in SURROUNDINGS if key in each} for each in manifests]
     return Comparison(
         numbers=numbers,
@@ -136,8 +152,11 @@ def _finished(directory: Path) -> dict[str, Any]:
         raise UserError(f"{directory} is no run: a run has a config.yaml, a manifest.json and a DONE marker")
     if not (directory / "DONE").exists():
         raise UserError(f"the run in {directory} is not finished: finish it with resume={directory}, then compare")
-    manifest: dict[str, Any] = files.read_json(directory / "manifest.json")
-    return manifest
+    # All that is compared in the end, before the long work.
+    for name in ("config.yaml", "metrics.json"):
+        read_mapping(directory / name)
+    _records(directory)
+    return read_mapping(directory / "manifest.json")
 
 
 def _key(override: str) -> str:
@@ -161,9 +180,10 @@ def _inside(directory: Path) -> Iterator[None]:
         yield
 
 
-def _bounded_by_time(directory: Path) -> bool:
-    trainer = files.read_yaml(directory / "config.yaml").get("trainer") or {}
-    return trainer.get("max_seconds") is not None
+def _seconds_allowed(directory: Path) -> Any:
+    """``trainer.max_seconds`` of the run; None where there is no such bound."""
+    trainer = read_mapping(directory / "config.yaml").get("trainer")
+    return trainer.get("max_seconds") if isinstance(trainer, dict) else None
 
 
 def _measured(name: str) -> bool:
@@ -178,7 +198,12 @@ def _records(directory: Path) -> "pd.DataFrame | None":
     import pandas as pd
 
     path = directory / "records.parquet"
-    return pd.read_parquet(path) if path.exists() else None
+    if not path.exists():
+        return None
+    try:
+        return pd.read_parquet(path)
+    except Exception as error:  # whatever pyarrow raises for bytes that are no table
+        raise UserError(f"{path} cannot be read: the directory is damaged; begin a run of its own instead.") from error
 
 
 def _record_differences(old: "pd.DataFrame | None", new: "pd.DataFrame | None") -> list[tuple[str, str, str]]:

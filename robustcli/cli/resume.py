@@ -2,41 +2,44 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
+from robustcli.cli.recorded import TRUST, read_overrides, refuse_untrusted
 from robustcli.config.overrides import key, quoted, value
 from robustcli.utils.errors import UserError
+
+
+def is_trusted(argv: Sequence[str]) -> bool:
+    """True where ``argv`` may name code of others: the user typed all of it, or trusts the directory to resume."""
+    return TRUST in argv or _asked(argv) is None
 
 
 def expand(argv: Sequence[str]) -> list[str]:
     """``argv`` with ``resume=DIR`` replaced by the overrides of DIR, then those of ``argv``, and DIR as run directory.
 
     Raises:
-        UserError: DIR does not exist, holds neither a run nor a sweep, or its YAML cannot be read.
+        UserError: DIR does not exist, holds neither a run nor a sweep, cannot be read, or reaches for code that is not
+            of robustcli without ``--trust``.
     """
-    asked = [value(word) for word in argv if key(word) == "resume"]
-    fresh = [word for word in argv if key(word) != "resume"]
-    if not asked or asked[-1] in ("", "null"):
+    asked = _asked(argv)
+    if asked is None:
         return list(argv)
-    directory = Path(asked[-1]).expanduser().absolute()
-    if (directory / "multirun.yaml").is_file():
-        overrides = _read(directory / "multirun.yaml")["hydra"]["overrides"]
-        recorded = [*overrides["task"], *overrides["hydra"]]  # hydra.mode=MULTIRUN among them
-        place = f"hydra.sweep.dir={quoted(directory)}"
+    fresh = [word for word in argv if key(word) != "resume"]
+    directory = Path(asked).expanduser().absolute()
+    sweep = directory / "multirun.yaml"
+    if sweep.is_file():
+        recorded = [word for part in ("task", "hydra") for word in read_overrides(sweep, "hydra", "overrides", part)]
+        place = f"hydra.sweep.dir={quoted(directory)}"  # hydra.mode=MULTIRUN is among the recorded
     elif (directory / "overrides.yaml").is_file():
-        recorded, place = _read(directory / "overrides.yaml"), f"hydra.run.dir={quoted(directory)}"
+        recorded, place = read_overrides(directory / "overrides.yaml"), f"hydra.run.dir={quoted(directory)}"
     else:
         flaw = "holds neither a run nor a sweep" if directory.is_dir() else "does not exist"
-        raise UserError(
-            f"resume={asked[-1]}: the directory {flaw}; give one of those under outputs/, or leave resume out"
-        )
+        raise UserError(f"resume={asked}: the directory {flaw}; give one of those under outputs/, or leave resume out")
+    if TRUST not in argv:
+        refuse_untrusted(directory, recorded)
     return [*recorded, *fresh, place]  # of two values for a key Hydra takes the later
 
 
-def _read(file: Path) -> Any:
-    import yaml
-
-    try:
-        return yaml.safe_load(file.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise UserError(f"{file} cannot be read as YAML: begin a run of its own, without resume") from error
+def _asked(argv: Sequence[str]) -> str | None:
+    """The directory of the last ``resume=DIR`` in ``argv``, if it names one."""
+    asked = [value(word) for word in argv if key(word) == "resume"]
+    return asked[-1] if asked and asked[-1] not in ("", "null") else None

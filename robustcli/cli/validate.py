@@ -10,6 +10,7 @@ from omegaconf import DictConfig, open_dict, read_write
 from robustcli.cli.commands import find
 from robustcli.cli.job import engine_of
 from robustcli.cli.launch import one_sentence, written_out
+from robustcli.cli.resume import is_trusted
 from robustcli.config import groups as config_groups
 from robustcli.config.checks import check
 from robustcli.config.compose import compose
@@ -36,7 +37,7 @@ def validate(name: str, argv: Sequence[str]) -> int:
     chosen = {group: config.hydra.runtime.choices.get(group) for group in config_groups.groups_of(command, words)}
     with _as_job(config):
         try:
-            check(config)
+            check(config, trusted=is_trusted(argv))
             engine_of(command).load(config)
         except Exception as error:
             if mistake := user_error_in_chain(error):

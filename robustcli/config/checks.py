@@ -14,6 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from robustcli.config.leaves import refuse_vast, settle_types
 from robustcli.utils.errors import UserError
 from robustcli.utils.suggest import did_you_mean
+from robustcli.utils.targets import is_ours, resolve_target, targets
 
 # YAML 1.1 reads `off` and `on` as booleans, which OmegaConf turns into these texts where a text is expected.
 _BOOLEANS: Mapping[str, tuple[str, ...]] = {"False": ("off", "none"), "True": ("on",)}
@@ -29,24 +30,32 @@ def choice(*choices: str) -> Any:
     return field(metadata={"choices": choices})
 
 
-def check(config: DictConfig) -> None:
-    """Refuse a composed config that no run could work with.
+def check(config: DictConfig, *, trusted: bool = True) -> None:
+    """Refuse a composed config that no run could work with, or that names what no config may call.
 
     What stands in it in another type than it should (the text ``off`` for a truth value, a choice that is a boolean in
     YAML) is put right.
 
+    Args:
+        trusted: the config is the user's own; one from the directory of a run may only name what is of robustcli.
+
     Raises:
-        UserError: a missing value, one out of its bounds or not among the choices, or an interpolation without target.
+        UserError: a missing value, one out of its bounds or not among the choices, an interpolation without target, or
+            a ``_target_`` that may not be called.
     """
     try:
         _restore_defaults(config)
-        refuse_vast(OmegaConf.to_container(config, resolve=True))
+        content = OmegaConf.to_container(config, resolve=True)
+        refuse_vast(content)
         deleted = {key for key, node, entry in _settings(config) if entry.name not in node}  # by `~key`
         missing = sorted(OmegaConf.missing_keys(config) | deleted)
     except OmegaConfBaseException as error:
         raise UserError(f"the config cannot be resolved: {str(error).splitlines()[0]}") from error
     if missing:
         raise UserError(f"{missing[0]} has no value: give it one on the command line as {missing[0]}=VALUE")
+    if not trusted:
+        refuse_foreign(content)
+    _check_targets(content)  # before the types, which ask the targets for their parameters
     settle_types(config)
     for key, node, entry in _settings(config):
         value = node[entry.name]
@@ -64,6 +73,29 @@ def _restore_defaults(config: DictConfig) -> None:
         if entry.name not in node and entry.default is not MISSING:
             with open_dict(node):
                 node[entry.name] = entry.default
+
+
+def refuse_foreign(content: Any) -> None:
+    """Check by their names alone, so that nothing is imported, that all targets in plain data are robustcli's.
+
+    Raises:
+        UserError: one is not.
+    """
+    if foreign := [f"{key}={target}" for key, target in targets(content) if not is_ours(target)]:
+        raise UserError(
+            f"the run names code from outside of robustcli ({', '.join(foreign)}), which would be run with your "
+            "rights: read it, and add --trust if its author is one whom you trust."
+        )
+
+
+def _check_targets(content: Any) -> None:
+    for key, target in targets(content):
+        try:
+            resolve_target(target, key)
+        except UserError:
+            raise
+        except Exception:  # whatever an import of another's module raises: the builder says it in a sentence
+            continue
 
 
 def _settings(node: DictConfig, prefix: str = "") -> Iterator[tuple[str, DictConfig, "Field[Any]"]]:

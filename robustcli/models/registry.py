@@ -4,12 +4,12 @@ A row is plain data. `load` and `restore` find factories here, a checkpoint name
 tests run over all rows; ``conf/model`` and ``conf/generator`` hold the settings, whose ``_target_`` is a row's.
 """
 
-import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from robustcli.utils.errors import UserError
+from robustcli.utils.targets import resolve_target
 
 Factory = Callable[..., Any]
 Kind = Literal["classifier", "dual_encoder", "generator"]
@@ -48,16 +48,14 @@ MODELS: Mapping[str, Row] = {
 
 
 def import_factory(target: str) -> Factory:
-    """Callable at a dotted path; `UserError` where there is none."""
-    module, _, attribute = target.rpartition(".")
+    """Callable at a dotted path, see `resolve_target`; `UserError` where there is none that a config may call."""
     try:
-        factory: Factory = getattr(importlib.import_module(module), attribute)
+        return resolve_target(target, "model._target_")
     except (ImportError, AttributeError, ValueError) as error:
         raise UserError(
             f"model._target_ is {target!r}, which cannot be imported ({error}): expected a factory such as "
             "robustcli.models.tiny; the folder of a module of your own stands in PYTHONPATH."
         ) from error
-    return factory
 
 
 def row_of(factory: Factory) -> tuple[str, Row] | None:

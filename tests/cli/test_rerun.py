@@ -33,7 +33,7 @@ def make(directory: Path, **change: Any) -> Path:
 def fake_launch(**change: Any) -> tuple[Callable[[str, Sequence[str]], int], list[Sequence[str]]]:
     calls: list[Sequence[str]] = []
 
-    def fake(command: str, argv: Sequence[str]) -> int:
+    def fake(command: str, argv: Sequence[str], *, trusted: bool) -> int:
         calls.append([command, *argv])
         place = next(word.partition("=")[2].strip("'") for word in argv if word.startswith("hydra.run.dir="))
         make(Path(place), **change)
@@ -132,7 +132,7 @@ def test_relative_paths_hold_from_where_the_run_was_started(tmp_path: Path, monk
     make(tmp_path / "old")
     monkeypatch.chdir(tmp_path)
     seen: list[Path] = []
-    monkeypatch.setattr(launch, "launch", lambda command, argv: seen.append(Path.cwd()) or 1)
+    monkeypatch.setattr(launch, "launch", lambda command, argv, trusted: seen.append(Path.cwd()) or 1)
     assert rerun(Path("old")) == 1
     assert seen == [tmp_path / "work"] and Path.cwd() == tmp_path
     assert (tmp_path / "outputs" / "rerun").is_dir()
@@ -142,7 +142,7 @@ def test_relative_paths_hold_from_where_the_run_was_started(tmp_path: Path, monk
 def test_rebuilding_that_did_not_end_well(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, expected: int
 ) -> None:
-    monkeypatch.setattr(launch, "launch", lambda command, argv: code)
+    monkeypatch.setattr(launch, "launch", lambda command, argv, trusted: code)
     assert rerun(make(tmp_path / "old"), tmp_path / "new") == expected
 
 
