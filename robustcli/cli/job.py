@@ -21,6 +21,7 @@ from robustcli.config.checks import check
 from robustcli.config.unread import typed_words
 from robustcli.runs.manifest import record_refusal
 from robustcli.utils.errors import SuspectClaim, user_error_in_chain
+from robustcli.utils.stops import stop_code
 
 # On import, because the workers of joblib and submitit import this module, and nothing else of ours, when they unpickle
 # a Job. The cache gives all uses within a sweep one id; the system draws it, since equal seeds may start in one second.
@@ -54,15 +55,23 @@ class Job:
         try:
             return self._run(config, directory, overrides)
         except Exception as error:
+            if code := stop_code(error):  # a library made it of a signal
+                raise SystemExit(code) from error
             mistake = user_error_in_chain(error)
             name = f"job {hydra.job.num}: " if hydra.mode is RunMode.MULTIRUN else ""
             said = mistake or (error if isinstance(error, SuspectClaim) else failure(error, directory))
             print(f"error: {name}{said}", file=sys.stderr, flush=True)
             if hydra.mode is RunMode.MULTIRUN:
-                record_refusal(directory, overrides, str(mistake or error))
+                with suppress(OSError):  # a full disk: the outcome counts, and not its marker
+                    record_refusal(directory, overrides, str(mistake or error))
                 return math.nan
             _leave_no_empty(directory)
             raise SystemExit(2 if mistake else 1) from error
+        except BaseException as error:
+            if stop_code(error) and hydra.mode is RunMode.RUN and (directory / "config.yaml").is_file():
+                with suppress(OSError):  # of a terminal that was closed
+                    print(f"go on with: robustcli {self.command} resume={directory}", file=sys.stderr, flush=True)
+            raise
 
     def _run(self, config: DictConfig, directory: Path, overrides: list[str]) -> float:
         check(config, trusted=self.trusted)  # before the run is opened: a mistake in the config is no failed run
@@ -94,7 +103,8 @@ def engine_of(command: str) -> ModuleType:
 def failure(error: BaseException, directory: Path) -> str:
     """One line with the type and first line of ``error`` and the path of its traceback."""
     reason = (str(error).strip().splitlines() or [""])[0]
-    return f"{type(error).__name__}: {reason} (traceback in {directory / 'FAILED'})"
+    written = directory / "FAILED"
+    return f"{type(error).__name__}: {reason}" + (f" (traceback in {written})" if written.exists() else "")
 
 
 def _leave_no_empty(directory: Path) -> None:

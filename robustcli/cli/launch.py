@@ -4,14 +4,17 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from concurrent.futures import BrokenExecutor
+from contextlib import contextmanager, suppress
 from functools import partial
 
 from robustcli.cli.signals import terminable
 from robustcli.config import groups as config_groups
 from robustcli.utils.errors import UserError
+from robustcli.utils.stops import stop_code
 
-DONE, FAILED, MISTAKE, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
+DONE, FAILED, MISTAKE = 0, 1, 2
+STOPPED = {130: "Ctrl-C", 143: "SIGTERM", 129: "SIGHUP, a closed terminal"}
 
 
 def launch(command: str, argv: Sequence[str], *, trusted: bool | None = None) -> int:
@@ -20,7 +23,8 @@ def launch(command: str, argv: Sequence[str], *, trusted: bool | None = None) ->
     Args:
         trusted: ``argv`` may name code from outside of robustcli; None: as `is_trusted` says.
 
-    Returns the exit code: 0 done; 1 a job failed; 2 the user's mistake, in one sentence; 130 Ctrl-C; 143 SIGTERM.
+    Returns the exit code: 0 done; 1 a job failed; 2 the user's mistake, in one sentence; 130 Ctrl-C; 143 SIGTERM;
+    129 SIGHUP.
     """
     return guarded(lambda: _launch(command, argv, trusted))
 
@@ -30,19 +34,19 @@ def guarded(work: Callable[[], int]) -> int:
     try:
         with terminable():
             return work()
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return MISTAKE
-    except SystemExit as end:
-        code = end.code if isinstance(end.code, int) else DONE if end.code is None else FAILED
-    except KeyboardInterrupt:
-        code = INTERRUPTED
-    except Exception:
+    except BaseException as error:
+        code = stop_code(error)
+        if code is not None:
+            with suppress(OSError):  # of a terminal that was closed
+                print(f"stopped by {STOPPED.get(code, f'signal {code - 128}')}", file=sys.stderr, flush=True)
+            return code
+        if isinstance(error, UserError):
+            print(f"error: {error}", file=sys.stderr)
+            return MISTAKE
+        if isinstance(error, SystemExit):
+            return error.code if isinstance(error.code, int) else DONE if error.code is None else FAILED
         traceback.print_exc()
         return FAILED
-    if code in (INTERRUPTED, TERMINATED):
-        print(f"stopped by {'Ctrl-C' if code == INTERRUPTED else 'SIGTERM'}", file=sys.stderr)
-    return code
 
 
 def written_out(command: str, argv: Sequence[str]) -> list[str]:
@@ -91,6 +95,8 @@ def one_sentence(command: str, argv: Sequence[str]) -> Iterator[None]:
         raise UserError(
             "a value on the command line or in a config file is nested more deeply than can be read."
         ) from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"a config file is not in UTF-8 ({error}): save it as UTF-8") from error
     except YAMLError as error:
         raise UserError("a config file is no YAML: " + " ".join(str(error).split())) from error
 
@@ -109,9 +115,16 @@ def _launch(command: str, argv: Sequence[str], trusted: bool | None) -> int:
     schemas.register()
     primary, folder = command.replace("-", "_"), str(config_groups.conf_directory())
     task = hydra.main(version_base="1.3", config_path=folder, config_name=primary)
-    with one_sentence(command, words), _as_process(f"robustcli {command}", words), counted() as outcomes:
+    with one_sentence(command, words), _as_process(f"robustcli {command}", words), counted(command) as outcomes:
         try:
             task(Job(command, trusted=is_trusted(argv) if trusted is None else trusted))()
+        except BrokenExecutor:
+            print(
+                f"error: a worker of the sweep was killed, as where memory runs out; go on with fewer jobs at a time: "
+                f"robustcli {command} resume={outcomes.directory} hydra.launcher.n_jobs=1",
+                file=sys.stderr,
+            )
+            return FAILED
         except OSError as error:  # of Hydra, which makes the directories: a job turns its own into an exit code
             if error.filename is None:  # a choice that is missing is an OSError to Hydra too
                 raise

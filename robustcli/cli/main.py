@@ -1,6 +1,7 @@
 """The Typer application. Only Typer is imported here, so that help answers at once; Hydra and torch come later."""
 
 import io
+import signal
 import sys
 from typing import Annotated
 
@@ -74,7 +75,7 @@ def help_text(command: Command, argv: list[str]) -> str:
     return "\n".join(lines)
 
 
-EXIT_CODES = "0 done, 1 a job failed, 2 a mistake in what was asked for, 130 stopped by Ctrl-C, 143 by SIGTERM."
+EXIT_CODES = "0 done, 1 a job failed, 2 a mistake in what was asked for, 130 Ctrl-C, 143 SIGTERM, 129 SIGHUP."
 
 
 @app.command("validate", context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
@@ -167,4 +168,8 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):  # a terminal that lacks a letter must not cost a finished run
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    # Until the work begins, whose handlers end it in order, Ctrl-C ends the process as SIGTERM does: Typer would make
+    # "Aborted!" and exit code 1 of it.
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     app(prog_name="robustcli", args=sys.argv[1:])

@@ -3,7 +3,7 @@
 import math
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,7 +13,11 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
+from robustcli.utils import locks
 from robustcli.utils.errors import UserError
+from robustcli.utils.stops import stop_code
+
+_LOCK = ".sweep.lock"  # the lock ``.lock`` is that of the table, which is held for a moment
 
 
 @dataclass
@@ -58,10 +62,17 @@ class Outcomes:
 
 
 @contextmanager
-def counted() -> Iterator[Outcomes]:
+def counted(command: str) -> Iterator[Outcomes]:
     """Context in which the jobs of a sweep are counted, by whatever sweeper and launcher, in this process or others.
 
-    Directories are no evidence: one may hold what an earlier sweep left, and a job that never ran has none.
+    Directories are no evidence: one may hold what an earlier sweep left, and a job that never ran has none. The
+    directory of the sweep is claimed meanwhile.
+
+    Args:
+        command: as typed, for the line that says how to go on after a stop.
+
+    Raises:
+        UserError: another sweep works on the directory, or it holds something that is no sweep.
     """
     outcomes, plugins = Outcomes(), Plugins.instance()
     instantiate = plugins.instantiate_launcher
@@ -69,6 +80,7 @@ def counted() -> Iterator[Outcomes]:
     def counting(hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> Launcher:
         launcher = instantiate(hydra_context=hydra_context, task_function=task_function, config=config)
         outcomes.directory = Path(str(config.hydra.sweep.dir))
+        claims.enter_context(_claimed(outcomes.directory.absolute()))
         launch = launcher.launch
 
         def run(job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
@@ -81,9 +93,37 @@ def counted() -> Iterator[Outcomes]:
 
     plugins.instantiate_launcher = counting  # type: ignore[method-assign]
     try:
-        yield outcomes
+        with ExitStack() as claims:
+            yield outcomes
+    except BaseException as error:
+        if stop_code(error) and outcomes.directory is not None and (outcomes.directory / "multirun.yaml").is_file():
+            with suppress(OSError):  # of a terminal that was closed
+                print(f"go on with: robustcli {command} resume={outcomes.directory}", file=sys.stderr, flush=True)
+        raise
     finally:
         del plugins.instantiate_launcher  # the method of the class shows again
+
+
+@contextmanager
+def _claimed(directory: Path) -> Iterator[None]:
+    """Context that holds the lock of a sweep in ``directory``, made if absent."""
+    held = list(directory.iterdir()) if directory.is_dir() else []
+    if link := next((path for path in held if path.is_symlink() and path.name != _LOCK), None):
+        raise UserError(f"{link} is a link, which a sweep does not write through: remove it, or name another directory")
+    if held and not {_LOCK, "multirun.yaml"} & {path.name for path in held}:
+        raise UserError(
+            f"{directory} is not empty and holds no sweep (such as {held[0].name}): name another directory with "
+            "hydra.sweep.dir"
+        )
+    directory.mkdir(parents=True, exist_ok=True)
+    lock = locks.take(
+        directory / _LOCK,
+        busy=lambda holder: f"{directory} is being worked on by {holder}: wait until it ends, or name another one",
+    )
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _succeeded(result: JobReturn) -> bool:

@@ -75,6 +75,6 @@ def default_groups(name: str) -> list[str]:
 
 def summary(file: Path) -> str:
     """The first comment line of a config file, without ``# @package``; empty if there is none."""
-    with file.open(encoding="utf-8") as lines:
+    with file.open(encoding="utf-8", errors="replace") as lines:  # a listing shows what it can
         comments = (line.lstrip("# ").strip() for line in takewhile(lambda line: line[0] == "#", lines))
         return next((text for text in comments if text and not text.startswith("@package")), "")

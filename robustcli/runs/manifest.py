@@ -1,11 +1,14 @@
 """Manifest and state of a run directory: creation, resumption, comparison of configs, and the marker of a refusal."""
 
+import os
 import secrets
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from robustcli.runs import provenance
 from robustcli.utils import files
@@ -15,7 +18,40 @@ from robustcli.utils.flatten import differences, flatten
 # `resume` names the directory that the comparison is about; it changes no number.
 NOT_COMPARED = ("resume",)
 INPUTS = ("data_fingerprint", "data", "weights", "candidates", "files")  # fingerprints of what a run read
+_SHAPE = {"command", "status", "phases", "sessions", "torch", "code", "packages", "machine"}  # keys of a manifest
 _ACCOUNT = {"config.yaml", "overrides.yaml", "manifest.json", "log.txt", "FAILED", ".lock"}
+
+
+def check_ours(directory: Path) -> None:
+    """Check that a run may work in ``directory``: it is absent or empty, holds a run, or what one began with.
+
+    Raises:
+        UserError: it is no directory, holds anything else, a link or a damaged run; nothing was written.
+    """
+    if not directory.is_dir():
+        if os.path.lexists(directory):
+            raise UserError(f"{directory} is no directory: name another with hydra.run.dir")
+        return
+    held = [path for path in directory.iterdir() if not files.is_temporary(path)]
+    # The lock looks for a link itself, and at the file that it opened, in whose place none can be put then.
+    if link := next((path for path in held if path.is_symlink() and path.name != ".lock"), None):
+        raise UserError(f"{link} is a link, which a run does not write through: remove it, or name another directory")
+    names = {path.name for path in held}
+    if names <= {".lock"} or ("overrides.yaml" in names and names <= _ACCOUNT - {"config.yaml"}):
+        return
+    if not {"config.yaml", "manifest.json"} <= names:
+        other = min(names - _ACCOUNT, default=min(names))
+        raise UserError(
+            f"{directory} is not empty and holds no run, or a damaged one (such as {other}): name another directory "
+            "with hydra.run.dir"
+        )
+    try:
+        whole = files.read_json(directory / "manifest.json").keys() >= _SHAPE
+        whole &= isinstance(files.read_yaml(directory / "config.yaml"), dict)
+    except (OSError, ValueError, AttributeError, yaml.YAMLError):
+        whole = False
+    if not whole:
+        raise UserError(f"{directory} holds a damaged run (manifest.json or config.yaml): name another directory")
 
 
 def new_directory(parent: Path) -> Path:
@@ -68,6 +104,13 @@ def failed_at_once(directory: Path) -> bool:
     """True if the directory holds a failed run without results: nothing but the files of `_ACCOUNT`."""
     names = {path.name for path in directory.iterdir()}
     return "FAILED" in names and names <= _ACCOUNT
+
+
+def discard(directory: Path) -> None:
+    """Remove the files of a run that failed at once, see `failed_at_once`, and the directory with them."""
+    for path in directory.iterdir():
+        path.unlink()
+    directory.rmdir()
 
 
 def record_refusal(directory: Path, overrides: Sequence[str], sentence: str) -> None:

@@ -8,21 +8,21 @@ import logging
 import math
 import re
 import shlex
-import shutil
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TextIO
 from urllib.parse import quote
 
 from robustcli.runs import provenance
-from robustcli.runs.manifest import begin_run, check_same, failed_at_once, now, resume_run
+from robustcli.runs.manifest import begin_run, check_ours, check_same, discard, failed_at_once, now, resume_run
 from robustcli.utils import files, locks
-from robustcli.utils.errors import SuspectClaim, UserError
+from robustcli.utils.errors import SuspectClaim, UserError, causes
 from robustcli.utils.flatten import differences, flatten, plain
+from robustcli.utils.stops import stop_code
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -60,10 +60,18 @@ class Run:
         A run of another config that failed without results is overwritten.
 
         Raises:
-            UserError: another live process holds the directory, or it holds a run of another config or command.
+            UserError: another live process holds the directory, or it holds a run of another config or command, or
+                something that is no run; or it cannot be made.
         """
         place = Path(directory).absolute()
-        place.mkdir(parents=True, exist_ok=True)
+        try:
+            check_ours(place)
+            place.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(
+                f"the directory of the run cannot be made or read: {error.filename} ({error.strerror}); name another "
+                "with hydra.run.dir"
+            ) from error
         lock = locks.take(
             place / ".lock",
             busy=lambda holder: (
@@ -197,7 +205,7 @@ class Run:
     def discard(self) -> None:
         """Remove the directory of a run that failed in its first session, before its work; any other is left."""
         if self.resumed == 0 and set(self.manifest["phases"]) <= {"load"} and failed_at_once(self.directory):
-            shutil.rmtree(self.directory)
+            discard(self.directory)
 
     def __enter__(self) -> Self:
         if self.done:
@@ -218,20 +226,38 @@ class Run:
             return
         with self._exit:
             if error is None:
-                # DONE before the parts go: a run killed in between is done, or resumes from its parts.
-                self._close("done")
-                self._warn_of_changes()
-                files.write_text(self.directory / "DONE", self.manifest["end"] + "\n")
-                self.done = True
-                _remove_parts(self.directory)
-                self.log.info("done: %s", self.directory)
-            elif _interrupted(error):
-                self._close("interrupted")
+                try:
+                    self._complete()
+                except Exception as late:
+                    self._fail(late)
+                    raise
+            elif stop_code(error) is not None:
+                with suppress(OSError):  # a full disk: the manifest keeps saying "running", as after a kill
+                    self._close("interrupted")
                 self.log.warning("interrupted; go on with: %s", self._how_to_resume())
             else:
-                self._close("failed")
-                files.write_text(self.directory / "FAILED", _failure(error))
-                self.log.error("failed: %s", _failure(error).splitlines()[0])
+                self._fail(error)
+
+    def _complete(self) -> None:
+        # DONE before the parts go: a run killed in between is done, or resumes from its parts.
+        self._close("done")
+        self._warn_of_changes()
+        files.write_text(self.directory / "DONE", self.manifest["end"] + "\n")
+        self.done = True
+        _remove_parts(self.directory)
+        self.log.info("done: %s", self.directory)
+
+    def _fail(self, error: BaseException) -> None:
+        """Record ``error``, as far as the disk has room for it and the directory is still there."""
+        text = _failure(error)
+        # The frames of a writer that failed hold its file open, and with it the blocks that a full disk has to give
+        # for what is written here.
+        for seen in causes(error):
+            traceback.clear_frames(seen.__traceback__)
+        with suppress(OSError):
+            self._close("failed")
+            files.write_text(self.directory / "FAILED", text)
+        self.log.error("failed: %s", text.splitlines()[0])
 
     def _place(self, folder: str, name: str, suffix: str) -> Path:
         path = self.directory / folder / _file_name(name)
@@ -249,6 +275,8 @@ class Run:
         else:
             self.manifest["sessions"][-1]["changed"] |= differences({"torch": self.manifest["torch"]}, {"torch": state})
         self.manifest["peak_memory"] = provenance.peak_memory()
+        if not (self.directory / "config.yaml").is_file():  # nothing is written where it would be a run without config
+            raise FileNotFoundError(f"{self.directory} was removed while the run worked in it")
         files.write_json(self.directory / "manifest.json", self.manifest)
 
     def _close(self, status: str) -> None:
@@ -262,14 +290,8 @@ class Run:
             self.log.warning("%s is %s, but was %s when the run began: its numbers may differ for it", key, new, old)
 
     def _how_to_resume(self) -> str:
-        overrides = files.read_yaml(self.directory / "overrides.yaml")
-        kept = [item for item in overrides if not item.startswith("resume=")]
+        kept = [item for item in self.manifest["overrides"] if not item.startswith("resume=")]
         return shlex.join(["robustcli", self.manifest["command"], *kept, f"resume={self.directory}"])
-
-
-def _interrupted(error: BaseException) -> bool:
-    # 130 and 143 are how Ctrl-C and SIGTERM end a process.
-    return isinstance(error, KeyboardInterrupt) or (isinstance(error, SystemExit) and error.code in (130, 143))
 
 
 def _failure(error: BaseException) -> str:
@@ -295,14 +317,27 @@ def _file_name(name: str) -> str:
 
 
 def _remove_parts(directory: Path) -> None:
-    if (directory / "records.parquet").exists():
-        shutil.rmtree(directory / "parts", ignore_errors=True)
+    """Remove the parts of a finished run and the state of its training, and nothing else that lies beside them."""
+    parts = directory / "parts"
+    if (directory / "records.parquet").exists() and not parts.is_symlink():
+        for path in [*parts.glob("*.parquet"), parts / "state.pt"]:
+            path.unlink(missing_ok=True)
+        with suppress(OSError):  # absent, or it holds what is not ours
+            parts.rmdir()
+
+
+class _LogFile(logging.StreamHandler[TextIO]):
+    """Handler that drops what it cannot write: a full disk must not end a run, nor print tracebacks of logging."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        pass
 
 
 @contextmanager
 def _logging_to(path: Path) -> Iterator[None]:
     # On the root, so that the warnings of libraries are kept too; the level is raised for our own package only.
-    handler = logging.FileHandler(path, encoding="utf-8")
+    stream = files.append_to(path)
+    handler = _LogFile(stream)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     package = logging.getLogger("robustcli")
     level = package.level
@@ -314,3 +349,5 @@ def _logging_to(path: Path) -> Iterator[None]:
         logging.getLogger().removeHandler(handler)
         package.setLevel(level)
         handler.close()
+        with suppress(OSError):
+            stream.close()

@@ -27,6 +27,7 @@ from robustcli.training.tasks import Task
 from robustcli.utils.errors import UserError
 from robustcli.utils.files import atomic
 from robustcli.utils.seeding import derive_seed
+from robustcli.utils.stops import stop_signals
 
 _TIMED_STEPS = 4  # after a first one that is not counted
 
@@ -92,6 +93,8 @@ class Trainer:
         self.state = state
         if state is None or not state.exists():
             self.training = Training(*self._planned_steps())
+            if self.settings.max_seconds is not None:
+                self._save()  # the clock would plan other steps after a kill
             return
         content = torch.load(state, map_location=self.model.device, weights_only=True)
         self.model.network.load_state_dict(content["network"])
@@ -253,12 +256,12 @@ class _Stop:
 
 @contextmanager
 def _deferred_stop() -> Iterator[_Stop]:
-    """Context in which Ctrl-C and SIGTERM wait for the end of the step: a saved state is never half a step."""
+    """Context in which signals that ask to stop wait for the end of the step: a saved state is never half a step."""
     stop = _Stop()
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, stop) for number in stop_signals()}
     try:
         yield stop
     finally:

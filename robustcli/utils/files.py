@@ -2,14 +2,19 @@
 
 import json
 import os
+import re
+import secrets
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import yaml
 
-TEMPORARY = ".tmp-"
+from robustcli.utils.errors import UserError
+
+_TEMPORARY = re.compile(r"\.tmp-robustcli-\d+-[0-9a-f]{8}-.+")  # a name that nobody else gives a file
 
 
 @contextmanager
@@ -17,10 +22,13 @@ def atomic(path: Path) -> Iterator[Path]:
     """Context of an atomic write: yields a temporary path, synced and renamed to ``path``, or removed on an exception.
 
     The temporary name keeps the suffix, because writers of pictures and tables choose their format by it. A process
-    that is killed inside leaves at most a temporary file, which :func:`remove_temporaries` removes.
+    that is killed inside leaves at most a temporary file, which :func:`remove_temporaries` removes. A link at ``path``
+    is replaced, its target left alone.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}")
+    temporary = path.with_name(f".tmp-robustcli-{os.getpid()}-{secrets.token_hex(4)}-{path.name}")
+    # The file is made here, where nothing may be in its place: a writer of a library would follow a link.
+    os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
     try:
         yield temporary
         _sync(temporary)
@@ -29,6 +37,24 @@ def atomic(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
         raise
     _sync(path.parent)
+
+
+def append_to(path: Path) -> TextIO:
+    """The text file at ``path``, made if absent and open at its end.
+
+    Raises:
+        UserError: it is a link, symbolic or hard, no plain file, or cannot be opened; its target is left as it is.
+    """
+    try:
+        handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+        state = os.fstat(handle)
+        if stat.S_ISREG(state.st_mode) and state.st_nlink == 1:
+            return open(handle, "a", encoding="utf-8")
+        os.close(handle)
+        reason = "it is a link to another file, or no file"
+    except OSError as error:
+        reason = "it is a link to another file" if path.is_symlink() else str(error.strerror)
+    raise UserError(f"{path} cannot be written to ({reason}): remove it, or work in another directory")
 
 
 def write_text(path: Path, text: str) -> None:
@@ -61,10 +87,16 @@ def read_yaml(path: Path) -> Any:
     return yaml.safe_load(path.read_text(encoding="utf-8"))
 
 
+def is_temporary(path: Path) -> bool:
+    """True for the name of a file of :func:`atomic` that is being written, or was left by a killed writer."""
+    return _TEMPORARY.fullmatch(path.name) is not None
+
+
 def remove_temporaries(directory: Path) -> None:
     """Remove temporary files of killed writers under ``directory``, to which no other process may be writing."""
-    for left in directory.rglob(f"{TEMPORARY}*"):
-        left.unlink(missing_ok=True)
+    for left in filter(is_temporary, directory.rglob(".tmp-robustcli-*")):
+        if left.is_file():
+            left.unlink(missing_ok=True)
 
 
 def _sync(path: Path) -> None:

@@ -1,6 +1,7 @@
 """From the command line to runs: exit codes, sentences for mistakes, resume, sweeps, signals; tiny engines."""
 
 import csv
+import errno
 import json
 import os
 import pickle
@@ -16,19 +17,21 @@ from typing import Any
 
 import pytest
 
-from robustcli.cli.launch import launch
+from robustcli.cli.launch import guarded, launch
 from robustcli.config import overrides
 from robustcli.utils.errors import UserError
 from robustcli.utils.suggest import nearest_keys as nearest
 
 # What the workers of another process get in place of the real engine: it does as `checkpoint` says.
 ENGINE = """
-import pathlib, sys, time, types
+import os, pathlib, sys, time, types
 def run(config, run):
     with open(run.directory / "seen", "a") as file:
         file.write(f"{config.seed}\\n")
     if config.checkpoint == "fail" and config.seed == 1:
         raise ValueError("it broke\\nin two lines")
+    if config.checkpoint == "die":
+        os.kill(os.getpid(), 9)
     if config.checkpoint == "wait":
         (run.directory / "waiting").touch()
         time.sleep(60)
@@ -337,7 +340,8 @@ def test_outcomes_are_counted_and_not_read_off_directories(engine: Any, monkeypa
 
     engine(lambda config, run: 0.0)
     words = [*QUICK, "--multirun", "seed=0,1", "hydra.sweep.dir=sweep"]
-    Path("sweep/9").mkdir(parents=True)
+    assert launch("train-mat", words) == 0
+    Path("sweep/9").mkdir()
     Path("sweep/9/FAILED").write_text("of an earlier sweep")
     assert launch("train-mat", words) == 0, "an old marker is no failed job"
     whole = BasicLauncher.launch
@@ -386,13 +390,14 @@ def wait_for(done: Callable[[], bool], process: subprocess.Popen[str]) -> None:
         time.sleep(0.05)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=["Ctrl-C", "SIGTERM", "SIGHUP"])
 def test_signals_end_a_run_in_order(start: Any, tmp_path: Path, number: signal.Signals) -> None:
     process = start("checkpoint=wait", "hydra.run.dir=run")
     wait_for((tmp_path / "run" / "waiting").exists, process)
     process.send_signal(number)
     _, err = process.communicate(timeout=30)
     assert process.returncode == 128 + number and "Traceback" not in err
+    assert f"go on with: robustcli train-mat resume={tmp_path / 'run'}\n" in err
     manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
     assert manifest["status"] == "interrupted" and not (tmp_path / "run" / "FAILED").exists()
 
@@ -415,3 +420,91 @@ def test_broken_yaml_of_the_user_is_one_sentence(tmp_path: Path, capsys: pytest.
     assert launch("evaluate", ["--config-dir", str(tmp_path), "dataset=mine"]) == 2
     said = capsys.readouterr().err
     assert said.startswith(f"error: {tmp_path / 'dataset' / 'mine.yaml'} is no YAML: ") and len(said.splitlines()) == 1
+
+
+def test_a_signal_that_meets_an_import_waits_for_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A module that catches everything would lose it, as optional imports of libraries do."""
+    module = """
+import os, signal
+done = "lost"
+try:
+    os.kill(os.getpid(), signal.SIGTERM)
+    sum(range(3_000_000))
+    done = "whole"
+except BaseException:
+    pass
+"""
+    (tmp_path / "greedy.py").write_text(module)
+    monkeypatch.syspath_prepend(tmp_path)
+    seen: list[str] = []
+
+    def work() -> int:
+        import greedy  # type: ignore[import-not-found]
+
+        seen.append(greedy.done)
+        for _ in range(10**9):
+            pass
+        return 0
+
+    assert guarded(work) == 143 and seen == ["whole"]
+
+
+def test_an_error_that_a_library_makes_of_a_signal_is_a_stop(capsys: pytest.CaptureFixture[str]) -> None:
+    def work() -> int:
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt:
+            raise ImportError("cannot import name 'x'")  # noqa: B904 (as libraries do)
+
+    assert guarded(work) == 130 and capsys.readouterr().err == "stopped by Ctrl-C\n"
+
+
+def test_a_sweep_whose_markers_cannot_be_written_fails(engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*arguments: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "FAILED")
+
+    engine(lambda config, run: 0.0)
+    monkeypatch.setattr("robustcli.cli.job.record_refusal", full)
+    monkeypatch.setattr("robustcli.runs.run.begin_run", full)
+    assert launch("train-mat", [*QUICK, "--multirun", "seed=0,1", "hydra.sweep.dir=sweep"]) == 1
+
+
+def test_a_sweep_claims_its_directory(engine: Any, capfd: pytest.CaptureFixture[str]) -> None:
+    words = [*QUICK, "--multirun", "seed=0,1", "hydra.sweep.dir=sweep"]
+    Path("sweep").mkdir()
+    Path("sweep/mine").write_text("mine")
+    engine(no_engine)
+    assert launch("train-mat", words) == 2 and [path.name for path in Path("sweep").iterdir()] == ["mine"]
+    Path("sweep/mine").unlink()
+    codes: list[int] = []
+
+    def again(config: Any, run: Any) -> float:
+        script = f"import sys; from robustcli.cli.launch import launch; sys.exit(launch('train-mat', {words}))"
+        codes.append(subprocess.run([sys.executable, "-c", script], check=False, capture_output=True).returncode)
+        return 0.0
+
+    engine(again)
+    assert launch("train-mat", words) == 0 and codes == [2, 2]
+    Path("sweep/link").symlink_to("elsewhere")
+    assert launch("train-mat", words) == 2
+    assert "link is a link" in capfd.readouterr().err
+
+
+def test_a_killed_worker_of_a_sweep_is_one_sentence(start: Any, tmp_path: Path) -> None:
+    words = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "checkpoint=die")
+    process = start("--multirun", "seed=0,1", *words)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 1 and "Traceback" not in err, err
+    assert "error: a worker of the sweep was killed" in err and "resume=" in err
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "utf-16"])
+def test_a_config_that_is_not_utf_8_is_one_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], encoding: str
+) -> None:
+    (tmp_path / "dataset").mkdir()
+    (tmp_path / "dataset" / "mine.yaml").write_text("# Für mich.\n_target_: robustcli.data.Digits\n", encoding=encoding)
+    for words in (["dataset=mine"], ["dataset=digits"]):
+        launch("evaluate", ["--config-dir", str(tmp_path), *words, "--cfg", "job"])
+        err = capsys.readouterr().err
+        assert "Traceback" not in err and err.count("\n") <= 1, err

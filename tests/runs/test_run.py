@@ -1,15 +1,18 @@
 """The run directory: claimed once, whole at any time, marked when done or failed, and open to a resume."""
 
 import contextlib
+import errno
 import itertools
 import json
 import logging
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+import weakref
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -22,6 +25,7 @@ import torch
 from robustcli.runs import manifest, provenance
 from robustcli.runs.manifest import new_directory
 from robustcli.runs.run import Run
+from robustcli.utils import files
 from robustcli.utils.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -392,3 +396,118 @@ def test_a_resume_that_reads_other_inputs_is_refused(tmp_path: Path) -> None:
         Run.open("evaluate", {"seed": 0}, tmp_path / "run", []) as run,
     ):
         run.note_inputs(weights={"model": "bbbb"})
+
+
+@pytest.mark.parametrize("held", [["parts/mine.parquet"], ["config.yaml"], ["log.txt"], ["a/.tmp-1-x"], [".git/HEAD"]])
+def test_a_directory_that_is_no_run_is_refused_and_left_as_it_is(tmp_path: Path, held: list[str]) -> None:
+    place = tmp_path / "a"
+    for name in held:
+        (place / name).parent.mkdir(parents=True, exist_ok=True)
+        (place / name).write_text("mine")
+    before = sorted(place.rglob("*"))
+    with pytest.raises(UserError, match="is not empty and holds no run"):
+        start(place)
+    assert sorted(place.rglob("*")) == before
+
+
+def test_what_lies_beside_the_files_of_a_run_stays(tmp_path: Path) -> None:
+    records = pd.DataFrame({"x": [1]})
+    with start(tmp_path / "a") as run:
+        run.records_part("one", lambda: records)
+        run.write_records(records)
+        for name in (".tmp-mine", "parts/mine.txt", "parts/.tmp-1-mine"):
+            (run.directory / name).write_text("mine")
+    (run.directory / "DONE").unlink()
+    with start(tmp_path / "a"):
+        pass
+    assert not (run.directory / "parts" / "one.parquet").exists()
+    assert {path.name for path in run.directory.rglob("*mine*")} == {".tmp-mine", "mine.txt", ".tmp-1-mine"}
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "config.yaml"])
+@pytest.mark.parametrize("content", [b"", b"[1]", bytes(range(256)), b"{}"])
+def test_a_damaged_run_is_not_resumed(tmp_path: Path, name: str, content: bytes) -> None:
+    with start(tmp_path / "a") as run:
+        pass
+    (run.directory / name).write_bytes(content)
+    if (name, content) != ("config.yaml", b"{}"):
+        with pytest.raises(UserError, match="holds a damaged run"):
+            start(tmp_path / "a")
+    (run.directory / name).unlink()
+    with pytest.raises(UserError, match="holds no run, or a damaged one"):
+        start(tmp_path / "a")
+    assert not (run.directory / name).exists()
+
+
+@pytest.mark.parametrize("name", ["log.txt", "parts", "figures", "manifest.json"])
+def test_no_link_is_written_through(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ZeroDivisionError), start(tmp_path / "a") as run:
+        _ = 1 / 0
+    target = tmp_path / "precious"
+    (run.directory / name).unlink(missing_ok=True)
+    (run.directory / name).symlink_to(target)
+    with pytest.raises(UserError, match=f"{name} is a link"):
+        start(tmp_path / "a")
+    assert not target.exists()
+
+
+@pytest.mark.parametrize("plant", ["symlink_to", "hardlink_to"])
+def test_a_log_that_is_planted_as_a_link_is_not_appended_to(tmp_path: Path, plant: str) -> None:
+    target = tmp_path / "precious"
+    target.write_text("mine")
+    run = start(tmp_path / "a")
+    getattr(run.directory / "log.txt", plant)(target)
+    with pytest.raises(UserError, match=r"log\.txt cannot be written to \(it is a link to another file"), run:
+        pass
+    assert target.read_text() == "mine"
+
+
+def test_what_is_no_directory_is_a_mistake(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for place in ("file", "file/below", "/dev/null", "/proc/nowhere"):
+        with pytest.raises(UserError):
+            start(tmp_path / place)
+
+
+def test_a_directory_that_was_removed_is_no_finished_run(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="was removed while the run worked in it"), start(tmp_path / "a") as run:
+        shutil.rmtree(run.directory)
+    assert not run.directory.exists()
+
+
+def test_a_full_disk_is_said_once_there_is_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    held: list[Any] = []
+    write = files.write_json
+
+    def full(path: Path, content: Any) -> None:
+        if any(reference() is not None for reference in held):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(path, content)
+
+    class Writer:
+        """Holds the blocks of the disk as long as it lives, as an open file does."""
+
+        def __init__(self) -> None:
+            held.append(weakref.ref(self))
+
+        def write(self) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    def work() -> None:
+        writer = Writer()
+        writer.write()
+
+    monkeypatch.setattr(files, "write_json", full)
+    with pytest.raises(OSError, match="No space"), start(tmp_path / "a") as run:
+        work()
+    assert read(run.directory / "manifest.json")["status"] == "failed" and (run.directory / "FAILED").exists()
+
+
+def test_a_stop_that_a_library_turned_into_an_error_is_a_stop(tmp_path: Path) -> None:
+    with pytest.raises(ImportError), start(tmp_path / "a") as run:
+        try:
+            raise SystemExit(129)
+        except SystemExit:
+            raise ImportError("cannot import name 'x'")  # noqa: B904 (as libraries do)
+    assert read(run.directory / "manifest.json")["status"] == "interrupted"
+    assert not (run.directory / "FAILED").exists()
