@@ -1,14 +1,15 @@
 """Signals that ask to stop as an exception, for an orderly end."""
 
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from robustcli.utils.stops import stop_signals
+from robustcli.utils.stops import stop_code, stop_signals
 
-_AGAIN = 0.01  # seconds of computing until a signal that met an import is tried again
+_AGAIN = 0.05  # seconds of computing until a signal that did not stop the process is tried again
 
 
 @contextmanager
@@ -16,33 +17,37 @@ def terminable() -> Iterator[None]:
     """Context in which Ctrl-C, SIGTERM and SIGHUP raise ``SystemExit(128 + number)``: runs are closed, workers end.
 
     During an import the first of them waits for its end, at most seconds: modules catch what is raised there, to go
-    on without what they import, so that the signal would be lost or become an error of its own. A second one does not
-    wait. The former handlers are restored. Python allows handlers in the main thread only; elsewhere nothing changes.
+    on without what they import, so that the signal would be lost or become an error of its own. One that was swallowed
+    is raised again; a second one does not wait. The former handlers are restored. Python allows handlers in the main
+    thread only; elsewhere nothing changes.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    waiting: list[int] = []
+    asked: list[int] = []
 
     def stop(number: int, frame: FrameType | None) -> None:
-        if _imports(frame) and not waiting:
-            waiting.append(number)
-            signal.setitimer(signal.ITIMER_VIRTUAL, _AGAIN)
-        else:
+        first = not asked
+        asked[:] = [number]
+        signal.setitimer(signal.ITIMER_VIRTUAL, _AGAIN)
+        if not (first and _imports(frame)):
             raise SystemExit(128 + number)
 
     def try_again(_number: int, frame: FrameType | None) -> None:
-        if waiting and _imports(frame):
-            signal.setitimer(signal.ITIMER_VIRTUAL, _AGAIN)
-        elif waiting:
-            signal.raise_signal(signal.Signals(waiting[0]))  # to the handler of now, which may be that of a training
+        if not asked:
+            return
+        signal.setitimer(signal.ITIMER_VIRTUAL, _AGAIN)
+        handled = sys.exception()
+        if _imports(frame) or (handled is not None and stop_code(handled) is not None):  # runs are being closed
+            return
+        signal.raise_signal(signal.Signals(asked[0]))  # to the handler of now, which may be that of a training
 
     before = {number: signal.signal(number, stop) for number in stop_signals()}
     before[signal.SIGVTALRM] = signal.signal(signal.SIGVTALRM, try_again)
     try:
         yield
     finally:
-        if waiting:
+        if asked:
             signal.setitimer(signal.ITIMER_VIRTUAL, 0)
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -20,7 +20,7 @@ from urllib.parse import quote
 from robustcli.runs import provenance
 from robustcli.runs.manifest import begin_run, check_ours, check_same, discard, failed_at_once, now, resume_run
 from robustcli.utils import files, locks
-from robustcli.utils.errors import SuspectClaim, UserError, causes
+from robustcli.utils.errors import SuspectClaim, UserError, behind
 from robustcli.utils.flatten import differences, flatten, plain
 from robustcli.utils.stops import stop_code
 
@@ -252,7 +252,7 @@ class Run:
         text = _failure(error)
         # The frames of a writer that failed hold its file open, and with it the blocks that a full disk has to give
         # for what is written here.
-        for seen in causes(error):
+        for seen in behind(error):
             traceback.clear_frames(seen.__traceback__)
         with suppress(OSError):
             self._close("failed")

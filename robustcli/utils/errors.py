@@ -74,3 +74,11 @@ def causes(error: BaseException) -> Iterator[BaseException]:
     while seen is not None:
         yield seen
         seen = seen.__cause__
+
+
+def behind(error: BaseException) -> Iterator[BaseException]:
+    """``error`` and all that led to it: causes, and exceptions during whose handling the next was raised."""
+    seen: BaseException | None = error
+    while seen is not None:
+        yield seen
+        seen = seen.__cause__ or seen.__context__

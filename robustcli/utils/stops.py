@@ -1,7 +1,8 @@
 """Signals that ask a process to stop, and exceptions that they have become."""
 
 import signal
-from collections.abc import Iterator
+
+from robustcli.utils.errors import behind
 
 
 def stop_signals() -> list[int]:
@@ -15,16 +16,9 @@ def stop_code(error: BaseException) -> int | None:
 
     A library may turn the exception of a signal into one of its own, of which it is the cause or the context then.
     """
-    for seen in _behind(error):
+    for seen in behind(error):
         if isinstance(seen, KeyboardInterrupt):
             return 128 + signal.SIGINT
         if isinstance(seen, SystemExit) and isinstance(seen.code, int) and seen.code > 128:
             return seen.code
     return None
-
-
-def _behind(error: BaseException) -> Iterator[BaseException]:
-    seen: BaseException | None = error
-    while seen is not None:
-        yield seen
-        seen = seen.__cause__ or seen.__context__

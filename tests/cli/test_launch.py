@@ -1,5 +1,6 @@
 """From the command line to runs: exit codes, sentences for mistakes, resume, sweeps, signals; tiny engines."""
 
+import contextlib
 import csv
 import errno
 import json
@@ -508,3 +509,28 @@ def test_a_config_that_is_not_utf_8_is_one_sentence(
         launch("evaluate", ["--config-dir", str(tmp_path), *words, "--cfg", "job"])
         err = capsys.readouterr().err
         assert "Traceback" not in err and err.count("\n") <= 1, err
+
+
+def test_a_signal_that_a_library_swallows_comes_again() -> None:
+    def work() -> int:
+        with contextlib.suppress(BaseException):
+            signal.raise_signal(signal.SIGTERM)
+        for _ in range(10**9):
+            pass
+        return 0
+
+    assert guarded(work) == 143
+
+
+def test_an_end_in_order_is_not_disturbed_by_the_signal_that_asked_for_it() -> None:
+    closed: list[bool] = []
+
+    def work() -> int:
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        finally:
+            sum(range(20_000_000))  # several times as long as until a swallowed one comes again
+            closed.append(True)
+        return 0
+
+    assert guarded(work) == 143 and closed == [True]
