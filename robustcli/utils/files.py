@@ -14,7 +14,8 @@ import yaml
 
 from robustcli.utils.errors import UserError
 
-_TEMPORARY = re.compile(r"\.tmp-robustcli-\d+-[0-9a-f]{8}-.+")  # a name that nobody else gives a file
+TEMPORARY = ".tmp-"
+_OURS = re.compile(r"\.tmp-robustcli-\d+-[0-9a-f]{8}-.+")  # a name that nobody else gives a file
 
 
 @contextmanager
@@ -89,7 +90,7 @@ def read_yaml(path: Path) -> Any:
 
 def is_temporary(path: Path) -> bool:
     """True for the name of a file of :func:`atomic` that is being written, or was left by a killed writer."""
-    return _TEMPORARY.fullmatch(path.name) is not None
+    return _OURS.fullmatch(path.name) is not None
 
 
 def remove_temporaries(directory: Path) -> None:

@@ -331,3 +331,12 @@ def test_micro_batches_add_up_to_one_batch_of_their_size(scenes: Scenes) -> None
         weights.append(torch.cat([weight.flatten() for weight in trainer.model.parameters()]))
     torch.testing.assert_close(weights[0], weights[1], rtol=1e-5, atol=1e-6)
     assert not torch.equal(weights[0], torch.cat([weight.flatten() for weight in small().parameters()]))
+
+
+def test_steps_planned_by_the_clock_survive_a_kill_before_the_first_save(make: Any, tmp_path: Path) -> None:
+    state, bound = tmp_path / "parts" / "state.pt", {"max_steps": None, "max_seconds": 0.5}
+    killed = make(small(), **bound)
+    killed.prepare(state)
+    again = make(small(), **bound | {"max_seconds": 50.0})  # a machine that seems a hundred times as fast
+    again.prepare(state)
+    assert again.training == killed.training and again.step == 0
