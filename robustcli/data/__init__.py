@@ -5,19 +5,23 @@ from robustcli.data.class_arrays import ClassArrays
 from robustcli.data.class_folders import ClassFolders
 from robustcli.data.class_sets import Cifar10, Cifar100, Mnist
 from robustcli.data.classes import ImageClassData
+from robustcli.data.coco_captions import CocoCaptions
 from robustcli.data.digits import Digits
 from robustcli.data.karpathy import KarpathyJSON
+from robustcli.data.parquet import CaptionParquet
 from robustcli.data.scenes import Scenes
 from robustcli.data.scenes.classes import SceneClasses
 from robustcli.data.shards import Shards
 from robustcli.data.tables import CaptionTable
 
 __all__ = [
+    "CaptionParquet",
     "CaptionTable",
     "Cifar10",
     "Cifar100",
     "ClassArrays",
     "ClassFolders",
+    "CocoCaptions",
     "Digits",
     "ImageClassData",
     "ImageTextData",

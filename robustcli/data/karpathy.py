@@ -84,6 +84,8 @@ def read(annotations: str, root: Path, split: str, faults: Faults, origin: str |
             f'{path} is neither of the known forms: {{"images": [{{"filename", "split", "sentences"}}]}} or'
             ' [{"image", "caption"}].'
         )
+    if isinstance(content.get("annotations"), list):
+        raise UserError(f"{path} has COCO's own form, images and annotations: read it by dataset=coco_captions.")
     read_split = partial(_from_karpathy, content["images"], path, root)
     return Reading(str(content.get("dataset", path.stem)), split, read_split(split, faults), faults, read_split)
 

@@ -86,6 +86,12 @@ def existing(path: Path, key: str, origin: str | None) -> Path:
     raise UserError(f"{key} is {path}, which does not exist: put the file there{source}, or set {key} to where it is.")
 
 
+def splits_in(pattern: str) -> list[str]:
+    """The splits that a file name holds as words: ``val`` of ``captions_val2017.json``."""
+    words = re.split(r"[^a-z]+", Path(pattern).name.lower())
+    return [name for name in SPLITS if name in words]
+
+
 def with_split(pattern: str, split: str, key: str) -> str:
     """File name of one split: ``captions_{split}.csv`` filled in, or a name that holds it, ``captions_test.csv``.
 
@@ -94,8 +100,7 @@ def with_split(pattern: str, split: str, key: str) -> str:
     """
     if "{split}" in pattern:
         return pattern.replace("{split}", split)
-    words = re.split(r"[^a-z]+", Path(pattern).name.lower())
-    named = [name for name in SPLITS if name in words]
+    named = splits_in(pattern)
     if named == [split]:
         return pattern
     found = f"it is of the split {named[0]!r}" if len(named) == 1 else "it does not say which split it is"

@@ -1,27 +1,40 @@
-"""A CSV or TSV file of images and captions, one row a caption; an image may have several rows."""
+"""A delimited text file of images and captions, one row a caption; an image may have several rows."""
 
-import csv
-from collections.abc import Iterator, Mapping, Sequence
-from difflib import get_close_matches
+import io
+import json
+import re
+import tokenize
+from ast import literal_eval
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from robustcli.data.delimited import read_rows
 from robustcli.data.faults import Faults, OnError
 from robustcli.data.files import FileSet, Reading, SameText
 from robustcli.data.karpathy import SPLIT_NAMES
-from robustcli.data.sources import Blob, Record, check_split, clean_captions, existing, safe_name, with_split
+from robustcli.data.partition import Partition
+from robustcli.data.rows import Row, grouped
+from robustcli.data.sources import Blob, Record, check_split, existing, safe_name
 from robustcli.utils.errors import UserError
 
-DELIMITERS = {".csv": ",", ".tsv": "\t"}
+_OTHERS = {".parquet": "parquet", ".json": "karpathy or dataset=coco_captions", ".tar": "shards"}
+_NUMBERED = re.compile(r"(.+)#\d+\s*")  # Flickr's names of captions: the image and the number of its caption
 
 
 class CaptionTable(FileSet):
-    """Images and captions by a table with a header.
+    """Images and captions by a delimited file: CSV, TSV, Kaggle's ``.txt`` and pipes, Flickr's ``.token``.
+
+    A cell may hold a list of captions, as ``["a dog", "a hound"]``. A name such as ``1.jpg#0`` is that of ``1.jpg``,
+    where all names of the file have a number.
 
     Args:
-        table: ``.csv`` or ``.tsv``, UTF-8; ``{split}`` in its name stands for the split where each has its own file.
+        table: UTF-8, with a header but for Flickr's own; ``{split}`` in its name stands for the split where each has
+            its own file.
         root: folder that the image names are relative to.
         image_column, caption_column: names in the header.
         split_column: column that says ``train``, ``val`` or ``test``; None where the file is one split.
+        delimiter: ``,``, ``;``, ``|`` or ``tab``; None: told by the first line.
+        holds, val_share, test_share: split of a file that does not say it, and shares of it, as for ``Partition``.
         image_size, split, same_text, on_error, fingerprint, limit, origin: as for ``KarpathyJSON``.
 
     Raises:
@@ -37,6 +50,10 @@ class CaptionTable(FileSet):
         image_column: str = "image",
         caption_column: str = "caption",
         split_column: str | None = None,
+        delimiter: str | None = None,
+        holds: str | None = None,
+        val_share: float = 0.0,
+        test_share: float = 0.0,
         image_size: int = 224,
         same_text: SameText = "distinct",
         on_error: OnError = "raise",
@@ -47,15 +64,28 @@ class CaptionTable(FileSet):
         columns = {"image_column": image_column, "caption_column": caption_column}
         if split_column:
             columns["split_column"] = split_column
+        partition = Partition(
+            key="dataset.table",
+            pattern=str(table),
+            by_column=split_column is not None,
+            holds=holds,
+            val_share=val_share,
+            test_share=test_share,
+        )
 
         def located(split: str) -> Path:
-            name = str(table) if split_column else with_split(str(table), split, "dataset.table")
-            return existing(Path(name).expanduser(), "dataset.table", origin)
+            path = existing(Path(partition.file(split)).expanduser(), "dataset.table", origin)
+            if (other := _OTHERS.get(path.suffix.lower())) is not None:
+                raise UserError(f"dataset.table is {path}, which is no delimited text: read it by dataset={other}.")
+            return path
 
         def read(split: str, faults: Faults) -> list[Record]:
-            path = located(split)
-            rows = list(_rows(path, columns, faults))
-            return _records(rows, path, Path(root).expanduser(), split, faults, by_split=split_column is not None)
+            path, source = located(split), partition.source(split)
+            rows = _rows(path, columns, delimiter, Path(root).expanduser(), source, faults)
+            records, splits = grouped(rows, source, faults)
+            if split_column:
+                check_split(source, splits, str(path))
+            return partition.take(records, split, str(path))
 
         faults = Faults(on_error)
         reading = Reading(located(split).stem, split, read(split, faults), faults, read)
@@ -64,100 +94,42 @@ class CaptionTable(FileSet):
         )
 
 
-def _rows(path: Path, columns: Mapping[str, str], faults: Faults) -> Iterator[tuple[int, list[str]]]:
-    """The line number and the wanted fields (image, caption, and split if asked for) of each row."""
-    if path.suffix.lower() not in DELIMITERS:
-        raise UserError(f"dataset.table is {path}, expected a name that ends with .csv or .tsv.")
-    delimiter = DELIMITERS[path.suffix.lower()]
-    try:
-        with path.open(encoding="utf-8-sig") as file:
-            lines = list(file)
-    except UnicodeDecodeError as error:
-        at = path.read_bytes()[: error.start].count(b"\n")
-        raise UserError(f"{path} is not UTF-8 text ({error.reason} after line {at}).") from None
-    header = _fields(lines[0], delimiter) if lines else []
-    wanted = [_column(header, key, name, path) for key, name in columns.items()]
-    for line, row in _split_rows(lines, delimiter, len(header), path):
-        if len(row) == len(header):
-            yield line, [row[column] for column in wanted]
-        elif row:
-            what = f"has {len(row)} fields, expected {len(header)} (text that holds the separator needs quotes)"
-            faults.report(f"{path}, line {line}", what)
-
-
-def _split_rows(lines: Sequence[str], delimiter: str, count: int, path: Path) -> list[tuple[int, list[str]]]:
-    """Rows with their first line, without the header.
-
-    Many files quote nothing, and a caption that begins with a quotation mark would there swallow the rows up to the
-    next one that ends with such a mark. So a line is a row wherever every line alone has ``count`` fields; only else
-    may a quoted field go on over several lines.
-
-    Raises:
-        UserError: a quoted field over several lines, of which one alone is a whole row, or one without an end.
-    """
-    alone = [_fields(line, delimiter, count) for line in lines]
-    if all(len(row) in (0, count) for row in alone):
-        return list(enumerate(alone[1:], 2))
-    rows, reader, line = list[tuple[int, list[str]]](), csv.reader(lines, delimiter=delimiter, strict=True), 1
-    try:
-        next(reader)
-        for row in reader:
-            start, line = line + 1, reader.line_num
-            whole = [at for at in range(start + 1, line + 1) if len(alone[at - 1]) == count]
-            if whole:
-                raise UserError(
-                    f"{path}, line {start}: a quotation mark opens a field that only ends in line {line}, but line "
-                    f"{whole[0]} looks like a row of its own: put the caption into quotation marks and double those in "
-                    "it, or take the line break out of it."
-                )
-            rows.append((start, row))
-    except csv.Error as error:
-        raise UserError(f"{path}, line {line + 1} cannot be read as a table: {error}.") from None
-    return rows
-
-
-def _fields(line: str, delimiter: str, count: int | None = None) -> list[str]:
-    """Fields of one line, taken as plain text where it breaks the rules of quotation or gives another ``count``."""
-    line = line.rstrip("\n")
-    try:
-        fields = next(csv.reader([line], delimiter=delimiter, strict=True), [])
-    except csv.Error:
-        return line.split(delimiter)
-    plain = line.split(delimiter)
-    return plain if count is not None and len(fields) != count == len(plain) else fields
-
-
-def _column(header: Sequence[str], key: str, name: str, path: Path) -> int:
-    if header.count(name) == 1:
-        return header.index(name)
-    if name in header:
-        raise UserError(f"{path} has {header.count(name)} columns {name!r}: rename all but one.")
-    near = get_close_matches(name, header, n=1, cutoff=0.0)
-    hint = f": set dataset.{key}, for example to {near[0]}" if near else ""
-    raise UserError(f"{path} has no column {name!r}, only {', '.join(header) or 'an empty first line'}{hint}.")
-
-
-def _records(
-    rows: Sequence[tuple[int, list[str]]], path: Path, root: Path, split: str, faults: Faults, *, by_split: bool
-) -> list[Record]:
-    first: dict[str, tuple[int, str]] = {}
-    captions: dict[str, list[str]] = {}
+def _rows(
+    path: Path, columns: Mapping[str, str], delimiter: str | None, root: Path, split: str, faults: Faults
+) -> Iterator[Row]:
+    rows = list(read_rows(path, columns, delimiter, faults))
+    numbered = [_NUMBERED.fullmatch(fields[0]) for _, fields in rows]
+    if all(numbered):
+        rows = [(line, [match[1], *fields[1:]]) for match, (line, fields) in zip(numbered, rows, strict=True) if match]
     for line, fields in rows:
         where = f"{path}, line {line}"
         if not fields[0].strip():
             faults.report(where, "names no image")
             continue
         image = safe_name(fields[0], root, where)
-        of = SPLIT_NAMES.get(fields[2].strip(), fields[2].strip()) if by_split else split
-        earlier, other = first.setdefault(image, (line, of))
-        if other != of:
-            faults.report(where, f"puts the image {image!r} into the split {of!r}, line {earlier} into {other!r}")
-        elif of == split:
-            captions.setdefault(image, []).extend(clean_captions([fields[1]], where, faults))
-    if by_split:
-        check_split(split, {of for _, of in first.values()}, str(path))
-    return [
-        Record(image, Blob(root / image), tuple(texts), f"{path}, line {first[image][0]}")
-        for image, texts in captions.items()
-        if texts
-    ]
+        of = SPLIT_NAMES.get(fields[2].strip(), fields[2].strip()) if "split_column" in columns else split
+        yield Row(where, image, Blob(root / image), _captions(fields[1]), of)
+
+
+def _captions(cell: str) -> list[object]:
+    """The text of a cell, or the texts of a list that it writes out, in JSON, or in Python's or numpy's form."""
+    text = cell.strip()
+    if not (text.startswith("[") and text.endswith("]")):
+        return [cell]
+    try:
+        found = json.loads(text)
+    except json.JSONDecodeError:
+        found = _printed(text)
+    listed = isinstance(found, list) and bool(found) and all(isinstance(each, str) for each in found)
+    return list(found) if listed else [cell]
+
+
+def _printed(text: str) -> list[object]:
+    """The strings of a printed list; none where there stands anything else. Numpy puts no commas between them."""
+    try:
+        tokens = [each for each in tokenize.generate_tokens(io.StringIO(text).readline) if each.string.strip()]
+        strings: list[object] = [literal_eval(each.string) for each in tokens if each.type == tokenize.STRING]
+    except (tokenize.TokenError, SyntaxError, ValueError):
+        return []
+    marks = [each.string for each in tokens if each.type != tokenize.STRING]
+    return strings if set(marks) <= {"[", ",", "]"} else []

@@ -26,6 +26,8 @@ CHOICES = {
 FILES = {
     "karpathy": ["dataset.annotations=a.json", "dataset.root=images"],
     "table": ["dataset.table=a.csv", "dataset.root=images"],
+    "coco_captions": ["dataset.annotations=a.json", "dataset.root=images"],
+    "parquet": ["dataset.file=a.parquet"],
     "shards": ["dataset.pattern='test-{0..1}.tar'"],
     "class_folders": ["dataset.root=images"],
     **{name: ["dataset.root=images"] for name in ("celebahq_gender", "celeba64_identities", "stanford_cars4")},

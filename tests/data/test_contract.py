@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import yaml
@@ -53,6 +54,27 @@ def table(root: Path) -> list[str]:
     return [*words, "dataset.split_column=split"]
 
 
+def coco_captions(root: Path) -> list[str]:
+    rows = pictures(root)
+    for split in SPLITS:
+        own = [(number, name) for number, (name, of) in enumerate(rows) if of == split]
+        images = [{"id": number, "file_name": name} for number, name in own]
+        annotations = [{"image_id": number, "caption": f"this is {name}"} for number, name in own]
+        (root / f"captions_{split}.json").write_text(json.dumps({"images": images, "annotations": annotations}))
+    return [f"dataset.annotations='{root}/captions_{{split}}.json'", f"dataset.root={root}", "dataset.image_size=16"]
+
+
+def parquet(root: Path) -> list[str]:
+    rows = pictures(root)
+    table = {
+        "image": [{"bytes": (root / name).read_bytes(), "path": name} for name, _ in rows],
+        "caption": [[f"this is {name}", "a picture"] for name, _ in rows],
+        "split": [split for _, split in rows],
+    }
+    pd.DataFrame(table).to_parquet(root / "all.parquet", row_group_size=2)
+    return [f"dataset.file={root}/all.parquet", "dataset.split_column=split", "dataset.image_size=16"]
+
+
 def shards(root: Path) -> list[str]:
     for split in SPLITS:
         with tarfile.open(root / f"{split}.tar", "w") as tar:
@@ -85,6 +107,8 @@ def npz(root: Path) -> list[str]:
 FILES: dict[str, Make] = {
     "karpathy": karpathy,
     "table": table,
+    "coco_captions": coco_captions,
+    "parquet": parquet,
     "shards": shards,
     "class_folders": class_folders,
     "npz": npz,

@@ -294,8 +294,8 @@ def test_an_image_of_a_table_in_two_splits_is_an_error(folder: Path):
 def test_a_table_must_say_its_split_and_kind(folder: Path):
     with pytest.raises(UserError, match=r"does not say which split it is: write \{split\}"):
         table(folder, ["image,caption", "0.jpg,a"], name="captions.csv")
-    with pytest.raises(UserError, match=r"ends with .csv or .tsv"):
-        table(folder, ["image,caption", "0.jpg,a"], name="captions_test.txt")
+    with pytest.raises(UserError, match=r"no delimited text: read it by dataset=parquet"):
+        table(folder, ["image,caption", "0.jpg,a"], name="captions_test.parquet")
 
 
 @pytest.mark.parametrize(
