@@ -5,6 +5,7 @@ Every engine builds its models here, before any long work, so a mismatch is an e
 
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -32,7 +33,7 @@ def build_trained(
         UserError: random weights, which answer by chance, unless ``model.pretrained=random`` asks for them; see
             `build_dual_encoder` and `build_classifier` too.
     """
-    if checkpoint is None and not config.get("checkpoint") and not config.get("pretrained"):
+    if checkpoint is None and not config.get("checkpoint") and not config.get("pretrained") and not _brings(config):
         key = "model.pretrained" if "pretrained" in config else "+model.pretrained"
         raise UserError(
             f"model {_shown(str(config.get('_target_')))} has random weights: give those to judge with "
@@ -41,6 +42,18 @@ def build_trained(
     if isinstance(data, ImageTextData):
         return build_dual_encoder(config, checkpoint, data, seed=seed)
     return build_classifier(config, checkpoint, data, seed=seed)
+
+
+def _brings(config: DictConfig) -> bool:
+    """True for a folder or a repository of open_clip's, which has weights beside its configuration."""
+    name = str(config.get("architecture") or "")
+    if _shown(str(config.get("_target_"))) != "open_clip":
+        return False
+    folder = Path(name.removeprefix("local-dir:")).expanduser()
+    return name.startswith("hf-hub:") or (
+        name.startswith("local-dir:")
+        and any(path.suffix in (".safetensors", ".bin", ".pth") for path in folder.glob("*"))
+    )
 
 
 def _shown(target: str) -> str:

@@ -12,7 +12,15 @@ from torch import nn
 
 from robustcli.models.assembly import library_errors, seeded_constructors, tag_or_file
 from robustcli.models.dual_encoder import DualEncoder
-from robustcli.models.weights import Checkpoint, Weights, assign, fitted, read_weights
+from robustcli.models.weights import (
+    Checkpoint,
+    Weights,
+    assign,
+    fitted,
+    is_image_tower,
+    read_weights,
+    with_image_tower,
+)
 from robustcli.utils.errors import UserError
 from robustcli.utils.suggest import did_you_mean
 
@@ -33,6 +41,8 @@ def open_clip(
         architecture: a name such as ``ViT-B-16``; or ``local-dir:FOLDER``, which has an ``open_clip_config.json``;
             or ``hf-hub:NAME``.
         pretrained: a tag such as ``openai`` (its weights are downloaded), or the path of a checkpoint.
+            Where ``checkpoint`` holds the image tower alone, as those of robust fine-tuning do, the text tower is
+            this one's.
         checkpoint: a local file: safetensors, open_clip's .pt/.bin, OpenAI's state dict. With a tag beside it, the tag
             says only what mean, std and activation the weights were trained with, and nothing is downloaded.
         image_size: pixels, if not the architecture's own; position embeddings of loaded weights are then interpolated.
@@ -42,13 +52,24 @@ def open_clip(
         UserError: an unknown name or tag, no network where one is needed, or a checkpoint of another model.
     """
     library = _library()
+    text = pretrained
     pretrained, checkpoint = tag_or_file(pretrained, checkpoint)
     _check_names(library, architecture, pretrained)
     weights = read_weights(checkpoint) if checkpoint is not None else None
+    if weights is not None and not weights.description and is_image_tower(weights.state):
+        if text is None:
+            raise UserError(
+                f"checkpoint {weights.path} holds the image tower alone: say whose text tower stands beside it, by "
+                "model.pretrained=openai (a tag) or model.pretrained=FILE."
+            )
+        whole = open_clip(architecture, pretrained=text, image_size=image_size, seed=seed)
+        assign(whole, with_image_tower(weights, whole.network.state_dict(), text))
+        return whole
     network, description = _build(library, architecture, pretrained, weights, image_size, seed)
     model = _wrap(library, architecture, network, description)
-    if weights is not None and pretrained is None and not weights.description and not description["quick_gelu"]:
-        weights = replace(weights, remarks=[*weights.remarks, *_activation(library, architecture, weights.path)])
+    if weights is not None and pretrained is None and not weights.description and weights.openai is None:
+        told = [] if description["quick_gelu"] else _activation(library, architecture, weights.path)
+        weights = replace(weights, remarks=[*weights.remarks, *told])
     if weights is not None:
         assign(model, _resized(network, weights) if image_size is not None else weights)
     return model
@@ -83,7 +104,11 @@ def _build(
     # The wrong activation gives wrong embeddings without any error: the weights decide, not only the name.
     quick_gelu = bool(stored.get("quick_gelu") or known.get("quick_gelu") or (weights is not None and weights.openai))
     size = image_size or stored.get("image_size")
-    source = {"pretrained": tag} if weights is None else {"load_weights": False, "pretrained_text": False}
+    source: dict[str, Any] = (
+        {"pretrained": tag} if weights is None else {"load_weights": False, "pretrained_text": False}
+    )
+    if weights is None and architecture.startswith("hf-hub:"):
+        source["require_pretrained"] = True  # else open_clip goes on with random weights where a download fails
     with seeded_constructors(seed), library_errors(architecture, tag), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="QuickGELU mismatch")
         network = library.create_model(architecture, force_image_size=size, force_quick_gelu=quick_gelu, **source)

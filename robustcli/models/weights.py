@@ -8,7 +8,7 @@ import re
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from robustcli import __version__
 from robustcli.models.classifier import Classifier
 from robustcli.models.dual_encoder import DualEncoder
+from robustcli.models.hugging_face import openai_names
 from robustcli.utils.errors import UserError
 from robustcli.utils.files import atomic
 
@@ -28,6 +29,8 @@ log = logging.getLogger(__name__)
 
 Model = DualEncoder | Classifier
 ASSETS = Path(__file__).parents[1] / "assets"
+# Files of weights in a folder: of Hugging Face, and of a run of ours.
+_IN_FOLDERS = ("model.safetensors", "pytorch_model.bin", "checkpoints/last.safetensors")
 SUFFIXES = (".safetensors", ".pt", ".pth", ".th", ".bin")
 METADATA_KEY = "robustcli"  # one entry only: the format writes several in an order that changes from run to run
 _OPENAI = ("input_resolution", "context_length", "vocab_size")  # numbers that OpenAI's files carry among the weights
@@ -36,7 +39,7 @@ _AVERAGED = "n_averaged"  # the counter of torch's AveragedModel
 _ENTRIES = ("state_dict", "model", "model_state_dict", "net")  # where checkpoints keep the weights that were trained
 # Data parallel and compiled networks, Lightning modules and the like put a name in front of all weights.
 _TORCHS = ("module.", "_orig_mod.")
-_WRAPPERS = (*_TORCHS, "model.", "net.")
+_WRAPPERS = (*_TORCHS, "model.", "net.", "1.")
 # What training scripts store beside the weights, and what can hold nothing but data: numbers of numpy, under the names
 # of its versions 1 and 2, and parsed arguments.
 _SCALAR = np.float64(0).__reduce__()[0]
@@ -53,14 +56,15 @@ _TEXT_PARTS = ("text_projection", "positional_embedding", "token_embedding.", "t
 class Weights:
     """Content of a checkpoint: ``state`` by name, ``description``, which rebuilds the model (empty if foreign).
 
-    ``openai`` is True for a file of OpenAI's, whose networks use QuickGELU. ``remarks`` are sentences on what the file
+    ``openai`` is True for a file of OpenAI's, whose networks use QuickGELU, or of others that say so; False for GELU;
+    None where it is not said. ``remarks`` are sentences on what the file
     leaves open and the reader decided.
     """
 
     path: Path
     state: Mapping[str, Tensor]
     description: Mapping[str, Any]
-    openai: bool = False
+    openai: bool | None = None
     remarks: Sequence[str] = ()
 
 
@@ -99,9 +103,10 @@ def assign(model: Model, weights: Weights) -> None:
     expected = model.network.state_dict()
     state = fitted(weights.state, expected)
     _check_match(weights, state, expected)
+    check_numbers(weights.path, state, expected)
     model.network.load_state_dict(state)
-    model.remarks = list(weights.remarks)
-    for sentence in weights.remarks:
+    model.remarks = [*weights.remarks, *_normalised(weights, expected)]
+    for sentence in model.remarks:
         log.warning("%s", sentence)
 
 
@@ -141,8 +146,9 @@ def read_weights(path: Checkpoint, *, shipped: str | None = None, key: str | Non
                 f"cleans images in front of one, purifier=mlvgm purifier.generator={path}"
             )
         state, _ = _chosen({}, tensors, key, path)
-        described = stored.get("model", {})
-        return Weights(path, state if described else _bare(state, _TORCHS), described)
+        if described := stored.get("model", {}):
+            return Weights(path, state, described)
+        return Weights(path, openai_names(_bare(state, _TORCHS)), {}, _says_quick_gelu(path))
     content = read_torch(path)
     entries = {str(name): value for name, value in content.items()} if isinstance(content, Mapping) else {}
     sets = {name: value for name, value in entries.items() if _is_state(value)}
@@ -150,9 +156,9 @@ def read_weights(path: Checkpoint, *, shipped: str | None = None, key: str | Non
         holds = f"the entries {', '.join([*entries][:8])}" if entries else type(content).__name__
         raise UserError(f"checkpoint {path} holds {holds}, not a table of weights: expected a state_dict")
     state, remarks = _chosen(sets, entries, key, path)
-    plain = _bare(state, _TORCHS)
+    plain = openai_names(_bare(state, _TORCHS))
     weights = {name: value for name, value in plain.items() if name not in _OPENAI}
-    return Weights(path, weights, {}, _OPENAI[0] in plain, remarks)
+    return Weights(path, weights, {}, True if _OPENAI[0] in plain else _says_quick_gelu(path), remarks)
 
 
 def find_weights(path: str | Path, shipped: str | None = None) -> Path:
@@ -169,11 +175,31 @@ def find_weights(path: str | Path, shipped: str | None = None) -> Path:
             )
         return own
     path = Path(path).expanduser()
+    if path.is_dir():
+        held = [path / name for name in _IN_FOLDERS if (path / name).is_file()]
+        if not held:
+            raise UserError(
+                f"checkpoint is the folder {path}, which holds no weights: expected {', '.join(_IN_FOLDERS)}."
+            )
+        return held[0]
     if not path.is_file():
         beside = sorted(p.name for p in path.parent.glob("*") if p.suffix in SUFFIXES)
         hint = f"the folder has {', '.join(beside[:5])}" if beside else "expected a .safetensors, .pt or .bin file"
         raise UserError(f"checkpoint is {path}, but there is no such file: {hint}")
     return path
+
+
+def _says_quick_gelu(path: Path) -> bool | None:
+    """The activation that a CLIP's ``config.json`` beside the weights says; None where there is none."""
+    try:
+        config = json.loads((path.parent / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    if not isinstance(config, dict) or config.get("model_type") != "clip":
+        return None
+    towers = [config.get(f"{tower}_config") or {} for tower in ("vision", "text")]
+    acts = {str(tower.get("hidden_act", "quick_gelu")) for tower in towers}  # the default of CLIPConfig
+    return acts == {"quick_gelu"}
 
 
 def read_safetensors(path: Path, *, tensors: bool = True) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -302,6 +328,19 @@ def fitted(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> dict[
     }
 
 
+def is_image_tower(state: Mapping[str, Tensor]) -> bool:
+    """True for weights without the table of a text tower's tokens, or any other part of one."""
+    return not any("token_embedding" in name or "text" in name for name in state)
+
+
+def with_image_tower(tower: Weights, whole: Mapping[str, Tensor], text: str) -> Weights:
+    """The weights of a ``whole`` dual encoder, whose text is that of ``text``, with the image tower of a file."""
+    bare = _bare(tower.state, (*_WRAPPERS, "visual."))
+    state = {name: value for name, value in whole.items() if not name.startswith("visual.")}
+    told = f"The image tower is that of {tower.path}, the text tower that of {text}."
+    return replace(tower, state=state | {f"visual.{name}": value for name, value in bare.items()}, remarks=[told])
+
+
 def _check_match(weights: Weights, state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
     wrong = [name for name in expected if name in state and state[name].shape != expected[name].shape]
     shapes = [f"{name} {tuple(state[name].shape)} in place of {tuple(expected[name].shape)}" for name in wrong]
@@ -318,6 +357,38 @@ def _check_match(weights: Weights, state: Mapping[str, Tensor], expected: Mappin
             f"checkpoint {weights.path} is of another model{made}: {differences}: give the architecture and sizes that "
             "it was trained with"
         )
+
+
+def _normalised(weights: Weights, expected: Mapping[str, Tensor]) -> list[str]:
+    """A sentence on weights that stood behind another layer, ``Sequential(Normalise(), network)``."""
+    state = _bare(weights.state, [each for each in _WRAPPERS if each != "1."])
+    if any(name.startswith("1.") for name in expected) or not all(name.startswith("1.") for name in state):
+        return []
+    return [
+        f"{weights.path} has its network behind another layer, as a normalisation: model.mean and model.std are those "
+        "of the config, and must be that layer's."
+    ]
+
+
+def check_numbers(path: Path, state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    """`UserError` for NaN and infinite weights, and for whole numbers where a network computes with real ones.
+
+    Integers are codes of a quantised network, which mean nothing without their scales: cast, they would run and answer.
+    """
+    for name in expected:
+        value = state[name]
+        if expected[name].is_floating_point() and not value.is_floating_point():
+            kind = str(value.dtype).removeprefix("torch.")
+            raise UserError(
+                f"checkpoint {path} has {name} as {kind}, where the model has real numbers: it is of a quantised or "
+                "masked network; save the weights that it computes with, as floats."
+            )
+        masked = not expected[name].is_meta and bool(expected[name].isinf().any())  # a causal mask holds -inf
+        if value.is_floating_point() and bool((value.isnan() if masked else ~value.isfinite()).any()):
+            raise UserError(
+                f"checkpoint {path} has NaN or infinite numbers in {name}, with which every answer is void: its "
+                "training diverged or the file is damaged; take an earlier one."
+            )
 
 
 def _listed(label: str, names: list[str]) -> str:

@@ -6,6 +6,7 @@ the average.
 
 import copy
 import math
+import pickle
 import signal
 import threading
 import time
@@ -89,6 +90,9 @@ class Trainer:
 
         Args:
             state: file of the resumable state; None: nothing is saved.
+
+        Raises:
+            UserError: the file is damaged, or of another training.
         """
         self.state = state
         if state is None or not state.exists():
@@ -96,11 +100,18 @@ class Trainer:
             if self.settings.max_seconds is not None:
                 self._save()  # the clock would plan other steps after a kill
             return
-        content = torch.load(state, map_location=self.model.device, weights_only=True)
-        self.model.network.load_state_dict(content["network"])
-        self.optimiser.load_state_dict(content["optimiser"])
-        self.average, self.step = content["average"], content["step"]
-        self.training = Training(**content["training"])
+        try:
+            content = torch.load(state, map_location=self.model.device, weights_only=True)
+            self.model.network.load_state_dict(content["network"])
+            self.optimiser.load_state_dict(content["optimiser"])
+            self.average, self.step = content["average"], content["step"]
+            self.training = Training(**content["training"])
+        # Torch's own words advise to load what it distrusts with all the code in it: they are not passed on.
+        except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, LookupError, TypeError, ValueError) as error:
+            raise UserError(
+                f"the state of the training in {state} is damaged or of another training, so it cannot go on from "
+                "there: put a copy of the file back, or begin a new run."
+            ) from error
 
     def fit(self, on_step: Callable[[Mapping[str, float]], None]) -> Training:
         """Train to the end and leave the final weights in the model, in eval mode; call `prepare` first.

@@ -31,7 +31,10 @@ def atomic(path: Path) -> Iterator[Path]:
     # The file is made here, where nothing may be in its place: a writer of a library would follow a link.
     os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
     try:
+        temporary.touch()
+        mode = temporary.stat().st_mode
         yield temporary
+        temporary.chmod(mode)  # safetensors writes files that none but their owner may read
         _sync(temporary)
         os.replace(temporary, path)
     except BaseException:

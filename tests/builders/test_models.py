@@ -4,8 +4,9 @@ import json
 from typing import Any
 
 import pytest
+import torch
 
-from robustcli.builders.models import build_dual_encoder
+from robustcli.builders.models import build_dual_encoder, build_trained
 from robustcli.config.compose import compose
 from robustcli.data import Scenes
 from robustcli.models import DualEncoder, save_weights
@@ -34,3 +35,15 @@ def test_random_weights_follow_the_seed_of_the_run(scenes: Scenes, tmp_path: Any
     config = compose("evaluate", ["model=open_clip", f"model.architecture=local-dir:{tmp_path}"]).model
     first, same, other = (build_dual_encoder(config, None, scenes, seed=seed).fingerprint() for seed in (1, 1, 2))
     assert first == same != other
+
+
+def test_a_folder_of_open_clip_that_brings_weights_is_judged(scenes: Scenes, tmp_path: Any) -> None:
+    vision = {"image_size": 32, "patch_size": 16, "width": 32, "head_width": 16, "layers": 1}
+    sizes = {"embed_dim": 16, "vision_cfg": vision, "text_cfg": {"width": 32, "heads": 2, "layers": 1}}
+    (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": sizes, "preprocess_cfg": {}}))
+    config = compose("evaluate", ["model=open_clip", f"model.architecture=local-dir:{tmp_path}"]).model
+    with pytest.raises(UserError, match="has random weights"):
+        build_trained(config, None, scenes, seed=0)
+    trained = build_dual_encoder(config, None, scenes, seed=3)
+    torch.save(trained.network.state_dict(), tmp_path / "open_clip_pytorch_model.bin")
+    assert build_trained(config, None, scenes, seed=0).fingerprint() == trained.fingerprint()

@@ -133,3 +133,47 @@ def test_a_file_of_ours_says_its_activation(pair: str, tmp_path: Path, build: Ca
         assert again.remarks == [] and again.description["quick_gelu"] is (name != pair)
     torch.save(build("clip", seed=1).network.state_dict(), tmp_path / "w.pt")
     assert build("clip", checkpoint=tmp_path / "w.pt").remarks == [], "there is no such architecture with QuickGELU"
+
+
+def settings() -> dict[str, Any]:
+    return {"name": "small_cnn", "classes": CLASSES, "widths": (4,)}
+
+
+def test_a_network_behind_a_normalisation_is_read_and_told(trained: Classifier, tmp_path: Path) -> None:
+    torch.save({"state_dict": under("module.1.", trained.network.state_dict())}, tmp_path / "x.pth")
+    model = load(settings(), tmp_path / "x.pth")
+    assert model.fingerprint() == trained.fingerprint()
+    assert len(model.remarks) == 1 and "must be that layer's" in model.remarks[0]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda value: value.to(torch.int8), r"x\.pth has \S+ as int8, where the model has real numbers"),
+        (lambda value: value > 0, r"x\.pth has \S+ as bool, where the model has real numbers"),
+        (lambda value: value * float("nan"), r"x\.pth has NaN or infinite numbers in \S+"),
+        (lambda value: value + float("inf"), r"x\.pth has NaN or infinite numbers in \S+"),
+    ],
+)
+def test_weights_that_would_run_and_answer_wrong_are_refused(
+    change: Callable[[Tensor], Tensor], message: str, trained: Classifier, tmp_path: Path
+) -> None:
+    state = trained.network.state_dict()
+    last = next(name for name in reversed(state) if state[name].ndim == 2)
+    torch.save(state | {last: change(state[last])}, tmp_path / "x.pth")
+    with pytest.raises(UserError, match=message):
+        load(settings(), tmp_path / "x.pth")
+
+
+def test_files_of_weights_have_the_permissions_of_other_files(trained: Classifier, tmp_path: Path) -> None:
+    (tmp_path / "other").touch()
+    save_weights(trained, tmp_path / "w.safetensors")
+    assert (tmp_path / "w.safetensors").stat().st_mode == (tmp_path / "other").stat().st_mode
+
+
+def test_a_folder_stands_for_its_weights(trained: Classifier, tmp_path: Path) -> None:
+    save_weights(trained, tmp_path / "run" / "checkpoints" / "last.safetensors")
+    assert load(settings(), tmp_path / "run").fingerprint() == trained.fingerprint()
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=r"is the folder .*empty, which holds no weights: expected model\.safetensors"):
+        load(settings(), tmp_path / "empty")

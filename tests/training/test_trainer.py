@@ -2,6 +2,7 @@
 
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,22 @@ def test_every_part_of_the_state_is_needed(make: Any, tmp_path: Path, lost: str)
     content[lost] = {"optimiser": fresh.optimiser.state_dict(), "step": 0, "average": fresh.average}[lost]
     torch.save(content, tmp_path / "cut.pt")
     assert trained(make(small(), ema=0.9), tmp_path / "cut.pt") != expected
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda data: data[: len(data) // 2], lambda data: b"\x80\x02}q\x00", lambda data: b""]
+)
+def test_a_damaged_state_is_told_without_torchs_advice(
+    make: Any, tmp_path: Path, damage: Callable[[bytes], bytes]
+) -> None:
+    trainer = make(small())
+    trainer.prepare(tmp_path / "cut.pt")
+    with pytest.raises(SystemExit):
+        trainer.fit(lambda figures: os.kill(os.getpid(), signal.SIGTERM) if trainer.step == 2 else None)
+    (tmp_path / "cut.pt").write_bytes(damage((tmp_path / "cut.pt").read_bytes()))
+    with pytest.raises(UserError, match=r"cut\.pt is damaged or of another training.*begin a new run") as told:
+        make(small()).prepare(tmp_path / "cut.pt")
+    assert "weights_only" not in str(told.value)
 
 
 def test_looking_more_often_changes_no_weight(make: Any) -> None:

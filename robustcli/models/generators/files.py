@@ -17,7 +17,7 @@ from torch import Tensor
 
 from robustcli import __version__
 from robustcli.models.generators.nvae import NVAE
-from robustcli.models.weights import METADATA_KEY, find_weights, read_safetensors, read_torch
+from robustcli.models.weights import METADATA_KEY, check_numbers, find_weights, read_safetensors, read_torch
 from robustcli.utils.errors import UserError
 from robustcli.utils.files import atomic
 
@@ -57,6 +57,7 @@ def load_nvae(path: str | Path, *, temperature: float = 0.6, shipped: str | None
     except (TypeError, ValueError, AttributeError, KeyError, OverflowError) as error:
         raise UserError(f"the configuration in checkpoint {found} describes no NVAE ({error}).") from error
     _check_match(found, state, model.state_dict())
+    check_numbers(found, state, model.state_dict())
     model.load_state_dict(state, assign=True)
     return model.requires_grad_(False).eval()
 
@@ -126,7 +127,8 @@ def _temperature(path: Path, label: str) -> float:
 def _plain(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     for wrapper in _WRAPPERS:
         state = {name.removeprefix(wrapper): value for name, value in state.items()}
-    return dict(state)
+    # Networks run in the type of their weights, and the arithmetic between the layers is float32.
+    return {name: value.float() if value.is_floating_point() else value for name, value in state.items()}
 
 
 def _configuration(path: Path, content: Mapping[str, Any]) -> Mapping[str, Any]:

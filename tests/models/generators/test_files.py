@@ -73,6 +73,21 @@ def test_names_of_wrapped_networks_are_those_within(tmp_path: Path, configuratio
     assert loaded.fingerprint() == model.fingerprint()
 
 
+def test_a_published_file_in_half_precision_computes_in_float32(tmp_path: Path, configuration: Configuration) -> None:
+    model = NVAE(configuration())
+    half = {name: value.half() if value.is_floating_point() else value for name, value in model.state_dict().items()}
+    loaded, images = NVAE.load(published(tmp_path / "nvae.pt", model, state_dict=half)), pictures(2, (1, 8, 8))
+    found, expected = (each.decode(each.encode(images), linear(each), noise(each, 2)) for each in (loaded, model))
+    torch.testing.assert_close(found, expected, rtol=0, atol=5e-3)
+
+
+def test_a_generator_with_weights_that_are_no_numbers_is_refused(tmp_path: Path, configuration: Configuration) -> None:
+    model = NVAE(configuration())
+    state = {**model.state_dict(), "const_prior": model.state_dict()["const_prior"] * float("nan")}
+    with pytest.raises(UserError, match=r"nvae\.pt has NaN or infinite numbers in const_prior"):
+        NVAE.load(published(tmp_path / "nvae.pt", model, state_dict=state))
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
