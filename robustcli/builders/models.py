@@ -95,7 +95,23 @@ def build_classifier(config: DictConfig, checkpoint: str | None, data: ImageClas
             f"the model has {model.class_count} classes, but dataset {data.name} has {_shortened(data.classes)}: "
             "choose the model or the class list that belongs to the other."
         )
+    _try(model, data)
     return model
+
+
+def _try(model: Classifier, data: ImageClassData) -> None:
+    """A `UserError` for a network that cannot answer for the first image: here, before any long work."""
+    image = data.images(torch.zeros(1, dtype=torch.long))
+    try:
+        with torch.no_grad():
+            model(image)
+    except (RuntimeError, AssertionError, ValueError, TypeError, LookupError, AttributeError) as error:
+        line = next(iter(str(error).splitlines()), type(error).__name__)
+        size = model.image_size or image.shape[-1]
+        raise UserError(
+            f"the network {type(model.network).__name__} cannot answer for images of {model.channels} channels and "
+            f"{size} x {size} pixels ({line}): set model.image_size, model.mean and model.std to what it was made for."
+        ) from error
 
 
 def _shortened(names: Sequence[str]) -> str:

@@ -23,12 +23,13 @@ class Classifier(nn.Module):
     """A classifier of images; in eval mode until it is trained.
 
     Args:
-        network: (B,C,S,S) normalised, in the type of its weights -> logits (B,Y); of a tuple the first is taken, of a
-            dict ``logits``.
+        network: (B,C,S,S) normalised, in the type of its weights -> logits (B,Y), or several outputs, see ``output``.
         classes: Y names, or Y alone where the names are not known.
         mean, std: one number for each channel of the network, in units of [0,1] pixels.
         image_size: side S in pixels that images are resized to (bilinear, antialiased where they shrink); None: as is.
         description: arguments that rebuild the network (plain JSON data); stored with its weights.
+        output: which of several outputs the logits are: the place in a tuple, from 0, or the key of a dict or the name
+            of an attribute. None: the first of a tuple, of a dict ``logits``.
 
     Attributes:
         classes: the names, or None.
@@ -51,6 +52,7 @@ class Classifier(nn.Module):
         std: Sequence[float],
         image_size: int | None = None,
         description: Mapping[str, Any] | None = None,
+        output: int | str | None = None,
     ) -> None:
         super().__init__()
         if len(mean) != len(std) or len(mean) not in (1, 3) or not all(value > 0 for value in std):
@@ -60,6 +62,7 @@ class Classifier(nn.Module):
         self.class_count = classes if isinstance(classes, int) else len(classes)
         self.image_size = image_size
         self.description = dict(description or {})
+        self.output = output
         self.remarks: list[str] = []
         self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(-1, 1, 1), persistent=False)
@@ -94,18 +97,15 @@ class Classifier(nn.Module):
         return self._logits(self.network(normalised.to(precision(self.network, normalised.dtype)))).float()
 
     def _logits(self, output: Any) -> Tensor:
-        if isinstance(output, Mapping):
-            output = output.get("logits")
-        elif isinstance(output, tuple | list) and output:
-            output = output[0]  # auxiliary heads, in train mode
-        if not isinstance(output, Tensor) or output.ndim != 2 or output.shape[1] != self.class_count:
-            found = f"numbers of shape {tuple(output.shape)}" if isinstance(output, Tensor) else type(output).__name__
+        logits = _picked(output, self.output)
+        if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape[1] != self.class_count:
             raise UserError(
-                f"the network {type(self.network).__name__} gives {found} in place of logits (B,{self.class_count}): "
-                "expected one number a class, alone, first in a tuple, or as 'logits' of a dict; for two classes by "
-                "one logit z return torch.stack([-z, z], 1) / 2."
+                f"the network {type(self.network).__name__} gives {_shapes(output)} in place of logits "
+                f"(B,{self.class_count}): expected one number a class, alone, first in a tuple, or as 'logits' of a "
+                "dict; model.output picks another place or key of several outputs; for two classes by one logit z "
+                "return torch.stack([-z, z], 1) / 2."
             )
-        return output
+        return logits
 
     def _coloured(self, images: Tensor) -> Tensor:
         if images.shape[1] == self.channels:
@@ -133,3 +133,26 @@ class Classifier(nn.Module):
 
     def extra_repr(self) -> str:
         return f"classes={self.class_count}, channels={self.channels}, image_size={self.image_size}"
+
+
+def _picked(output: Any, which: int | str | None) -> Any:
+    """The output at a place, a key or an attribute; None where there is none."""
+    if which is None:
+        if isinstance(output, Mapping):
+            return output.get("logits")
+        return output[0] if isinstance(output, tuple | list) and output else output  # auxiliary heads, in train mode
+    if isinstance(which, int):
+        several = list(output.values()) if isinstance(output, Mapping) else output
+        return several[which] if isinstance(several, tuple | list) and -len(several) <= which < len(several) else None
+    return output.get(which) if isinstance(output, Mapping) else getattr(output, which, None)
+
+
+def _shapes(output: Any) -> str:
+    """What a network gave, for a message: shapes, each with its place or key."""
+    if isinstance(output, Tensor):
+        return f"numbers of shape {tuple(output.shape)}"
+    if isinstance(output, Mapping):
+        return "a dict of " + ", ".join(f"{key}: {_shapes(value)}" for key, value in output.items())
+    if isinstance(output, tuple | list):
+        return "a tuple of " + ", ".join(f"{place}: {_shapes(value)}" for place, value in enumerate(output))
+    return f"a {type(output).__name__}"

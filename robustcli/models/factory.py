@@ -55,7 +55,8 @@ def load(
         name_or_config: a name; the path of a file that ``save_weights`` wrote; or a mapping: ``_target_`` (dotted path
             of a factory) or ``name``, the arguments of the factory, and for a dual encoder ``trainable``: ``image``,
             ``text`` or ``both``; ``pretrained="random"`` asks for random weights of any model,
-            ``weights_key`` for one of several sets of weights in its checkpoint. Names are the factories
+            ``weights_key`` for one of several sets of weights in its checkpoint, ``output`` for one of several
+            outputs of a classifier's network (a place or a key). Names are the factories
             of the registry (bare, without weights), the files of ``conf/model`` (``digits``, ``resnet20_cifar``), and
             the architectures of torchvision (``resnet50``), of open_clip (``ViT-B-32``) and of timm, looked up in this
             order.
@@ -73,6 +74,9 @@ def load(
     trainable = settings.pop("trainable", "both")
     if trainable not in ("image", "text", "both"):
         raise UserError(f"model.trainable is {trainable!r}: expected image, text or both")
+    output = settings.pop("output", None)
+    if output is not None and (isinstance(output, bool) or not isinstance(output, int | str)):
+        raise UserError(f"model.output is {output!r}: expected a place from 0, or a key of the network's outputs")
     if checkpoint is not None:
         settings["checkpoint"] = checkpoint
     key, given = settings.pop("weights_key", None), settings.get("checkpoint")
@@ -87,6 +91,8 @@ def load(
     model = _build(factory, settings, {"vocabulary": vocabulary, "classes": classes, "seed": seed})
     if isinstance(model, DualEncoder):
         model.set_trainable(trainable)
+    elif output is not None:
+        model.output = output
     return model
 
 

@@ -4,7 +4,8 @@ Shapes: Y classes.
 """
 
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from types import ModuleType
 from typing import Any
 
@@ -75,9 +76,21 @@ def torchvision(
     if downloaded is not None:
         settings["classes"] = _own_names(downloaded.meta["categories"], classes)
     number = None if downloaded is not None else class_count(settings["classes"])
+    if len(settings["mean"]) != 3:
+        raise UserError(
+            f"model.mean is {list(settings['mean'])}, but the networks of torchvision take three channels: give three "
+            "numbers, which images of one channel are repeated for, or choose model=timm."
+        )
     with library_errors(architecture), seeded_constructors(seed):
-        network = library.get_model(
-            architecture, weights=downloaded, **({} if number is None else {"num_classes": number})
+        network = _of_size(
+            partial(
+                library.get_model,
+                architecture,
+                weights=downloaded,
+                **({} if number is None else {"num_classes": number}),
+            ),
+            "image_size",
+            settings["image_size"],
         )
     return _wrapped(network, {"factory": "torchvision", **settings}, weights)
 
@@ -121,13 +134,34 @@ def timm(
             f"model.architecture is {architecture!r}, which timm does not know"
             + did_you_mean(architecture, library.list_models())
         )
+    channels = {} if settings["mean"] is None else {"in_chans": len(settings["mean"])}
     with library_errors(architecture), seeded_constructors(seed):
-        network = library.create_model(
-            architecture, pretrained=pretrained and weights is None, num_classes=class_count(settings["classes"])
+        network = _of_size(
+            partial(
+                library.create_model,
+                architecture,
+                pretrained=pretrained and weights is None,
+                num_classes=class_count(settings["classes"]),
+                **channels,
+            ),
+            "img_size",
+            settings["image_size"],
         )
     found = importlib.import_module("timm.data").resolve_model_data_config(network)
     _settle(settings, _side(found["input_size"][-2:]), found["mean"], found["std"])
     return _wrapped(network, {"factory": "timm", **settings}, weights)
+
+
+def _of_size(build: Callable[..., nn.Module], key: str, size: int | None) -> nn.Module:
+    """The network for images of ``size`` pixels a side; the argument ``key`` is left to those that are made for one."""
+    if size is None:
+        return build()
+    try:
+        return build(**{key: size})
+    except TypeError as error:
+        if key not in str(error):
+            raise
+        return build()
 
 
 def weights_tag(library: ModuleType, architecture: str, pretrained: str | None) -> Any:

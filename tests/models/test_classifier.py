@@ -201,8 +201,11 @@ def test_logits_stand_alone_first_in_a_tuple_or_by_their_name() -> None:
 @pytest.mark.parametrize(
     ("form", "said"),
     [
-        (lambda z: {"scores": z}, "gives NoneType in place of logits"),
-        (lambda z: (z.repeat(1, 4), z), r"gives numbers of shape \(2, 12\) in place of logits \(B,3\)"),
+        (lambda z: {"scores": z}, r"gives a dict of scores: numbers of shape \(2, 3\) in place of logits"),
+        (
+            lambda z: (z.repeat(1, 4), z),
+            r"gives a tuple of 0: numbers of shape \(2, 12\), 1: .* in place of logits \(B,3\)",
+        ),
         (lambda z: z[:, :1], r"one logit z return torch\.stack"),
         (lambda z: z[:, 0], r"shape \(2,\)"),
     ],
