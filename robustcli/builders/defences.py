@@ -31,10 +31,22 @@ def build_purified(config: DictConfig | None, data: Data, device: torch.device) 
         raise UserError(f"a purifier is {config!r}, but must be a cleaner: choose one of `robustcli list purifier`.")
     settings: Any = OmegaConf.to_container(config, resolve=True)
     draws, memory = settings.pop("draws", 1), settings.pop("memory", None)
-    cleaner: Cleaner = build(settings, data, node="purifier").to(device)
+    cleaner = as_cleaner(build(settings, data, node="purifier")).to(device)
     _try_out(cleaner, data.images(torch.tensor([0])).to(device), data.name)
     # One cleaner for all models: its generator is held in memory once.
     return partial(_defended, cleaner, draws, memory)
+
+
+def as_cleaner(made: Any) -> Cleaner:
+    """A cleaner as it is, a bare network as the function of images that it is; `UserError` for anything else."""
+    if isinstance(made, Cleaner):
+        return made
+    if isinstance(made, torch.nn.Module) and not isinstance(made, Classifier | DualEncoder):
+        return Step(made.eval().requires_grad_(False))
+    raise UserError(
+        f"purifier makes a {type(made).__name__}: expected a robustcli.defenses.Cleaner, or a torch.nn.Module that "
+        "takes images (B,C,H,W) in [0,1] and gives such."
+    )
 
 
 def _try_out(cleaner: Cleaner, image: Tensor, name: str) -> None:

@@ -3,6 +3,7 @@
 Every engine builds its models here, before any long work, so a mismatch is an early error.
 """
 
+import logging
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -11,12 +12,16 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
+from robustcli.config.unread import typed
 from robustcli.data import ImageClassData, ImageTextData
 from robustcli.data.walks import normal
 from robustcli.models import Classifier, DualEncoder, WordTokenizer, build_vocabulary, load_classifier, load_dual
 from robustcli.models.registry import MODELS
 from robustcli.models.tokenizer import split_words
+from robustcli.models.weights import find_weights, read_safetensors
 from robustcli.utils.errors import UserError
+
+log = logging.getLogger(__name__)
 
 _MOST_UNKNOWN = 0.2  # share of out-of-vocabulary words, above which figures under text attacks mean nothing
 
@@ -33,7 +38,13 @@ def build_trained(
         UserError: random weights, which answer by chance, unless ``model.pretrained=random`` asks for them; see
             `build_dual_encoder` and `build_classifier` too.
     """
-    if checkpoint is None and not config.get("checkpoint") and not config.get("pretrained") and not _brings(config):
+    if checkpoint is not None and (path := _of_another_model(config, checkpoint)) is not None:
+        if isinstance(data, ImageTextData):
+            return _with_words(load_dual(path), data)
+        return _with_classes(load_classifier(path), data)
+    if checkpoint is None and _is_own(config) and config.get("pretrained") is None:
+        _refuse_drawn(config, data, seed=seed)
+    elif checkpoint is None and not config.get("checkpoint") and not config.get("pretrained") and not _brings(config):
         key = "model.pretrained" if "pretrained" in config else "+model.pretrained"
         raise UserError(
             f"model {_shown(str(config.get('_target_')))} has random weights: give those to judge with "
@@ -42,6 +53,39 @@ def build_trained(
     if isinstance(data, ImageTextData):
         return build_dual_encoder(config, checkpoint, data, seed=seed)
     return build_classifier(config, checkpoint, data, seed=seed)
+
+
+def _of_another_model(config: DictConfig, checkpoint: str) -> Path | None:
+    """The file of ``checkpoint``, where it describes a model of ours and the command line chooses none."""
+    path = find_weights(checkpoint) if checkpoint != "shipped" else None
+    if path is None or path.suffix != ".safetensors" or typed("model"):
+        return None
+    made = read_safetensors(path, tensors=False)[0].get("model", {}).get("factory")
+    if made not in MODELS or MODELS[made].target == config.get("_target_"):
+        return None
+    log.info("the model is %s, as %s says", made, path)
+    return path
+
+
+def _is_own(config: DictConfig) -> bool:
+    """True for a factory or a network of the user's own, which may load its weights itself."""
+    return not str(config.get("_target_")).startswith("robustcli.") and not config.get("checkpoint")
+
+
+def _refuse_drawn(config: DictConfig, data: ImageTextData | ImageClassData, *, seed: int) -> None:
+    """A `UserError` for weights that follow the seed: random ones, while those that a factory loads itself do not."""
+
+    def build(seed: int) -> DualEncoder | Classifier:
+        if isinstance(data, ImageTextData):
+            return build_dual_encoder(config, None, data, seed=seed)
+        return build_classifier(config, None, data, seed=seed)
+
+    found = {build(each).fingerprint() for each in (seed, seed + 1)}
+    if len(found) > 1:
+        raise UserError(
+            f"model {config.get('_target_')} has random weights, which change with the seed: load them in the factory, "
+            "or give a file with checkpoint=FILE; +model.pretrained=random judges random ones."
+        )
 
 
 def _brings(config: DictConfig) -> bool:
@@ -84,7 +128,11 @@ def build_classifier(config: DictConfig, checkpoint: str | None, data: ImageClas
     Raises:
         UserError: a dual encoder, or a classifier of other classes.
     """
-    model = load_classifier(_settings(config), checkpoint, classes=data.classes, seed=seed)
+    return _with_classes(load_classifier(_settings(config), checkpoint, classes=data.classes, seed=seed), data)
+
+
+def _with_classes(model: Classifier, data: ImageClassData) -> Classifier:
+    """``model``, which knows the classes of ``data`` and can answer for its images; else a `UserError`."""
     if model.classes is not None and tuple(map(normal, model.classes)) != tuple(data.classes):
         raise UserError(
             f"the model knows the classes {_shortened(model.classes)}, but dataset {data.name} has "
@@ -128,9 +176,7 @@ def build_dual_encoder(config: DictConfig, checkpoint: str | None, data: ImageTe
         UserError: a classifier, or a dual encoder that does not know the words of ``data``.
     """
     vocabulary = partial(build_vocabulary, data.captions)
-    model = load_dual(_settings(config), checkpoint, vocabulary=vocabulary, seed=seed)
-    _check_words(model, data)
-    return model
+    return _with_words(load_dual(_settings(config), checkpoint, vocabulary=vocabulary, seed=seed), data)
 
 
 def _settings(config: DictConfig) -> dict[str, Any]:
@@ -138,13 +184,13 @@ def _settings(config: DictConfig) -> dict[str, Any]:
     return dict(settings)
 
 
-def _check_words(model: DualEncoder, data: ImageTextData) -> None:
-    """A `UserError` for a vocabulary with too many unknown words of the data.
+def _with_words(model: DualEncoder, data: ImageTextData) -> DualEncoder:
+    """``model``; a `UserError` for a vocabulary with too many unknown words of the data.
 
     Substitutions among unknown words all give the same token, so that the model would look robust to them.
     """
     if not isinstance(model.tokenizer, WordTokenizer):
-        return
+        return model
     vocabulary = set(model.tokenizer.words)
     words = [word for caption in data.captions[:1000] for word in split_words(caption)]
     share = sum(word not in vocabulary for word in words) / max(1, len(words))
@@ -153,3 +199,4 @@ def _check_words(model: DualEncoder, data: ImageTextData) -> None:
             f"the model does not know {share:.0%} of the words of {data.name}: train it on such captions "
             "(model.checkpoint=null starts from their words), or choose another model."
         )
+    return model

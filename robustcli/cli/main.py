@@ -1,6 +1,7 @@
 """The Typer application. Only Typer is imported here, so that help answers at once; Hydra and torch come later."""
 
 import io
+import os
 import signal
 import sys
 from typing import Annotated
@@ -172,4 +173,6 @@ def main() -> None:
     # "Aborted!" and exit code 1 of it.
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
+    # Modules in the working folder are importable, as under `python -m`; last, so that none stands before a library.
+    sys.path.append(os.getcwd())
     app(prog_name="robustcli", args=sys.argv[1:])

@@ -43,3 +43,8 @@ def typed_words() -> list[str]:
         OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False) if HydraConfig.initialized() else []
     )
     return [str(word) for word in words]
+
+
+def typed(name: str) -> bool:
+    """True where an override sets ``name``, a group or a key, or a key below it; outside a job there are none."""
+    return any(key(word) == name or key(word).startswith(f"{name}.") for word in typed_words())

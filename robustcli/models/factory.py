@@ -12,12 +12,15 @@ from inspect import Parameter, signature
 from pathlib import Path
 from typing import Any, TypeVar
 
+from torch import nn
+
 from robustcli.models.assembly import seeded_constructors, settings_and_weights
 from robustcli.models.classifier import Classifier
 from robustcli.models.dual_encoder import DualEncoder
-from robustcli.models.names import resolve
+from robustcli.models.names import preset, resolve
 from robustcli.models.registry import MODELS, Factory, import_factory, name_of, row_of
 from robustcli.models.weights import SUFFIXES, Model, assign, find_weights, read_safetensors, read_weights
+from robustcli.models.wrapping import wrapped, wrapping
 from robustcli.utils.errors import UserError, constructor_errors
 from robustcli.utils.suggest import did_you_mean
 
@@ -56,10 +59,10 @@ def load(
             of a factory) or ``name``, the arguments of the factory, and for a dual encoder ``trainable``: ``image``,
             ``text`` or ``both``; ``pretrained="random"`` asks for random weights of any model,
             ``weights_key`` for one of several sets of weights in its checkpoint, ``output`` for one of several
-            outputs of a classifier's network (a place or a key). Names are the factories
-            of the registry (bare, without weights), the files of ``conf/model`` (``digits``, ``resnet20_cifar``), and
-            the architectures of torchvision (``resnet50``), of open_clip (``ViT-B-32``) and of timm, looked up in this
-            order.
+            outputs of a classifier's network (a place or a key). Names are the
+            factories of the registry (without weights, but for those that are shipped), the files of ``conf/model``
+            (``digits``, ``resnet20_cifar``), and the architectures of torchvision (``resnet50``), of open_clip
+            (``ViT-B-32``) and of timm, looked up in this order.
         checkpoint: weights to start from, in place of the config's own; ``shipped`` or a path.
         vocabulary: the words of the data set, or a callable that gives them, for a model that learns its own and gets
             no checkpoint; ``classes``: the names of its classes, for a model whose config and checkpoint name none.
@@ -70,6 +73,9 @@ def load(
     """
     if _is_file(name_or_config, checkpoint):
         return restore(str(name_or_config))
+    shipped = not isinstance(name_or_config, Mapping) and bool(getattr(MODELS.get(str(name_or_config)), "shipped", ()))
+    if shipped and checkpoint is None and vocabulary is None:
+        name_or_config = preset(str(name_or_config))  # with its own weights, as the names of conf/model have
     factory, settings = resolve(name_or_config)
     trainable = settings.pop("trainable", "both")
     if trainable not in ("image", "text", "both"):
@@ -178,6 +184,8 @@ def _build(factory: Factory, settings: dict[str, Any], offered: Mapping[str, Any
     """The model of a factory; a description that it does not give itself is made of its settings."""
     known = _options(factory)
     reads = "checkpoint" in known
+    wrapper = wrapping(factory, settings, offered)
+    settings = {key: value for key, value in settings.items() if key not in wrapper.keys() - known.keys()}
     for key in settings:
         if key not in known and (reads or key not in _OF_WEIGHTS):
             raise UserError(
@@ -185,16 +193,18 @@ def _build(factory: Factory, settings: dict[str, Any], offered: Mapping[str, Any
                 + did_you_mean(key, list(known))
             )
     if not reads:
-        return _assembled(factory, settings, offered)
+        return _assembled(factory, settings, offered, wrapper)
     if settings.get("checkpoint") is None:
         settings = _filled(settings, known, offered)
-    model = _call(factory, settings)
+    model = _call(factory, settings, wrapper)
     if model.description.get("factory") != name_of(factory):
         model.description = {**_described(settings, {}), **model.description, "factory": name_of(factory)}
     return model
 
 
-def _assembled(factory: Factory, settings: dict[str, Any], offered: Mapping[str, Any]) -> Model:
+def _assembled(
+    factory: Factory, settings: dict[str, Any], offered: Mapping[str, Any], wrapper: Mapping[str, Any]
+) -> Model:
     """The model of a factory that knows nothing of files: described by its arguments, with weights put in here."""
     known = _options(factory)
     checkpoint, shipped = settings.get("checkpoint"), settings.get("shipped")
@@ -207,10 +217,12 @@ def _assembled(factory: Factory, settings: dict[str, Any], offered: Mapping[str,
     if weights is not None:
         stored = {key: value for key, value in weights.description.items() if key in known}
         effective = _filled(stored | effective, known, offered)
+        wrapper = {key: wrapper[key] if wrapper[key] is not None else weights.description.get(key) for key in wrapper}
     seed = settings.get("seed", offered.get("seed"))
     with seeded_constructors(seed or 0):  # for a factory that draws and knows of no seed
-        model = _call(factory, effective | ({} if seed is None or "seed" not in known else {"seed": seed}))
-    model.description = {"factory": name_of(factory), **_described(effective, defaults)}
+        model = _call(factory, effective | ({} if seed is None or "seed" not in known else {"seed": seed}), wrapper)
+    own = model.description if wrapper and model.description.keys() == wrapper.keys() else {}  # of a wrapped network
+    model.description = {"factory": name_of(factory), **_described(effective, defaults), **own}
     if weights is not None:
         assign(model, weights)
     return model
@@ -235,18 +247,27 @@ def _filled(settings: Mapping[str, Any], known: Mapping[str, Parameter], offered
     return filled
 
 
-def _call(factory: Factory, settings: Mapping[str, Any]) -> Model:
-    """The model of a factory and its settings; `UserError` where one is missing, or the result is no model."""
+def _call(factory: Factory, settings: Mapping[str, Any], wrapper: Mapping[str, Any]) -> Model:
+    """The model of a factory and its settings, a bare network wrapped.
+
+    Raises:
+        UserError: a setting is missing, or the result is no model.
+    """
     for key, parameter in _options(factory).items():
         if parameter.default is Parameter.empty and settings.get(key) is None:
             example = ": give a name such as ViT-B-16 or resnet50" if key == "architecture" else ""
             raise UserError(f"model.{key} is missing{example or f', which {name_of(factory)} needs'}")
     with constructor_errors(f"model {name_of(factory)}"):
         model = factory(**settings)
+    if isinstance(model, nn.Module) and not isinstance(model, Classifier | DualEncoder) and wrapper:
+        return wrapped(model, name_of(factory), settings, wrapper)
+    for key in wrapper.keys() - _options(factory).keys():
+        if wrapper[key] is not None and key != "classes":
+            raise UserError(f"model.{key} is not an option of {factory.__name__}, which makes its own wrapper.")
     if not isinstance(model, Classifier | DualEncoder):
         raise UserError(
-            f"model._target_ {name_of(factory)} makes a {type(model).__name__}: expected a robustcli.models.Classifier "
-            "or DualEncoder, which take pixels in [0,1]"
+            f"model._target_ {name_of(factory)} makes a {type(model).__name__}: expected a torch.nn.Module, or a "
+            "robustcli.models.Classifier or DualEncoder, which take pixels in [0,1]"
         )
     return model
 

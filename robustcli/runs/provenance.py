@@ -1,6 +1,8 @@
 """Provenance of a run: code, packages, machine and the state of torch, as plain data for its manifest."""
 
+import ast
 import hashlib
+import importlib.util
 import os
 import platform
 import subprocess
@@ -53,13 +55,64 @@ def source_hash(root: Path) -> str:
 
 
 def input_files(config: Mapping[Any, Any]) -> dict[str, str]:
-    """sha256 of every file that a config names, by dotted key: tables of words, alphas, weights.
+    """sha256 of every file that a config names, by dotted key: tables of words, alphas, weights; and of the user's own
+    Python files behind its targets, as ``code.<name>``.
 
     Left out are those of the data set, whose content has a fingerprint of its own, and ``resume``.
     """
     read = {key: value for key, value in config.items() if key not in ("dataset", "resume")}
     paths = {key: Path(text).expanduser() for key, text in _texts(read)}
-    return {key: file_hash(path) for key, path in paths.items() if _is_file(path)}
+    found = {key: file_hash(path) for key, path in paths.items() if _is_file(path)}
+    targets = [text for key, text in _texts(config) if key.rpartition(".")[2] == "_target_"]
+    return found | {f"code.{path.name}": file_hash(path) for target in targets for path in _own_sources(target)}
+
+
+def _own_sources(target: str) -> list[Path]:
+    """Python files of a user's own behind a dotted path: its module, and what that imports from its own folder."""
+    module = target.rpartition(".")[0]
+    if module.partition(".")[0] in (__name__.partition(".")[0], *sys.stdlib_module_names):
+        return []
+    found: dict[Path, None] = {}
+    wanted = [path for name in _prefixes(module) if (path := _source_of(name)) is not None][:1]
+    while wanted:
+        path = wanted.pop()
+        if path not in found:
+            found[path] = None
+            names = _imported(path)
+            wanted += [beside for name in names if (beside := path.parent / f"{name}.py").is_file()]
+    return sorted(found)
+
+
+def _prefixes(module: str) -> list[str]:
+    """``a.b.c``, ``a.b``, ``a``: a target may name a class within a class."""
+    parts = module.split(".")
+    return [".".join(parts[:count]) for count in range(len(parts), 0, -1)]
+
+
+def _source_of(module: str) -> Path | None:
+    """The file of a module that no installed package has; None where there is none."""
+    try:
+        spec = importlib.util.find_spec(module)
+    except (ImportError, ValueError, AttributeError):
+        return None
+    path = None if spec is None or not spec.has_location or spec.origin is None else Path(spec.origin).resolve()
+    installed = path is None or {"site-packages", "dist-packages"} & set(path.parts)
+    return None if installed else path
+
+
+def _imported(path: Path) -> set[str]:
+    """First names of the modules that a Python file imports; none for one that is no Python."""
+    try:
+        tree = ast.parse(path.read_bytes())
+    except (SyntaxError, ValueError):
+        return set()
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names |= {node.module.partition(".")[0]} if node.module else {alias.name for alias in node.names}
+    return names
 
 
 def _texts(content: Any, key: str = "") -> Iterator[tuple[str, str]]:

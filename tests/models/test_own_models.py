@@ -182,7 +182,10 @@ def test_a_factory_that_takes_the_checkpoint_is_described_by_its_settings() -> N
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"_target_": f"{__name__}.module"}, r"module makes a Linear: expected a robustcli\.models\.Classifier"),
+        (
+            {"_target_": f"{__name__}.module"},
+            r"module makes a bare network, whose classes nobody names: set model\.classes",
+        ),
         ({"_target_": f"{__name__}.wordy"}, r"model\.vocabulary is missing, which .*wordy needs"),
         (
             {"_target_": f"{__name__}.seeded", "width": "x"},
