@@ -19,7 +19,7 @@ from robustcli.data.classes import ImageClassData, class_list, held_out
 from robustcli.data.decode import FITS, Fit
 from robustcli.data.faults import Faults, OnError
 from robustcli.data.files import check_fingerprint, check_positive, decoded, other_splits
-from robustcli.data.overlap import overlaps
+from robustcli.data.overlap import in_two_classes, overlaps
 from robustcli.data.sources import SPLITS, Blob, Record
 from robustcli.data.walks import files_below, hidden, is_unicode, normal, on_disk, printable
 from robustcli.utils.errors import UserError
@@ -93,7 +93,13 @@ class ClassFolders(ImageClassData):
         self.fingerprint = _fingerprint(self.classes, self.image_ids, store.hashes)
         self._pixels = store.pixels
         others = other_splits(split, partial(_images_of, str(root), val_share))
-        self.notes = [*faults.notes(), *store.notes, *overlaps(split, [record.blob for record in records], others)]
+        twice = in_two_classes(store.hashes, self.labels.tolist(), self.classes)
+        self.notes = [
+            *faults.notes(),
+            *store.notes,
+            *overlaps(split, [record.blob for record in records], others),
+            *twice,
+        ]
         check_fingerprint(self, fingerprint, limit)
 
     def images(self, indices: Tensor) -> Tensor:

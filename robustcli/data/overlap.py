@@ -24,6 +24,23 @@ def sentence(split: str, images: int, counts: Mapping[str, int]) -> list[str]:
     return [f"Of the {images:,} images of {split} stand {found}, byte for byte."] if found else []
 
 
+def in_two_classes(pictures: Sequence[Hashable], labels: Sequence[int], classes: Sequence[str]) -> list[str]:
+    """A sentence on pictures that stand in several classes, of which at most one answer is right; none where none do.
+
+    Args:
+        pictures: N values that are equal for equal pictures, such as hashes.
+        labels: N classes by number.
+    """
+    found: dict[Hashable, set[int]] = {}
+    for picture, label in zip(pictures, labels, strict=True):
+        found.setdefault(picture, set()).add(label)
+    several = [sorted(each) for each in found.values() if len(each) > 1]
+    if not several:
+        return []
+    example = " and ".join(repr(classes[label]) for label in several[0][:2])
+    return [f"{len(several):,} pictures stand in several classes, for example one in {example}: at most one is right."]
+
+
 def repeated(own: Sequence[Blob], others: Sequence[Blob]) -> list[Blob]:
     """Those of ``own`` whose bytes are the bytes of one of ``others``.
 

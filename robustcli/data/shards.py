@@ -5,6 +5,7 @@ The shards are indexed when the set is made; images are then read from their pla
 
 import glob
 import json
+import logging
 import re
 import tarfile
 from collections import Counter
@@ -20,6 +21,8 @@ from robustcli.data.sources import Blob, Record, clean_captions, with_split
 from robustcli.data.walks import hidden, normal
 from robustcli.utils.errors import UserError
 
+log = logging.getLogger(__name__)
+
 IMAGES = ("jpg", "jpeg", "png", "webp")
 MOST_SHARDS = 100_000
 KEY_AND_EXTENSION = re.compile(r"((?:.*/)?[^./][^./]*)\.([^/]*)")  # the key ends at the first dot of the file name
@@ -28,8 +31,8 @@ KEY_AND_EXTENSION = re.compile(r"((?:.*/)?[^./][^./]*)\.([^/]*)")  # the key end
 class Shards(FileSet):
     """Images and captions by webdataset shards.
 
-    A caption is a line of ``.txt``, or ``caption`` or ``captions`` of ``.json`` (a text or a list); where there are
-    both, the ``.json`` counts.
+    A caption is a line of ``.txt`` (several are told in the log; other separators are blanks), or ``caption`` or
+    ``captions`` of ``.json`` (a text or a list); where there are both, the ``.json`` counts, unless it is empty.
 
     Args:
         pattern: path with ``{0000..0012}`` or ``*``; ``{split}`` stands for the split where the name does not say it.
@@ -98,15 +101,24 @@ def _expanded(pattern: str) -> list[str]:
 
 
 def _records(path: Path, faults: Faults) -> Iterator[Record]:
+    several = 0
     for key, parts in _samples(path, faults).items():
         where = f"{path}, sample {key!r}"
         image = next((parts[extension] for extension in IMAGES if extension in parts), None)
         if image is None:
             faults.report(where, f"has no image ({', '.join(IMAGES)})")
             continue
-        captions = clean_captions(_captions(parts, where), where, faults)
+        try:
+            raw, lines = _captions(parts)
+        except ValueError as error:  # one bad member is one sample's fault
+            faults.report(where, f"has captions that cannot be read: {error}")
+            continue
+        several += lines
+        captions = clean_captions(raw, where, faults)
         if captions:
             yield Record(f"{path.stem}/{key}", image, tuple(captions), where)
+    if several and not faults.quiet:
+        log.warning("%s: %d .txt members have several lines, each of which is read as a caption", path, several)
 
 
 def _samples(path: Path, faults: Faults) -> dict[str, dict[str, Blob]]:
@@ -131,18 +143,26 @@ def _samples(path: Path, faults: Faults) -> dict[str, dict[str, Blob]]:
     return samples
 
 
-def _captions(parts: Mapping[str, Blob], where: str) -> list[object]:
-    """The captions as they stand; neither member means none."""
+def _captions(parts: Mapping[str, Blob]) -> tuple[list[object], bool]:
+    """The captions as they stand, none where no member has any; and True for a ``.txt`` of several lines.
+
+    Raises:
+        ValueError: text that is not UTF-8, or no JSON.
+    """
     try:
         if "json" in parts:
             content = json.loads(parts["json"].read())
-            found = content.get("captions", content.get("caption")) if isinstance(content, dict) else None
+            fields = content if isinstance(content, dict) else {}
+            # An empty list or null says nothing, and leaves the word to the other key and to the .txt.
+            found = fields.get("captions") or fields.get("caption")
             if found is not None:
-                return list(found) if isinstance(found, list) else [found]
+                return list(found) if isinstance(found, list) else [found], False
         if "txt" in parts:
-            return [line for line in parts["txt"].read().decode().splitlines() if line.strip()]
+            text = parts["txt"].read().decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
+            lines: list[object] = [line for line in text.split("\n") if line.strip()]
+            return lines, len(lines) > 1
     except UnicodeDecodeError as error:
-        raise UserError(f"{where}: its caption is not UTF-8 text ({error.reason}).") from None
+        raise ValueError(f"not UTF-8 text ({error.reason})") from None
     except json.JSONDecodeError as error:
-        raise UserError(f"{where}: its .json, line {error.lineno} is not valid JSON ({error.msg}).") from None
-    return []
+        raise ValueError(f"the .json, line {error.lineno} is not valid JSON ({error.msg})") from None
+    return [], False

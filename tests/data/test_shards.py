@@ -119,9 +119,11 @@ def test_a_damaged_shard_is_named(tmp_path: Path, damage: Callable[[Path], objec
 
 
 def test_bad_text_and_bad_json_are_named(tmp_path: Path):
-    with pytest.raises(UserError, match=r"sample '00000': its caption is not UTF-8 text"):
+    with pytest.raises(UserError, match=r"sample '00000' has captions that cannot be read: not UTF-8 text"):
         load(write(tmp_path / "train.tar", [sample(0, txt=b"\xff\xfe")]))
-    with pytest.raises(UserError, match=r"sample '00000': its .json, line 1 is not valid JSON"):
+    with pytest.raises(
+        UserError, match=r"sample '00000' has captions that cannot be read: the .json, line 1 is not valid JSON"
+    ):
         load(write(tmp_path / "train.tar", [sample(0, json=b"{")]))
 
 
@@ -173,3 +175,41 @@ def test_a_picture_of_another_split_is_told(tmp_path: Path):
 def test_braces_that_never_end_are_refused_at_once(braces: str, tmp_path: Path):
     with pytest.raises(UserError, match="stands for more than 100,000 shards: narrow it"):
         shard_paths(f"{tmp_path}/{braces}.tar")
+
+
+def raw_tar(path: Path, members: Mapping[str, bytes]) -> Path:
+    """A shard of these very bytes, which webdataset's writer would encode itself."""
+    with tarfile.open(path, "w") as archive:
+        for name, content in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    return path
+
+
+@pytest.mark.parametrize("bad", [{"1.json": b"{broken"}, {"1.txt": "caf\u00e9".encode("latin-1")}])
+def test_one_bad_caption_is_one_sample_skipped(tmp_path: Path, bad: Mapping[str, bytes]):
+    good = {"0.jpg": jpeg(0), "0.txt": b"good", "1.jpg": jpeg(1)}
+    path = raw_tar(tmp_path / "test.tar", {**good, **bad})
+    with pytest.raises(UserError, match=r"sample '1' has captions that cannot be read"):
+        load(path, "test")
+    data = load(path, "test", on_error="skip")
+    assert data.captions == ["good"] and data.skipped == 1
+
+
+@pytest.mark.parametrize(
+    ("members", "captions"),
+    [
+        ({"0.txt": b"\xef\xbb\xbfa red one"}, ["a red one"]),
+        ({"0.txt": "a red\x0bone\x0cor\u2028two".encode()}, ["a red one or two"]),
+        ({"0.txt": b"one\r\ntwo\rthree\n"}, ["one", "two", "three"]),
+        ({"0.txt": b"from txt", "0.json": b'{"captions": []}'}, ["from txt"]),
+        ({"0.txt": b"from txt", "0.json": b'{"captions": null, "caption": "from json"}'}, ["from json"]),
+    ],
+)
+def test_text_is_cleaned_and_an_empty_list_leaves_the_word_to_the_text(
+    tmp_path: Path, members: Mapping[str, bytes], captions: list[str], caplog: pytest.LogCaptureFixture
+):
+    data = load(raw_tar(tmp_path / "test.tar", {"0.jpg": jpeg(0), **members}), "test")
+    assert data.captions == captions
+    assert ("1 .txt members have several lines" in caplog.text) is (len(captions) > 1)
