@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from robustcli.data.classes import PixelClasses, class_list
 from robustcli.data.files import check_fingerprint, check_positive
-from robustcli.data.overlap import sentence
+from robustcli.data.overlap import in_two_classes, sentence
 from robustcli.data.sources import SPLITS, existing
 from robustcli.utils.errors import UserError
 
@@ -78,7 +78,8 @@ class ClassArrays(PixelClasses):
                 if other != split:
                     place, found = _placed(str(file), [images], other, holds)
                     repeated[other] = _repeated(pixels, _pixels(_read(place, found)[0], layout, str(place)))
-        self.notes = [*_all_dark(pixels, f"{path}, {keys[0]}"), *sentence(split, len(pixels), repeated)]
+        twice = in_two_classes(_hashes(pixels), self.labels.tolist(), self.classes)
+        self.notes = [*_all_dark(pixels, f"{path}, {keys[0]}"), *sentence(split, len(pixels), repeated), *twice]
         check_fingerprint(self, fingerprint, limit)
 
 
@@ -154,8 +155,12 @@ def _pixels(array: _Array, layout: str | None, where: str) -> _Array:
 
 def _repeated(pixels: _Array, others: _Array) -> int:
     """Number of images that stand in ``others`` too, pixel by pixel."""
-    known = {hashlib.sha256(image.tobytes()).digest() for image in others}
-    return sum(hashlib.sha256(image.tobytes()).digest() in known for image in pixels)
+    known = set(_hashes(others))
+    return sum(digest in known for digest in _hashes(pixels))
+
+
+def _hashes(pixels: _Array) -> list[bytes]:
+    return [hashlib.sha256(image.tobytes()).digest() for image in pixels]
 
 
 def _all_dark(pixels: _Array, where: str) -> list[str]:

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -147,6 +148,18 @@ def test_bad_images_are_named_or_skipped_and_counted(folder: Path) -> None:
     data = folders(folder, on_error="skip")
     assert data.skipped == 2 and len(data) == 5 and "cat/1.png" not in data.image_ids
     assert torch.equal(data.images(torch.arange(5))[:, 0, 0, 0] > 0, data.labels == 1), "labels moved with their images"
+
+
+def test_a_picture_in_two_classes_is_told(folder: Path, tmp_path: Path) -> None:
+    assert not any("several classes" in note for note in folders(folder).notes)
+    picture = next((folder / "test" / "dog").iterdir())
+    shutil.copy(picture, folder / "test" / "cat" / f"again{picture.suffix}")
+    told = [note for note in folders(folder).notes if "several classes" in note]
+    assert told == ["1 pictures stand in several classes, for example one in 'dog' and 'cat': at most one is right."]
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 8, 8), dtype=np.uint8)
+    np.savez(tmp_path / "test.npz", images=np.concatenate([pixels, pixels[:1]]), labels=np.array([0, 1, 2, 2]))
+    data = ClassArrays(tmp_path / "{split}.npz", split="test", classes=3)
+    assert [note for note in data.notes if "one in '0' and '2'" in note]
 
 
 def test_a_share_of_train_is_val(folder: Path) -> None:
