@@ -14,7 +14,12 @@ def frozen(*models: object) -> Iterator[None]:
     Restored are the train flag of every submodule, ``requires_grad`` and ``.grad`` (the same objects) of every
     parameter, the values of all buffers and the states of torch's global generators. Autocast and the default dtype
     are not touched at all.
+
+    Raises:
+        RuntimeError: within ``torch.inference_mode``, where all gradients would be zeros and every model robust.
     """
+    if torch.is_inference_mode_enabled():
+        raise RuntimeError("an attack needs gradients: call it outside of torch.inference_mode(); no_grad does no harm")
     modules = [model for model in models if isinstance(model, nn.Module)]
     flags = [(part, part.training) for model in modules for part in model.modules()]
     weights = [(weight, weight.requires_grad, weight.grad) for model in modules for weight in model.parameters()]
