@@ -44,6 +44,12 @@ def test_an_attack_runs_alone_or_beside_a_suite(tmp_path: Path) -> None:
     assert attacks_of(judged(tmp_path / "none", "attacks=none")) == set()
 
 
+def test_no_attack_at_all_leaves_the_clean_row_whatever_the_curve(tmp_path: Path) -> None:
+    words = [word for word in DIGITS if not word.startswith("evaluation.eps_curve")]
+    assert launch("evaluate", [*words, "attacks=none", f"hydra.run.dir={tmp_path / 'none'}"]) == 0
+    assert attacks_of(json.loads((tmp_path / "none" / "metrics.json").read_text())) == set()
+
+
 def test_every_key_of_the_attack_counts(tmp_path: Path) -> None:
     steps = [judged(tmp_path / str(n), WIDE, "attacks=none", "attack=pgd", f"attack.steps={n}") for n in (1, 3, 20)]
     robust = [each["model/pgd/image_to_class/recall_at_1"] for each in steps]
