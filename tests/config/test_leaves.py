@@ -81,7 +81,7 @@ def test_types_are_those_of_the_class_and_of_a_function_without_hints() -> None:
         (["attack=pgd", "attack.steps=null"], "attack.steps is null, but needs a value"),
         (["attack=pgd", "attack.steps=99999999999999999999"], "attack.steps is 9+, more than can be meant"),
         (["attack=pgd", "attack._target_=no.such"], r"attack._target_ is 'no\.such', which cannot be imported \(Mod"),
-        (["attack=pgd", "attack._target_=os.sep"], r"attack._target_ is 'os\.sep', which is no class"),
+        (["attack=pgd", "attack._target_=os.sep"], r"attack._target_ is 'os\.sep', which no config may call"),
         (["threads=1000000"], "threads is 1000000, but must be from 1 to 1024"),
         (["dataset=karpathy", "dataset.annotations=1.5", "dataset.root=a"], "annotations is 1.5, but must be a text"),
     ],
