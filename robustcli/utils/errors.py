@@ -77,8 +77,13 @@ def causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def behind(error: BaseException) -> Iterator[BaseException]:
-    """``error`` and all that led to it: causes, and exceptions during whose handling the next was raised."""
+    """``error`` and all that led to it, each once: causes, and exceptions during whose handling the next was raised.
+
+    A cause that is raised in place of what it had caused leads back to itself.
+    """
     seen: BaseException | None = error
-    while seen is not None:
+    known: list[BaseException] = []
+    while seen is not None and not any(seen is one for one in known):
         yield seen
+        known.append(seen)
         seen = seen.__cause__ or seen.__context__
