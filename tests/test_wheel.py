@@ -55,7 +55,7 @@ def test_the_installed_command_runs_from_anywhere(command: Path, tmp_path: Path)
     place = sh(command.with_name("python"), "-c", "import robustcli; print(robustcli.__file__)", cwd=tmp_path)
     assert Path(place.strip()).is_relative_to(command.parents[1])
     assert "flickr30k" in sh(command, "list", cwd=tmp_path)
-    assert "eps: 4/255" in sh(command, "train-mat", "--cfg", "job", "attack=pgd", cwd=tmp_path)
+    assert "eps: 4/255" in sh(command, "train-mat", "--cfg", "job", "--resolve", "attack=pgd", cwd=tmp_path)
     assert f"{command.parents[1]}" in sh(command, "evaluate", "--info", "searchpath", cwd=tmp_path)
 
 

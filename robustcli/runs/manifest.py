@@ -36,7 +36,8 @@ def check_ours(directory: Path) -> None:
     # The lock looks for a link itself, and at the file that it opened, in whose place none can be put then.
     if link := next((path for path in held if path.is_symlink() and path.name != ".lock"), None):
         raise UserError(f"{link} is a link, which a run does not write through: remove it, or name another directory")
-    names = {path.name for path in held}
+    # What Hydra writes before the run, where it is asked to: hydra.output_subdir, hydra/job_logging.
+    names = {path.name for path in held if path.name != ".hydra" and path.suffix != ".log"}
     if names <= {".lock"} or ("overrides.yaml" in names and names <= _ACCOUNT - {"config.yaml"}):
         return
     if not {"config.yaml", "manifest.json"} <= names:

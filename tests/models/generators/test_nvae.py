@@ -125,7 +125,7 @@ def test_new_weights_are_those_of_the_seed_and_the_global_generator_is_left(conf
     ("changes", "message"),
     [
         ({"num_scales": 5}, "not divisible by"),
-        ({"num_groups_per_scale": 0}, "expected at least 1"),
+        ({"num_groups_per_scale": 0}, "expected 1 to 100"),
         ({"nmu_scales": 2}, "has no key 'nmu_scales'"),
         ({"num_pre-post_process_blocks": 1, "num_pre-post_process_cells": 0}, "blocks of no cells"),
     ],
