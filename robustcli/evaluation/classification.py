@@ -112,11 +112,11 @@ class ClassificationEvaluator(Evaluator):
         if run.access == "static":
             # The images are judged on other models too, so those that the bare one misclassifies are attacked as well.
             x_adv, counter = attack_for_transfer(attack, run.victim, images, labels, rows, run.threat)
-            costs, members = {name: getattr(counter, name).numpy() for name in SPENT}, ("",) * len(rows)
+            costs, members = {name: getattr(counter, name).cpu().numpy() for name in SPENT}, ("",) * len(rows)
         else:
             result = attack(run.victim, images, labels, run.threat, sample_ids=rows)
             x_adv, members = result.images, result.members or ("",) * len(rows)
-            costs = {name: getattr(result, name).numpy() for name in SPENT}
+            costs = {name: getattr(result, name).cpu().numpy() for name in SPENT}
         norm = run.threat.at(None).audit(x_adv, images)
         if attack.minimum_norm:  # a success beyond eps is none: the image stays clean
             within_eps = (norm <= run.threat.ball.eps).to(images.device)
