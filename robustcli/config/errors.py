@@ -1,6 +1,7 @@
 """Error sentences for mistakes on a command line, each with the nearest valid key or choice."""
 
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from robustcli.config import groups as config_groups
 from robustcli.config.compose import keys_of
-from robustcli.config.overrides import BUDGETS, FORMER_GROUPS, key, value
+from robustcli.config.overrides import BUDGETS, FORMER_GROUPS, in_quotes, key, value
 from robustcli.config.schemas import SCHEMAS
 from robustcli.utils.errors import UserError
 from robustcli.utils.suggest import did_you_mean, nearest_keys
@@ -127,7 +128,13 @@ def _unreadable(command: str, argv: Sequence[str], word: str) -> str:
         chosen = [f"{group}={word}" for group, names in choices.items() if word in names]
         hint = f": did you mean {' or '.join(chosen)}?" if chosen else ": write KEY=VALUE, for example seed=1"
         return f"{word!r} has no value{hint}"
-    return f"{word!r} cannot be read: write KEY=VALUE, with quotes in quotes around blanks or brackets, \"KEY='VALUE'\""
+    if (mended := in_quotes(word)) is None:
+        quotes = "with quotes in quotes around blanks or brackets, \"KEY='VALUE'\""
+        return f"{word!r} cannot be read: write KEY=VALUE, {quotes}"
+    odd, typed = mended
+    # Between double quotes, a shell reads these four itself.
+    shell = shlex.quote(typed) if set('"$`!') & set(typed) else f'"{typed}"'
+    return f"{word!r} cannot be read: put quotes in quotes around what has {odd} in it, {shell}"
 
 
 def _misfit(word: str, reason: str) -> str:

@@ -3,6 +3,9 @@
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+
 # Short forms of the keys that are typed most; expanded before Hydra reads them, so that a run records the full keys.
 SHORT_FORMS: Mapping[str, str] = {"eps": "threat.eps", "norm": "threat.norm"}
 # What a group was called once -> its name.
@@ -26,9 +29,34 @@ def value(word: str) -> str:
     return word.partition("=")[2].strip("'\"")
 
 
-def quoted(path: Path) -> str:
-    """``path`` as a value that Hydra's grammar reads as one string, whatever it holds."""
-    return "'" + str(path).replace("\\", "\\\\").replace("'", "\\'") + "'"
+def quoted(text: Path | str) -> str:
+    """``text`` as a value that Hydra's grammar reads as one string, whatever it holds."""
+    return "'" + str(text).replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
+def readable(word: str) -> bool:
+    """Whether Hydra's grammar reads ``word``."""
+    try:
+        OverridesParser.create().parse_override(word)
+    except (HydraException, RecursionError):
+        return False
+    return True
+
+
+def in_quotes(word: str) -> tuple[str, str] | None:
+    """The characters of ``word`` that Hydra's grammar takes for its own, and ``word`` with quotes around what has them.
+
+    Returns: ``("=", "classes=['a=b',c]")`` for ``classes=[a=b,c]``; None where quotes would not make it readable.
+    """
+    name, _, rest = word.partition("=")
+    listed = rest.startswith("[") and rest.endswith("]")
+    parts = rest[1:-1].split(",") if listed else [rest]
+    if any(part.lstrip().startswith(("[", "{")) for part in parts):
+        return None
+    odd = sorted({c for c in "".join(parts) if not readable(f"x=a{c}b")})
+    marked = [quoted(part) if set(part) & set(odd) else part for part in parts]
+    mended = f"{name}=[{','.join(marked)}]" if listed else f"{name}={marked[0]}"
+    return (" ".join(odd), mended) if odd and readable(mended) else None
 
 
 def in_full(

@@ -164,8 +164,11 @@ def _checked_classes(
         )
     missing = [name for name in listed if name not in present]
     if missing:
+        read = isinstance(classes, Sequence) and not all(isinstance(name, str) for name in classes)
+        quotes = " (names such as true, null, 001 and 1e3 need quotes, or they are read as no text)" if read else ""
         raise UserError(
-            f"dataset.classes lists {missing[0]!r}{_more(missing)}, but {where}: make the folder, or mend the list."
+            f"dataset.classes lists {missing[0]!r}{_more(missing)}, but {where}: make the folder, or mend the list"
+            f"{quotes}."
         )
     unlisted = [name for name in present if name not in listed]
     if unlisted:

@@ -78,6 +78,7 @@ def test_where_the_folders_stand_does_not_matter(folder: Path) -> None:
         ({"classes": None}, r"dataset\.classes is null.* has the folders cat, dog; write dataset\.classes=\[cat,dog\]"),
         ({"classes": ["dog", "cat", "cow"]}, r"lists 'cow', but .* has the folders cat, dog"),
         ({"classes": ["dog", "fish"]}, "lists 'fish'"),
+        ({"classes": ["dog", True]}, r"lists 'True', .* \(names such as true, .* need quotes"),
         ({"classes": ["dog", "cat", "dog"]}, "has 'dog' twice"),
         ({"classes": ["dog"]}, "expected at least two"),
         ({"split": "val"}, r"no folder .*val: .*dataset\.val_share"),
