@@ -4,6 +4,7 @@ batch_size: int = bounded(1)
 schedule: str = choice("cosine", "constant")
 """
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, Field, field, fields, is_dataclass
 from typing import Any
@@ -53,6 +54,7 @@ def check(config: DictConfig, *, trusted: bool = True) -> None:
         raise UserError(f"the config cannot be resolved: {str(error).splitlines()[0]}") from error
     if missing:
         raise UserError(f"{missing[0]} has no value: give it one on the command line as {missing[0]}=VALUE")
+    _refuse_unknown(config)
     if not trusted:
         refuse_foreign(content)
     _check_targets(content)  # before the types, which ask the targets for their parameters
@@ -73,6 +75,18 @@ def _restore_defaults(config: DictConfig) -> None:
         if entry.name not in node and entry.default is not MISSING:
             with open_dict(node):
                 node[entry.name] = entry.default
+
+
+def _refuse_unknown(config: DictConfig) -> None:
+    """Check for keys that `+key=` put beside those of a schema; one that an interpolation reads is a user's own."""
+    declared = list(_settings(config))
+    own = {re.split(r"[}.:]", read)[0] for read in re.findall(r"\$\{([^}]+)\}", OmegaConf.to_yaml(config))}
+    for parent, node in {key.rpartition(".")[0]: node for key, node, _ in declared}.items():
+        names = [entry.name for _, holder, entry in declared if holder is node]
+        for name in map(str, node):
+            if name not in names and not (parent == "" and name in own):
+                key = f"{parent}.{name}".lstrip(".")
+                raise UserError(f"nothing would read {key}{did_you_mean(name, names)} (keys there: {', '.join(names)})")
 
 
 def refuse_foreign(content: Any) -> None:

@@ -109,7 +109,12 @@ def _first_line(error: BaseException) -> str:
 
 
 def _unknown_choice(command: str, argv: Sequence[str], error: MissingConfigException) -> str:
-    missing = Path(error.missing_cfg_file or "")
+    if not error.missing_cfg_file or "primary config" in str(error):
+        return (
+            f"{_first_line(error)}; --config-path and --config-name take the place of the configs of robustcli: to add "
+            "your own, give --config-dir"
+        )
+    missing = Path(error.missing_cfg_file)
     group, choice = missing.parent.as_posix(), missing.stem if missing.suffix == ".yaml" else missing.name
     if group == "hydra/launcher" and choice.startswith("submitit"):
         return f"hydra/launcher={choice} needs the cluster extra: pip install 'robustcli[cluster]'"
