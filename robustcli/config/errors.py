@@ -41,7 +41,10 @@ def explain(command: str, argv: Sequence[str], error: HydraException | OmegaConf
         return _unknown_key(command, argv, found[1])
     if found := re.match(r"Ambiguous value for argument '([^']+)'", text):
         name, listed = key(found[1]), value(found[1])
-        return f"{found[1]} lists several values: add --multirun for a job each, or write {name}=[{listed}] for a list"
+        return (
+            f"{found[1]} lists several values: add --multirun for a job each, or write {name}=[{listed}] for a list, "
+            f"\"{name}='{listed}'\" for one text"
+        )
     if found := re.match(r"Error merging override (.+)", text):
         return _misfit(found[1].strip(), _first_line(error.__cause__ or error))
     cause = _first_line(error.__cause__) if error.__cause__ is not None else ""

@@ -1,5 +1,6 @@
 """Syntax of Hydra overrides: key and value of a word, quoted paths, and the expansion of short forms."""
 
+import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
@@ -30,8 +31,14 @@ def value(word: str) -> str:
 
 
 def quoted(text: Path | str) -> str:
-    """``text`` as a value that Hydra's grammar reads as one string, whatever it holds."""
-    return "'" + str(text).replace("\\", "\\\\").replace("'", "\\'") + "'"
+    """``text`` as a value that Hydra's grammar and OmegaConf read as this very string, whatever it holds."""
+    # Before an interpolation a backslash escapes, elsewhere it is itself.
+    return _in_quotes(re.sub(r"(\\*)\$\{", lambda found: found[1] * 2 + r"\${", str(text)))
+
+
+def _in_quotes(text: str) -> str:
+    # In Hydra's quotes a backslash escapes before a quote and at the end alone.
+    return "'" + re.sub(r"(\\*)('|\Z)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), text) + "'"
 
 
 def readable(word: str) -> bool:
@@ -54,7 +61,7 @@ def in_quotes(word: str) -> tuple[str, str] | None:
     if any(part.lstrip().startswith(("[", "{")) for part in parts):
         return None
     odd = sorted({c for c in "".join(parts) if not readable(f"x=a{c}b")})
-    marked = [quoted(part) if set(part) & set(odd) else part for part in parts]
+    marked = [_in_quotes(part) if set(part) & set(odd) else part for part in parts]
     mended = f"{name}=[{','.join(marked)}]" if listed else f"{name}={marked[0]}"
     return (" ".join(odd), mended) if odd and readable(mended) else None
 

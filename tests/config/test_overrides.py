@@ -3,8 +3,12 @@
 from collections.abc import Collection
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hypothesis import example, given
+from hypothesis import strategies as st
+from omegaconf import OmegaConf
 
-from robustcli.config.overrides import in_folder, in_full
+from robustcli.config.overrides import in_folder, in_full, quoted
 
 FORMS = {"eps": "threat.eps", "norm": "threat.norm"}
 
@@ -44,3 +48,12 @@ def test_names_get_their_folder() -> None:
     assert in_folder("experiment=sweep,train_mat/tiny", choices) == "experiment=train_mat/sweep,train_mat/tiny"
     assert in_folder("experiment=tiny", choices) == "experiment=tiny", "a choice of its own"
     assert in_folder("experiment=other", choices) == "experiment=other"
+
+
+@given(st.text(alphabet="\\'\"${}[](),= aé\n", max_size=12))
+@example("a\\b")
+@example("${oc.env:HOME}")
+@example("\\${x}")
+def test_a_quoted_text_comes_back_as_it_was_through_grammar_and_interpolation(text: str) -> None:
+    value = OverridesParser.create().parse_override(f"k={quoted(text)}").value()
+    assert OmegaConf.to_container(OmegaConf.create({"k": value}), resolve=True) == {"k": text}
