@@ -39,6 +39,7 @@ _SPARSE = ("EADL1", "SparseFool", "OnePixel", "Pixle", "JSMA")
 _RADII = ("eps", "max_epsilon")
 _BASELINES = ("VANILA", "GN", "FGSM", "FFGSM", "RFGSM")  # nothing, noise, and one step
 _FEWEST_CLASSES = {"APGDT": 4, "AutoAttack": 4}  # the targeted DLR sorts the highest four
+_COLOURED = ("TIFGSM", "PIFGSM", "PIFGSMPP")  # blur by kernels of three channels
 _NORMS = {"linf": "Linf", "l2": "L2"}  # FAB's L1 stops with an error in 3.5.1
 
 
@@ -123,6 +124,11 @@ class TorchAttack(ClassifierAttack):
     def search(
         self, oracle: LogitOracle, images: Tensor, labels: Tensor, sample_ids: Tensor, threat: ThreatModel
     ) -> Tensor:
+        if self.name in _COLOURED and images.shape[1] != 3:
+            raise UserError(
+                f"attack.name={self.name} needs images of three channels, but they have {images.shape[1]}: choose "
+                "another, such as attack.name=MIFGSM."
+            )
         model = _CountedModel(oracle.model, images.device)
         seed = derive_seed(self.seed, "torchattacks", self.name, *sample_ids.tolist()) % 2**32
         with _isolated(seed), torch.enable_grad():

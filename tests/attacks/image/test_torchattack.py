@@ -245,6 +245,13 @@ def test_an_impossible_threat_model_is_met_before_any_work(name: str, settings: 
         TorchAttack(name, **settings)
 
 
+@pytest.mark.parametrize("name", ["TIFGSM", "PIFGSM", "PIFGSMPP"])
+def test_grey_images_are_refused_by_what_blurs_three_channels(name: str) -> None:
+    model, images = nn.Sequential(nn.Flatten(), nn.Linear(256, 5)), torch.rand(2, 1, 16, 16)
+    with pytest.raises(UserError, match=rf"{name} needs images of three channels, but they have 1: choose another"):
+        TorchAttack(name)(model, images, model(images).argmax(1))
+
+
 def test_an_attack_that_needs_more_classes_says_so(images: Tensor) -> None:
     model = LinearClassifier(torch.ones(3, 8, 8), -96.0)
     with pytest.raises(UserError, match="APGDT needs 4 classes or more, but the model has 2"):
