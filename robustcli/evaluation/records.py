@@ -6,7 +6,7 @@ Columns: ``model`` (the row of the table) and ``defence`` (its test-time defence
 ``status``; the number of fresh ``draws``, ``mean``, the share of them that is correct, ``worst`` (all are) and
 ``majority`` (most are); ``norm`` of the perturbation and ``edits`` of the caption; ``followed`` (a minimum-norm
 perturbation scaled up to a radius); costs. Classifiers add ``label``, ``clean_class`` and ``adversarial_class``, pairs
-the edited ``caption``. ``member`` is that of an ensemble that gave the image, empty of other attacks.
+the edited ``caption``. ``member`` is that of an ensemble that gave the image or the caption, empty of other attacks.
 
 Shapes: Q queries of one direction.
 """

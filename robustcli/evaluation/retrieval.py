@@ -184,9 +184,11 @@ class RetrievalEvaluator(Evaluator):
             for entry in run.entries:
                 keys = {"model": entry.label, "variant": variant}
                 images, captions = self._encoded(entry, rows, adversarial)
-                columns = {"row": rows.numpy(), "feature": images, **costs}
+                members = list(adversarial.image_members) or ""
+                columns = {"row": rows.numpy(), "feature": images, "member": members, **costs}
                 frames.append(pd.DataFrame({"side": "image", **keys, **columns}))
-                texts = {"edits": edits.numpy(), "caption": list(adversarial.captions)}
+                members = list(adversarial.caption_members) or ""
+                texts = {"edits": edits.numpy(), "caption": list(adversarial.captions), "member": members}
                 columns = {"row": gallery.caption_rows.cpu().numpy(), "feature": captions, **texts}
                 frames.append(pd.DataFrame({"side": "caption", **keys, **columns}))
         return pd.concat(frames, ignore_index=True)
@@ -336,7 +338,7 @@ def _worst_variants(variants: Mapping[str, _DrawnRanks]) -> tuple[_DrawnRanks, l
 
 
 def _with_costs(table: pd.DataFrame, output: pd.DataFrame, variants: list[str], direction: str) -> pd.DataFrame:
-    """Records with norm, edits and caption of the worst variant of each query; costs are the sum of all variants."""
+    """Records with norm, edits, caption and member of the worst variant of each query; costs are sums over variants."""
     side = output[output["side"] == ("image" if direction == "image_to_text" else "caption")]
     keys = list(zip(sorted(side["row"].unique()), variants, strict=True))
     chosen = side.set_index(["row", "variant"]).loc[keys]
@@ -346,6 +348,7 @@ def _with_costs(table: pd.DataFrame, output: pd.DataFrame, variants: list[str], 
     else:
         spent = side.groupby("row")[list(SPENT)].sum()
         columns = {"norm": chosen["norm"].to_numpy(), **{name: spent[name].to_numpy() for name in SPENT}}
+    columns["member"] = chosen["member"].to_numpy()
     if len(set(output["variant"])) > 1:
         columns["variant"] = variants
     return table.assign(**columns)

@@ -141,20 +141,23 @@ def fallen_grid(frame: "pd.DataFrame") -> Grid:
 
 
 def member_grid(frame: "pd.DataFrame") -> Grid:
-    """Members of ensembles (rows) by models (columns): the queries that fell by an image of the member.
+    """Members of ensembles (rows) by models (columns): the queries that fell by what the member gave.
 
     Args:
-        frame: ``model``, ``attack``, ``member``, ``direction`` and ``fallen``, one direction alone.
+        frame: ``model``, ``attack``, ``member``, ``direction`` and ``fallen``.
     """
-    models = list(dict.fromkeys(frame["model"]))
-    counts = {(row["attack"], row["member"], row["model"]): str(row["fallen"]) for row in frame.to_dict("records")}
-    members = dict.fromkeys((attack, member) for attack, member, _ in counts)
+    directions, models = directions_of(frame), list(dict.fromkeys(frame["model"]))
+    counts = frame.set_index(["attack", "member", "model", "direction"])["fallen"].to_dict()
+
+    def cell(attack: str, member: str, model: str) -> str:
+        return " / ".join(str(counts.get((attack, member, model, direction), 0)) for direction in directions)
+
     rows = [
-        [label_of(attack), member, *(counts.get((attack, member, model), "0") for model in models)]
-        for attack, member in members
+        [label_of(attack), member, *(cell(attack, member, model) for model in models)]
+        for attack, member in dict.fromkeys(zip(frame["attack"], frame["member"], strict=True))
     ]
-    directions = " / ".join(DIRECTIONS[one] for one in directions_of(frame))
-    return Grid(f"Queries that fell to each member of an ensemble, {directions}", ["attack", "member", *models], rows)
+    title = f"Queries that fell to each member of an ensemble, {' / '.join(DIRECTIONS[one] for one in directions)}"
+    return Grid(title, ["attack", "member", *models], rows)
 
 
 def as_rich(grid: Grid) -> "Group":

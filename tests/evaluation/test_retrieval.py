@@ -6,6 +6,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -25,6 +26,7 @@ from robustcli.attacks import (
 )
 from robustcli.attacks.adaptive.averaging import EncoderWrapper
 from robustcli.attacks.core.counter import QueryCounter
+from robustcli.attacks.core.pairs import Alternative
 from robustcli.attacks.core.target import Target
 from robustcli.data import ImageTextData, KarpathyJSON, Scenes
 from robustcli.data.scenes import synonym_table
@@ -221,10 +223,10 @@ def test_what_the_attacker_may_edit_decides_the_gallery(
 class _Ragged(SepAttack):
     """As many variants as the first image of the chunk has a number, the first of them the strongest."""
 
-    def alternatives(self, target: Target, counter: QueryCounter) -> dict[str, tuple[Tensor, tuple[str, ...]]]:
-        found = self.search(target, counter)
+    def alternatives(self, target: Target, counter: QueryCounter) -> dict[str, Alternative]:
+        found = Alternative(*self.search(target, counter))
         count = 1 + int(target.pairs.image_ids[0]) // 10
-        clean = (target.pairs.images.clone(), target.pairs.captions)
+        clean = Alternative(target.pairs.images.clone(), target.pairs.captions)
         return {f"v{number}": clean if number else found for number in range(count)}
 
 
@@ -236,6 +238,29 @@ def test_chunks_may_have_more_variants_than_others(scenes: Scenes, small_model: 
     assert (records["adversarial_rank"] >= single["adversarial_rank"]).all(), "the worst variant of each query"
     images = records["direction"] == "image_to_text"
     assert records.loc[images, "gradients"].tolist() == single.loc[images, "gradients"].tolist()
+
+
+class _Credited(SepAttack):
+    """Two variants: clean, credited to nobody, and attacked, by two members."""
+
+    def alternatives(self, target: Target, counter: QueryCounter) -> dict[str, Alternative]:
+        images, captions = self.search(target, counter)
+        clean = Alternative(
+            target.pairs.images.clone(), target.pairs.captions, ("",) * len(images), ("",) * len(captions)
+        )
+        members = tuple(f"image {i}" for i in target.pairs.image_ids.tolist())
+        texts = tuple(f"text {j}" for j in target.pairs.caption_ids.tolist())
+        return {"clean": clean, "attacked": Alternative(images, captions, members, texts)}
+
+
+def test_a_record_names_the_member_of_its_worst_variant(scenes: Scenes, small_model: DualEncoder) -> None:
+    judge, plain = evaluator(scenes, batch_size=10), sep()
+    records = attacked_by(judge, small_model, _Credited(image=plain.image, text=plain.text))
+    side = records["direction"].map({"image_to_text": "image", "text_to_image": "text"})
+    rows = np.concatenate([judge.image_rows.numpy(), judge.caption_rows.numpy()]).astype(str)
+    expected = (side + " " + rows).where(records["variant"] == "attacked", "")
+    assert records["member"].tolist() == expected.tolist() and records["variant"].nunique() == 2
+    assert set(attacked_by(judge, small_model, plain)["member"]) == {""}
 
 
 def _agrees(rank: int, scores: Tensor, true: Tensor) -> bool:

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from robustcli.report.tables import attack_grid, print_grid
+from robustcli.report.tables import attack_grid, member_grid, print_grid
 
 DIRECTIONS = ("image_to_text", "text_to_image")
 
@@ -65,6 +65,20 @@ def test_success_rate_names_its_denominator_for_each_model() -> None:
     assert grid.rows[0][1] == "97.6 / 89.0"
     assert "before (clean) 388 / 2238; after mat 403 / 2028" in grid.note
     assert "rightly without attack" in grid.note
+
+
+def test_members_of_an_ensemble_are_counted_in_both_directions() -> None:
+    rows = [("a", "sga", "image_to_text", 3), ("b", "sga", "text_to_image", 2), ("a", "text", "text_to_image", 7)]
+    frame = pd.DataFrame(
+        [
+            {"model": m, "attack": "retrieval_autoattack", "member": by, "direction": d, "fallen": n}
+            for m, by, d, n in rows
+        ]
+    )
+    grid = member_grid(frame)
+    assert grid.columns == ["attack", "member", "a", "b"] and grid.title.endswith("image to text / text to image")
+    name = "retrieval AutoAttack"
+    assert grid.rows == [[name, "sga", "3 / 0", "0 / 2"], [name, "text", "0 / 7", "0 / 0"]]
 
 
 def test_percent_given_for_shares_is_an_error() -> None:

@@ -15,6 +15,7 @@ from robustcli.attacks.adaptive.wrapped import WrappedAttack
 from robustcli.attacks.core.base import ImageAttack
 from robustcli.attacks.core.counter import QueryCounter, spread
 from robustcli.attacks.core.oracle import LogitOracle
+from robustcli.attacks.core.pairs import Alternative
 from robustcli.attacks.core.retrieval import RetrievalAttack, TextAttack
 from robustcli.attacks.core.target import Target
 from robustcli.attacks.core.threat import ThreatModel
@@ -84,9 +85,10 @@ class RetrievalEOT(RetrievalAttack):
         checked(self.draws, self.chunk)
 
     def search(self, target: Target, counter: QueryCounter) -> tuple[Tensor, tuple[str, ...]]:
-        return next(iter(self.alternatives(target, counter).values()))
+        first = next(iter(self.alternatives(target, counter).values()))
+        return first.images, first.captions
 
-    def alternatives(self, target: Target, counter: QueryCounter) -> Mapping[str, tuple[Tensor, tuple[str, ...]]]:
+    def alternatives(self, target: Target, counter: QueryCounter) -> Mapping[str, Alternative]:
         torch.manual_seed(derive_seed(self.seed, "eot"))  # of a randomised model; the base puts the state back
         apart = draws_by_pass(target.model.encode_image, target.pairs.images)
         model = AveragedEncoder(target.model, self.draws, chunk=self.chunk, apart=apart)

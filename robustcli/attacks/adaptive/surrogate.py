@@ -14,7 +14,7 @@ from robustcli.attacks.core.base import Classifier, ClassifierAttack, ImageAttac
 from robustcli.attacks.core.counter import QueryCounter
 from robustcli.attacks.core.frozen import frozen
 from robustcli.attacks.core.oracle import LogitOracle
-from robustcli.attacks.core.pairs import DualEncoderLike, Gallery, Pairs
+from robustcli.attacks.core.pairs import Alternative, DualEncoderLike, Gallery, Pairs
 from robustcli.attacks.core.retrieval import RetrievalAttack, TextAttack
 from robustcli.attacks.core.target import Target
 from robustcli.attacks.core.threat import ThreatModel
@@ -85,9 +85,10 @@ class RetrievalSurrogate(RetrievalAttack):
         self._store(image=self.attack.image, text=self.attack.text, seed=self.attack.seed)
 
     def search(self, target: Target, counter: QueryCounter) -> tuple[Tensor, tuple[str, ...]]:
-        return next(iter(self.alternatives(target, counter).values()))
+        first = next(iter(self.alternatives(target, counter).values()))
+        return first.images, first.captions
 
-    def alternatives(self, target: Target, counter: QueryCounter) -> Mapping[str, tuple[Tensor, tuple[str, ...]]]:
+    def alternatives(self, target: Target, counter: QueryCounter) -> Mapping[str, Alternative]:
         with frozen(self.model), torch.no_grad():
             gallery = self.gallery(target.pairs) if self.gallery else self._chunk_gallery(target)
             return self.attack.alternatives(Target(self.model, target.pairs, gallery, target.threat), counter)

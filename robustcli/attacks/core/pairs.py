@@ -5,7 +5,7 @@ Shapes: N images, M captions, C channels, D embedding, G gallery images, H galle
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -137,6 +137,15 @@ class Gallery:
         )
 
 
+class Alternative(NamedTuple):
+    """Unjudged output of a search, N images and M captions, and of an ensemble the member that each is from."""
+
+    images: Tensor
+    captions: tuple[str, ...]
+    image_members: tuple[str, ...] = ()
+    caption_members: tuple[str, ...] = ()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Adversarial:
     """Result of a retrieval attack on some pairs, as its base class judged it.
@@ -151,6 +160,8 @@ class Adversarial:
         queries, gradients: (N,) long, forward and backward passes for each image and its captions.
         zero_gradients, nan_gradients: (N,) long, number of the image's gradients that were all zero, or held a NaN (and
             were dropped).
+        image_members, caption_members: of each image and caption the member of an ensemble that it is from, empty where
+            none gained anything; no entries of other attacks.
     """
 
     images: Tensor
@@ -163,6 +174,8 @@ class Adversarial:
     gradients: Tensor
     zero_gradients: Tensor
     nan_gradients: Tensor
+    image_members: tuple[str, ...] = ()
+    caption_members: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

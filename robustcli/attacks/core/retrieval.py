@@ -17,7 +17,7 @@ from robustcli.attacks.core.edit_distance import Words
 from robustcli.attacks.core.frozen import frozen
 from robustcli.attacks.core.losses import TEXT_LOSSES, image_objective, text_objective
 from robustcli.attacks.core.oracle import ImageObjective, TextEncoder, TextObjective
-from robustcli.attacks.core.pairs import Adversarial, DualEncoderLike, Gallery, Pairs
+from robustcli.attacks.core.pairs import Adversarial, Alternative, DualEncoderLike, Gallery, Pairs
 from robustcli.attacks.core.success import fooled_queries, worst_of
 from robustcli.attacks.core.target import Target
 from robustcli.attacks.core.threat import ThreatModel
@@ -262,15 +262,15 @@ class RetrievalAttack(Attack):
             alternatives, encoder = self.alternatives(target, counter), TextEncoder(model)
             costs = [counter, *(QueryCounter.of(len(pairs.images)) for _ in range(len(alternatives) - 1))]
             return {
-                name: self._judged(target, encoder, images, captions, cost)
-                for (name, (images, captions)), cost in zip(alternatives.items(), costs, strict=True)
+                name: self._judged(target, encoder, output, cost)
+                for (name, output), cost in zip(alternatives.items(), costs, strict=True)
             }
 
-    def alternatives(self, target: Target, counter: QueryCounter) -> Mapping[str, tuple[Tensor, tuple[str, ...]]]:
-        """Unjudged outputs, images and captions by name, at least one; where none is a success the first is shown for
-        images, the last for captions.
+    def alternatives(self, target: Target, counter: QueryCounter) -> Mapping[str, Alternative]:
+        """Unjudged outputs by name, at least one; where none is a success the first is shown for images, the last for
+        captions.
         """
-        return {"": self.search(target, counter)}
+        return {"": Alternative(*self.search(target, counter))}
 
     def attack_images(
         self,
@@ -310,9 +310,8 @@ class RetrievalAttack(Attack):
             counter=counter,
         )
 
-    def _judged(
-        self, target: Target, encoder: TextEncoder, images: Tensor, captions: tuple[str, ...], cost: QueryCounter
-    ) -> Adversarial:
+    def _judged(self, target: Target, encoder: TextEncoder, output: Alternative, cost: QueryCounter) -> Adversarial:
+        images, captions = output.images, output.captions
         norm, edits = self._audit(target, images, captions)
         # Encoded anew from pixels and strings, not counted: features of the search, or of its surrogate, may differ.
         image_features = target.model.encode_image(images)
@@ -325,6 +324,8 @@ class RetrievalAttack(Attack):
             edits=edits,
             image_success=image_success,
             caption_success=caption_success,
+            image_members=output.image_members,
+            caption_members=output.caption_members,
             **vars(cost),
         )
 

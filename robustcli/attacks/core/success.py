@@ -54,13 +54,20 @@ def worst_of(variants: Sequence[Adversarial]) -> Adversarial:
     rows, columns = torch.arange(len(by_image)), torch.arange(len(by_caption))
     return Adversarial(
         images=images[by_image.to(images.device), rows.to(images.device)],
-        captions=tuple(variants[k].captions[j] for j, k in enumerate(by_caption.tolist())),
+        captions=_chosen([one.captions for one in variants], by_caption),
         norm=torch.stack([one.norm for one in variants])[by_image, rows],
         edits=torch.stack([one.edits for one in variants])[by_caption, columns],
         image_success=torch.stack([one.image_success for one in variants]).any(0),
         caption_success=torch.stack([one.caption_success for one in variants]).any(0),
+        image_members=_chosen([one.image_members for one in variants], by_image),
+        caption_members=_chosen([one.caption_members for one in variants], by_caption),
         **{name: sum((getattr(one, name) for one in variants[1:]), getattr(variants[0], name)) for name in _COSTS},
     )
+
+
+def _chosen(texts: Sequence[tuple[str, ...]], which: Tensor) -> tuple[str, ...]:
+    """Of each query the text of the variant ``which`` (Q,); none where the variants have none."""
+    return tuple(texts[k][row] for row, k in enumerate(which.tolist())) if texts[0] else ()
 
 
 def _first_success(successes: Sequence[Tensor], otherwise: int) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from robustcli.attacks.core.base import ImageAttack
 from robustcli.attacks.core.counter import QueryCounter
-from robustcli.attacks.core.pairs import Adversarial, DualEncoderLike, Gallery, Pairs
+from robustcli.attacks.core.pairs import Adversarial, Alternative, DualEncoderLike, Gallery, Pairs
 from robustcli.attacks.core.retrieval import RetrievalAttack
 from robustcli.attacks.core.target import Target
 from robustcli.attacks.core.threat import ThreatModel
@@ -22,6 +22,7 @@ from robustcli.attacks.multimodal.worst_queries import WorstCaptionQueries, Wors
 from robustcli.utils.seeding import derive_seed
 
 _NEGATIVES = 5  # hardest negatives of an image, targeted in turn
+_OTHERS, _LAST = "other queries' images", "margin, resumed"  # names of the last two members
 _SOFT = 0.1  # temperature in cosines: candidates that far behind the best one still count
 
 
@@ -69,43 +70,46 @@ class RetrievalAutoAttack(RetrievalAttack):
         adversarial: Adversarial = self(model, pairs, gallery, threat)
         return adversarial.images, adversarial.captions
 
-    def alternatives(self, target: Target, counter: QueryCounter) -> Mapping[str, tuple[Tensor, tuple[str, ...]]]:
+    def alternatives(self, target: Target, counter: QueryCounter) -> Mapping[str, Alternative]:
         """``image_to_text``, and ``text_to_image_1`` to ``text_to_image_P``: the images in the last are each for one
         of their captions, the first to the last.
         """
         images = WorstImageQueries(target, counter, image=self.image, text=self.text)
         captions = WorstCaptionQueries(target, counter, image=self.image, text=self.text)
         for queries in (images, captions):
-            queries.attack_captions()
+            queries.attack_captions("text")
         if self.image is not None and target.threat.moves_images:
             self._attack_images(images)
             self._attack_captions(captions)
             self._sga(target, counter, images, captions)
             _exchange(target, images, captions)
             last = self._member("alternate")
-            images.attack_images(images.over_gallery("margin"), images.not_fooled(), attack=last, resume=True)
-            captions.attack_images(captions.paired_margin(), captions.not_fooled(), attack=last, resume=True)
-        return {"image_to_text": (images.images, tuple(images.captions)), **_images_by_caption(target, captions)}
+            images.attack_images(images.over_gallery("margin"), images.not_fooled(), _LAST, attack=last, resume=True)
+            captions.attack_images(captions.paired_margin(), captions.not_fooled(), _LAST, attack=last, resume=True)
+        members = tuple(images.members[row] for row in target.owner.tolist())
+        worst = Alternative(images.images, tuple(images.captions), tuple(images.members), members)
+        return {"image_to_text": worst, **_images_by_caption(target, captions)}
 
     def _attack_images(self, queries: WorstImageQueries) -> None:
         all_queries = torch.arange(len(queries.images), device=queries.images.device)
         queries.attack_images(
             queries.over_gallery("cross_entropy", report_fooled=False),
             all_queries,
+            "cross-entropy",
             attack=self._member("cross-entropy"),
         )
-        queries.attack_images(queries.over_gallery("margin"), queries.not_fooled(), attack=self._member("margin"))
+        margin = queries.over_gallery("margin")
+        queries.attack_images(margin, queries.not_fooled(), "margin", attack=self._member("margin"))
         for number, negatives in enumerate(queries.hardest_negatives(_NEGATIVES).unbind(1)):
             queries.attack_images(
-                queries.towards(negatives), queries.not_fooled(), attack=self._member(f"target {number}")
+                queries.towards(negatives), queries.not_fooled(), "targeted", attack=self._member(f"target {number}")
             )
 
     def _attack_captions(self, queries: WorstCaptionQueries) -> None:
         all_queries = torch.arange(len(queries.images), device=queries.images.device)
-        queries.attack_images(
-            queries.paired_margin(_SOFT, report_fooled=False), all_queries, attack=self._member("cross-entropy")
-        )
-        queries.attack_images(queries.paired_margin(), queries.not_fooled(), attack=self._member("margin"))
+        soft = queries.paired_margin(_SOFT, report_fooled=False)
+        queries.attack_images(soft, all_queries, "soft margin", attack=self._member("cross-entropy"))
+        queries.attack_images(queries.paired_margin(), queries.not_fooled(), "margin", attack=self._member("margin"))
 
     def _sga(
         self, target: Target, counter: QueryCounter, images: WorstImageQueries, captions: WorstCaptionQueries
@@ -125,8 +129,8 @@ class RetrievalAutoAttack(RetrievalAttack):
         for j, caption in zip(caption_rows.tolist(), edited, strict=True):
             captions_with_sga[j] = caption
         for queries, query_rows in ((images, rows), (captions, caption_rows)):
-            queries.try_pairs(query_rows, images_with_sga[queries.image_rows[query_rows]], captions_with_sga)
-            queries.try_images(query_rows, images_with_sga[queries.image_rows[query_rows]])
+            queries.try_pairs(query_rows, images_with_sga[queries.image_rows[query_rows]], captions_with_sga, "SGA")
+            queries.try_images(query_rows, images_with_sga[queries.image_rows[query_rows]], "SGA")
 
     def _member(self, name: str) -> ImageAttack | None:
         if self.image is None:
@@ -137,21 +141,26 @@ class RetrievalAutoAttack(RetrievalAttack):
 def _exchange(target: Target, images: WorstImageQueries, captions: WorstCaptionQueries) -> None:
     """Try the images of the other queries of a pair on each query that is not fooled yet."""
     rows = captions.not_fooled()
-    captions.try_images(rows, images.images[target.owner[rows]])
-    for x_adv, _ in _images_by_caption(target, captions).values():
+    captions.try_images(rows, images.images[target.owner[rows]], _OTHERS)
+    for x_adv, *_ in _images_by_caption(target, captions).values():
         rows = images.not_fooled()
-        images.try_images(rows, x_adv[rows])
+        images.try_images(rows, x_adv[rows], _OTHERS)
         rows = captions.not_fooled()
-        captions.try_images(rows, x_adv[target.owner[rows]])
+        captions.try_images(rows, x_adv[target.owner[rows]], _OTHERS)
 
 
-def _images_by_caption(target: Target, queries: WorstQueries) -> dict[str, tuple[Tensor, tuple[str, ...]]]:
+def _images_by_caption(target: Target, queries: WorstQueries) -> dict[str, Alternative]:
     """Variants with the worst images of captions number 1 to P of each image; its last one again where it has fewer."""
     paired = target.paired
     last = (paired.valid.sum(1) - 1).clamp(min=0)
-    by_caption = {}
+    by_caption, has_one = {}, paired.valid[:, 0].tolist()
     for number in range(paired.table.shape[1]):
         caption_rows = paired.table.gather(1, last.clamp(max=number)[:, None]).squeeze(1)
         images = torch.where(paired.valid[:, :1, None, None], queries.images[caption_rows], target.pairs.images)
-        by_caption[f"text_to_image_{number + 1}"] = (images, tuple(queries.captions))
+        members = [
+            queries.members[row] if real else "" for row, real in zip(caption_rows.tolist(), has_one, strict=True)
+        ]
+        by_caption[f"text_to_image_{number + 1}"] = Alternative(
+            images, tuple(queries.captions), tuple(members), tuple(queries.members)
+        )
     return by_caption

@@ -37,6 +37,7 @@ class WorstQueries(ABC):
         query_of_caption: (M,) long, the query in which each caption is attacked.
         images, captions, margin: (Q,C,H,W), M and (Q,): the worst so far; a query is fooled where its margin, the best
             negative cosine minus the best positive one, is 0 or more.
+        members: of each query the member of the ensemble that its worst case is from; empty where it is clean.
         candidates: (M,K,D), features of the edited captions that the searches met; the first is the clean one.
     """
 
@@ -54,6 +55,7 @@ class WorstQueries(ABC):
         self.candidates = target.text_features[:, None]
         all_queries = torch.arange(len(self.image_rows), device=self.image_rows.device)
         self.margin = self.margins(target.image_features[self.image_rows], target.text_features, all_queries)
+        self.members = [""] * len(self.image_rows)
 
     @abstractmethod
     def _layout(self) -> tuple[Tensor, Tensor]:
@@ -72,12 +74,13 @@ class WorstQueries(ABC):
         return torch.nonzero(self.margin <= MARGIN_TOLERANCE).flatten()
 
     def attack_images(
-        self, objective: ImageObjective, rows: Tensor, *, attack: ImageAttack | None, resume: bool = False
+        self, objective: ImageObjective, rows: Tensor, member: str, *, attack: ImageAttack | None, resume: bool = False
     ) -> None:
         """Attack the images of the queries ``rows``, then search the captions against them and keep the worst.
 
         Args:
             objective: of images by query.
+            member: name of this part of the ensemble.
             attack: the search of images; None: nothing is done.
             resume: start from the worst images so far.
         """
@@ -95,9 +98,9 @@ class WorstQueries(ABC):
                 counter=counter,
             )
             self.counter.add(counter, rows_of_images)
-            self.try_images(part, x_adv)
+            self.try_images(part, x_adv, member)
 
-    def try_images(self, rows: Tensor, images: Tensor) -> None:
+    def try_images(self, rows: Tensor, images: Tensor, member: str) -> None:
         """Search the captions of the queries ``rows`` against images (B,C,H,W); both are kept where the margin is
         higher.
         """
@@ -105,26 +108,27 @@ class WorstQueries(ABC):
             return
         features = self.encode(images)
         if self.text is None:
-            self._keep(rows, images, features, self.target.pairs.captions)
+            self._keep(rows, images, features, self.target.pairs.captions, member)
             return
         image_features = self.target.image_features[self.image_rows].index_copy(0, rows, features)
         captions, _ = self._search(rows, image_features)
         self.candidates = torch.cat([self.candidates, self.target.encode_text(tuple(captions))[:, None]], dim=1)
-        self._keep(rows, images, features, captions)
+        self._keep(rows, images, features, captions, member)
 
-    def try_pairs(self, rows: Tensor, images: Tensor, captions: Sequence[str]) -> None:
+    def try_pairs(self, rows: Tensor, images: Tensor, captions: Sequence[str], member: str) -> None:
         """Keep images (B,C,H,W) and captions (M) of another attack where their margin is higher."""
         images = images if self.image is not None else self.target.pairs.images[self.image_rows[rows]]
-        self._keep(rows, images, self.encode(images), captions if self.text is not None else self.target.pairs.captions)
+        captions = captions if self.text is not None else self.target.pairs.captions
+        self._keep(rows, images, self.encode(images), captions, member)
 
-    def attack_captions(self) -> None:
+    def attack_captions(self, member: str) -> None:
         """Search the captions against the clean images; all edits that the search met become candidates."""
         if self.text is None:
             return
         clean = self.target.image_features[self.image_rows]
         captions, searched = self._search(torch.arange(len(clean), device=clean.device), clean)
         self._add_candidates(searched)
-        self._keep(torch.arange(len(clean), device=clean.device), self.images.clone(), clean, captions)
+        self._keep(torch.arange(len(clean), device=clean.device), self.images.clone(), clean, captions, member)
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
@@ -172,11 +176,13 @@ class WorstQueries(ABC):
         added[owner[order], position] = features[order]
         self.candidates = torch.cat([self.candidates, added], dim=1)
 
-    def _keep(self, rows: Tensor, images: Tensor, image_features: Tensor, captions: Sequence[str]) -> None:
+    def _keep(self, rows: Tensor, images: Tensor, image_features: Tensor, captions: Sequence[str], member: str) -> None:
         margin = self.margins(image_features, self.target.encode_text(tuple(captions)), rows)
         higher = margin > self.margin[rows]
         queries = rows[higher]
         self.margin[queries], self.images[queries] = margin[higher], images[higher]
+        for query in queries.tolist():
+            self.members[query] = member
         for j in torch.nonzero(torch.isin(self.query_of_caption, queries)).flatten().tolist():
             self.captions[j] = captions[j]
 

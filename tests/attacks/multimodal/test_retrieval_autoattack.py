@@ -46,11 +46,11 @@ def test_no_query_is_better_off_than_under_any_member_or_variant(
     best: dict[type, torch.Tensor] = {}
     keep = WorstQueries._keep
 
-    def watched(self, rows, images, features, captions):  # type: ignore[no-untyped-def]
+    def watched(self, rows, images, features, captions, member):  # type: ignore[no-untyped-def]
         margin = self.margins(features, self.target.encode_text(tuple(captions)), rows)
         before = best.setdefault(type(self), torch.full((len(self.margin),), -9.0))
         best[type(self)] = before.index_put((rows,), torch.maximum(before[rows], margin))
-        keep(self, rows, images, features, captions)
+        keep(self, rows, images, features, captions, member)
 
     monkeypatch.setattr(WorstQueries, "_keep", watched)
     variants = ensemble().variants(model, pairs)
@@ -67,6 +67,24 @@ def test_no_query_is_better_off_than_under_any_member_or_variant(
         assert any(
             each.image_success[i] and torch.equal(each.images[i], result.images[i]) for each in variants.values()
         )
+
+
+def test_each_fallen_query_names_the_member_that_its_worst_case_is_from(model: ToyDual, pairs: Pairs) -> None:
+    """A member alone, from the clean images, fools the queries that the ensemble credits it with."""
+    result, text = ensemble()(model, pairs), ensemble(image=None)(model, pairs)
+    for fooled, members in (
+        (result.image_success, result.image_members),
+        (result.caption_success, result.caption_members),
+    ):
+        named = {member for member, fell in zip(members, fooled.tolist(), strict=True) if fell}
+        assert "" not in named and len(named) > 1
+    assert set(text.image_members) | set(text.caption_members) == {"text", ""}
+    assert all(text.caption_members[j] for j in torch.nonzero(text.caption_success).flatten().tolist())
+    for j, member in enumerate(result.caption_members):
+        if member == "":
+            assert result.captions[j] == pairs.captions[j]
+        if member == "text":
+            assert result.captions[j] == text.captions[j]
 
 
 def test_it_is_never_weaker_than_sga_and_clearly_stronger(model: ToyDual, pairs: Pairs) -> None:
