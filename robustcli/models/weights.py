@@ -40,6 +40,8 @@ _ENTRIES = ("state_dict", "model", "model_state_dict", "net")  # where checkpoin
 # Data parallel and compiled networks, Lightning modules and the like put a name in front of all weights.
 _TORCHS = ("module.", "_orig_mod.")
 _WRAPPERS = (*_TORCHS, "model.", "net.", "1.")
+# What robustness and RobustBench keep beside a network that stands under `model.`: its normalisation, and an attacker.
+_BESIDE = ("normalizer.", "normalize.", "attacker.")
 # What training scripts store beside the weights, and what can hold nothing but data: numbers of numpy, under the names
 # of its versions 1 and 2, and parsed arguments.
 _SCALAR = np.float64(0).__reduce__()[0]
@@ -302,6 +304,13 @@ def _bare(state: Mapping[str, Tensor], prefixes: Sequence[str]) -> dict[str, Ten
     return bare
 
 
+def _alone(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights of a network without those of the layers that a library keeps beside it."""
+    bare = _bare(state, _TORCHS)
+    held = any(name.startswith("model.") for name in bare)
+    return {name: value for name, value in bare.items() if not (held and name.startswith(_BESIDE))}
+
+
 def _zip_names(path: Path) -> list[str]:
     """Names of the members of a zip archive; none for any other file, and for a damaged one, which torch refuses."""
     with suppress(zipfile.BadZipFile, ValueError, NotImplementedError), zipfile.ZipFile(path) as archive:
@@ -311,7 +320,7 @@ def _zip_names(path: Path) -> list[str]:
 
 def fitted(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Names and shapes as in ``expected`` where formats differ: wrappers, prefix of the text tower, scalars as (1,)."""
-    state = _bare(state, [each for each in _WRAPPERS if not any(name.startswith(each) for name in expected)])
+    state = _bare(_alone(state), [each for each in _WRAPPERS if not any(name.startswith(each) for name in expected)])
     nested = any(name.startswith("text.") for name in expected)
     if nested and "positional_embedding" in state:
         state = {f"text.{name}" if name.startswith(_TEXT_PARTS) else name: value for name, value in state.items()}
@@ -360,13 +369,15 @@ def _check_match(weights: Weights, state: Mapping[str, Tensor], expected: Mappin
 
 
 def _normalised(weights: Weights, expected: Mapping[str, Tensor]) -> list[str]:
-    """A sentence on weights that stood behind another layer, ``Sequential(Normalise(), network)``."""
+    """A sentence on weights that stood behind another layer, ``Sequential(Normalise(), network)``, or beside one."""
+    beside = len(_alone(weights.state)) < len(weights.state)
     state = _bare(weights.state, [each for each in _WRAPPERS if each != "1."])
-    if any(name.startswith("1.") for name in expected) or not all(name.startswith("1.") for name in state):
+    behind = all(name.startswith("1.") for name in state) and not any(name.startswith("1.") for name in expected)
+    if not beside and not behind:
         return []
     return [
-        f"{weights.path} has its network behind another layer, as a normalisation: model.mean and model.std are those "
-        "of the config, and must be that layer's."
+        f"{weights.path} has its network behind another layer, such as a normalisation: model.mean and model.std are "
+        "those of the config, and must be that layer's."
     ]
 
 

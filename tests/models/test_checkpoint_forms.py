@@ -139,6 +139,27 @@ def settings() -> dict[str, Any]:
     return {"name": "small_cnn", "classes": CLASSES, "widths": (4,)}
 
 
+@pytest.mark.parametrize(
+    ("network", "beside"),
+    [
+        ("module.model.", "module.normalizer.new_"),
+        ("model.", "normalize."),
+        ("module.model.", "module.attacker.model."),
+    ],
+)
+def test_a_network_beside_a_normalisation_is_read_and_told(
+    network: str, beside: str, trained: Classifier, tmp_path: Path
+) -> None:
+    state = under(network, trained.network.state_dict()) | {
+        f"{beside}mean": torch.zeros(3),
+        f"{beside}std": torch.ones(3),
+    }
+    torch.save({"model": state}, tmp_path / "x.pt")
+    model = load(settings(), tmp_path / "x.pt")
+    assert model.fingerprint() == trained.fingerprint()
+    assert "model.mean and model.std are those of the config" in model.remarks[0]
+
+
 def test_a_network_behind_a_normalisation_is_read_and_told(trained: Classifier, tmp_path: Path) -> None:
     torch.save({"state_dict": under("module.1.", trained.network.state_dict())}, tmp_path / "x.pth")
     model = load(settings(), tmp_path / "x.pth")
