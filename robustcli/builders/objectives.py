@@ -3,7 +3,7 @@
 from omegaconf import DictConfig
 
 from robustcli.builders.hook import construct
-from robustcli.defenses import ClassObjective, Objective
+from robustcli.defenses import ClassObjective, PairObjective
 from robustcli.models.generators import ELBO
 
 
@@ -13,9 +13,9 @@ def build_class_objective(config: DictConfig) -> ClassObjective:
     return objective
 
 
-def build_objective(config: DictConfig) -> Objective:
+def build_objective(config: DictConfig) -> PairObjective:
     """The image-text objective of ``defense=...``."""
-    objective: Objective = construct(config, node="defense")
+    objective: PairObjective = construct(config, node="defense")
     return objective
 
 

@@ -3,6 +3,7 @@
 ``sets`` are the data by split, ``train`` and ``val`` among them.
 """
 
+import copy
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -19,7 +20,7 @@ from robustcli.builders.objectives import build_class_objective, build_elbo, bui
 from robustcli.config.unread import refuse_all_but, refuse_unread
 from robustcli.data import ImageClassData, ImageTextData
 from robustcli.data.augmentation import Augmentation
-from robustcli.defenses import Objective
+from robustcli.defenses import PairObjective
 from robustcli.evaluation import ClassificationEvaluator, RetrievalEvaluator
 from robustcli.evaluation.generation import GenerationJudge
 from robustcli.models import Classifier, DualEncoder
@@ -44,10 +45,12 @@ def build_pair_trainer(
     objective = build_objective(config.defense)
     attack = None
     if objective.sides:
-        for side in {"image", "text"} - set(objective.sides):
+        # An attack on one side alone, such as attack=characters, has no node for either.
+        unused = {side for side in {"image", "text"} - set(objective.sides) if side in config.attack}
+        for side in unused:
             refuse_unread(f"attack.{side}", f"defense={objective.name} leaves the {side} clean")
         # Only the modalities that the objective trains on: the perturbation of another would be computed and dropped.
-        node: Any = OmegaConf.merge(config.attack, dict.fromkeys({"image", "text"} - set(objective.sides)))
+        node: Any = OmegaConf.merge(config.attack, dict.fromkeys(unused))
         check_unit({"attack": node}, threat, sets["train"])
         built = build_attack(node, threat, captions=True, candidates=candidates, seed=config.seed, key="attack")
         check_reach(built, [threat])
@@ -57,7 +60,9 @@ def build_pair_trainer(
         if not config.attacks:
             refuse_unread("threat", f"defense={objective.name} trains without it, and nor does attacks=none read it")
     sizes = {"batch_size": config.trainer.batch_size, "seed": config.seed}
-    task = PairTask(sets["train"], objective, attack, threat, **sizes)
+    # A copy: what the training began with, a resumed one too, whose weights are restored later.
+    reference = copy.deepcopy(model).eval() if objective.takes_reference else None
+    task = PairTask(sets["train"], objective, attack, threat, reference=reference, **sizes)
     evaluator = RetrievalEvaluator(sets["val"], threat, **_validation_settings(config))
 
     def recall(trained: DualEncoder) -> dict[str, float]:
@@ -68,7 +73,7 @@ def build_pair_trainer(
     return _trainer(config, model, task, recall), candidates
 
 
-def _inner_attack(built: BuiltAttack, objective: Objective) -> RetrievalAttack:
+def _inner_attack(built: BuiltAttack, objective: PairObjective) -> RetrievalAttack:
     """The attack whose parts an objective calls, captions first, then images by its own contrastive loss.
 
     Raises:

@@ -1,8 +1,12 @@
 """Defences: training objectives for robustness, and cleaners of images in front of an untouched model."""
 
+from robustcli.defenses.objectives.anchored import FARE, LEAF
 from robustcli.defenses.objectives.classification import ClassObjective, Standard
 from robustcli.defenses.objectives.losses import info_nce
+from robustcli.defenses.objectives.mat_trades import MATTrades
+from robustcli.defenses.objectives.mmcoa import MMCoA
 from robustcli.defenses.objectives.multimodal import Objective
+from robustcli.defenses.objectives.pairs import PairObjective
 from robustcli.defenses.objectives.pgd_at import PGDAdversarialTraining
 from robustcli.defenses.objectives.trades import TRADES
 from robustcli.defenses.preprocessing import JPEG, GaussianBlur, NormNoise, preprocessing
@@ -11,14 +15,19 @@ from robustcli.defenses.purification.purified import PurifiedClassifier, Purifie
 from robustcli.defenses.purification.purifier import Purifier
 
 __all__ = [
+    "FARE",
     "JPEG",
+    "LEAF",
     "TRADES",
     "ClassObjective",
     "Cleaner",
     "GaussianBlur",
+    "MATTrades",
+    "MMCoA",
     "NormNoise",
     "Objective",
     "PGDAdversarialTraining",
+    "PairObjective",
     "PurifiedClassifier",
     "PurifiedEncoder",
     "Purifier",

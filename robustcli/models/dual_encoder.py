@@ -77,8 +77,8 @@ class DualEncoder(nn.Module):
         scale: Tensor = _Ceiling.apply(learnt.exp().reshape(()), self.max_logit_scale)
         return scale
 
-    def encode_image(self, images: Tensor) -> Tensor:
-        """(B,C,H,W) in [0,1] -> (B,D) float32 of unit norm.
+    def encode_image(self, images: Tensor, *, unit: bool = True) -> Tensor:
+        """(B,C,H,W) in [0,1] -> (B,D) float32 of unit norm, or as the tower gives them if ``unit`` is False.
 
         Images whose H or W is not ``image_size`` are resized to a square (antialiased bicubic, clamped to [0,1]).
 
@@ -95,9 +95,9 @@ class DualEncoder(nn.Module):
         count = len(images)
         images = images if self.training else filled(images)
         normalised = (images - self.mean) / self.std
-        features = _unit(network.encode_image(normalised.to(precision(network.visual, normalised.dtype))))[:count]
+        features: Tensor = network.encode_image(normalised.to(precision(network.visual, normalised.dtype))).float()
         check.settle()
-        return features
+        return (_unit(features) if unit else features)[:count]
 
     def tokenize(self, captions: Sequence[str]) -> Tensor:
         """Captions -> (B,T) long, on the CPU; the ids of a caption are cached.
@@ -126,8 +126,8 @@ class DualEncoder(nn.Module):
         length = int(tokens.argmax(dim=-1).max()) + 1
         return tokens[:, : length if self.training or self.mean.is_cuda else in_tiles(length)]
 
-    def encode_text(self, tokens: Tensor, embeddings: Tensor | None = None) -> Tensor:
-        """(B,T) long -> (B,D) float32 of unit norm.
+    def encode_text(self, tokens: Tensor, embeddings: Tensor | None = None, *, unit: bool = True) -> Tensor:
+        """(B,T) long -> (B,D) float32 of unit norm, or as the tower gives them if ``unit`` is False.
 
         Args:
             tokens: as ``tokenize`` gives them; cropped here where that is exact, so padding costs nothing.
@@ -144,7 +144,8 @@ class DualEncoder(nn.Module):
         tokens, count = tokens.to(self.device), len(tokens)
         if not self.training:
             tokens, embeddings = filled(tokens), None if embeddings is None else filled(embeddings)
-        return _unit(read_text(self.network, tokens, embeddings))[:count]
+        features = read_text(self.network, tokens, embeddings).float()
+        return (_unit(features) if unit else features)[:count]
 
     def token_embedding(self) -> nn.Embedding:
         """The table (ids, W) that turns token ids into vectors."""
@@ -200,4 +201,4 @@ class _Ceiling(torch.autograd.Function):
 
 
 def _unit(features: Tensor) -> Tensor:
-    return F.normalize(features.float(), dim=-1)
+    return F.normalize(features, dim=-1)

@@ -11,7 +11,7 @@ from robustcli.attacks import ClassifierAttack, RetrievalAttack, ThreatModel
 from robustcli.data import ImageClassData, ImageTextData
 from robustcli.data.augmentation import Augmentation
 from robustcli.data.sampling import ClassBatch, Epochs, PairBatch, PairSampler
-from robustcli.defenses import ClassObjective, Objective
+from robustcli.defenses import ClassObjective, PairObjective
 from robustcli.models import Classifier, DualEncoder
 from robustcli.models.generators import ELBO, NVAE
 from robustcli.utils.seeding import generator
@@ -36,6 +36,7 @@ class PairTask:
     Args:
         attack, threat: of the inner maximisation; no attack for an objective that takes none.
         batch_size: pairs of a micro-batch; ``seed`` names the order of the pairs.
+        reference: the model as it is before the training, for an objective that reads it.
 
     Raises:
         UserError: an objective that ``attack`` does not serve, or a batch that is larger than the set.
@@ -44,15 +45,17 @@ class PairTask:
     def __init__(
         self,
         data: ImageTextData,
-        objective: Objective,
+        objective: PairObjective,
         attack: RetrievalAttack | None,
         threat: ThreatModel,
         *,
         batch_size: int,
         seed: int,
+        reference: DualEncoder | None = None,
     ) -> None:
         objective.check(attack, threat)
         objective.check_batch(batch_size)
+        self.reference = reference
         self.data, self.objective, self.attack, self.threat = data, objective, attack, threat
         self.sampler = PairSampler(data, batch_size=batch_size, seed=seed)
 
@@ -61,7 +64,7 @@ class PairTask:
         return batch, self.data.images(batch.image_ids)
 
     def loss(self, model: DualEncoder, batch: PairBatch, images: Tensor, *, seed: int) -> Tensor:
-        return self.objective.loss(model, self.attack, self.threat, images, batch, seed=seed)
+        return self.objective.loss(model, self.attack, self.threat, images, batch, seed=seed, reference=self.reference)
 
 
 class ClassTask:

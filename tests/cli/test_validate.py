@@ -42,6 +42,17 @@ def test_a_command_that_would_run_is_told_so_and_nothing_is_written(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("defence", "attack"),
+    [("leaf", ["attack=characters", "threat=characters"]), ("text", ["attack=words"]), ("fare", ["attack=apgd"])],
+)
+def test_an_objective_of_one_side_takes_an_attack_on_that_side(
+    defence: str, attack: list[str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    code, out, err = validated(capfd, "train-mat", *SMALL["train-mat"], "attacks=none", f"defense={defence}", *attack)
+    assert code == 0, out + err
+
+
 def test_no_engine_is_run(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     engine: Any = ModuleType("robustcli.engines.train")
     loaded: list[int] = []

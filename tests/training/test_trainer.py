@@ -14,6 +14,7 @@ from robustcli.attacks import SepAttack, SequentialAttack, ThreatModel
 from robustcli.config.schemas import TrainerSettings
 from robustcli.data import Scenes
 from robustcli.defenses import Objective
+from robustcli.defenses.objectives.pairs import attack_captions
 from robustcli.models import DualEncoder, small_cnn
 from robustcli.training.tasks import PairTask
 from robustcli.training.trainer import Trainer
@@ -208,7 +209,12 @@ def test_a_share_of_the_captions_is_attacked(scenes: Scenes, mat_attack: Sequent
 
     batch = PairSampler(scenes, batch_size=16, seed=0)(0)
     objective = Objective(name="text", image=False, text=True, attacked_captions=0.25)
-    captions = objective._attack_captions(small(), mat_attack, THREAT, scenes.images(batch.image_ids), batch, 5)
+    rows = objective._attacked_rows(16, 5)
+    assert rows is not None and len(set(rows.tolist())) == 4
+    images = scenes.images(batch.image_ids)
+    captions = attack_captions(small(), mat_attack, THREAT, images, batch, seed=5, rows=rows)
+    changed = [i for i, (a, b) in enumerate(zip(captions, batch.captions, strict=True)) if a != b]
+    assert set(changed) <= set(rows.tolist())
     assert 1 <= sum(a != b for a, b in zip(captions, batch.captions, strict=True)) <= 4
 
 

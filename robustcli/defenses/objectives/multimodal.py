@@ -10,18 +10,17 @@ from typing import get_args
 import torch
 from torch import Tensor
 
-from robustcli.attacks import Pairs, RetrievalAttack, ThreatModel
-from robustcli.attacks.core.frozen import frozen
-from robustcli.attacks.core.losses import Target, text_objective
+from robustcli.attacks import RetrievalAttack, ThreatModel
 from robustcli.data.sampling import PairBatch
 from robustcli.defenses.objectives.losses import Directions, Positives, info_nce
+from robustcli.defenses.objectives.pairs import PairObjective, attack_captions, attack_images
 from robustcli.models import DualEncoder
 from robustcli.utils.errors import UserError
 from robustcli.utils.seeding import generator
 
 
 @dataclass(frozen=True, kw_only=True)
-class Objective:
+class Objective(PairObjective):
     """Training objective of a dual encoder; MAT, TeCoA, text-only and clean fine-tuning differ in these fields alone.
 
     The inner attack is sequential, one pass, text first and then the image against the attacked caption, with frozen
@@ -40,7 +39,6 @@ class Objective:
         UserError: an unknown choice, or a share out of range.
     """
 
-    name: str
     image: bool
     text: bool
     positives: Positives = "mask"
@@ -61,27 +59,7 @@ class Objective:
 
     @property
     def sides(self) -> tuple[str, ...]:
-        """The attacked sides: of ``image`` and ``text`` those that are True."""
         return tuple(side for side in ("image", "text") if getattr(self, side))
-
-    def check(self, attack: RetrievalAttack | None, threat: ThreatModel) -> None:
-        """Refuse an attack, or a threat model, without a side that this defence attacks, before long work.
-
-        Raises:
-            UserError: a side is missing; the message names it.
-        """
-        for side, moves in (("image", threat.moves_images), ("text", threat.moves_texts)):
-            if side in self.sides and getattr(attack, side, None) is None:
-                raise UserError(
-                    f"defense={self.name} attacks the {side}, but attack.{side} is null: choose attack=mat."
-                )
-            if side in self.sides and not moves:
-                raise UserError(
-                    f"defense={self.name} attacks the {side}, but the threat model ({threat}) leaves it as it is: "
-                    "choose threat=both."
-                )
-        if attack is not None:
-            attack.check(threat)
 
     def check_batch(self, batch_size: int) -> None:
         """Refuse a batch so small that the attacked share of its captions rounds to none.
@@ -105,93 +83,41 @@ class Objective:
         batch: PairBatch,
         *,
         seed: int,
+        reference: DualEncoder | None = None,
     ) -> Tensor:
-        """Loss of one batch, a scalar with gradients to the weights of ``model``.
-
-        Args:
-            attack, threat: whose image and text parts attack the sides of this objective, and how far.
-            images: (B,C,H,W) in [0,1], those of ``batch``.
-            batch: captions (B), names and matches (B,B) of the pairs.
-            seed: names the draws of this step.
-        """
-        captions = self._attack_captions(model, attack, threat, images, batch, seed) if self.text else batch.captions
+        captions = batch.captions
+        if self.text and (rows := self._attacked_rows(len(images), seed)) is not None:
+            captions = attack_captions(model, attack, threat, images, batch, seed=seed, rows=rows)
         # Serves the inner attack too: a third of a step saved.
         text_features = model.encode_text(model.tokenize(captions))
         adversarial = images
         if self.image:
-            # Detached: the inner maximisation differentiates by the image alone.
-            adversarial = self._attack_images(model, attack, threat, images, text_features.detach(), batch, seed)
-        loss = self._contrast(model, model.encode_image(adversarial), text_features, batch).mean()
+            # Detached: the inner maximisation differentiates by the image alone. The inner loss is the outer one.
+            fixed = text_features.detach()
+            adversarial = attack_images(
+                model, attack, threat, images, batch, lambda x: self._contrast(model, x, fixed, batch), seed=seed
+            )
+        loss = self._contrast(model, adversarial, text_features, batch).mean()
         if self.clean_weight == 0:
             return loss
         clean_text = model.encode_text(model.tokenize(batch.captions))
-        clean = self._contrast(model, model.encode_image(images), clean_text, batch).mean()
+        clean = self._contrast(model, images, clean_text, batch).mean()
         return (1 - self.clean_weight) * loss + self.clean_weight * clean
 
-    def _attack_captions(
-        self,
-        model: DualEncoder,
-        attack: RetrievalAttack | None,
-        threat: ThreatModel,
-        images: Tensor,
-        batch: PairBatch,
-        seed: int,
-    ) -> tuple[str, ...]:
-        """The captions with the attacked share of them edited; which pairs are attacked is drawn anew each step."""
-        assert attack is not None and attack.text is not None
-        share = round(self.attacked_captions * len(images))
+    def _attacked_rows(self, size: int, seed: int) -> Tensor | None:
+        """The attacked share of the pairs, drawn anew each step; None for no pair at all."""
+        share = round(self.attacked_captions * size)
         if not share:
-            return batch.captions
-        rows = torch.randperm(len(images), generator=generator(seed, "attacked captions"))[:share].sort().values
-        pairs = Pairs(
-            images=images[rows.to(images.device)],
-            captions=tuple(batch.captions[i] for i in rows.tolist()),
-            owner=torch.arange(share),
-            image_ids=batch.image_ids[rows],
-            caption_ids=_of_this_step(batch.caption_ids[rows], seed),
-        )
-        with frozen(model):
-            objective = text_objective(attack.text.objective, Target(model, pairs, None))
-            adversarial = attack.text.maximise(model, objective, pairs.captions, pairs.caption_ids, threat)
-        captions = list(batch.captions)
-        for row, caption in zip(rows.tolist(), adversarial, strict=True):
-            captions[row] = caption
-        return tuple(captions)
+            return None
+        return torch.randperm(size, generator=generator(seed, "attacked captions"))[:share].sort().values
 
-    def _attack_images(
-        self,
-        model: DualEncoder,
-        attack: RetrievalAttack | None,
-        threat: ThreatModel,
-        images: Tensor,
-        text_features: Tensor,
-        batch: PairBatch,
-        seed: int,
-    ) -> Tensor:
-        """Adversarial images against the captions as they are now; the inner loss is the outer one, over all rows."""
-        assert attack is not None and attack.image is not None
-
-        # An evaluation is one forward pass of the image tower; with its gradient, one backward pass more.
-        def objective(x_adv: Tensor, rows: Tensor) -> Tensor:
-            if len(rows) != len(images):
-                raise ValueError(f"the loss of a batch reads all of it: asked for {len(rows)} of {len(images)} images")
-            return self._contrast(model, model.encode_image(x_adv), text_features, batch)
-
-        with frozen(model):
-            return attack.image.maximise(objective, images, _of_this_step(batch.image_ids, seed), threat)
-
-    def _contrast(self, model: DualEncoder, image_features: Tensor, text_features: Tensor, batch: PairBatch) -> Tensor:
-        matches = batch.matches.to(image_features.device)
+    def _contrast(self, model: DualEncoder, images: Tensor, text_features: Tensor, batch: PairBatch) -> Tensor:
+        image_features = model.encode_image(images)
         return info_nce(
             image_features,
             text_features,
             model.logit_scale,
-            matches,
+            batch.matches.to(image_features.device),
             positives=self.positives,
             directions=self.directions,
         )
-
-
-def _of_this_step(ids: Tensor, seed: int) -> Tensor:
-    """Ids (B,) that name the draws of this step alone; the shift keeps the sum of 63-bit seed and id within int64."""
-    return ids + (seed >> 2)

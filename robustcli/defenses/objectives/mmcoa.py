@@ -1,0 +1,74 @@
+"""MMCoA, contrastive training on pairs of which one side is attacked (Zhou et al. 2024).
+
+Shapes: B pairs, C channels.
+"""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from robustcli.attacks import RetrievalAttack, ThreatModel
+from robustcli.data.sampling import PairBatch
+from robustcli.defenses.objectives.losses import Positives, info_nce
+from robustcli.defenses.objectives.pairs import PairObjective, attack_captions, attack_images
+from robustcli.models import DualEncoder
+from robustcli.utils.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class MMCoA(PairObjective):
+    """``text_weight (CE(x -> t') + CE(t' -> x)) + image_weight (CE(x' -> t) + CE(t -> x'))`` over the batch.
+
+    Both attacks are independent: the images move away from the clean captions, and the captions are searched by the
+    text attack's own objective, ``drift`` in the paper. An adversarial image is never paired with an adversarial
+    caption, which is the difference to MAT.
+
+    Args:
+        name: in tables.
+        text_weight, image_weight: of both losses; 0.5 each in the paper.
+        positives: treatment of the other true pairs of a batch, see `info_nce`; the published code takes ``diagonal``.
+
+    Raises:
+        UserError: a weight below 0.
+    """
+
+    name: str = "mmcoa"
+    text_weight: float = 0.5
+    image_weight: float = 0.5
+    positives: Positives = "mask"
+
+    def __post_init__(self) -> None:
+        for key in ("text_weight", "image_weight"):
+            if not getattr(self, key) >= 0:
+                raise UserError(f"defense.{key} is {getattr(self, key)}: a weight is 0 or more.")
+
+    @property
+    def sides(self) -> tuple[str, ...]:
+        return ("image", "text")
+
+    def loss(
+        self,
+        model: DualEncoder,
+        attack: RetrievalAttack | None,
+        threat: ThreatModel,
+        images: Tensor,
+        batch: PairBatch,
+        *,
+        seed: int,
+        reference: DualEncoder | None = None,
+    ) -> Tensor:
+        matches = batch.matches.to(images.device)
+        clean_text = model.encode_text(model.tokenize(batch.captions))
+        fixed = clean_text.detach()
+
+        def contrast(image_features: Tensor, text_features: Tensor) -> Tensor:
+            # Twice the mean of both directions is their sum.
+            return 2 * info_nce(image_features, text_features, model.logit_scale, matches, positives=self.positives)
+
+        captions = attack_captions(model, attack, threat, images, batch, seed=seed)
+        adversarial = attack_images(
+            model, attack, threat, images, batch, lambda x: contrast(model.encode_image(x), fixed), seed=seed
+        )
+        of_text = contrast(model.encode_image(images), model.encode_text(model.tokenize(captions))).mean()
+        of_images = contrast(model.encode_image(adversarial), clean_text).mean()
+        return self.text_weight * of_text + self.image_weight * of_images
