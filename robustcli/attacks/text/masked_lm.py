@@ -58,6 +58,7 @@ class MaskedLM:
         self.name_or_path, self.top_k, self.threshold = str(name_or_path), top_k, threshold
         self.max_length, self.compat = max_length, compat
         self._tokenizer, self._model = _load(self.name_or_path)
+        self._words = torch.tensor(sorted(self._tokenizer.get_vocab().values()))
 
     @classmethod
     def build(
@@ -97,7 +98,7 @@ class MaskedLM:
         pieces = [[self._pieces(affixes(word)[1]) for word in row] for row in words]
         ids = [[piece for word in row for piece in word][: self.max_length - 2] for row in pieces]
         logits = self._logits([self._framed(row) for row in ids])
-        values, best = logits.topk(min(self.top_k, logits.shape[-1]), dim=-1)
+        values, best = logits.topk(min(self.top_k, len(self._words)), dim=-1)
         offset = 0 if self.compat == "coattack" else 1  # row 0 is the start token
         answers: list[Replacements] = []
         for row, (caption_words, word_pieces) in enumerate(zip(words, pieces, strict=True)):
@@ -149,13 +150,16 @@ class MaskedLM:
 
     @torch.no_grad()
     def _logits(self, rows: Sequence[Sequence[int]]) -> Tensor:
-        """Rows of ids, padded here -> (B,T,V)."""
+        """Rows of ids, padded here -> (B,T,V); minus infinity where an id is no word of the tokenizer."""
         width = max(len(row) for row in rows)
         padding = self._tokenizer.pad_token_id or 0
         ids = torch.tensor([[*row, *[padding] * (width - len(row))] for row in rows])
         mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows])
         logits: Tensor = self._model(input_ids=ids, attention_mask=mask).logits
-        return logits.float()
+        # Vocabularies are padded, often to a multiple of 64: no word has those rows, and they have logits all the same.
+        no_word = torch.ones(logits.shape[-1], dtype=torch.bool)
+        no_word[self._words] = False
+        return logits.float().masked_fill(no_word, -torch.inf)
 
 
 def _load(name_or_path: str) -> tuple[Any, Any]:

@@ -40,6 +40,16 @@ def test_endings_special_pieces_and_the_word_itself_are_left_out(folder: Path) -
     assert MaskedLM(str(folder), top_k=99, threshold=99.0)(["guitar"])[0] == []
 
 
+def test_rows_of_a_padded_vocabulary_are_no_words(folder: Path, tmp_path: Path) -> None:
+    """Weights padded to a multiple of 64, as those of many published models; here the padding scores highest of all."""
+    padded = save_echo(tmp_path, transformers, rows=64)
+    plain = MaskedLM(str(folder), top_k=99, threshold=-99.0)
+    source = MaskedLM(str(padded), top_k=99, threshold=-99.0)
+    assert source._model.config.vocab_size > len(source._tokenizer)
+    for caption in ("the guitar near", "snowy", "guitar"):
+        assert source([caption]) == plain([caption])
+
+
 def test_a_word_of_several_pieces_gets_whole_words_only(folder: Path) -> None:
     source = MaskedLM(str(folder), top_k=len(VOCABULARY), threshold=-99.0)
     assert [VOCABULARY[i] for i in source._pieces("snowy")] == ["snow", "##y"]
