@@ -156,7 +156,7 @@ def _write(
 ) -> tuple[int, str] | None:
     kept, sums, hashes = list[int](), list[int](), list[str]()
     bad, sizes, turned, composed = list[tuple[int, str]](), list[tuple[int, int]](), 0, 0
-    with (folder / "pixels.u8").open("wb") as file:
+    with (folder / "pixels.u8").open("xb") as file:  # never through a link that another user of the cache put there
         for position, found in enumerate(_decoded(blobs, image_size, fit)):
             if found.image is None:
                 bad.append((position, found.problem))
@@ -173,7 +173,8 @@ def _write(
                 composed += found.image.composed
     notes = notes_of(sizes, image_size, fit, turned=turned, composed=composed)
     entries = {"kept": kept, "hashes": hashes, "bad": bad, "notes": notes, "sums": sums}
-    (folder / "entries.json").write_text(json.dumps(entries))
+    with (folder / "entries.json").open("x") as listing:
+        json.dump(entries, listing)
     return None
 
 

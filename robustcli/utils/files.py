@@ -6,7 +6,7 @@ import re
 import secrets
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -61,6 +61,18 @@ def append_to(path: Path) -> TextIO:
     raise UserError(f"{path} cannot be written to ({reason}): remove it, or work in another directory")
 
 
+def refuse_link(path: Path) -> None:
+    """Check of a file that a library will open for writing by its name.
+
+    Raises:
+        UserError: it is a link, symbolic or hard.
+    """
+    with suppress(FileNotFoundError):
+        state = path.lstat()
+        if stat.S_ISLNK(state.st_mode) or (stat.S_ISREG(state.st_mode) and state.st_nlink > 1):
+            raise UserError(f"{path} cannot be written to (it is a link to another file): remove it")
+
+
 def write_text(path: Path, text: str) -> None:
     """Write UTF-8 text, whole or not at all."""
     with atomic(path) as temporary:
@@ -96,9 +108,13 @@ def is_temporary(path: Path) -> bool:
     return _OURS.fullmatch(path.name) is not None
 
 
-def remove_temporaries(directory: Path) -> None:
-    """Remove temporary files of killed writers under ``directory``, to which no other process may be writing."""
-    for left in filter(is_temporary, directory.rglob(".tmp-robustcli-*")):
+def remove_temporaries(directory: Path, *, deep: bool = True) -> None:
+    """Remove temporary files of killed writers in ``directory``, to which no other process may be writing.
+
+    Args:
+        deep: in the folders below it as well.
+    """
+    for left in filter(is_temporary, directory.glob("**/.tmp-robustcli-*" if deep else ".tmp-robustcli-*")):
         if left.is_file():
             left.unlink(missing_ok=True)
 

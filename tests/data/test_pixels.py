@@ -15,6 +15,7 @@ from PIL import Image
 from robustcli.data import KarpathyJSON, pixels
 from robustcli.data.decode import Fit
 from robustcli.data.sources import Blob
+from robustcli.utils.cache import temporary_folder
 from robustcli.utils.errors import UserError
 
 
@@ -194,6 +195,23 @@ def test_what_a_killed_run_left_is_swept(folder: Path, cache: Path):
     assert len(stores(cache)) == 3
     opened(folder)
     assert len(stores(cache)) == 2 and other.exists(), "another machine may be at work on what is new"
+
+
+@pytest.mark.parametrize("name", ["pixels.u8", "entries.json"])
+def test_no_pixels_are_written_through_a_link(folder: Path, cache: Path, name: str, monkeypatch: pytest.MonkeyPatch):
+    """In a cache that users share, one of them may put a link into the folder that another is about to fill."""
+    target = folder / "precious"
+    target.write_text("mine")
+
+    def planted(place: Path) -> Path:
+        made = temporary_folder(place)
+        (made / name).symlink_to(target)
+        return made
+
+    monkeypatch.setattr(pixels, "temporary_folder", planted)
+    with pytest.raises(UserError, match="cannot be written"):
+        opened(folder)
+    assert target.read_text() == "mine"
 
 
 def test_a_shared_cache_serves_a_second_user(folder: Path, cache: Path):

@@ -1,13 +1,15 @@
 """The embedded set: its bytes, its splits, and its relation of truth against a reading of the captions themselves."""
 
 import itertools
+import multiprocessing
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from robustcli.data.scenes import Scenes, synonym_table, vocabulary
+from robustcli.data.scenes import Scenes, image_cache, synonym_table, vocabulary
 from robustcli.data.scenes.captions import SYNONYMS
 from robustcli.data.scenes.world import COLOURS, KINDS, NONE, PLACES, SIZES, TEXTURES, World, draw_world, scene_keys
 from robustcli.utils.errors import UserError
@@ -169,3 +171,16 @@ def test_damaged_images_in_the_cache_are_rendered_anew(tmp_path: Path, content: 
     stored.write_bytes(flipped)
     assert torch.equal(Scenes(split="test", size=32, test=4).images(torch.arange(4)), whole)
     assert stored.read_bytes() == intact
+
+
+def test_what_a_killed_run_left_in_the_cache_is_removed(tmp_path: Path) -> None:
+    def render_and_die() -> None:
+        image_cache.np.savez = lambda path, **_: (Path(path).touch(), os._exit(1))  # type: ignore[assignment]
+        Scenes(split="test", size=32, test=4)
+
+    child = multiprocessing.get_context("fork").Process(target=render_and_die)
+    child.start()
+    child.join(30)
+    assert [path.suffix for path in (tmp_path / "scenes").glob("*") if path.suffix == ".npz"] == []
+    Scenes(split="test", size=32, test=4)
+    assert sorted(path.suffix for path in (tmp_path / "scenes").iterdir()) == [".lock", ".npz"]

@@ -10,6 +10,7 @@ from pathlib import Path
 from robustcli.attacks.text.candidates import CandidateSource, Replacements
 from robustcli.utils.cache import cache_directory
 from robustcli.utils.errors import UserError
+from robustcli.utils.files import refuse_link
 
 log = logging.getLogger(__name__)
 
@@ -81,6 +82,7 @@ class Cached:
 
     @contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
+        refuse_link(self.path)  # which another user of a shared cache may have put there: SQLite would write through it
         try:
             with closing(sqlite3.connect(self.path, timeout=_PATIENCE)) as connection:
                 connection.execute(_TABLE)

@@ -2,6 +2,8 @@
 
 import hashlib
 import logging
+import os
+import shutil
 import zipfile
 from pathlib import Path
 
@@ -10,8 +12,8 @@ from numpy.typing import NDArray
 
 from robustcli.data.scenes.render import render_scenes
 from robustcli.data.scenes.world import SPLITS, World
-from robustcli.utils import files, locks
-from robustcli.utils.cache import cache_directory, remove_leftovers, unreadable, writing
+from robustcli.utils import locks
+from robustcli.utils.cache import cache_directory, remove_leftovers, temporary_folder, unreadable, writing
 from robustcli.utils.errors import UserError
 
 RECIPE = "scenes-1"  # raise it when a recipe would give other bytes
@@ -56,9 +58,18 @@ def cached_images(
             if (images := _read(path)) is None:
                 remove_leftovers(path)
                 images = render_scenes(world, size, stream, noise=noise, contrast=contrast)
-                with files.atomic(path) as temporary:
-                    np.savez(temporary, images=images)
+                _write(path, images)
     return images
+
+
+def _write(path: Path, images: NDArray[np.uint8]) -> None:
+    """Write a file whole or not at all; what a killed writer leaves bears the name of its machine and is removed."""
+    folder = temporary_folder(path)
+    try:
+        np.savez(folder / path.name, images=images)
+        os.replace(folder / path.name, path)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _read(path: Path) -> NDArray[np.uint8] | None:

@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -78,6 +79,32 @@ def test_answers_are_kept_for_the_next_process(tmp_path: Path) -> None:
         again(["new", *captions])
     assert Cached(Counting(), tmp_path)(["new"]) == [[(0, "new's"), (2, "ü")]]
     assert kept.fingerprint == "counting"
+
+
+@pytest.mark.parametrize("plant", ["symlink_to", "hardlink_to"])
+@pytest.mark.parametrize("content", [b"", b"mine"])
+def test_answers_are_not_written_through_a_link(tmp_path: Path, plant: str, content: bytes) -> None:
+    """In a cache that users share, one of them may put a link in the place of a file that another will write."""
+    target, place = tmp_path / "precious", Cached(Counting(), tmp_path).path
+    target.write_bytes(content)
+    getattr(place, plant)(target)
+    with pytest.raises(UserError, match=r"\.sqlite cannot be written to \(it is a link"):
+        Cached(Counting(), tmp_path)(["new"])
+    assert target.read_bytes() == content
+    place.unlink()
+    place.symlink_to(tmp_path / "nowhere")
+    with pytest.raises(UserError, match="it is a link"):
+        Cached(Counting(), tmp_path)(["new"])
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_a_journal_is_not_written_through_a_link(tmp_path: Path) -> None:
+    target, source = tmp_path / "precious", Cached(Counting(), tmp_path)
+    target.write_text("mine")
+    source.path.with_name(f"{source.path.name}-journal").symlink_to(target)
+    with suppress(UserError):
+        source(["new"])
+    assert target.read_text() == "mine"
 
 
 def test_sources_do_not_share_a_file_and_the_cache_is_where_it_is_told(
