@@ -8,6 +8,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
+from robustcli.builders.device import on_device
 from robustcli.builders.hook import build
 from robustcli.builders.names import refuse_reserved
 from robustcli.data import ImageClassData, ImageTextData
@@ -31,7 +32,7 @@ def build_purified(config: DictConfig | None, data: Data, device: torch.device) 
         raise UserError(f"a purifier is {config!r}, but must be a cleaner: choose one of `robustcli list purifier`.")
     settings: Any = OmegaConf.to_container(config, resolve=True)
     draws, memory = settings.pop("draws", 1), settings.pop("memory", None)
-    cleaner = as_cleaner(build(settings, data, node="purifier")).to(device)
+    cleaner = on_device(as_cleaner(build(settings, data, node="purifier")), device, "purifier")
     _try_out(cleaner, data.images(torch.tensor([0])).to(device), data.name)
     # One cleaner for all models: its generator is held in memory once.
     return partial(_defended, cleaner, draws, memory)

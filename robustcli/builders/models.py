@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
+from robustcli.builders.device import on_device
 from robustcli.config.unread import typed
 from robustcli.data import ImageClassData, ImageTextData
 from robustcli.data.walks import normal
@@ -117,7 +118,7 @@ def build_surrogate(
     if wanted is None:
         return None
     node, checkpoint = (wanted, None) if isinstance(wanted, DictConfig) else (config.model, str(wanted))
-    return build_trained(node, checkpoint, data, seed=config.seed).to(device)
+    return on_device(build_trained(node, checkpoint, data, seed=config.seed), device, "evaluation.surrogate")
 
 
 def build_classifier(config: DictConfig, checkpoint: str | None, data: ImageClassData, *, seed: int) -> Classifier:

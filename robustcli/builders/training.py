@@ -14,6 +14,7 @@ from robustcli import metrics
 from robustcli.attacks import ClassifierAttack, RetrievalAttack, SepAttack, SequentialAttack
 from robustcli.builders.attacks import BuiltAttack, Candidates, build_attack, build_threat, check_reach, check_unit
 from robustcli.builders.candidates import lazy_candidates
+from robustcli.builders.device import on_device
 from robustcli.builders.generators import build_generator
 from robustcli.builders.models import build_classifier, build_dual_encoder
 from robustcli.builders.objectives import build_class_objective, build_elbo, build_objective
@@ -40,7 +41,8 @@ def build_pair_trainer(
         UserError: a model, objective or attack that does not fit the data, or an override that the objective would not
             read.
     """
-    model = build_dual_encoder(config.model, config.checkpoint, sets["train"], seed=config.seed).to(device)
+    model = build_dual_encoder(config.model, config.checkpoint, sets["train"], seed=config.seed)
+    model = on_device(model, device, "model")
     candidates, threat = lazy_candidates(config.candidates, sets["train"], model), build_threat(config.threat)
     objective = build_objective(config.defense)
     attack = None
@@ -101,7 +103,8 @@ def build_class_trainer(config: DictConfig, sets: Mapping[str, ImageClassData], 
         UserError: a model, objective or attack that does not fit the data, or an override that the objective would not
             read.
     """
-    model = build_classifier(config.model, config.checkpoint, sets["train"], seed=config.seed).to(device)
+    model = build_classifier(config.model, config.checkpoint, sets["train"], seed=config.seed)
+    model = on_device(model, device, "model")
     threat, objective = build_threat(config.threat), build_class_objective(config.objective)
     attack = None
     if objective.takes_attack:
@@ -134,7 +137,8 @@ def build_generator_trainer(config: DictConfig, sets: Mapping[str, ImageClassDat
     """
     if not moment_temperatures(config):  # read after the training only: a mistake must not cost one
         refuse_all_but("moments", ["temperatures"], "moments.temperatures is [], which estimates none again")
-    model = build_generator(config.generator, config.checkpoint, sets["train"], seed=config.seed).to(device)
+    model = build_generator(config.generator, config.checkpoint, sets["train"], seed=config.seed)
+    model = on_device(model, device, "generator")
     task = GeneratorTask(
         sets["train"],
         build_elbo(config.objective),

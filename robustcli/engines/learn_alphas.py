@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 from robustcli.builders.attacks import build_threat
 from robustcli.builders.data import build_classes
 from robustcli.builders.defences import build_purified
-from robustcli.builders.device import choose_device
+from robustcli.builders.device import choose_device, on_device
 from robustcli.builders.models import build_trained
 from robustcli.config.unread import refuse_all_but
 from robustcli.data import ImageClassData
@@ -102,7 +102,7 @@ def _check(config: DictConfig) -> None:
 def _build_defence(config: DictConfig, data: ImageClassData, device: torch.device) -> PurifiedClassifier:
     if "generator" not in config.purifier:
         raise UserError("learn-alphas needs a purifier that has alphas: take purifier=mlvgm.")
-    classifier = build_trained(config.model, config.checkpoint, data, seed=config.seed).to(device)
+    classifier = on_device(build_trained(config.model, config.checkpoint, data, seed=config.seed), device, "model")
     defence = build_purified(config.purifier, data, device)(classifier)
     assert isinstance(defence, PurifiedClassifier) and isinstance(defence.cleaner, Purifier)
     if getattr(defence.cleaner.preprocess, "randomised", False):

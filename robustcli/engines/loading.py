@@ -14,7 +14,7 @@ from robustcli.builders.attacks import BuiltAttack, Candidates
 from robustcli.builders.candidates import lazy_candidates
 from robustcli.builders.data import build_data
 from robustcli.builders.defences import build_purified, check_draws
-from robustcli.builders.device import choose_device
+from robustcli.builders.device import choose_device, on_device
 from robustcli.builders.evaluation import build_attacks, build_evaluation
 from robustcli.builders.models import build_surrogate, build_trained
 from robustcli.builders.names import refuse_repeated
@@ -72,7 +72,7 @@ def load_models(config: DictConfig, checkpoints: Mapping[str, str | None], *, at
     device = choose_device(config.device, config.threads)
     data = build_data(config.dataset, config.evaluation.split)
     models = {
-        label: build_trained(config.model, path, data, seed=config.seed).to(device)
+        label: on_device(build_trained(config.model, path, data, seed=config.seed), device, "model")
         for label, path in checkpoints.items()
     }
     defend = build_purified(config.purifier, data, device) if config.purifier is not None else None

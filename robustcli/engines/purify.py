@@ -4,7 +4,7 @@ from omegaconf import DictConfig
 
 from robustcli.builders.data import build_classes
 from robustcli.builders.defences import build_defences, check_draws
-from robustcli.builders.device import choose_device
+from robustcli.builders.device import choose_device, on_device
 from robustcli.builders.evaluation import build_attacks, build_evaluation
 from robustcli.builders.models import build_surrogate, build_trained
 from robustcli.config.unread import refuse_unread
@@ -29,7 +29,7 @@ def load(config: DictConfig) -> Loaded:
         refuse_unread("threat", "no attack is run: choose attacks=...")
     surrogate = build_surrogate(config, data, device)
     evaluation = build_evaluation(config, data, attacks, surrogate=surrogate, defended=True)
-    classifier = build_trained(config.model, config.checkpoint, data, seed=config.seed).to(device)
+    classifier = on_device(build_trained(config.model, config.checkpoint, data, seed=config.seed), device, "model")
     assert isinstance(classifier, Classifier)
     defences = {name: defend(classifier) for name, defend in build_defences(config, data, device).items()}
     check_draws(defences, config)

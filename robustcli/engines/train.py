@@ -135,9 +135,8 @@ def _judge_generator(config: DictConfig, run: Run, model: NVAE, data: Any, metri
             for temperature in moment_temperatures(config)
         }
         save_nvae(model, saved, at=at, half=config.half)
-    model = load_nvae(saved, temperature=model.temperature).to(
-        model.device
-    )  # evaluated as others will load it, rounding of `half` included
+    # Evaluated as others will load it, rounding of `half` included.
+    model = load_nvae(saved, temperature=model.temperature).to(model.device)
     run.note(weights={"after": model.fingerprint()})
     evaluator = build_generation_judge(config, data)
     with run.phase("judge"):

@@ -4,7 +4,8 @@ import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-_NO_MEMORY = ("t allocate memory", "Storage size calculation overflowed")  # what torch says of sizes beyond the machine
+# What torch says of sizes beyond the machine, of a CPU and of a GPU.
+_NO_MEMORY = ("t allocate memory", "Storage size calculation overflowed", "out of memory")
 
 
 class UserError(Exception):
@@ -46,9 +47,15 @@ def translated(name: str, error: BaseException) -> BaseException:
     if isinstance(error, TypeError | ValueError):
         told = (str(error).strip().splitlines() or [""])[0]
         return UserError(f"{name} cannot be made of its settings ({type(error).__name__}: {told})")
-    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and any(s in str(error) for s in _NO_MEMORY)):
+    if lacks_memory(error):
         return UserError(f"{name} needs more memory than there is: lower the sizes in its settings.")
     return error
+
+
+def lacks_memory(error: BaseException) -> bool:
+    """True where ``error`` says that the machine, or its GPU, has no memory left."""
+    said = isinstance(error, RuntimeError) and any(text in str(error) for text in _NO_MEMORY)
+    return said or isinstance(error, MemoryError)
 
 
 def reason_of(error: OSError) -> str:
