@@ -90,6 +90,18 @@ def in_full(
     return [full(word) for word in words]
 
 
+def with_quotes(word: str) -> str:
+    """``dataset.table='a_{split}.csv'`` of the same without quotes, in which Hydra would read ``{split}`` as a mapping.
+
+    Each value of a sweep gets quotes of its own. What holds quotes, a list or a mapping stays as it is.
+    """
+    name, equals, text = word.partition("=")
+    if not equals or "{split}" not in text or text.startswith("[") or any(mark in text for mark in "'\"\\"):
+        return word
+    values = re.split(r",(?![^{]*\})", text)  # no comma within braces, which a pattern of shards may hold
+    return f"{name}=" + ",".join(_in_quotes(each) if "{" in each else each for each in values)
+
+
 def in_folder(word: str, choices: Collection[str]) -> str:
     """``experiment=tiny_clean`` as ``experiment=train_mat/tiny_clean``: each name that is alone in one folder.
 

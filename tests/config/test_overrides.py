@@ -8,7 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from robustcli.config.overrides import in_folder, in_full, quoted
+from robustcli.config.overrides import in_folder, in_full, quoted, with_quotes
 
 FORMS = {"eps": "threat.eps", "norm": "threat.norm"}
 
@@ -40,6 +40,25 @@ def test_keys_are_composed_only_for_a_short_form() -> None:
         raise AssertionError("a composition costs a fifth of a second")
 
     assert in_full(["seed=1", "attack.image.eps=1", "-m"], composed, FORMS) == ["seed=1", "attack.image.eps=1", "-m"]
+
+
+@pytest.mark.parametrize(
+    ("word", "whole"),
+    [
+        ("dataset.table=a_{split}.csv", "dataset.table='a_{split}.csv'"),
+        ("+dataset.table={split}/a.csv", "+dataset.table='{split}/a.csv'"),
+        ("dataset.table=a b/{split}=1.csv", "dataset.table='a b/{split}=1.csv'"),
+        ("dataset.pattern={split}-{000..009}.tar", "dataset.pattern='{split}-{000..009}.tar'"),
+        ("dataset.pattern={split}-{0,1}.tar", "dataset.pattern='{split}-{0,1}.tar'"),
+        ("dataset.table=a_{split}.csv,b_{split}.csv", "dataset.table='a_{split}.csv','b_{split}.csv'"),
+        ("a='{split}'", "a='{split}'"),
+        ("a=[{split}]", "a=[{split}]"),
+        ("a={b: 1}", "a={b: 1}"),
+        ("{split}", "{split}"),
+    ],
+)
+def test_the_name_of_a_split_needs_no_quotes(word: str, whole: str) -> None:
+    assert with_quotes(word) == whole and with_quotes(whole) == whole
 
 
 def test_names_get_their_folder() -> None:
