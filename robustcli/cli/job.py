@@ -54,9 +54,12 @@ class Job:
         directory, overrides = Path(hydra.runtime.output_dir), typed_words()
         try:
             return self._run(config, directory, overrides)
-        except Exception as error:
-            if code := stop_code(error):  # a library made it of a signal
-                raise SystemExit(code) from error
+        except BaseException as error:
+            if code := stop_code(error):
+                _say_how_to_go_on(self.command, directory)
+                raise SystemExit(code) from error  # in place of what a library may have made of a signal
+            if not isinstance(error, Exception):
+                raise
             mistake = user_error_in_chain(error)
             name = f"job {hydra.job.num}: " if hydra.mode is RunMode.MULTIRUN else ""
             said = mistake or (error if isinstance(error, SuspectClaim) else failure(error, directory))
@@ -67,11 +70,6 @@ class Job:
                 return math.nan
             _leave_no_empty(directory)
             raise SystemExit(2 if mistake else 1) from error
-        except BaseException as error:
-            if stop_code(error) and hydra.mode is RunMode.RUN and (directory / "config.yaml").is_file():
-                with suppress(OSError):  # of a terminal that was closed
-                    print(f"go on with: robustcli {self.command} resume={directory}", file=sys.stderr, flush=True)
-            raise
 
     def _run(self, config: DictConfig, directory: Path, overrides: list[str]) -> float:
         check(config, trusted=self.trusted)  # before the run is opened: a mistake in the config is no failed run
@@ -105,6 +103,15 @@ def failure(error: BaseException, directory: Path) -> str:
     reason = (str(error).strip().splitlines() or [""])[0]
     written = directory / "FAILED"
     return f"{type(error).__name__}: {reason}" + (f" (traceback in {written})" if written.exists() else "")
+
+
+def _say_how_to_go_on(command: str, directory: Path) -> None:
+    """Print how a run that was stopped goes on; of a job the sweep says so, of one that is done there is nothing."""
+    if HydraConfig.get().mode is RunMode.RUN and (directory / "config.yaml").is_file():
+        done = (directory / "DONE").is_file()
+        said = f"{directory} is done" if done else f"go on with: robustcli {command} resume={directory}"
+        with suppress(OSError):  # of a terminal that was closed
+            print(said, file=sys.stderr, flush=True)
 
 
 def _leave_no_empty(directory: Path) -> None:

@@ -11,7 +11,7 @@ from functools import partial
 from robustcli.cli.signals import terminable
 from robustcli.config import groups as config_groups
 from robustcli.utils.errors import UserError
-from robustcli.utils.stops import stop_code
+from robustcli.utils.stops import asked_to_stop, note_stop, stop_code
 
 DONE, FAILED, MISTAKE = 0, 1, 2
 STOPPED = {130: "Ctrl-C", 143: "SIGTERM", 129: "SIGHUP, a closed terminal"}
@@ -47,6 +47,8 @@ def guarded(work: Callable[[], int]) -> int:
             return error.code if isinstance(error.code, int) else DONE if error.code is None else FAILED
         traceback.print_exc()
         return FAILED
+    finally:
+        note_stop(None)
 
 
 def written_out(command: str, argv: Sequence[str]) -> list[str]:
@@ -62,7 +64,7 @@ def written_out(command: str, argv: Sequence[str]) -> list[str]:
     from robustcli.config.compose import keys_of
     from robustcli.config.errors import check_groups
     from robustcli.config.files import check_files
-    from robustcli.config.overrides import in_folder, in_full, key
+    from robustcli.config.overrides import in_folder, in_full, key, with_quotes
     from robustcli.config.precedence import refuse_overruled
 
     words = ordered([word for word in expand(ordered(argv)) if word != TRUST])
@@ -70,7 +72,7 @@ def written_out(command: str, argv: Sequence[str]) -> list[str]:
     experiments = config_groups.groups_of(command, words).get(config_groups.EXPERIMENT, [])
     words = [in_folder(word, experiments) if key(word) == config_groups.EXPERIMENT else word for word in words]
     check_groups(command, words)
-    words = in_full(words, partial(keys_of, command, words))
+    words = [with_quotes(word) for word in in_full(words, partial(keys_of, command, words))]
     refuse_overruled(command, words)
     return words
 
@@ -119,6 +121,8 @@ def _launch(command: str, argv: Sequence[str], trusted: bool | None) -> int:
         try:
             task(Job(command, trusted=is_trusted(argv) if trusted is None else trusted))()
         except BrokenExecutor:
+            if asked_to_stop() is not None:  # so were the workers
+                raise
             print(
                 f"error: a worker of the sweep was killed, as where memory runs out; go on with fewer jobs at a time: "
                 f"robustcli {command} resume={outcomes.directory} hydra.launcher.n_jobs=1",

@@ -6,8 +6,9 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
-from robustcli.utils.stops import stop_code, stop_signals
+from robustcli.utils.stops import asked_to_stop, is_stop, note_stop, stop_signals
 
 _AGAIN = 0.05  # seconds of computing until a signal that did not stop the process is tried again
 
@@ -17,40 +18,49 @@ def terminable() -> Iterator[None]:
     """Context in which Ctrl-C, SIGTERM and SIGHUP raise ``SystemExit(128 + number)``: runs are closed, workers end.
 
     During an import the first of them waits for its end, at most seconds: modules catch what is raised there, to go
-    on without what they import, so that the signal would be lost or become an error of its own. One that was swallowed
-    is raised again; a second one does not wait. The former handlers are restored. Python allows handlers in the main
-    thread only; elsewhere nothing changes.
+    on without what they import, so that the signal would be lost or become an error of its own. One that was swallowed,
+    as in a ``__del__``, is raised again, at the end of the context at the latest; a second one does not wait. Former
+    handlers are restored. Python allows handlers in the main thread only; elsewhere nothing changes.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    asked: list[int] = []
 
     def stop(number: int, frame: FrameType | None) -> None:
-        first = not asked
-        asked[:] = [number]
+        first = asked_to_stop() is None
+        note_stop(number)
         signal.setitimer(signal.ITIMER_VIRTUAL, _AGAIN)
         if not (first and _imports(frame)):
             raise SystemExit(128 + number)
 
-    def try_again(_number: int, frame: FrameType | None) -> None:
-        if not asked:
+    def try_again(_: int, frame: FrameType | None) -> None:
+        number = asked_to_stop()
+        if number is None:
             return
         signal.setitimer(signal.ITIMER_VIRTUAL, _AGAIN)
         handled = sys.exception()
-        if _imports(frame) or (handled is not None and stop_code(handled) is not None):  # runs are being closed
+        if _imports(frame) or (handled is not None and is_stop(handled)):  # runs are being closed
             return
-        signal.raise_signal(signal.Signals(asked[0]))  # to the handler of now, which may be that of a training
+        signal.raise_signal(signal.Signals(number))  # to the handler of now, which may be that of a training
 
+    def unraisable(ignored: Any) -> None:
+        # Python prints what a destructor or a callback raises, and goes on: what is raised there comes again.
+        if ignored.exc_value is None or not is_stop(ignored.exc_value):
+            told(ignored)
+
+    told, sys.unraisablehook = sys.unraisablehook, unraisable
     before = {number: signal.signal(number, stop) for number in stop_signals()}
     before[signal.SIGVTALRM] = signal.signal(signal.SIGVTALRM, try_again)
     try:
         yield
+        if (swallowed := asked_to_stop()) is not None:
+            raise SystemExit(128 + swallowed)
     finally:
-        if asked:
+        if asked_to_stop() is not None:
             signal.setitimer(signal.ITIMER_VIRTUAL, 0)
         for number, handler in before.items():
             signal.signal(number, handler)
+        sys.unraisablehook = told
 
 
 def _imports(frame: FrameType | None) -> bool:

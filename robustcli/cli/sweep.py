@@ -6,15 +6,19 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO, Any
 
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from robustcli.utils import locks
+from robustcli.runs.manifest import check_ours, check_same
+from robustcli.utils import files, locks
 from robustcli.utils.errors import UserError
+from robustcli.utils.flatten import plain
 from robustcli.utils.stops import stop_code
 
 _LOCK = ".sweep.lock"  # the lock ``.lock`` is that of the table, which is held for a moment
@@ -72,7 +76,8 @@ def counted(command: str) -> Iterator[Outcomes]:
         command: as typed, for the line that says how to go on after a stop.
 
     Raises:
-        UserError: another sweep works on the directory, or it holds something that is no sweep.
+        UserError: another sweep works on the directory, or it holds something that is no sweep, or jobs of another
+            config or command.
     """
     outcomes, plugins = Outcomes(), Plugins.instance()
     instantiate = plugins.instantiate_launcher
@@ -84,8 +89,11 @@ def counted(command: str) -> Iterator[Outcomes]:
         launch = launcher.launch
 
         def run(job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+            numbers = range(initial_job_idx, initial_job_idx + len(job_overrides))
+            for number, overrides in zip(numbers, job_overrides, strict=True):
+                _check_job(command, hydra_context.config_loader.load_sweep_config(config, list(overrides)), number)
             results = launch(job_overrides, initial_job_idx)
-            outcomes.add(results, range(initial_job_idx, initial_job_idx + len(job_overrides)))
+            outcomes.add(results, numbers)
             return results
 
         launcher.launch = run  # type: ignore[method-assign]
@@ -93,7 +101,7 @@ def counted(command: str) -> Iterator[Outcomes]:
 
     plugins.instantiate_launcher = counting  # type: ignore[method-assign]
     try:
-        with ExitStack() as claims:
+        with ExitStack() as claims, _whole_saves():
             yield outcomes
     except BaseException as error:
         if stop_code(error) and outcomes.directory is not None and (outcomes.directory / "multirun.yaml").is_file():
@@ -120,10 +128,69 @@ def _claimed(directory: Path) -> Iterator[None]:
         directory / _LOCK,
         busy=lambda holder: f"{directory} is being worked on by {holder}: wait until it ends, or name another one",
     )
+    record = directory / "multirun.yaml"
+    try:
+        files.remove_temporaries(directory, deep=False)  # those of a job are removed as it is opened
+        known = record.read_text(encoding="utf-8") if record.is_file() else None
+        try:
+            yield
+        except UserError:  # before its first job, by `_check_job`: Hydra has put the record of this sweep there
+            if known is not None:
+                files.write_text(record, known)
+            raise
+    finally:
+        lock.release()
+
+
+def _check_job(command: str, config: DictConfig, number: int) -> None:
+    """Check that the directory of a job of a sweep is absent, or holds the same job from an earlier start of it.
+
+    Args:
+        config: of the job, with Hydra's own node, as Hydra composes it.
+
+    Raises:
+        UserError: it holds a job of another config or command.
+    """
+    with open_dict(config):
+        config.hydra.job.id = config.hydra.job.num = number
+    holder = HydraConfig.instance()
+    before = holder.cfg
+    holder.set_config(config)  # in which the subdirectory, and settings of the job, may be interpolated
+    try:
+        directory = Path(str(config.hydra.sweep.dir)).absolute() / str(config.hydra.sweep.subdir)
+        if not (directory / "config.yaml").is_file():
+            return
+        with read_write(config), open_dict(config):
+            del config["hydra"]
+        check_ours(directory)
+        check_same(directory, command, plain(OmegaConf.to_container(config, resolve=True)))
+    except UserError as error:
+        raise UserError(f"job {number} of the sweep: {error}") from error
+    finally:
+        holder.cfg = before
+
+
+@contextmanager
+def _whole_saves() -> Iterator[None]:
+    """Context in which Hydra writes its YAML whole or not at all.
+
+    A kill, or a disk without room, would else leave an empty ``multirun.yaml`` in the place of that by which a sweep is
+    resumed.
+    """
+    save = OmegaConf.save
+
+    def whole(config: Any, f: str | Path | IO[Any], resolve: bool = False) -> None:
+        if isinstance(f, str | Path):
+            with files.atomic(Path(f)) as temporary:
+                save(config, temporary, resolve)
+        else:
+            save(config, f, resolve)
+
+    OmegaConf.save = staticmethod(whole)  # type: ignore[method-assign]
     try:
         yield
     finally:
-        lock.release()
+        OmegaConf.save = staticmethod(save)  # type: ignore[method-assign]
 
 
 def _succeeded(result: JobReturn) -> bool:

@@ -11,11 +11,36 @@ def stop_signals() -> list[int]:
     return [number for number in asked if signal.getsignal(number) is not signal.SIG_IGN]
 
 
+# The number of the last signal that asked this process to stop, while it is being stopped: a state of the process, as
+# its handlers are. Without it an error of C code in place of a signal's exception, which has no context, would be told.
+_asked: list[int] = []
+
+
+def note_stop(number: int | None) -> None:
+    """Remember that the signal ``number`` asked to stop; None: forget it."""
+    _asked[:] = [] if number is None else [number]
+
+
+def asked_to_stop() -> int | None:
+    """The number of the signal that asked this process to stop, if one did."""
+    return _asked[0] if _asked else None
+
+
 def stop_code(error: BaseException) -> int | None:
     """The exit code, 128 and the number of the signal, if a signal is behind ``error``; else None.
 
-    A library may turn the exception of a signal into one of its own, of which it is the cause or the context then.
+    A library may turn the exception of a signal into one of its own, of which it is the cause or the context then, or
+    into one that does not know of it; so any error is that of a signal, once one has asked to stop.
     """
+    return _code_in_chain(error) or (128 + _asked[0] if _asked else None)
+
+
+def is_stop(error: BaseException) -> bool:
+    """True where ``error`` itself, or what led to it, is the exception of a signal."""
+    return _code_in_chain(error) is not None
+
+
+def _code_in_chain(error: BaseException) -> int | None:
     for seen in behind(error):
         if isinstance(seen, KeyboardInterrupt):
             return 128 + signal.SIGINT

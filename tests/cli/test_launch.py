@@ -17,6 +17,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from omegaconf import OmegaConf
 
 from robustcli.cli.launch import guarded, launch
 from robustcli.config import overrides
@@ -501,11 +502,57 @@ def test_a_sweep_claims_its_directory(engine: Any, capfd: pytest.CaptureFixture[
 
 
 def test_a_killed_worker_of_a_sweep_is_one_sentence(start: Any, tmp_path: Path) -> None:
-    words = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "checkpoint=die")
+    words = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "checkpoint=die", "hydra.sweep.dir=sweep")
     process = start("--multirun", "seed=0,1", *words)
     _, err = process.communicate(timeout=120)
     assert process.returncode == 1 and "Traceback" not in err, err
-    assert "error: a worker of the sweep was killed" in err and "resume=" in err
+    assert "error: a worker of the sweep was killed" in err and "resume=sweep hydra.launcher.n_jobs=1" in err
+    (tmp_path / "sitecustomize.py").write_text(ENGINE.replace("os.kill", "(lambda *_: None)"))
+    process = start("resume=sweep", "hydra.launcher.n_jobs=1")
+    assert process.wait(120) == 0, process.communicate()
+    assert [(tmp_path / "sweep" / f"{job}" / "DONE").is_file() for job in range(2)] == [True, True]
+
+
+@pytest.mark.parametrize("words", [["seed=0,5"], ["resume=sweep", "trainer.lr=0.5"], ["resume=sweep", "attack=pgd"]])
+def test_a_sweep_of_another_config_is_refused_before_its_first_job(
+    engine: Any, capfd: pytest.CaptureFixture[str], words: list[str]
+) -> None:
+    seen: list[int] = []
+
+    def count(config: Any, run: Any) -> float:
+        seen.append(config.seed)
+        return 0.0
+
+    engine(count)
+    sweep = [*QUICK, "--multirun", "hydra.sweep.dir=sweep"]
+    assert launch("train-mat", [*sweep, "seed=0,1"]) == 0
+    record = Path("sweep/multirun.yaml").read_text()
+    capfd.readouterr()
+    assert launch("train-mat", words if "resume=sweep" in words else [*sweep, *words]) == 2
+    out, err = capfd.readouterr()
+    assert err.startswith("error: job ") and err.count("\n") == 1 and "holds a run of another config" in err, err
+    assert seen == [0, 1] and Path("sweep/multirun.yaml").read_text() == record and out == ""
+    assert launch("train-mat", [*sweep, "seed=0,1,2"]) == 0 and seen == [0, 1, 2], "more jobs of the same are the same"
+
+
+def test_the_record_of_a_sweep_is_whole_whatever_happens_while_it_is_written(
+    engine: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine(lambda config, run: 0.0)
+    words = [*QUICK, "--multirun", "seed=0,1", "hydra.sweep.dir=sweep"]
+    assert launch("train-mat", words) == 0
+    record, save = Path("sweep/multirun.yaml").read_text(), OmegaConf.save
+
+    def full(config: Any, f: Any, resolve: bool = False) -> None:
+        Path(f).write_text("")
+        raise OSError(errno.ENOSPC, "No space left on device", str(f))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(OmegaConf, "save", staticmethod(full))
+        assert launch("train-mat", words) == 2
+    assert Path("sweep/multirun.yaml").read_text() == record and OmegaConf.save is save
+    Path("sweep/.tmp-robustcli-1-00000000-sweep.csv").write_text("of a killed sweep")
+    assert launch("train-mat", ["resume=sweep"]) == 0 and not list(Path("sweep").glob(".tmp-*"))
 
 
 @pytest.mark.parametrize("encoding", ["latin-1", "utf-16"])
@@ -529,6 +576,52 @@ def test_a_signal_that_a_library_swallows_comes_again() -> None:
         return 0
 
     assert guarded(work) == 143
+
+
+def test_a_signal_that_a_destructor_swallows_stops_all_the_same(capfd: pytest.CaptureFixture[str]) -> None:
+    """Python prints what a ``__del__`` raises, and goes on; here to the end, before the signal could come again."""
+
+    class Last:
+        def __del__(self) -> None:
+            signal.raise_signal(signal.SIGTERM)
+
+    def work() -> int:
+        last = Last()
+        del last
+        return 0
+
+    hook = sys.unraisablehook
+    assert guarded(work) == 143 and sys.unraisablehook is hook
+    assert capfd.readouterr().err == "stopped by SIGTERM\n"
+    assert guarded(lambda: 0) == 0, "the signal is forgotten"
+
+
+def test_an_error_in_place_of_a_signal_that_does_not_know_of_it_is_a_stop(
+    engine: Any, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Code in C may take the exception of a signal for one of its own, which has no context then."""
+
+    def interrupted(config: Any, run: Any) -> float:
+        with run.phase("load"):
+            with contextlib.suppress(SystemExit):
+                signal.raise_signal(signal.SIGINT)
+            raise UserError("could not determine the shape of object type 'UntypedStorage'")
+
+    engine(interrupted)
+    assert launch("train-mat", [*QUICK, "hydra.run.dir=run"]) == 130
+    place = Path("run").absolute()
+    assert capfd.readouterr().err == f"go on with: robustcli train-mat resume={place}\nstopped by Ctrl-C\n"
+    assert json.loads((place / "manifest.json").read_text())["status"] == "interrupted"
+
+
+def test_a_run_that_is_done_is_not_to_be_resumed(engine: Any, capfd: pytest.CaptureFixture[str]) -> None:
+    def ends(config: Any, run: Any) -> float:
+        run._exit.callback(lambda: signal.raise_signal(signal.SIGTERM))
+        return 0.0
+
+    engine(ends)
+    assert launch("train-mat", [*QUICK, "hydra.run.dir=run"]) == 143
+    assert f"{Path('run').absolute()} is done\n" in capfd.readouterr().err and Path("run/DONE").is_file()
 
 
 def test_an_end_in_order_is_not_disturbed_by_the_signal_that_asked_for_it() -> None:
