@@ -12,7 +12,7 @@ RUN := $(VENV)/bin/robustcli
 # Threads that spin against each other cost more than they give on a small machine: one a process, unless the caller says otherwise.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help setup shell lowest newest demo purify test mutants fuzz coverage full-size gpu-check lint bench rivals zoo assets smoke sweep clean
+.PHONY: help setup shell lowest newest demo purify test mutants fuzz chaos coverage full-size gpu-check lint bench rivals zoo assets smoke sweep clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -56,6 +56,9 @@ mutants: setup ## faults put into the package one at a time: does a test notice 
 
 fuzz: setup ## inputs as no user should write them: each ends in a result or in one sentence (minutes; INPUTS=2000 SEED=0)
 	$(VENV)/bin/python -m tests.fuzz --inputs $(or $(INPUTS),2000) --seed $(or $(SEED),0)
+
+chaos: setup ## kills at random moments: each resumed run ends in the bits of an undisturbed one (half an hour; KILLS=200 SEED=0)
+	$(VENV)/bin/python -m tests.chaos --kills $(or $(KILLS),200) --seed $(or $(SEED),0)
 
 full-size: setup ## the tests with a model or a data set of full size (minutes, up to 16 GiB)
 	$(VENV)/bin/python -m pytest -m full_size
