@@ -20,7 +20,7 @@ from robustcli.cli.commands import find
 from robustcli.config.checks import check
 from robustcli.config.unread import typed_words
 from robustcli.runs.manifest import record_refusal
-from robustcli.utils.errors import SuspectClaim, user_error_in_chain
+from robustcli.utils.errors import SuspectClaim, lacks_room, user_error_in_chain
 from robustcli.utils.stops import stop_code
 
 # On import, because the workers of joblib and submitit import this module, and nothing else of ours, when they unpickle
@@ -99,10 +99,13 @@ def engine_of(command: str) -> ModuleType:
 
 
 def failure(error: BaseException, directory: Path) -> str:
-    """One line with the type and first line of ``error`` and the path of its traceback."""
+    """One line with the type and first line of ``error`` and the path of its traceback; or that the disk is full."""
     reason = (str(error).strip().splitlines() or [""])[0]
     written = directory / "FAILED"
-    return f"{type(error).__name__}: {reason}" + (f" (traceback in {written})" if written.exists() else "")
+    trace = f" (traceback in {written})" if written.exists() else ""
+    if lacks_room(error):
+        return f"the disk of {directory} has no room left{trace}: make room there, and start the same again"
+    return f"{type(error).__name__}: {reason}{trace}"
 
 
 def _say_how_to_go_on(command: str, directory: Path) -> None:

@@ -10,7 +10,7 @@ from functools import partial
 
 from robustcli.cli.signals import terminable
 from robustcli.config import groups as config_groups
-from robustcli.utils.errors import UserError
+from robustcli.utils.errors import UserError, lacks_room
 from robustcli.utils.stops import asked_to_stop, note_stop, stop_code
 
 DONE, FAILED, MISTAKE = 0, 1, 2
@@ -130,6 +130,8 @@ def _launch(command: str, argv: Sequence[str], trusted: bool | None) -> int:
             )
             return FAILED
         except OSError as error:  # of Hydra, which makes the directories: a job turns its own into an exit code
+            if lacks_room(error):
+                raise UserError("there is no room left where the run is to stand: make room there") from error
             if error.filename is None:  # a choice that is missing is an OSError to Hydra too
                 raise
             raise UserError(

@@ -135,7 +135,7 @@ def _claimed(directory: Path) -> Iterator[None]:
         try:
             yield
         except UserError:  # before its first job, by `_check_job`: Hydra has put the record of this sweep there
-            if known is not None:
+            if known is not None and record.read_text(encoding="utf-8") != known:
                 files.write_text(record, known)
             raise
     finally:

@@ -2,7 +2,9 @@
 
 import math
 import statistics
+import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +13,7 @@ from hydra.experimental.callback import Callback
 
 from robustcli.report.tables import Grid, print_grid
 from robustcli.utils import files, locks
+from robustcli.utils.errors import UserError, reason_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,13 +40,19 @@ class SweepTable(Callback):
     def on_job_end(self, config: "DictConfig", job_return: Any, **kwargs: Any) -> None:
         """Write the table anew, where the job is one of a sweep."""
         if str(config.hydra.mode).endswith("MULTIRUN"):
-            write(Path(config.hydra.sweep.dir))
+            with suppress(OSError, UserError):  # told at the end, if it is so then
+                write(Path(config.hydra.sweep.dir))
 
     def on_multirun_end(self, config: "DictConfig", **kwargs: Any) -> None:
         """Write the table and print it."""
         directory = Path(config.hydra.sweep.dir)
-        write(directory)
-        print_sweep(directory, self.metrics)
+        try:
+            write(directory)
+        except (OSError, UserError) as error:  # of which Hydra would make a warning with a line of its code
+            why = error if isinstance(error, UserError) else reason_of(error)
+            print(f"error: the table of the sweep is not written: {why}", file=sys.stderr, flush=True)
+        else:
+            print_sweep(directory, self.metrics)
 
 
 def collect(directory: Path) -> "pd.DataFrame":

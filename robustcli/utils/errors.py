@@ -7,6 +7,9 @@ from contextlib import contextmanager
 # What torch says of sizes beyond the machine, of a CPU and of a GPU.
 _NO_MEMORY = ("t allocate memory", "Storage size calculation overflowed", "out of memory")
 
+# What safetensors and torch say of a full disk, in errors that are none of the system's.
+_NO_ROOM = ("No space left on device", "iostream error", "PytorchStreamWriter failed writing")
+
 
 class UserError(Exception):
     """A mistake that the user can mend: one sentence that names the key, the value, what was expected and the remedy.
@@ -56,6 +59,15 @@ def lacks_memory(error: BaseException) -> bool:
     """True where ``error`` says that the machine, or its GPU, has no memory left."""
     said = isinstance(error, RuntimeError) and any(text in str(error) for text in _NO_MEMORY)
     return said or isinstance(error, MemoryError)
+
+
+def lacks_room(error: BaseException) -> bool:
+    """True where a full disk, or a used up quota, is behind ``error``."""
+    return any(
+        (isinstance(seen, OSError) and seen.errno in (errno.ENOSPC, errno.EDQUOT))
+        or any(text in str(seen) for text in _NO_ROOM)
+        for seen in behind(error)
+    )
 
 
 def reason_of(error: OSError) -> str:

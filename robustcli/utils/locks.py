@@ -12,7 +12,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from robustcli.utils.errors import UserError
+from robustcli.utils.errors import UserError, lacks_room
 
 
 def take(path: Path, *, busy: Callable[[str], str] | None = None) -> FileLock:
@@ -34,6 +34,8 @@ def take(path: Path, *, busy: Callable[[str], str] | None = None) -> FileLock:
         assert busy is not None
         raise UserError(busy(_holder(path))) from None
     except OSError as error:
+        if lacks_room(error):
+            raise UserError(f"{path} cannot be written ({error.strerror}): make room there") from error
         link = path.is_symlink() or (path.is_file() and path.stat().st_nlink > 1)
         reason = "it is a link to another file" if link else error.strerror
         raise UserError(

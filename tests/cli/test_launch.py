@@ -7,15 +7,18 @@ import json
 import os
 import pickle
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 from omegaconf import OmegaConf
 
@@ -511,6 +514,49 @@ def test_a_killed_worker_of_a_sweep_is_one_sentence(start: Any, tmp_path: Path) 
     process = start("resume=sweep", "hydra.launcher.n_jobs=1")
     assert process.wait(120) == 0, process.communicate()
     assert [(tmp_path / "sweep" / f"{job}" / "DONE").is_file() for job in range(2)] == [True, True]
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 3 MB."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(place)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip(f"no disk can be mounted here: {mounted.stderr.decode().strip()}")
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+@pytest.mark.skipif(shutil.which("mount") is None, reason="there is no mount")
+@pytest.mark.parametrize("left", [0, 8192], ids="{} bytes left".format)
+@pytest.mark.parametrize("mode", [["hydra.run.dir=disk/run"], ["--multirun", "seed=0,1", "hydra.sweep.dir=disk/run"]])
+def test_a_full_disk_is_told_and_the_run_goes_on_when_there_is_room(
+    engine: Any, capfd: pytest.CaptureFixture[str], small_disk: Path, mode: list[str], left: int
+) -> None:
+    ballast = small_disk / "ballast"
+
+    def filled(config: Any, run: Any) -> float:
+        with ballast.open("ab") as file:
+            file.write(bytes(max(0, shutil.disk_usage(small_disk).free - left)))
+        run.records_part("one", lambda: pd.DataFrame({"a": np.random.default_rng(0).random(10_000)}))
+        return 0.0
+
+    engine(filled)
+    assert launch("train-mat", [*QUICK, *mode]) == 1
+    err = capfd.readouterr().err.splitlines()
+    assert err and all(line.startswith("error: ") for line in err), err
+    assert any("has no room left" in line and "make room there" in line for line in err), err
+    assert launch("train-mat", [*QUICK, *mode]) in (1, 2), "there is no room yet"
+    err = capfd.readouterr().err.splitlines()
+    assert err and all(line.startswith("error: ") for line in err), err
+    ballast.unlink()
+    engine(lambda config, run: 0.0)
+    assert launch("train-mat", ["resume=disk/run"]) == 0
+    assert len(list(small_disk.rglob("DONE"))) == 1 + ("--multirun" in mode)
+    assert not list(small_disk.rglob(".tmp-*"))
 
 
 @pytest.mark.parametrize("words", [["seed=0,5"], ["resume=sweep", "trainer.lr=0.5"], ["resume=sweep", "attack=pgd"]])
