@@ -24,7 +24,7 @@ from importlib.util import find_spec
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-from robustcli.cli.main import main as cli
+from robustcli.__main__ import main as cli
 from robustcli.cli.rerun import compare
 
 WARM = 0.7  # share of the processes that are forked with the libraries imported

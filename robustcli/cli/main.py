@@ -2,7 +2,6 @@
 
 import io
 import os
-import signal
 import sys
 from typing import Annotated
 
@@ -165,14 +164,10 @@ def _root(
 
 
 def main() -> None:
-    """Entry point of the console script."""
+    """Run the command line of this process; see `robustcli.__main__`."""
     for stream in (sys.stdout, sys.stderr):  # a terminal that lacks a letter must not cost a finished run
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    # Until the work begins, whose handlers end it in order, Ctrl-C ends the process as SIGTERM does: Typer would make
-    # "Aborted!" and exit code 1 of it.
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
     # Modules in the working folder are importable, as under `python -m`; last, so that none stands before a library.
     sys.path.append(os.getcwd())
     app(prog_name="robustcli", args=sys.argv[1:])

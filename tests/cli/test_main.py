@@ -2,6 +2,7 @@
 
 import os
 import shlex
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -223,3 +224,14 @@ def test_doctor_tells_versions_devices_and_the_cache(tmp_path: Path, monkeypatch
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("ROBUSTCLI_CACHE", str(tmp_path / "file" / "x"))
     assert "NO: " in run("doctor")[1]
+
+
+def test_ctrl_c_while_the_libraries_are_imported_ends_in_silence(tmp_path: Path) -> None:
+    (tmp_path / "typer.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\nsum(range(10**6))\n")
+    ended = subprocess.run(
+        [sys.executable, "-m", "robustcli", "--help"],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(Path(__file__).parents[2])])},
+        capture_output=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    assert (ended.returncode, ended.stdout, ended.stderr) == (-signal.SIGINT, b"", b"")
