@@ -165,7 +165,8 @@ class Session:
     def faults(self) -> Iterator[str]:
         """Sentences on what a stopped, or finished, process may not do."""
         said = self.out + self.err
-        if "Fatal Python error" in said or ("Traceback" in said and "robustcli" in said.partition("Traceback")[2]):
+        # Those of Python before it is up, and of joblib's tracker, which a closed terminal ends, are not of our making.
+        if re.search(r'File "[^"]*robustcli/', said):
             yield "a traceback on the screen"
         if self.sent is None:
             if self.code != 0:

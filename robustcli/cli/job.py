@@ -17,6 +17,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from robustcli.cli.commands import find
+from robustcli.cli.signals import end_with_parent
 from robustcli.config.checks import check
 from robustcli.config.unread import typed_words
 from robustcli.runs.manifest import record_refusal
@@ -50,6 +51,7 @@ class Job:
         Raises:
             SystemExit: outside a sweep, after one printed line; code 2 for a user's mistake, 1 for any other failure.
         """
+        end_with_parent()
         hydra = HydraConfig.get()
         directory, overrides = Path(hydra.runtime.output_dir), typed_words()
         try:

@@ -1,15 +1,20 @@
 """Signals that ask to stop as an exception, for an orderly end."""
 
+import multiprocessing
+import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from types import FrameType
 from typing import Any
 
 from robustcli.utils.stops import asked_to_stop, is_stop, note_stop, stop_signals
 
+_WATCH = 0.2  # seconds between looks for the parent
 _AGAIN = 0.05  # seconds of computing until a signal that did not stop the process is tried again
 
 
@@ -61,6 +66,28 @@ def terminable() -> Iterator[None]:
         for number, handler in before.items():
             signal.signal(number, handler)
         sys.unraisablehook = told
+
+
+@cache
+def end_with_parent() -> None:
+    """Let a worker of joblib end soon after the process that started it; elsewhere nothing changes.
+
+    A process that is killed has no time to stop its workers, which would go on with their jobs, hold the directories,
+    and wait minutes for others.
+    """
+    worker = multiprocessing.current_process()
+    if not type(worker).__name__.startswith("Loky"):
+        return
+    parent = getattr(worker, "_parent_pid", os.getppid())
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(_WATCH)
+        while True:  # a training saves its state first, and its worker then waits for another job
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(_WATCH)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _imports(frame: FrameType | None) -> bool:

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from filelock import FileLock
 from omegaconf import OmegaConf
 
 from robustcli.cli.launch import guarded, launch
@@ -514,6 +515,16 @@ def test_a_killed_worker_of_a_sweep_is_one_sentence(start: Any, tmp_path: Path) 
     process = start("resume=sweep", "hydra.launcher.n_jobs=1")
     assert process.wait(120) == 0, process.communicate()
     assert [(tmp_path / "sweep" / f"{job}" / "DONE").is_file() for job in range(2)] == [True, True]
+
+
+def test_workers_of_a_killed_sweep_end_and_give_its_directories_back(start: Any, tmp_path: Path) -> None:
+    words = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "checkpoint=wait", "hydra.sweep.dir=sweep")
+    process, jobs = start("--multirun", "seed=0,1", *words), [tmp_path / "sweep" / f"{job}" for job in range(2)]
+    wait_for(lambda: all((job / "waiting").exists() for job in jobs), process)
+    process.kill()
+    for job in jobs:
+        FileLock(job / ".lock").acquire(timeout=20)  # of the 60 s that the jobs would wait
+    process.communicate()
 
 
 @pytest.fixture
