@@ -59,6 +59,7 @@ fuzz: setup ## inputs as no user should write them: each ends in a result or in 
 
 chaos: setup ## kills at random moments: each resumed run ends in the bits of an undisturbed one (half an hour; KILLS=200 SEED=0)
 	$(VENV)/bin/python -m tests.chaos --kills $(or $(KILLS),200) --seed $(or $(SEED),0)
+	$(VENV)/bin/python -m tests.chaos --matrix
 
 full-size: setup ## the tests with a model or a data set of full size (minutes, up to 16 GiB)
 	$(VENV)/bin/python -m pytest -m full_size

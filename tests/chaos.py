@@ -55,6 +55,7 @@ COMMANDS: Mapping[str, Sequence[str]] = {
 _FORKS = multiprocessing.get_context("forkserver")
 _ENGINES = ("train", "evaluate", "attack", "purify", "learn_alphas")
 _LIBRARIES = ["hydra.main", "matplotlib.pyplot", *(f"robustcli.engines.{name}" for name in _ENGINES)]
+_IN_MATRIX = ["train-mat", "train-classifier", "evaluate", "learn-alphas"]
 # Files of a run that tell of its time and place; numbers among them are compared one by one.
 _OF_ITS_TIME = {"manifest.json", "log.txt", "DONE", "config.yaml", "overrides.yaml", "report.md", "multirun.yaml"}
 _COMPARED = {"metrics.json", "metrics.csv", "records.parquet", "sweep.csv", "seeds.csv"}
@@ -240,6 +241,7 @@ def files_under(directory: Path) -> set[str]:
 
 
 def any_below(path: Path) -> bool:
+    """True for a folder that is not empty."""
     return path.is_dir() and any(path.iterdir())
 
 
@@ -360,9 +362,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--keep", type=Path, help="folder of the runs, which stays")
     asked = parser.parse_args(arguments)
     _FORKS.set_forkserver_preload(_LIBRARIES)
-    names = asked.command or [
-        name for name in COMMANDS if name != "joblib" or find_spec("hydra_plugins.hydra_joblib_launcher")
-    ]
+    joblib = ["joblib"] if find_spec("hydra_plugins.hydra_joblib_launcher") else []
+    every = _IN_MATRIX if asked.matrix else [name for name in COMMANDS if name != "joblib"] + joblib
+    names = asked.command or every
     kills, failures, begin = 0, 0, time.monotonic()
     with working_folder(asked.keep) as root:
         if asked.matrix:
