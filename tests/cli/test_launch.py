@@ -661,13 +661,13 @@ def test_an_error_in_place_of_a_signal_that_does_not_know_of_it_is_a_stop(
     def interrupted(config: Any, run: Any) -> float:
         with run.phase("load"):
             with contextlib.suppress(SystemExit):
-                signal.raise_signal(signal.SIGINT)
+                signal.raise_signal(signal.SIGTERM)
             raise UserError("could not determine the shape of object type 'UntypedStorage'")
 
     engine(interrupted)
-    assert launch("train-mat", [*QUICK, "hydra.run.dir=run"]) == 130
+    assert launch("train-mat", [*QUICK, "hydra.run.dir=run"]) == 143
     place = Path("run").absolute()
-    assert capfd.readouterr().err == f"go on with: robustcli train-mat resume={place}\nstopped by Ctrl-C\n"
+    assert capfd.readouterr().err == f"go on with: robustcli train-mat resume={place}\nstopped by SIGTERM\n"
     assert json.loads((place / "manifest.json").read_text())["status"] == "interrupted"
 
 
