@@ -80,10 +80,10 @@ def diagnose(
         sources: other models by name, for transfer attacks; the subject's own is left out.
         queries: forward passes of the black-box search, an image; None: 1000 of small images, 100 of others.
         keys: config keys of the attack, for the advice; None: those of a node ``attack``.
-        limit: forward and backward passes that the attack and all checks may take together, at least 160 for each image
-            of the sample. A check that attacks again is left out where it would take more than are left; the attack
-            itself, what is measured on its result and the checks without which there is no verdict are run in any case.
-            None: no limit.
+        limit: forward and backward passes that the attack and all checks may take together, at least 120 for each image
+            of the sample and 2,560 beside. A check that attacks again is left out where it would take more than are
+            left; the attack itself, what is measured on its result and the checks without which there is no verdict are
+            run in any case. None: no limit.
         part: cache of the findings, by which a killed run resumes.
         show: receives the name of each check before it is run.
     """

@@ -27,9 +27,9 @@ from robustcli.diagnostics.changes import AnyAttack, image_search, layers, singl
 from robustcli.diagnostics.subjects import Outcome, Subject
 from robustcli.utils.seeding import derive_seed
 
-# Passes for each image of the sample that are allowed in any case, about those of the checks that attack no more and a
-# stronger search: a weak attack takes few passes, and a share of few would leave out what tells that it is weak.
-_LEAST = 160
+# Passes that are allowed in any case, for each image of the sample and beside: those of a stronger search, and those of
+# the finite differences. A weak attack takes few passes, and a share of few would leave out what tells that it is weak.
+_LEAST, _LEAST_BESIDE = 120, 2560
 
 
 class LeftOut(Exception):
@@ -51,8 +51,8 @@ class CheckContext:
         sources: other models by name, for transfer attacks.
         queries: forward passes of a black-box search; None: as many as images of this size afford.
         keys: config keys of the attack, for the advice.
-        limit: passes that the attack and all checks may take together, see `afford`; `_LEAST` an image are allowed in
-            any case. None: any number.
+        limit: passes that the attack and all checks may take together, see `afford`, or `_LEAST` where that is more;
+            None: any number.
 
     Attributes:
         spent: passes of the checks that are done, see `passes`.
@@ -74,7 +74,7 @@ class CheckContext:
         keys: ConfigKeys,
         limit: int | None = None,
     ) -> None:
-        self.limit = None if limit is None else max(limit, _LEAST * len(subject.images))
+        self.limit = None if limit is None else max(limit, _LEAST * len(subject.images) + _LEAST_BESIDE)
         self.spent = self._shared = 0
         self.subject, self.sources, self.threat = subject, sources, subject.threat
         self.full_attack = attack

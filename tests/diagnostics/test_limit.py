@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from robustcli.attacks import EOT, PGD, ClassifierAttack, SepAttack, WordSubstitution
+from robustcli.attacks import EOT, FGSM, PGD, ClassifierAttack, SepAttack, WordSubstitution
 from robustcli.diagnostics import CHECKS, NOT_RUN, OK, Finding, diagnose, verdict
 from robustcli.diagnostics.context import CheckContext
 from tests.attacks.conftest import SYNONYMS, SynonymTable
@@ -30,7 +30,9 @@ def test_a_check_that_does_not_fit_is_left_out_and_tells_what_it_takes() -> None
     assert not left_out(limited) & (ATTACKS_NO_MORE | NEEDED)
     found = by_check(limited)["black box"]
     assert found.status == NOT_RUN and found.advice == "diagnostics.share=null runs it."
-    assert "it takes about" in found.measured and "of 5,120 are left" in found.measured  # 160 for each of 32 images
+    assert (
+        "it takes about" in found.measured and "of 6,400 are left" in found.measured
+    )  # 120 for each of 32 images, and 2,560
     assert verdict(limited) == verdict(whole) == OK
     same = {name for name in CHECKS if name not in left_out(limited)}
     assert [each for each in whole if each.check in same] == [each for each in limited if each.check in same]
@@ -38,7 +40,7 @@ def test_a_check_that_does_not_fit_is_left_out_and_tells_what_it_takes() -> None
 
 def test_the_limit_holds_and_a_larger_one_runs_more() -> None:
     counts = []
-    for limit in (5120, 8000, 16000, 10**6):
+    for limit in (6400, 9000, 18000, 10**6):
         subject = classifier(PLAIN.threat)
         findings = diagnose(subject, PLAIN, limit=limit)
         # A search judges its start as well, a pass more an image than is estimated.
@@ -91,3 +93,11 @@ def test_findings_of_a_killed_run_are_those_of_an_undisturbed_one(
             whole(part)
     assert list(kept) == list(CHECKS)[: list(CHECKS).index(killed_in)]
     assert whole(part) == whole()
+
+
+def test_a_weak_attack_meets_a_stronger_search_however_few_passes_it_takes() -> None:
+    attack = FGSM(eps="0.1/255")
+    found = by_check(diagnose(classifier(attack.threat), attack, limit=0))
+    assert (
+        "of the 32 that are left of 32" in found["stronger search"].measured and not found["stronger search"].left_out
+    )
