@@ -45,8 +45,8 @@ def check(config: DictConfig, *, trusted: bool = True) -> None:
         UserError: a missing value, one out of its bounds or not among the choices, an interpolation without target, or
             a ``_target_`` that may not be called.
     """
-    _settle_words(config)
     try:
+        _settle_words(config)
         _restore_defaults(config)
         content = OmegaConf.to_container(config, resolve=True)
         refuse_vast(content)
