@@ -103,8 +103,10 @@ def _refuse_unread(
         unread = ["curve_attack", "eot", "access", "surrogate", *(["eps_curve"] if settings.eps_curve else [])]
         for name in (*(f"evaluation.{each}" for each in unread), *(["transfer"] if config.get("transfer") else [])):
             refuse_unread(name, "no attack is run: choose attacks=... or attack=...")
-        if config.diagnostics != "off":
+        if config.diagnostics.extent != "off":
             refuse_unread("diagnostics", "no attack is run, and diagnostics are of robust figures")
+    if (extent := config.diagnostics.extent) != "auto":
+        refuse_unread("diagnostics.share", f"diagnostics={extent} runs {'none' if extent == 'off' else 'every check'}")
     if settings.eps_curve and not (threat.moves_images and threat.radius):
         refuse_unread("evaluation.eps_curve", f"its radii are multiples of threat.eps, which is {config.threat.eps}")
     if not settings.eps_curve and threat.radius is not None and not config.get("transfer"):

@@ -64,15 +64,17 @@ def written_out(command: str, argv: Sequence[str]) -> list[str]:
     from robustcli.config.compose import keys_of
     from robustcli.config.errors import check_groups
     from robustcli.config.files import check_files
-    from robustcli.config.overrides import in_folder, in_full, key, with_quotes
+    from robustcli.config.named import with_models
+    from robustcli.config.overrides import at_their_keys, in_folder, in_full, key, with_quotes
     from robustcli.config.precedence import refuse_overruled
 
     words = ordered([word for word in expand(ordered(argv)) if word != TRUST])
     check_files(words)
     experiments = config_groups.groups_of(command, words).get(config_groups.EXPERIMENT, [])
     words = [in_folder(word, experiments) if key(word) == config_groups.EXPERIMENT else word for word in words]
+    words = with_models(words, config_groups.groups_of(command, words).get("model", []))
     check_groups(command, words)
-    words = [with_quotes(word) for word in in_full(words, partial(keys_of, command, words))]
+    words = [with_quotes(word) for word in at_their_keys(in_full(words, partial(keys_of, command, words)))]
     refuse_overruled(command, words)
     return words
 

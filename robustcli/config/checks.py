@@ -10,9 +10,10 @@ from dataclasses import MISSING, Field, field, fields, is_dataclass
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import OmegaConfBaseException, ValidationError
 
 from robustcli.config.leaves import refuse_vast, settle_types
+from robustcli.config.overrides import WORDS
 from robustcli.utils.errors import UserError
 from robustcli.utils.suggest import did_you_mean
 from robustcli.utils.targets import is_ours, resolve_target, targets
@@ -21,9 +22,9 @@ from robustcli.utils.targets import is_ours, resolve_target, targets
 _BOOLEANS: Mapping[str, tuple[str, ...]] = {"False": ("off", "none"), "True": ("on",)}
 
 
-def bounded(low: float | None = None, high: float | None = None) -> Any:
+def bounded(low: float | None = None, high: float | None = None, *, default: Any = MISSING) -> Any:
     """A dataclass field for a number from ``low`` to ``high``, both allowed; None stands for no bound."""
-    return field(metadata={"low": low, "high": high})
+    return field(default=default, metadata={"low": low, "high": high})
 
 
 def choice(*choices: str) -> Any:
@@ -35,7 +36,7 @@ def check(config: DictConfig, *, trusted: bool = True) -> None:
     """Refuse a composed config that no run could work with, or that names what no config may call.
 
     What stands in it in another type than it should (the text ``off`` for a truth value, a choice that is a boolean in
-    YAML) is put right.
+    YAML, a word in place of a node) is put right.
 
     Args:
         trusted: the config is the user's own; one from the directory of a run may only name what is of robustcli.
@@ -45,6 +46,7 @@ def check(config: DictConfig, *, trusted: bool = True) -> None:
             a ``_target_`` that may not be called.
     """
     try:
+        _settle_words(config)
         _restore_defaults(config)
         content = OmegaConf.to_container(config, resolve=True)
         refuse_vast(content)
@@ -67,6 +69,25 @@ def check(config: DictConfig, *, trusted: bool = True) -> None:
             _check_bounds(key, value, entry.metadata["low"], entry.metadata["high"])
         if choices := entry.metadata.get("choices"):
             node[entry.name] = _chosen(key, value, choices)
+
+
+def _settle_words(config: DictConfig) -> None:
+    """Put the settings of its schema in the place of each node that a word alone may stand for, see `WORDS`."""
+    for name, _, entry in list(_settings(config)):
+        schema, given = entry.metadata.get("schema"), config.get(name)
+        if schema is None or name not in config or OmegaConf.get_type(given) is schema:
+            continue
+        settings = given if isinstance(given, DictConfig) else {WORDS[name]: given}
+        settled, keys = OmegaConf.structured(schema), [each.name for each in fields(schema)]
+        for key, value in settings.items():
+            if key not in keys:
+                raise UserError(f"{name} has no key {str(key)!r}{did_you_mean(str(key), keys)} ({', '.join(keys)})")
+            try:
+                settled[key] = value
+            except ValidationError as error:
+                meant = "a word" if key == WORDS[name] else "a number, or null"
+                raise UserError(f"{name}.{key} is {value!r}, but must be {meant}") from error
+        config[name] = settled
 
 
 def _restore_defaults(config: DictConfig) -> None:

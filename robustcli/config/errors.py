@@ -10,7 +10,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from robustcli.config import groups as config_groups
 from robustcli.config.compose import keys_of
-from robustcli.config.overrides import BUDGETS, FORMER_GROUPS, in_quotes, key, value
+from robustcli.config.overrides import BUDGETS, FORMER_GROUPS, WORDS, in_quotes, key, value
 from robustcli.config.schemas import SCHEMAS
 from robustcli.utils.errors import UserError
 from robustcli.utils.suggest import did_you_mean, nearest_keys
@@ -163,6 +163,9 @@ def _unknown_key(command: str, argv: Sequence[str], wrong: str) -> str:
     if wrong.partition(".")[0] in ("attack", "attacks") and budget in valid:
         asked = next((f"={value(word)}" for word in argv if key(word) == wrong), "")
         return f"{wrong}: what an attack may change is the threat model, one for all attacks: set {budget}{asked}"
+    node = wrong.partition(".")[0]
+    if node in WORDS and f"{node}.{WORDS[node]}" not in valid:
+        return f"{wrong}: a config file sets {node} to a word alone: write it there as {node}: {{{WORDS[node]}: WORD}}"
     near = nearest_keys(wrong, [*valid, *(name for name in choices if name not in valid)])
     first = wrong.partition(".")[0]
     if first not in choices and first not in valid and (owners := _owners(first)):

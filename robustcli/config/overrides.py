@@ -9,6 +9,8 @@ from hydra.errors import HydraException
 
 # Short forms of the keys that are typed most; expanded before Hydra reads them, so that a run records the full keys.
 SHORT_FORMS: Mapping[str, str] = {"eps": "threat.eps", "norm": "threat.norm"}
+# Nodes that a word alone stands for -> the key below them that it is the value of: diagnostics=off.
+WORDS: Mapping[str, str] = {"diagnostics": "extent"}
 # What a group was called once -> its name.
 FORMER_GROUPS: Mapping[str, str] = {"judges": "attacks"}
 # Budget keys that other libraries have at the attack -> their key in the threat model, one for all attacks.
@@ -100,6 +102,20 @@ def with_quotes(word: str) -> str:
         return word
     values = re.split(r",(?![^{]*\})", text)  # no comma within braces, which a pattern of shards may hold
     return f"{name}=" + ",".join(_in_quotes(each) if "{" in each else each for each in values)
+
+
+def at_their_keys(words: Sequence[str]) -> list[str]:
+    """``words`` with ``diagnostics=full`` as ``diagnostics={extent: full}``: Hydra would put the word in place of the
+    node, and its other keys would be lost. A sweep is one over such nodes.
+    """
+
+    def full(word: str) -> str:
+        name, _, rest = word.partition("=")
+        if name not in WORDS or not re.fullmatch(r"[\w,]+", rest):
+            return word
+        return f"{name}=" + ",".join(f"{{{WORDS[name]}: {each}}}" for each in rest.split(","))
+
+    return [full(word) for word in words]
 
 
 def in_folder(word: str, choices: Collection[str]) -> str:

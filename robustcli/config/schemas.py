@@ -6,7 +6,7 @@ file does not have. A field without a default must get its value from ``conf/``.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
@@ -89,6 +89,16 @@ class ThreatSettings:
 
 
 @dataclass(kw_only=True)
+class DiagnosticsSettings:
+    """Settings of the diagnostics, see `robustcli.report.diagnose`; the keys of ``diagnostics``, of which a word alone
+    is the extent.
+    """
+
+    extent: str = choice("auto", "full", "strict", "off")
+    share: float | None = bounded(0, 1000, default=0.25)
+
+
+@dataclass(kw_only=True)
 class AugmentationSettings:
     """Settings of the augmentation of training images; the keys of ``conf/augmentation``."""
 
@@ -137,7 +147,7 @@ class JudgingCommand(BaseCommand):
 
     model: Any
     threat: ThreatSettings
-    diagnostics: str = choice("auto", "full", "strict", "off")
+    diagnostics: Any = field(metadata={"schema": DiagnosticsSettings})  # or a word alone
 
 
 @dataclass(kw_only=True)
@@ -192,6 +202,7 @@ class EvaluateCommand(JudgingCommand):
     candidates: Any = None
     purifier: Any = None
     checkpoints: Any = None
+    models: Any = None
     transfer: bool
 
 

@@ -5,7 +5,7 @@ run*.
 """
 
 from robustcli.diagnostics.advice import Advice, ConfigKeys
-from robustcli.diagnostics.battery import CHECKS, SAMPLES, diagnose, failed
+from robustcli.diagnostics.battery import CHECKS, SAMPLES, Part, diagnose, failed
 from robustcli.diagnostics.finding import (
     NOT_RUN,
     OK,
@@ -13,9 +13,9 @@ from robustcli.diagnostics.finding import (
     Finding,
     Judgement,
     Status,
+    by_number,
     refuse_suspects,
     verdict,
-    verdicts,
 )
 from robustcli.diagnostics.subjects import ClassifierSubject, Outcome, RetrievalSubject, Subject
 
@@ -31,12 +31,13 @@ __all__ = [
     "Finding",
     "Judgement",
     "Outcome",
+    "Part",
     "RetrievalSubject",
     "Status",
     "Subject",
+    "by_number",
     "diagnose",
     "failed",
     "refuse_suspects",
     "verdict",
-    "verdicts",
 ]

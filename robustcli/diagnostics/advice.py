@@ -152,6 +152,11 @@ class Advice:
         )
 
     @property
+    def left_out(self) -> str:
+        """Checks for which no passes were left."""
+        return "diagnostics.share=null runs it."
+
+    @property
     def transfer(self) -> str:
         """Transfer attack that fools more."""
         return (

@@ -1,8 +1,13 @@
 """Battery of all checks of one attack on one model."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
+import torch
+
+from robustcli.attacks.core.frozen import frozen
 from robustcli.diagnostics.advice import ConfigKeys
 from robustcli.diagnostics.changes import AnyAttack
 from robustcli.diagnostics.checks import gradients, last_step, monotone_in_eps, more_steps, randomised, unbounded_eps
@@ -16,29 +21,36 @@ from robustcli.diagnostics.comparisons import (
     stronger_search,
     transfer,
 )
-from robustcli.diagnostics.context import CheckContext
+from robustcli.diagnostics.context import CheckContext, LeftOut
 from robustcli.diagnostics.finding import NOT_RUN, OK, SUSPECT, Finding, Judgement
 from robustcli.diagnostics.landscape import finite_differences, isolation, moved_images
 from robustcli.diagnostics.subjects import Subject
+from robustcli.utils.seeding import derive_seed
+from robustcli.utils.stops import stop_code
 
-CHECKS: Mapping[str, Callable[[CheckContext], Judgement | str]] = {
+Check = Callable[[CheckContext], Judgement | str]
+Part = Callable[[str, Callable[[], Finding]], Finding]  # (name of the check, compute) -> finding, cached by name
+
+# In the order in which they are run: those that attack no more, those without which there is no verdict, and the
+# others by what they see of the zoo for what they cost.
+CHECKS: Mapping[str, Check] = {
     "gradients": gradients,
     "finite differences": finite_differences,
     "isolation": isolation,
     "randomised": randomised,
-    "monotone in eps": monotone_in_eps,
-    "unbounded eps": unbounded_eps,
-    "more steps": more_steps,
-    "last step": last_step,
-    "stronger search": stronger_search,
-    "more restarts": more_restarts,
-    "smoothed gradients": smoothed_gradients,
-    "straight through": straight_through,
-    "black box": black_box,
-    "transfer": transfer,
-    "moved images": moved_images,
     "coverage": coverage,
+    "unbounded eps": unbounded_eps,
     "words": more_words,
+    "stronger search": stronger_search,
+    "moved images": moved_images,
+    "last step": last_step,
+    "more steps": more_steps,
+    "straight through": straight_through,
+    "more restarts": more_restarts,
+    "transfer": transfer,
+    "monotone in eps": monotone_in_eps,
+    "smoothed gradients": smoothed_gradients,
+    "black box": black_box,
 }
 SAMPLES = 64  # images; enough for the binomial tests, and each check names its number of queries
 
@@ -52,10 +64,14 @@ def diagnose(
     sources: Mapping[str, Any] | None = None,
     queries: int | None = None,
     keys: ConfigKeys | None = None,
+    limit: int | None = None,
+    part: Part | None = None,
+    show: Callable[[str], None] | None = None,
 ) -> list[Finding]:
     """Findings of all ``CHECKS``, in their order; the cost is that of a dozen or two runs of the attack on the sample.
 
-    A check that raises is *not run*, for the reason that it gives: a number is never lost with its diagnostics.
+    A check that raises is *not run*, for the reason that it gives: a number is never lost with its diagnostics. Each
+    check has draws of its own, so that one by one they find the same as in a row.
 
     Args:
         subject: the model on a small sample, about ``SAMPLES`` images.
@@ -64,37 +80,62 @@ def diagnose(
         sources: other models by name, for transfer attacks; the subject's own is left out.
         queries: forward passes of the black-box search, an image; None: 1000 of small images, 100 of others.
         keys: config keys of the attack, for the advice; None: those of a node ``attack``.
+        limit: forward and backward passes that the attack and all checks may take together, at least 120 for each image
+            of the sample and 2,560 beside. A check that attacks again is left out where it would take more than are
+            left; the attack itself, what is measured on its result and the checks without which there is no verdict are
+            run in any case. None: no limit.
+        part: cache of the findings, by which a killed run resumes.
+        show: receives the name of each check before it is run.
     """
-    context = CheckContext(subject, attack, sources=sources or {}, queries=queries, keys=keys or ConfigKeys())
-    return [_finding(label, _result(check, context), model, name) for label, check in CHECKS.items()]
+    context = CheckContext(
+        subject, attack, sources=sources or {}, queries=queries, keys=keys or ConfigKeys(), limit=limit
+    )
+    findings: list[Finding] = []
+    for label in CHECKS:
+        if show is not None:
+            show(label)
+        compute = partial(_checked, label, context, model, name)
+        findings.append(compute() if part is None else part(label, compute))
+        context.spent += findings[-1].passes
+    return findings
 
 
 def failed(error: Exception, *, model: str, name: str) -> list[Finding]:
     """Findings of an attack on a model that cannot be diagnosed at all: none of ``CHECKS`` was run."""
-    return [_finding(label, _reason(error), model, name) for label in CHECKS]
+    return [_not_run(label, _reason(error), model, name) for label in CHECKS]
 
 
-def _result(check: Callable[[CheckContext], Judgement | str], context: CheckContext) -> Judgement | str:
+def _checked(label: str, context: CheckContext, model: str, attack: str) -> Finding:
+    before = context.passes
     try:
-        return check(context)
+        with frozen(context.subject.model):
+            torch.manual_seed(derive_seed(0, "diagnostics", label))  # of a randomised model
+            result = CHECKS[label](context)
+    except LeftOut as error:
+        found = _not_run(label, str(error), model, attack, passes=context.passes - before)
+        return replace(found, advice=context.advice.left_out, left_out=True)
     except Exception as error:  # of the model, the attack or the check: whatever it is, the number stands
-        return _reason(error)
+        if stop_code(error):
+            raise
+        result = _reason(error)
+    passes = context.passes - before
+    if isinstance(result, str):
+        return _not_run(label, result, model, attack, passes=passes)
+    return Finding(
+        check=label,
+        status=SUSPECT if result.suspect else OK,
+        measured=result.measured,
+        advice=result.advice if result.suspect else "",
+        model=model,
+        attack=attack,
+        passes=passes,
+    )
+
+
+def _not_run(check: str, reason: str, model: str, attack: str, *, passes: int = 0) -> Finding:
+    return Finding(check=check, status=NOT_RUN, measured=reason, model=model, attack=attack, passes=passes)
 
 
 def _reason(error: Exception) -> str:
     lines = str(error).strip().splitlines()
     return f"it failed: {type(error).__name__}" + (f": {lines[0]}" if lines else "")
-
-
-def _finding(check: str, result: Judgement | str, model: str, attack: str) -> Finding:
-    if isinstance(result, str):
-        return Finding(check=check, status=NOT_RUN, measured=result, model=model, attack=attack)
-    status = SUSPECT if result.suspect else OK
-    return Finding(
-        check=check,
-        status=status,
-        measured=result.measured,
-        advice=result.advice if result.suspect else "",
-        model=model,
-        attack=attack,
-    )

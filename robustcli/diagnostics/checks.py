@@ -68,6 +68,7 @@ def monotone_in_eps(context: CheckContext) -> Judgement | str:
     assert context.image_attack is not None
     factors = (1.0, 2.0) if context.ensemble else (0.5, 1.0, 2.0)
     radii = [min(context.eps * factor, context.eps_of_box) for factor in factors]
+    context.afford((len(radii) - 1) * context.passes_on(context.attackable))
     successes = [
         context.success if eps == context.eps else context.successes(*at_eps(context.image_attack, context.threat, eps))
         for eps in radii
@@ -89,6 +90,7 @@ def more_steps(context: CheckContext) -> Judgement | str:
     if not has_setting(context.search, "steps"):
         return f"{type(context.search).__name__} takes no steps"
     steps: int = setting(context.search, "steps")
+    context.afford(2 * context.passes_on(context.survivors))
     more, left, count = context.newly_fooled(with_settings(context.image_attack, steps=2 * steps))
     measured = f"{more} of the {left} that are left of {count} fall with {2 * steps} steps in place of {steps}"
     return Judgement(exceeds_chance(more, count, _LUCK), measured, context.advice.more_steps(2 * steps))
@@ -114,6 +116,7 @@ def last_step(context: CheckContext) -> Judgement | str:
     left, count = int(context.survivors.sum()), int(context.attackable.sum())
     if not exceeds_chance(left, count, _LUCK):
         return Judgement(False, f"{left} of {count} are left, too few to change the number")
+    context.afford(context.passes_on(context.survivors))
     traced = with_search(context.image_attack, lambda _: TracedAttack(once, trace))
     context.subject.attacked(traced, context.images_of(context.survivors))
     losses = trace.best_so_far()

@@ -33,8 +33,8 @@ def black_box(context: CheckContext) -> Judgement | str:
     """Black-box attacks: Square and uniform noise. Survivors that these fool are a sign of useless gradients."""
     if (reason := context.no_radius()) is not None:
         return reason
-    name = f"Square ({context.queries} queries) or noise"
-    return _compared(context, _black_box_attacks(context), name, context.advice.black_box, _BETTER)
+    name, passes = f"Square ({context.queries} queries) or noise", context.queries + _NOISES
+    return _compared(context, _black_box_attacks(context), passes, name, context.advice.black_box, _BETTER)
 
 
 def stronger_search(context: CheckContext) -> Judgement | str:
@@ -47,7 +47,8 @@ def stronger_search(context: CheckContext) -> Judgement | str:
     seed = derive_seed(context.search.seed, "diagnostics")
     searches = [APGD(steps=_STEPS, loss=loss, seed=seed) for loss in ("cross_entropy", "margin")]
     attacks = [_as_full_attack(context, search) for search in searches]
-    return _compared(context, attacks, f"APGD with {_STEPS} steps", context.advice.stronger, _EQUAL)
+    name, passes = f"APGD with {_STEPS} steps", len(attacks) * (2 * _STEPS + 1)
+    return _compared(context, attacks, passes, name, context.advice.stronger, _EQUAL)
 
 
 def more_restarts(context: CheckContext) -> Judgement | str:
@@ -58,8 +59,8 @@ def more_restarts(context: CheckContext) -> Judgement | str:
     search = PGD(
         steps=_STEPS_OF_RESTART, loss="margin", restarts=_RESTARTS, seed=derive_seed(context.search.seed, "diagnostics")
     )
-    name = f"PGD on the margin with {_RESTARTS} restarts"
-    return _compared(context, [_as_full_attack(context, search)], name, context.advice.restarts, _EQUAL)
+    name, passes = f"PGD on the margin with {_RESTARTS} restarts", _RESTARTS * (2 * _STEPS_OF_RESTART + 1)
+    return _compared(context, [_as_full_attack(context, search)], passes, name, context.advice.restarts, _EQUAL)
 
 
 def smoothed_gradients(context: CheckContext) -> Judgement | str:
@@ -71,7 +72,7 @@ def smoothed_gradients(context: CheckContext) -> Judgement | str:
     assert context.search is not None
     search = SmoothedPGD(seed=derive_seed(context.search.seed, "diagnostics"))
     attack, name = _as_full_attack(context, search), f"gradients averaged over {search.draws} noises"
-    return _compared(context, [attack], name, context.advice.rippled, _EQUAL)
+    return _compared(context, [attack], search.steps * (2 * search.draws + 1), name, context.advice.rippled, _EQUAL)
 
 
 def straight_through(context: CheckContext) -> Judgement | str:
@@ -83,9 +84,9 @@ def straight_through(context: CheckContext) -> Judgement | str:
     assert context.search is not None
     seed = derive_seed(context.search.seed, "diagnostics")
     searches = [PGD(steps=_STEPS, loss=loss, seed=seed) for loss in ("cross_entropy", "margin")]
-    name = "images computed on the network inside"
+    name, passes = "images computed on the network inside", len(searches) * (2 * _STEPS + 1)
     attacks = [Surrogate(search, model) for search in searches]
-    return _compared(context, attacks, name, context.advice.inside, _EQUAL)
+    return _compared(context, attacks, passes, name, context.advice.inside, _EQUAL)
 
 
 def transfer(context: CheckContext) -> Judgement | str:
@@ -101,6 +102,7 @@ def transfer(context: CheckContext) -> Judgement | str:
     return _compared(
         context,
         [_transferred(context.image_attack, model) for model in others.values()],
+        len(others) * context.most_passes / context.draws,
         f"images computed on {', '.join(others)}",
         context.advice.transfer,
         _BETTER,
@@ -145,7 +147,16 @@ def coverage(context: CheckContext) -> Judgement | str:
     return Judgement(share < _COVERED, str(covered), context.advice.blank)
 
 
-def _compared(context: CheckContext, attacks: Iterable[AnyAttack], name: str, remedy: str, share: float) -> Judgement:
+def _compared(
+    context: CheckContext, attacks: Iterable[AnyAttack], passes: float, name: str, remedy: str, share: float
+) -> Judgement:
+    """Judgement on the survivors that fall to one of ``attacks``.
+
+    Args:
+        passes: of all attacks for an image, at each of the draws that are averaged.
+        share: of the queries that may fall by luck.
+    """
+    context.afford(len(context.images_of(context.survivors)) * passes * context.draws)
     more, left, count = context.newly_fooled(*attacks)
     measured = f"{more} of the {left} that are left of {count} fall to {name}"
     return Judgement(exceeds_chance(more, count, share), measured, remedy)

@@ -20,10 +20,21 @@ from robustcli.attacks import (
     RetrievalSurrogate,
     Surrogate,
     ThreatModel,
+    frozen,
 )
 from robustcli.diagnostics.advice import Advice, ConfigKeys
 from robustcli.diagnostics.changes import AnyAttack, image_search, layers, single_part
 from robustcli.diagnostics.subjects import Outcome, Subject
+from robustcli.utils.seeding import derive_seed
+
+# Passes that are allowed in any case, for each image of the sample and beside: those of a stronger search, and those of
+# the finite differences. A weak attack takes few passes, and a share of few would leave out what tells that it is weak.
+_LEAST, _LEAST_BESIDE = 120, 2560
+
+
+class LeftOut(Exception):
+    """A check that would take more passes than are left; its text is the reason."""
+
 
 ENSEMBLES = (AutoAttack, RetrievalAutoAttack)
 # Passes of the black-box search for each image, many where a pass is cheap: networks for images of up to so many values
@@ -40,8 +51,11 @@ class CheckContext:
         sources: other models by name, for transfer attacks.
         queries: forward passes of a black-box search; None: as many as images of this size afford.
         keys: config keys of the attack, for the advice.
+        limit: passes that the attack and all checks may take together, see `afford`, or `_LEAST` where that is more;
+            None: any number.
 
     Attributes:
+        spent: passes of the checks that are done, see `passes`.
         threat: threat model of the subject.
         full_attack: the attack as it was given.
         image_attack, text_attack: its image and its text part, each None where the attack or the threat model has none.
@@ -51,8 +65,17 @@ class CheckContext:
     """
 
     def __init__(
-        self, subject: Subject, attack: AnyAttack, *, sources: Mapping[str, Any], queries: int | None, keys: ConfigKeys
+        self,
+        subject: Subject,
+        attack: AnyAttack,
+        *,
+        sources: Mapping[str, Any],
+        queries: int | None,
+        keys: ConfigKeys,
+        limit: int | None = None,
     ) -> None:
+        self.limit = None if limit is None else max(limit, _LEAST * len(subject.images) + _LEAST_BESIDE)
+        self.spent = self._shared = 0
         self.subject, self.sources, self.threat = subject, sources, subject.threat
         self.full_attack = attack
         self.image_attack = single_part(attack, "image") if self.threat.moves_images else None
@@ -76,13 +99,49 @@ class CheckContext:
 
     @cached_property
     def outcome(self) -> Outcome:
-        """Outcome of the image part, unchanged; run once."""
+        """Outcome of the image part, unchanged; run once, with the same draws in whichever check asks for it first."""
         assert self.image_attack is not None
-        return self.subject.attacked(self.image_attack)
+        with frozen(self.subject.model):
+            torch.manual_seed(derive_seed(0, "diagnostics", "attack"))
+            outcome = self.subject.attacked(self.image_attack)
+        self._shared = int(outcome.passes.sum())
+        return outcome
 
     def run(self) -> None:
         """Run the image part, if that was not done yet."""
         _ = self.outcome
+
+    @property
+    def passes(self) -> int:
+        """Forward and backward passes of the checks so far, without those of `outcome`, which is no check's own."""
+        return self.subject.passes - self._shared
+
+    def afford(self, passes: float) -> None:
+        """Check that so many more passes, an estimate, fit into the limit.
+
+        Passes and not seconds are counted, so that which checks are run does not depend on the machine.
+
+        Raises:
+            LeftOut: they do not.
+        """
+        if self.limit is None:
+            return
+        left = self.limit - self.spent - (0 if self.search is None else int(self.outcome.passes.sum()))
+        if passes > left:
+            raise LeftOut(
+                f"it takes about {passes:,.0f} passes of the model, and {max(left, 0):,} of {self.limit:,} are left"
+            )
+
+    @property
+    def most_passes(self) -> int:
+        """The most passes that the image part took on an image of the sample: what it takes on one that survives."""
+        return int(self.outcome.passes.max())
+
+    def passes_on(self, queries: Tensor) -> int:
+        """Estimate of the passes of the image part on the images of ``queries`` (N,) bool; more than it takes where
+        many fall early.
+        """
+        return len(self.images_of(queries)) * self.most_passes
 
     @property
     def success(self) -> Tensor:

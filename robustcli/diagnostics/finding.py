@@ -22,8 +22,10 @@ class Finding:
         check: its name.
         status: ``ok``, ``suspect`` or ``not run``.
         measured: the measurement, or the reason why the check was not run.
-        advice: remedy; empty unless ``suspect``.
+        advice: remedy; empty unless ``suspect`` or left out.
         model, attack: labels of the number in the table.
+        passes: forward and backward passes of an image or a caption that it took, the attack itself left out.
+        left_out: it was not run because it would have taken more passes than were left.
     """
 
     check: str
@@ -32,6 +34,8 @@ class Finding:
     advice: str = ""
     model: str = "model"
     attack: str = "attack"
+    passes: int = 0
+    left_out: bool = False
 
 
 @dataclass(frozen=True)
@@ -51,12 +55,12 @@ def verdict(findings: Iterable[Finding]) -> Status:
     return OK if any(found.get(check) == OK for check in _CORE) else NOT_RUN
 
 
-def verdicts(findings: Iterable[Finding]) -> dict[tuple[str, str], Status]:
-    """(model, attack) -> `verdict`, in the order in which they come."""
+def by_number(findings: Iterable[Finding]) -> dict[tuple[str, str], list[Finding]]:
+    """(model, attack) -> the findings on this number, in the order in which they come."""
     groups: dict[tuple[str, str], list[Finding]] = {}
     for finding in findings:
         groups.setdefault((finding.model, finding.attack), []).append(finding)
-    return {key: verdict(group) for key, group in groups.items()}
+    return groups
 
 
 def refuse_suspects(findings: Iterable[Finding]) -> None:

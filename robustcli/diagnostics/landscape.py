@@ -17,11 +17,13 @@ from robustcli.diagnostics.subjects import Objective
 from robustcli.utils.seeding import derive_seed
 
 _LUCK = 0.03  # share of the queries in which survivors are too few to change the number
+_FEW = 16  # survivors that are looked at, of which one costs a hundred passes of differences
 _DIRECTIONS = 4  # random ones beside that of the gradient
 _SPANS = (0.125, 0.25, 0.5)  # half widths of the differences, as shares of eps
 # Least agreement of gradient and differences at the best of the spans. Honest small networks have 0.95 or more, sound
 # straight-through gradients 0.74, rippled, pulsed and winner-takes-all networks 0.6 at most.
 _AGREEMENT = 0.65
+_MOVES = 8  # passes that choose the move of an image, and judge it
 _FALLING = 0.5  # largest share of the survivors that may fall once they are moved
 
 
@@ -37,7 +39,7 @@ def finite_differences(context: CheckContext) -> Judgement | str:
     left, count = int(context.survivors.sum()), int(context.attackable.sum())
     if not exceeds_chance(left, count, _LUCK):
         return Judgement(False, f"{left} of {count} are left, too few to change the number")
-    rows = context.images_of(context.survivors)
+    rows = _few(context.images_of(context.survivors))
     images, x_adv = context.subject.images[rows], context.outcome.images[rows]
     seed, ids = derive_seed("diagnostics", "differences"), rows.tolist()
     points = {
@@ -85,7 +87,9 @@ def moved_images(context: CheckContext) -> Judgement | str:
     left, count = int(context.survivors.sum()), int(context.attackable.sum())
     if not exceeds_chance(left, count, _LUCK):
         return Judgement(False, f"{left} of {count} are left, too few to change the number")
-    moved = context.subject.moved(context.images_of(context.survivors))
+    rows = _few(context.images_of(context.survivors))
+    context.afford(len(rows) * (context.most_passes + _MOVES))
+    moved = context.subject.moved(rows)
     if moved is None:
         return "images of a pair cannot be moved without its captions"
     correct = moved.attackable("image")
@@ -93,8 +97,14 @@ def moved_images(context: CheckContext) -> Judgement | str:
         return "no image is right once it is moved"
     assert context.image_attack is not None
     fallen = int(moved.attacked(context.image_attack).success[correct].sum())
+    context.subject.passes += moved.passes
     measured = f"{fallen} of {int(correct.sum())} that are left fall once they are moved a little"
     return Judgement(exceeds_chance(fallen, int(correct.sum()), _FALLING), measured, context.advice.remembered)
+
+
+def _few(rows: Tensor) -> Tensor:
+    """`_FEW` of the rows, spread evenly."""
+    return rows[torch.linspace(0, len(rows) - 1, min(_FEW, len(rows))).long()]
 
 
 def _agreement(context: CheckContext, objective: Objective, points: Tensor, ids: list[int], span: float) -> Tensor:

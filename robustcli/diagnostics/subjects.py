@@ -45,12 +45,14 @@ class Outcome:
     Attributes:
         images: (N,C,H,W), adversarial; clean where no attack was run.
         success: (Q,) bool; False of an image that was not attacked.
+        passes: (N,) long, forward and backward passes for each image and its captions.
         gradients, zero, nan: gradient evaluations, those that were all zero, and those that held a NaN.
         gradient_norms: (K,) float64, dual norms of the gradients.
     """
 
     images: Tensor
     success: Tensor
+    passes: Tensor
     gradients: int
     zero: int
     nan: int
@@ -58,12 +60,19 @@ class Outcome:
 
     @classmethod
     def of(
-        cls, result: ImageAdversarial | Adversarial, images: Tensor, success: Tensor, gradient_norms: GradientNorms
+        cls,
+        result: ImageAdversarial | Adversarial,
+        rows: Tensor,
+        images: Tensor,
+        success: Tensor,
+        gradient_norms: GradientNorms,
     ) -> "Outcome":
-        """From the output of an attack, its ``images`` and ``success`` among those that were not attacked."""
+        """From the output of an attack on ``rows``; ``images`` and ``success`` are among those not attacked."""
+        passes = torch.zeros(len(images), dtype=torch.long)
         return cls(
             images=images.cpu(),
             success=success,
+            passes=passes.index_copy(0, rows, (result.queries + result.gradients).cpu()),
             gradients=int(result.gradients.sum()),
             zero=int(result.zero_gradients.sum()),
             nan=int(result.nan_gradients.sum()),
@@ -83,6 +92,7 @@ class Subject(Protocol):
         pixels: C H W.
         threat: of the attacks.
         randomised: two passes over the same image differ.
+        passes: forward and backward passes of an image or a caption that were asked for since it was made.
         chance: share of the queries that a random ranking gets right.
     """
 
@@ -95,6 +105,7 @@ class Subject(Protocol):
     image_of: Tensor
     pixels: int
     randomised: bool
+    passes: int
     chance: float
 
     def attackable(self, side: str) -> Tensor:
@@ -149,9 +160,11 @@ class ClassifierSubject:
         self.image_of, self.pixels = torch.arange(len(images)), images[0].numel() if len(images) else 0
         self.probe = images[:_PROBE]
         with frozen(model), torch.no_grad():
+            torch.manual_seed(derive_seed(0, "diagnostics"))  # of a randomised model; `frozen` puts the state back
             self.randomised = is_randomised(model, images)
-            self.first_answers = self.answers(self.probe)
+            self.first_answers = self.model(self.probe)
         self._correct = self._majority_correct(images, self.labels)
+        self.passes = 0
 
     def attackable(self, side: str) -> Tensor:
         return self._correct if side == "image" else torch.zeros_like(self._correct)
@@ -169,14 +182,23 @@ class ClassifierSubject:
         result = attack(traced, images, labels, within, sample_ids=self.sample_ids[chosen])
         fooled = ~self._majority_correct(result.images, labels) if self.randomised else result.success.cpu()
         everywhere = self.images.index_copy(0, on_device, result.images)
-        return Outcome.of(result, everywhere, _scattered(fooled, chosen, len(self.images)), gradient_norms)
+        fooled = _scattered(fooled, chosen, len(self.images))
+        outcome = Outcome.of(result, chosen, everywhere, fooled, gradient_norms)
+        self.passes += int(outcome.passes.sum())
+        return outcome
 
     def answers(self, images: Tensor) -> Tensor:
+        self.passes += len(images)
         return self.model(images)
 
     def objective(self, rows: Tensor) -> Objective:
         labels = self.labels[rows.to(self.labels.device)]
-        return lambda images: margin(self.model(images), labels)
+
+        def loss(images: Tensor) -> Tensor:
+            self.passes += _passes(images)
+            return margin(self.model(images), labels)
+
+        return loss
 
     def straight_through(self) -> nn.Module | None:
         if not isinstance(self.model, nn.Module):
@@ -192,6 +214,7 @@ class ClassifierSubject:
             candidates = moves(images, labels, self.images, self.labels)
             # The move of lowest margin loss: what then falls would not fall by the move alone. One that stays near the
             # ball does not tell whether the model knows the image.
+            self.passes += len(candidates) * len(rows)
             far = [self.threat.ball.distance(each, images) > 2 * self.threat.ball.eps for each in candidates]
             margins = [margin(self.model(each), labels) for each in candidates]
             losses = torch.where(torch.stack(far), torch.stack(margins), torch.inf)
@@ -229,7 +252,8 @@ class RetrievalSubject:
             torch.manual_seed(derive_seed(0, "diagnostics"))  # of a randomised model; `frozen` puts the state back
             self.randomised = is_randomised(model.encode_image, pairs.images)
             self.probe = pairs.images[:_PROBE]
-            self.first_answers = self.answers(self.probe)
+            self.first_answers = self.model.encode_image(self.probe)
+        self.passes = 0
         self.images, self.captions = pairs.images, pairs.captions
         self.chance = float(self.gallery.image_matches.float().mean())
         target = Target(model, pairs, self.gallery, self.threat)
@@ -261,9 +285,13 @@ class RetrievalSubject:
             fooled = self._mostly_fooled(target, result.images, result.captions)
         queries = torch.cat([chosen, len(self.pairs.images) + captions.cpu()])
         everywhere = self.images.index_copy(0, chosen.to(self.images.device), result.images)
-        return Outcome.of(result, everywhere, _scattered(fooled, queries, len(self.image_of)), gradient_norms)
+        fooled = _scattered(fooled, queries, len(self.image_of))
+        outcome = Outcome.of(result, chosen, everywhere, fooled, gradient_norms)
+        self.passes += int(outcome.passes.sum())
+        return outcome
 
     def answers(self, images: Tensor) -> Tensor:
+        self.passes += len(images)
         return self.model.encode_image(images)
 
     def objective(self, rows: Tensor) -> Objective:
@@ -272,6 +300,7 @@ class RetrievalSubject:
         objective, numbers = image_objective("margin", target, None), torch.arange(len(rows), device=on_device.device)
 
         def loss(images: Tensor) -> Tensor:
+            self.passes += _passes(images)
             value = objective(images, numbers)
             return value[0] if isinstance(value, tuple) else value
 
@@ -291,6 +320,11 @@ class RetrievalSubject:
             passes = range(_DRAWS if self.randomised else 1)
             drawn = [torch.cat(fooled_queries(target, self.model.encode_image(images), texts)) for _ in passes]
         return torch.stack(drawn).cpu().double().mean(0) > 0.5
+
+
+def _passes(images: Tensor) -> int:
+    """Forward passes, and backward ones where a gradient is going to be asked for."""
+    return len(images) * (2 if images.requires_grad and torch.is_grad_enabled() else 1)
 
 
 def _scattered(success: Tensor, queries: Tensor, count: int) -> Tensor:

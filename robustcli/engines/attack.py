@@ -6,7 +6,7 @@ from urllib.parse import quote
 from omegaconf import DictConfig
 from safetensors.torch import save_file
 
-from robustcli.engines.loading import Loaded, attack_name, collect_records, load_models
+from robustcli.engines.loading import Loaded, NamedModel, attack_name, collect_records, load_models
 from robustcli.evaluation import Attacked, AttackRun
 from robustcli.report.results import worst_case_recall, write_results
 from robustcli.runs.run import Run
@@ -19,7 +19,7 @@ def load(config: DictConfig) -> Loaded:
     Raises:
         UserError: see `load_models`.
     """
-    return load_models(config, {"model": config.checkpoint}, attack=attack_name(config))
+    return load_models(config, {"model": NamedModel(config.model, config.checkpoint)}, attack=attack_name(config))
 
 
 def run(config: DictConfig, run: Run) -> float:
@@ -36,7 +36,13 @@ def run(config: DictConfig, run: Run) -> float:
     with run.phase("report"):
         title = f"Attack: {attack_name(config)}"
         table = write_results(
-            run, loaded.evaluation, loaded.groups, records, title=title, diagnostics=config.diagnostics
+            run,
+            loaded.evaluation,
+            loaded.groups,
+            records,
+            title=title,
+            diagnostics=config.diagnostics.extent,
+            share=config.diagnostics.share,
         )
     return worst_case_recall(table, loaded.groups[-1].entries[-1])
 

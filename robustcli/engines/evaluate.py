@@ -2,7 +2,8 @@
 
 from omegaconf import DictConfig
 
-from robustcli.engines.loading import Loaded, attack_name, collect_records, load_models
+from robustcli.config.unread import refuse_unread
+from robustcli.engines.loading import Loaded, NamedModel, attack_name, collect_records, load_models
 from robustcli.report.results import worst_case_recall, write_results
 from robustcli.runs.run import Run
 from robustcli.utils.errors import UserError
@@ -12,13 +13,14 @@ def load(config: DictConfig) -> Loaded:
     """Data, models and evaluation.
 
     Raises:
-        UserError: ``checkpoints`` that are no mapping; or see `load_models`.
+        UserError: ``models`` or ``checkpoints`` that are no mapping; or see `load_models`.
     """
-    return load_models(config, _checkpoints(config), attack=attack_name(config))
+    models = _checkpoints(config) if config.models is None else _models(config)
+    return load_models(config, models, attack=attack_name(config))
 
 
 def run(config: DictConfig, run: Run) -> float:
-    """Evaluate the models of ``checkpoints`` or of ``checkpoint``; returns the worst-case recall@1 of the last."""
+    """Evaluate those of ``models``, ``checkpoints`` or ``checkpoint``; returns the worst-case recall@1 of the last."""
     with run.phase("load"):
         loaded = load(config)
     loaded.note(run)
@@ -31,16 +33,37 @@ def run(config: DictConfig, run: Run) -> float:
             loaded.groups,
             records,
             title="Evaluation",
-            diagnostics=config.diagnostics,
+            diagnostics=config.diagnostics.extent,
+            share=config.diagnostics.share,
             transfer=config.transfer,
         )
     return worst_case_recall(table, loaded.groups[-1].entries[-1])
 
 
-def _checkpoints(config: DictConfig) -> dict[str, str | None]:
-    """Label -> file of the weights of each model to evaluate."""
+def _models(config: DictConfig) -> dict[str, NamedModel]:
+    """The models of ``models``, each with the weights that its node names."""
+    if not isinstance(config.models, DictConfig) or not config.models:
+        raise UserError(
+            f"models is {config.models}, without labels: write models='{{small: digits, mine: my_module.Net}}'."
+        )
+    for given in ("checkpoint", "checkpoints"):
+        if config[given] is not None:
+            raise UserError(f"{given} is given beside models: give each of them its own, models.LABEL.checkpoint=FILE.")
+    refuse_unread("model", "models names those that are evaluated")
+    nodes = {str(label): node for label, node in config.models.items()}
+    for label, node in nodes.items():
+        if not isinstance(node, DictConfig) or not isinstance(node.get("_target_"), str):
+            raise UserError(
+                f"models.{label} is {node!r}, but must be the config of a model: in a config file it is chosen in the "
+                f"defaults list, `- /model@models.{label}: digits`."
+            )
+    return {label: NamedModel(node, None, f"models.{label}") for label, node in nodes.items()}
+
+
+def _checkpoints(config: DictConfig) -> dict[str, NamedModel]:
+    """``model=...``, or what a file itself says it is of, with each of the files of weights to evaluate."""
     if config.checkpoints is None:
-        return {"model": config.checkpoint}
+        return {"model": NamedModel(config.model, config.checkpoint)}
     if not isinstance(config.checkpoints, DictConfig) or not config.checkpoints:
         raise UserError(
             f"checkpoints is {config.checkpoints}, without labels: write checkpoints='{{clean: a.safetensors, mat: "
@@ -50,4 +73,5 @@ def _checkpoints(config: DictConfig) -> dict[str, str | None]:
         raise UserError(
             f"checkpoint is {config.checkpoint} beside checkpoints: give it a label and put it among checkpoints."
         )
-    return {str(label): None if path is None else str(path) for label, path in config.checkpoints.items()}
+    paths = {str(label): None if path is None else str(path) for label, path in config.checkpoints.items()}
+    return {label: NamedModel(config.model, path, f"checkpoints.{label}") for label, path in paths.items()}

@@ -24,10 +24,20 @@ from robustcli.evaluation import Evaluation, Group
 from robustcli.evaluation.evaluator import Keep
 from robustcli.models import Classifier, DualEncoder
 from robustcli.runs.run import Run
+from robustcli.utils.errors import UserError
 from robustcli.utils.progress import Progress
 
 Data = ImageTextData | ImageClassData
 Model = DualEncoder | Classifier
+
+
+@dataclass(frozen=True)
+class NamedModel:
+    """A model to build: its config, a file of weights (None: those of the config), and its key if it is of several."""
+
+    config: DictConfig
+    checkpoint: str | None
+    key: str = ""
 
 
 @dataclass(frozen=True)
@@ -57,24 +67,21 @@ class Loaded:
         )
 
 
-def load_models(config: DictConfig, checkpoints: Mapping[str, str | None], *, attack: str | None) -> Loaded:
+def load_models(config: DictConfig, named: Mapping[str, NamedModel], *, attack: str | None) -> Loaded:
     """The evaluated split, the models, each also behind ``purifier`` if there is one, and the evaluation.
 
     Args:
-        checkpoints: label -> file of weights; None: those of the model's config.
+        named: the models by their labels in the table.
         attack: name of the attack of ``attack=...`` in tables, see `attack_name`; None: the suite alone.
 
     Raises:
         UserError: random weights, or parts that do not fit together.
     """
     if config.purifier is not None:
-        refuse_repeated([*checkpoints, *map(_behind_purifier, checkpoints)])
+        refuse_repeated([*named, *map(_behind_purifier, named)])
     device = choose_device(config.device, config.threads)
     data = build_data(config.dataset, config.evaluation.split)
-    models = {
-        label: on_device(build_trained(config.model, path, data, seed=config.seed), device, "model")
-        for label, path in checkpoints.items()
-    }
+    models = {label: on_device(_built(each, data, config.seed), device, "model") for label, each in named.items()}
     defend = build_purified(config.purifier, data, device) if config.purifier is not None else None
     attacks = build_attacks(config, data, _candidates(config, data, models), name=attack, another="attack={0}")
     _refuse_unread(config, attacks, several=len(models) > 1 or defend is not None)
@@ -144,7 +151,17 @@ def _refuse_unread(config: DictConfig, attacks: Mapping[str, BuiltAttack], *, se
     if not attacks:
         refuse_unread("threat", "no attack is run: choose attacks=... or attack=...")
     if config.get("transfer") and not several:
-        refuse_unread("transfer", "there is one model: give others in checkpoints, or a purifier")
+        refuse_unread("transfer", "there is one model: give others in checkpoints or models, or a purifier")
+
+
+def _built(named: NamedModel, data: Data, seed: int) -> Model:
+    """The model of ``named`` for ``data``; a `UserError` tells which of several it is about."""
+    try:
+        return build_trained(named.config, named.checkpoint, data, seed=seed)
+    except UserError as error:
+        if not named.key:
+            raise
+        raise UserError(f"{named.key}: {error}") from error
 
 
 def _candidates(config: DictConfig, data: Data, models: Mapping[str, Model]) -> Candidates | None:

@@ -47,7 +47,13 @@ def run(config: DictConfig, run: Run) -> float:
         records = collect_records(run, loaded.evaluation, loaded.groups)
     with run.phase("report"):
         table = write_results(
-            run, loaded.evaluation, loaded.groups, records, title="Purification", diagnostics=config.diagnostics
+            run,
+            loaded.evaluation,
+            loaded.groups,
+            records,
+            title="Purification",
+            diagnostics=config.diagnostics.extent,
+            share=config.diagnostics.share,
         )
     group = loaded.groups[0]
     return worst_case_recall(table, group.defended[0] if group.defended else group.bare)

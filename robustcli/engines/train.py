@@ -113,7 +113,8 @@ def run(config: DictConfig, run: Run) -> float:
             title=f"Before and after: {name}" if "defense" in config else f"A classifier trained with {name}",
             metrics=metrics,
             shown={"after": f"after {name}"},
-            diagnostics=config.diagnostics,
+            diagnostics=config.diagnostics.extent,
+            share=config.diagnostics.share,
         )
     return robust_recall(table, "after")
 

@@ -1,6 +1,6 @@
 """Diagnostics of the robust figures of a table, and transfer rates between its models."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -12,10 +12,11 @@ from robustcli.attacks import (
     retrieval_transfer_matrix,
     transfer_matrix,
 )
-from robustcli.diagnostics import SAMPLES, Finding, diagnose, failed
+from robustcli.diagnostics import CHECKS, SAMPLES, Finding, Part, diagnose, failed
 from robustcli.diagnostics.context import ENSEMBLES
 from robustcli.evaluation import ClassificationEvaluator, Entry, Evaluation, Group, RetrievalEvaluator
 from robustcli.evaluation.aggregate import worst_attack
+from robustcli.evaluation.records import BARE, CLEAN
 from robustcli.report.tables import Grid, label_of
 from robustcli.runs.run import Run
 from robustcli.utils import files
@@ -25,16 +26,26 @@ _FEW_SAMPLES = 16  # of an ensemble's diagnostics, or of a defence's, which woul
 
 
 def diagnostics_of(
-    run: Run, evaluation: Evaluation, groups: Sequence[Group], table: pd.DataFrame, extent: str
+    run: Run,
+    evaluation: Evaluation,
+    groups: Sequence[Group],
+    table: pd.DataFrame,
+    records: pd.DataFrame,
+    *,
+    extent: str,
+    share: float | None,
 ) -> list[Finding]:
     """Diagnostic findings on the robust figures of each model, also written to ``diagnostics.csv``.
 
-    A check that fails is *not run*.
+    A check that fails is *not run*; one that was done before a kill is not run again.
 
     Args:
         table: recall of every model under every attack at the radius of the table, see `summarise`.
+        records: of the evaluation, which tell what its attacks took.
         extent: ``off``: none; ``auto`` and ``strict``: the worst attack on each model, on which the claim of
             robustness rests, and the first defence only; ``full``: every attack on every model.
+        share: of the passes that the attacks of the evaluation took on a model, which its diagnostics may take under
+            ``auto``, see ``limit`` of `diagnose`; None: no limit.
     """
     if extent == "off":
         return []
@@ -46,17 +57,28 @@ def diagnostics_of(
         for name in _diagnosed_attacks(evaluation, entry, table, extent)
     ]
     findings: list[Finding] = []
-    with Progress(len(plan), "diagnostics", unit="numbers") as progress:
-        for group, entry, name in plan:
+    with Progress(len(plan) * len(CHECKS), "diagnostics", unit="checks") as progress:
+        for number, (group, entry, name) in enumerate(plan, start=1):
             sources = {each.label: each.model for other in groups for each in other.entries}
             try:
                 few = bool(group.defended) or isinstance(evaluation.attacks[name], ENSEMBLES)
                 subject = evaluation.evaluator.subject(entry, _FEW_SAMPLES if few else SAMPLES)
                 attack, keys = evaluation.main_run(name, entry).attack, evaluation.keys.get(name)
-                findings += diagnose(subject, attack, model=entry.label, name=name, sources=sources, keys=keys)
+                limit = int(share * _passes(records, entry.label)) if share is not None and extent == "auto" else None
+                findings += diagnose(
+                    subject,
+                    attack,
+                    model=entry.label,
+                    name=name,
+                    sources=sources,
+                    keys=keys,
+                    limit=limit,
+                    part=_part(run, f"diagnostics/{entry.label}/{name}", progress),
+                    show=lambda check: progress.advance(0, check=check),
+                )
             except Exception as error:  # all attacking is done: no fault of a diagnosis may lose its results
                 findings += failed(error, model=entry.label, name=name)
-            progress.advance(1)
+            progress.advance(number * len(CHECKS) - progress.steps)  # those of one that failed as a whole
     if plan:
         with files.atomic(run.directory / "diagnostics.csv") as path:
             pd.DataFrame([vars(finding) for finding in findings]).to_csv(path, index=False)
@@ -93,6 +115,24 @@ def transfers(run: Run, evaluation: Evaluation, groups: Sequence[Group], name: s
     with files.atomic(run.directory / "transfer.csv") as path:
         table.to_csv(path, index=False)
     return [_transfer_grid(str(direction), part, name) for direction, part in table.groupby("direction", sort=False)]
+
+
+def _passes(records: pd.DataFrame, label: str) -> int:
+    """Forward and backward passes that all attacks of the evaluation took on the model ``label``."""
+    own = records[(records["model"] == label) & (records["attack"] != CLEAN)]
+    copied = (own["access"] == "static") & (own["defence"] != BARE)  # what was computed on the bare model
+    return int(own.loc[~copied, ["queries", "gradients"]].sum().sum())
+
+
+def _part(run: Run, name: str, progress: Progress) -> Part:
+    """Cache of findings among the parts of ``run``."""
+
+    def part(check: str, compute: Callable[[], Finding]) -> Finding:
+        table = run.records_part(f"{name}/{check}", lambda: pd.DataFrame([vars(compute())]))
+        progress.advance(1)
+        return Finding(**{str(name): value for name, value in table.to_dict("records")[0].items()})
+
+    return part
 
 
 def _diagnosed_entries(group: Group, extent: str) -> Sequence[Entry]:

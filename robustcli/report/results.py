@@ -44,6 +44,7 @@ def write_results(
     metrics: Mapping[str, float] | None = None,
     shown: Mapping[str, str] | None = None,
     diagnostics: str = "off",
+    share: float | None = None,
     transfer: bool = False,
 ) -> pd.DataFrame:
     """Write records, metrics, pictures and the report of an evaluation and print its tables; returns the summary at the
@@ -54,7 +55,7 @@ def write_results(
         records: one row a query, model, attack, access and radius.
         metrics: of the command itself; they join those of the table.
         shown: label -> longer name in tables and pictures.
-        diagnostics: see `diagnostics_of`.
+        diagnostics, share: extent of the diagnostics, and how much they may take, see `diagnostics_of`.
         transfer: measure the transfer between models too, at the cost of one more attack on each of them.
 
     Raises:
@@ -68,10 +69,9 @@ def write_results(
     run.write_metrics(flat, pd.concat([table, curve], ignore_index=True))
     # Records and metrics are on disk from here on: diagnostics, transfer and pictures attack again and may be killed.
     names = {entry.label: (shown or {}).get(entry.label, entry.label) for group in groups for entry in group.entries}
-    findings = [
-        replace(found, model=names[found.model])
-        for found in diagnostics_of(run, evaluation, groups, table, diagnostics)
-    ]
+    with run.phase("diagnostics"):
+        found = diagnostics_of(run, evaluation, groups, table, records, extent=diagnostics, share=share)
+    findings = [replace(each, model=names[each.model]) for each in found]
     seen, seen_curve = (frame.assign(model=frame["model"].map(names)) for frame in (table, curve))
     warnings = _warnings(evaluation, seen, seen_curve, records) if defended else []
     album, transferred = Album(run), list[Grid]()

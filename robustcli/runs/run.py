@@ -116,13 +116,16 @@ class Run:
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Add the wall time (s) of the block to ``phases.<name>`` of the manifest, over all sessions of the run."""
-        begin = time.perf_counter()
+        """Add the wall time (s) of the block to ``phases.<name>`` of the manifest, over all sessions of the run; that
+        of a phase within it is of this one alone.
+        """
+        phases = self.manifest["phases"]
+        begin, before = time.perf_counter(), sum(phases.values())
         try:
             yield
         finally:
-            phases = self.manifest["phases"]
-            phases[name] = phases.get(name, 0.0) + round(time.perf_counter() - begin, 3)
+            within = sum(phases.values()) - before
+            phases[name] = phases.get(name, 0.0) + round(time.perf_counter() - begin - within, 3)
             self._save_manifest()
 
     def note(self, **entries: Any) -> None:

@@ -8,9 +8,11 @@ import pytest
 from hydra.errors import ConfigCompositionException
 from omegaconf import OmegaConf
 
+from robustcli.cli.launch import launch, written_out
 from robustcli.config import checks, schemas
 from robustcli.config import groups as config_groups
 from robustcli.config.compose import compose, keys
+from robustcli.config.schemas import DiagnosticsSettings
 from robustcli.utils.errors import UserError
 
 COMMANDS = [name.replace("_", "-") for name in schemas.SCHEMAS]
@@ -149,13 +151,72 @@ def test_a_choice_that_yaml_reads_as_a_boolean_is_meant_as_it_is_written(
     (tmp_path / "experiment" / "mine.yaml").write_text(f"# @package _global_\n# Mine.\ndiagnostics: {written}\n")
     composed = compose("evaluate", ["attacks=none", "experiment=mine"], ["--config-dir", str(tmp_path)])
     checks.check(composed)
-    assert composed.diagnostics == meant
+    assert composed.diagnostics == {"extent": meant, "share": 0.25}
 
 
 def test_a_boolean_is_refused_where_no_choice_is_read_as_one(tmp_path: Path) -> None:
     for value in ("true", "1"):
-        with pytest.raises(UserError, match="diagnostics is"):
+        with pytest.raises(UserError, match=r"diagnostics\.extent is"):
             checks.check(compose("evaluate", ["attacks=none", f"diagnostics={value}"]))
+
+
+@pytest.mark.parametrize("command", [name for name in COMMANDS if name not in ("train-generator", "learn-alphas")])
+def test_diagnostics_are_a_node_or_a_word(command: str) -> None:
+    default = DiagnosticsSettings(extent="auto")
+    for words, extent, share in (
+        ([], "auto", default.share),
+        (["diagnostics=off"], "off", default.share),
+        (["diagnostics.share=1", "diagnostics=auto"], "auto", 1.0),
+        (["diagnostics=full", "diagnostics.share=null"], "full", None),
+        (["diagnostics={extent: strict}"], "strict", default.share),
+        (["~diagnostics.share"], "auto", default.share),
+    ):
+        composed = compose(command, written_out(command, words))
+        checks.check(composed)
+        assert composed.diagnostics == {"extent": extent, "share": share}, words
+
+
+@pytest.mark.parametrize(
+    ("written", "words", "extent", "share"),
+    [
+        ("off", ["diagnostics=full"], "full", 0.25),
+        ("{share: 3}", ["diagnostics=strict"], "strict", 3.0),
+        ("{extent: full}", ["diagnostics.share=2"], "full", 2.0),
+    ],
+)
+def test_an_experiment_may_write_diagnostics_either_way(
+    written: str, words: list[str], extent: str, share: float, tmp_path: Path
+) -> None:
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "mine.yaml").write_text(f"# @package _global_\n# Mine.\ndiagnostics: {written}\n")
+    argv = written_out("evaluate", ["--config-dir", str(tmp_path), "experiment=mine", *words])
+    composed = compose("evaluate", argv[2:], argv)
+    checks.check(composed)
+    assert composed.diagnostics == {"extent": extent, "share": share}
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("diagnostics.share=abc", "diagnostics.share is 'abc', but must be a number, or null"),
+        ("diagnostics.share=-1", "diagnostics.share is -1.0, but must be from 0 to 1000"),
+        ("+diagnostics={shares: 1}", "diagnostics has no key 'shares': did you mean 'share'?"),
+        ("diagnostics=null", "diagnostics.extent is None, but must be a word"),
+    ],
+)
+def test_diagnostics_that_mean_nothing_are_refused(word: str, said: str) -> None:
+    with pytest.raises(UserError, match=re.escape(said)):
+        checks.check(compose("evaluate", written_out("evaluate", [word])))
+
+
+def test_a_key_of_a_node_that_an_experiment_writes_as_a_word_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "mine.yaml").write_text("# @package _global_\n# Mine.\ndiagnostics: full\n")
+    words = ["--config-dir", str(tmp_path), "experiment=mine", "diagnostics.share=2"]
+    assert launch("evaluate", [*words, f"hydra.run.dir={tmp_path / 'run'}"]) == 2
+    assert "write it there as diagnostics: {extent: WORD}" in capsys.readouterr().err
 
 
 def test_no_schema_has_the_name_of_another_class() -> None:

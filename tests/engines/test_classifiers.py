@@ -13,6 +13,7 @@ import pytest
 from safetensors.torch import load_file
 
 from robustcli.cli.launch import launch
+from robustcli.diagnostics import CHECKS
 
 DIGITS = ["dataset=digits", "model=digits", "evaluation.resamples=20", "evaluation.limit=48"]
 WHOLE = "threat.eps=0.25"
@@ -163,3 +164,47 @@ def test_a_killed_attack_goes_on_and_ends_in_the_same_records(tmp_path: Path) ->
         pd.read_parquet(place / "records.parquet"), pd.read_parquet(tmp_path / "whole" / "records.parquet")
     )
     assert (place / "log.txt").read_text().count("was computed before, kept") == len(done)
+
+
+def test_a_run_killed_within_the_diagnostics_goes_on_at_the_check(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [*DIGITS, "attack=pgd", WHOLE]
+    assert launch("attack", [*words, f"hydra.run.dir={tmp_path / 'whole'}"]) == 0
+    assert "diagnostics 17/17  check" in capsys.readouterr().err
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    killed = tmp_path / "killed"
+    with monkeypatch.context() as patch:
+        patch.setitem(CHECKS, "more steps", stop)  # type: ignore[arg-type]
+        assert launch("attack", [*words, f"hydra.run.dir={killed}"]) == 130
+    assert not (killed / "diagnostics.csv").exists() and len(list((killed / "parts").glob("diagnostics*"))) == 10
+    with monkeypatch.context() as patch:
+        for check in list(CHECKS)[:10]:
+            patch.setitem(CHECKS, check, stop)  # type: ignore[arg-type]
+        assert launch("attack", [f"resume={killed}"]) == 0
+    whole, resumed = (pd.read_csv(place / "diagnostics.csv") for place in (tmp_path / "whole", killed))
+    pd.testing.assert_frame_equal(whole, resumed)
+    assert metrics(tmp_path / "whole") == metrics(killed) and not (killed / "parts").exists()
+    phases = json.loads((killed / "manifest.json").read_text())["phases"]
+    assert set(phases) == {"load", "attack", "diagnostics", "report"} and min(phases.values()) >= 0
+
+
+def test_diagnostics_take_a_share_of_the_passes_of_the_evaluation(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [*DIGITS, "evaluation.limit=16", "attack=pgd", "threat.eps=0.1"]
+    assert launch("attack", [*words, f"hydra.run.dir={tmp_path / 'auto'}"]) == 0
+    found = pd.read_csv(tmp_path / "auto" / "diagnostics.csv").set_index("check")
+    left_out = list(found.index[found["left_out"]])
+    assert "black box" in left_out and set(found.loc[left_out, "status"]) == {"not run"}
+    said, report = " ".join(capsys.readouterr().out.split()), (tmp_path / "auto" / "report.md").read_text()
+    assert f"({len(left_out)} left out)" in said and f"({len(left_out)} left out)" in report
+    assert "(diagnostics.share=null runs it)" in said and "it takes about" in report
+    for more in ("diagnostics.share=null", "diagnostics=strict"):  # strict may not pass for what was not run
+        place = tmp_path / more
+        launch("attack", [*words, more, f"hydra.run.dir='{place}'"])
+        whole = pd.read_csv(place / "diagnostics.csv").set_index("check")
+        assert not whole["left_out"].any() and whole.loc["black box", "passes"] > 0

@@ -85,6 +85,16 @@ def test_manifest_says_the_threads_that_the_engine_chose(tmp_path: Path) -> None
     assert read(run.directory / "manifest.json")["torch"]["threads"] == before + 1
 
 
+def test_the_time_of_a_phase_within_another_is_its_own_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([0.0, 1.0, 5.0, 7.0])
+    with start(tmp_path / "a") as run:
+        with monkeypatch.context() as patch:
+            patch.setattr("robustcli.runs.run.time.perf_counter", lambda: next(clock))
+            with run.phase("report"), run.phase("diagnostics"):
+                pass
+        assert run.manifest["phases"] == {"diagnostics": 4.0, "report": 3.0}
+
+
 def test_done_run_is_not_worked_on_again(tmp_path: Path) -> None:
     with start(tmp_path / "a") as run:
         run.finish(0.5)
