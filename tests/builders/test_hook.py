@@ -18,7 +18,8 @@ class Failing:
             "plain": OSError("1536000 requested and 200576 written"),
             "value": ValueError("two\nlines"),
             "type": TypeError("can only join an iterable"),
-            "memory": RuntimeError("out of memory"),
+            "memory": RuntimeError("CUDA out of memory."),
+            "inside": RuntimeError("expected a matrix"),
             "user": UserError("dataset.x is wrong."),
         }[error]
 
@@ -35,6 +36,7 @@ REASONS = [
     ("value", r"node {} cannot be made of its settings \(ValueError: two\)"),
     ("type", r"node {} cannot be made of its settings \(TypeError: can only join an iterable\)"),
     ("user", r"dataset\.x is wrong\."),
+    ("memory", "node {} needs more memory than there is: lower the sizes in its settings"),
 ]
 
 
@@ -50,8 +52,8 @@ def test_the_reason_and_the_path_of_a_constructor_s_error_stay(error: str, messa
 
 @pytest.mark.parametrize("kind", ["Failing", "Built"])
 def test_what_is_no_mistake_of_a_user_keeps_its_type(kind: str) -> None:
-    with pytest.raises(RuntimeError, match="out of memory"):
-        build({"_target_": f"{__name__}.{kind}", "error": "memory"}, node="node")
+    with pytest.raises(RuntimeError, match="expected a matrix"):
+        build({"_target_": f"{__name__}.{kind}", "error": "inside"}, node="node")
 
 
 def test_a_setting_that_is_not_taken_is_named() -> None:

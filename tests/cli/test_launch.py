@@ -570,7 +570,7 @@ def test_a_full_disk_is_told_and_the_run_goes_on_when_there_is_room(
     assert not list(small_disk.rglob(".tmp-*"))
 
 
-@pytest.mark.parametrize("words", [["seed=0,5"], ["resume=sweep", "trainer.lr=0.5"], ["resume=sweep", "attack=pgd"]])
+@pytest.mark.parametrize("words", [["seed=0,5"], ["resume=sweep", "trainer.lr=0.5"]])
 def test_a_sweep_of_another_config_is_refused_before_its_first_job(
     engine: Any, capfd: pytest.CaptureFixture[str], words: list[str]
 ) -> None:

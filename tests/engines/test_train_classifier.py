@@ -29,6 +29,7 @@ SMALL = [
     "trainer.eval_every=40",
     "evaluation.resamples=20",
     "evaluation.limit=100",
+    "diagnostics=off",
 ]
 
 

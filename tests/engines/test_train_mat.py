@@ -25,6 +25,7 @@ SMALL = [
     "evaluation.resamples=50",
     "evaluation.eps_curve=[0, 1]",
     "attacks=quick",
+    "diagnostics=off",
 ]
 
 
