@@ -1,6 +1,7 @@
 """The short form of several models, ``models={small: digits, mine: my_module.Net}``, as overrides that Hydra reads."""
 
 import json
+import re
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
@@ -39,9 +40,18 @@ def _in_full(word: str, choices: Collection[str]) -> Iterator[str]:
     except HydraException:  # told by Hydra, which reads the word again
         models = None
     if not isinstance(models, dict) or not models:
+        if models is not None and not isinstance(models, dict):
+            raise UserError(
+                f"{word}: this short form is one set of models; for a job each give one label several choices, "
+                f"+{_GROUP}@{_KEY}.LABEL=digits,small_cnn."
+            )
         yield word
         return
     for label, entry in models.items():
+        if not re.fullmatch(r"\w[\w-]*", str(label)):
+            raise UserError(
+                f"{_KEY}: the label {str(label)!r} names a node of the config: give it letters, digits, _ and - alone."
+            )
         node = f"{_KEY}.{label}"
         settings = {str(name): value for name, value in entry.items()} if isinstance(entry, dict) else {"name": entry}
         name = settings.pop("name", None)

@@ -42,11 +42,11 @@ CHECKS: Mapping[str, Check] = {
     "unbounded eps": unbounded_eps,
     "words": more_words,
     "stronger search": stronger_search,
+    "more restarts": more_restarts,
     "moved images": moved_images,
     "last step": last_step,
     "more steps": more_steps,
     "straight through": straight_through,
-    "more restarts": more_restarts,
     "transfer": transfer,
     "monotone in eps": monotone_in_eps,
     "smoothed gradients": smoothed_gradients,
@@ -80,7 +80,7 @@ def diagnose(
         sources: other models by name, for transfer attacks; the subject's own is left out.
         queries: forward passes of the black-box search, an image; None: 1000 of small images, 100 of others.
         keys: config keys of the attack, for the advice; None: those of a node ``attack``.
-        limit: forward and backward passes that the attack and all checks may take together, at least 120 for each image
+        limit: forward and backward passes that the attack and all checks may take together, at least 330 for each image
             of the sample and 2,560 beside. A check that attacks again is left out where it would take more than are
             left; the attack itself, what is measured on its result and the checks without which there is no verdict are
             run in any case. None: no limit.

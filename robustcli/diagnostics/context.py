@@ -27,9 +27,10 @@ from robustcli.diagnostics.changes import AnyAttack, image_search, layers, singl
 from robustcli.diagnostics.subjects import Outcome, Subject
 from robustcli.utils.seeding import derive_seed
 
-# Passes that are allowed in any case, for each image of the sample and beside: those of a stronger search, and those of
-# the finite differences. A weak attack takes few passes, and a share of few would leave out what tells that it is weak.
-_LEAST, _LEAST_BESIDE = 120, 2560
+# Passes that are allowed in any case, for each image of the sample and beside: those of a stronger search and of more
+# restarts, and those of the finite differences. A weak attack takes few passes, and a share of few would leave out what
+# tells that it is weak.
+_LEAST, _LEAST_BESIDE = 330, 2560
 
 
 class LeftOut(Exception):

@@ -37,6 +37,8 @@ def loaded(command: str, *words: str) -> Any:
         ("evaluate", [*ALONE, "attack=fgsm", "candidates=neighbours"], UNREAD),
         ("evaluate", [NO_CAPTIONS, "attacks=quick", "candidates=neighbours"], UNREAD),
         ("evaluate", [*ALONE, "attack=fgsm", "transfer=true"], UNREAD),
+        ("evaluate", [*ALONE, "attack=fgsm", "diagnostics={extent: full, share: 0.1}"], f"share: {UNREAD}"),
+        ("evaluate", [*ALONE, "attack=fgsm", "diagnostics=strict", "diagnostics.share=1"], f"share=1: {UNREAD}"),
         ("evaluate", [*CLASSIFIER, "attacks=none", "threat.eps=3/255"], UNREAD),
         ("evaluate", [*CLASSIFIER, "attacks=none", "diagnostics=full"], UNREAD),
         ("evaluate", [*CLASSIFIER, "attacks=none", "evaluation.eps_curve=[1]"], UNREAD),

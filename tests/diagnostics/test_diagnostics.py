@@ -229,6 +229,12 @@ FAULTS: dict[str, tuple[Make, ClassifierAttack | RetrievalAttack, set[str], str]
         {"gradients"},
         "BPDA",
     ),
+    "drift from its own minimum": (
+        dual,
+        images_alone(PGD_4.replace(loss="drift", random_start=False)),
+        {"gradients"},
+        "loss=margin",
+    ),
     "nan": (partial(classifier, change=lambda net: Preprocessed(net, nan_backward)), PGD_2, {"gradients"}, "NaN"),
     "deaf": (partial(classifier, change=Deaf), PGD_2, {"unbounded eps"}, "masked"),
     "randomised": (partial(classifier, change=Noisy), PGD_2, {"randomised"}, "evaluation.eot=20"),

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import pytest
+import torch
 
 from robustcli.attacks import EOT, FGSM, PGD, ClassifierAttack, SepAttack, WordSubstitution
 from robustcli.diagnostics import CHECKS, NOT_RUN, OK, Finding, diagnose, verdict
@@ -31,8 +32,8 @@ def test_a_check_that_does_not_fit_is_left_out_and_tells_what_it_takes() -> None
     found = by_check(limited)["black box"]
     assert found.status == NOT_RUN and found.advice == "diagnostics.share=null runs it."
     assert (
-        "it takes about" in found.measured and "of 6,400 are left" in found.measured
-    )  # 120 for each of 32 images, and 2,560
+        "it takes about" in found.measured and "of 13,120 are left" in found.measured
+    )  # 330 for each of 32 images, and 2,560
     assert verdict(limited) == verdict(whole) == OK
     same = {name for name in CHECKS if name not in left_out(limited)}
     assert [each for each in whole if each.check in same] == [each for each in limited if each.check in same]
@@ -40,7 +41,7 @@ def test_a_check_that_does_not_fit_is_left_out_and_tells_what_it_takes() -> None
 
 def test_the_limit_holds_and_a_larger_one_runs_more() -> None:
     counts = []
-    for limit in (6400, 9000, 18000, 10**6):
+    for limit in (13_120, 17_000, 26_000, 10**6):
         subject = classifier(PLAIN.threat)
         findings = diagnose(subject, PLAIN, limit=limit)
         # A search judges its start as well, a pass more an image than is estimated.
@@ -93,6 +94,17 @@ def test_findings_of_a_killed_run_are_those_of_an_undisturbed_one(
             whole(part)
     assert list(kept) == list(CHECKS)[: list(CHECKS).index(killed_in)]
     assert whole(part) == whole()
+
+
+def test_a_check_draws_by_its_name_whatever_was_drawn_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    for check in ("coverage", "last step"):
+        monkeypatch.setitem(CHECKS, check, lambda _: str(torch.rand(1)))  # type: ignore[arg-type]
+    found = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        found.append(by_check(diagnose(classifier(PLAIN.threat, Noisy), PLAIN, queries=20)))
+    assert found[0] == found[1]
+    assert found[0]["coverage"].measured != found[0]["last step"].measured
 
 
 def test_a_weak_attack_meets_a_stronger_search_however_few_passes_it_takes() -> None:
