@@ -11,6 +11,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from robustcli import __version__
+from robustcli.cli.commands import COMMANDS
+from robustcli.cli.launch import written_out
 
 ROOT = Path(__file__).parents[1]
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -45,3 +47,14 @@ def test_continuous_integration_calls_targets_that_exist() -> None:
     steps = [step["run"] for job in CI.values() for step in job["steps"] if "run" in step]
     called = [line.split()[1] for line in steps if "${{" not in line] + versions
     assert set(called) <= set(targets) and {"lint", "test", "smoke", "full-size", "lowest", "newest"} <= set(called)
+
+
+def test_what_the_makefile_runs_is_composed_without_a_refusal() -> None:
+    """The overrides of `make smoke`, `demo` and the assets contradict neither each other nor a group."""
+    makefile = (ROOT / "Makefile").read_text().replace("\\\n", " ")
+    lines = re.findall(r"^\t\$\(RUN\) ([a-z-]+)((?: +[^\s]+)*)", makefile, flags=re.MULTILINE)
+    runs = {(name, words) for name, words in lines if name in COMMANDS}
+    assert {name for name, _ in runs} == set(COMMANDS)
+    for name, words in sorted(runs):
+        written = written_out(name, [word for word in words.split() if "$" not in word and word != "--multirun"])
+        assert written is not None, name
