@@ -1,6 +1,5 @@
 """Builders of evaluations: the suite of attacks, the threat model and the attacker's access, from a composed config."""
 
-import re
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -18,7 +17,7 @@ from robustcli.builders.attacks import (
     check_unit,
 )
 from robustcli.builders.names import refuse_reserved
-from robustcli.config.unread import refuse_unread, typed_words
+from robustcli.config.unread import refuse_unread
 from robustcli.data import ImageClassData, ImageTextData
 from robustcli.evaluation import (
     ACCESS,
@@ -109,8 +108,6 @@ def _refuse_unread(
     if (extent := config.diagnostics.extent) != "auto":
         why = f"diagnostics={extent} runs {'none' if extent == 'off' else 'every check'}"
         refuse_unread("diagnostics.share", why)
-        if any(re.match(r"diagnostics=\{.*\bshare\b", word) for word in typed_words()):
-            raise UserError(f"diagnostics.share: nothing would read it, because {why}.")
     if settings.eps_curve and not (threat.moves_images and threat.radius):
         refuse_unread("evaluation.eps_curve", f"its radii are multiples of threat.eps, which is {config.threat.eps}")
     if not settings.eps_curve and threat.radius is not None and not config.get("transfer"):

@@ -38,15 +38,14 @@ def _in_full(word: str, choices: Collection[str]) -> Iterator[str]:
     try:
         models: Any = OverridesParser.create().parse_override(word).value()
     except HydraException:  # told by Hydra, which reads the word again
-        models = None
-    if not isinstance(models, dict) or not models:
-        if models is not None and not isinstance(models, dict):
-            raise UserError(
-                f"{word}: this short form is one set of models; for a job each give one label several choices, "
-                f"+{_GROUP}@{_KEY}.LABEL=digits,small_cnn."
-            )
+        models = {}
+    if not isinstance(models, dict):
+        raise UserError(
+            f"{word}: this short form is one set of models; for a job each give one label several choices, "
+            f"+{_GROUP}@{_KEY}.LABEL=digits,small_cnn."
+        )
+    if not models:
         yield word
-        return
     for label, entry in models.items():
         if not re.fullmatch(r"\w[\w-]*", str(label)):
             raise UserError(

@@ -43,6 +43,17 @@ def _in_quotes(text: str) -> str:
     return "'" + re.sub(r"(\\*)('|\Z)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), text) + "'"
 
 
+def keys_within(word: str) -> list[str]:
+    """``diagnostics.share`` of ``diagnostics={share: 0.1}``: the keys right below that of a word that is a mapping."""
+    if not word.partition("=")[2].startswith("{"):
+        return []
+    try:
+        given = OverridesParser.create().parse_override(word).value()
+    except HydraException:
+        return []
+    return [f"{key(word)}.{name}" for name in given] if isinstance(given, dict) else []
+
+
 def readable(word: str) -> bool:
     """Whether Hydra's grammar reads ``word``."""
     try:

@@ -6,7 +6,7 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
-from robustcli.config.overrides import key
+from robustcli.config.overrides import key, keys_within
 from robustcli.utils.errors import UserError
 
 
@@ -24,6 +24,8 @@ def refuse_unread(name: str, why: str) -> None:
     for word in typed_words():
         if not word.startswith("~") and (key(word) == name or key(word).startswith(f"{name}.")):
             raise UserError(f"{word}: nothing would read it, because {why}.")
+        if name in keys_within(word):
+            raise UserError(f"{name}: nothing would read it, because {why}.")
 
 
 def refuse_all_but(group: str, read: Collection[str], why: str) -> None:
