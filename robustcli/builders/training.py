@@ -14,13 +14,16 @@ from robustcli import metrics
 from robustcli.attacks import ClassifierAttack, RetrievalAttack, SepAttack, SequentialAttack
 from robustcli.builders.attacks import BuiltAttack, Candidates, build_attack, build_threat, check_reach, check_unit
 from robustcli.builders.candidates import lazy_candidates
+from robustcli.builders.data import augmented
 from robustcli.builders.device import on_device
 from robustcli.builders.generators import build_generator
+from robustcli.builders.hook import construct
 from robustcli.builders.models import build_classifier, build_dual_encoder
 from robustcli.builders.objectives import build_class_objective, build_elbo, build_objective
 from robustcli.config.unread import refuse_all_but, refuse_unread
 from robustcli.data import ImageClassData, ImageTextData
 from robustcli.data.augmentation import Augmentation
+from robustcli.data.sampling import Group
 from robustcli.defenses import PairObjective
 from robustcli.evaluation import ClassificationEvaluator, RetrievalEvaluator
 from robustcli.evaluation.generation import GenerationJudge
@@ -64,7 +67,16 @@ def build_pair_trainer(
     sizes = {"batch_size": config.trainer.batch_size, "seed": config.seed}
     # A copy: what the training began with, a resumed one too, whose weights are restored later.
     reference = copy.deepcopy(model).eval() if objective.takes_reference else None
-    task = PairTask(sets["train"], objective, attack, threat, reference=reference, **sizes)
+    pairing = construct(config.pairing, node="pairing")
+    if isinstance(pairing, Group) and getattr(objective, "positives", None) == "diagonal":
+        raise UserError(
+            "pairing=group puts captions of one image into a batch, which defense.positives=diagonal would push apart: "
+            "choose defense.positives=soft or mask."
+        )
+    if not augmented(sets["train"]):
+        for key in ("share", "rise"):
+            refuse_unread(f"pairing.{key}", "dataset.augmentations names no augmented pairs")
+    task = PairTask(sets["train"], objective, attack, threat, pairing=pairing, reference=reference, **sizes)
     evaluator = RetrievalEvaluator(sets["val"], threat, **_validation_settings(config))
 
     def recall(trained: DualEncoder) -> dict[str, float]:

@@ -61,6 +61,15 @@ COMMANDS: Mapping[str, Command] = {
             ),
         ),
         Command(
+            "augment",
+            "augment",
+            (
+                "",
+                "augment=redraw augment.number=2 augment.misaligned=.25",
+                "dataset=flickr30k dataset.captions_per_image=1 augment=captions",
+            ),
+        ),
+        Command(
             "purify",
             "purify",
             (

@@ -138,11 +138,28 @@ class BaseCommand:
     device: str
     threads: int = bounded(1, 1024)
     dataset: Any
+
+
+@dataclass(kw_only=True)
+class AugmentCommand(BaseCommand):
+    """``robustcli augment``."""
+
+    augment: Any
+    split: str = choice(*SPLITS)
+    images: int | None = bounded(1)
+    batch_size: int = bounded(1)
+    shard: int = bounded(1)
+
+
+@dataclass(kw_only=True)
+class EvaluatingCommand(BaseCommand):
+    """Keys of the commands that evaluate."""
+
     evaluation: EvaluationSettings
 
 
 @dataclass(kw_only=True)
-class JudgingCommand(BaseCommand):
+class JudgingCommand(EvaluatingCommand):
     """Keys of the commands that evaluate a model under attack and run diagnostics on its robust figures."""
 
     model: Any
@@ -157,6 +174,7 @@ class TrainMatCommand(JudgingCommand):
     attack: Any
     candidates: Any = None
     defense: Any
+    pairing: Any
     attacks: Any
     trainer: TrainerSettings
 
@@ -173,7 +191,7 @@ class TrainClassifierCommand(JudgingCommand):
 
 
 @dataclass(kw_only=True)
-class TrainGeneratorCommand(BaseCommand):
+class TrainGeneratorCommand(EvaluatingCommand):
     """``robustcli train-generator``."""
 
     generator: Any
@@ -217,7 +235,7 @@ class PurifyCommand(JudgingCommand):
 
 
 @dataclass(kw_only=True)
-class LearnAlphasCommand(BaseCommand):
+class LearnAlphasCommand(EvaluatingCommand):
     """``robustcli learn-alphas``."""
 
     model: Any
@@ -238,6 +256,7 @@ SCHEMAS: Mapping[str, type[BaseCommand]] = {
     "evaluate": EvaluateCommand,
     "purify": PurifyCommand,
     "learn_alphas": LearnAlphasCommand,
+    "augment": AugmentCommand,
 }
 
 

@@ -4,10 +4,26 @@ Shapes: B batch, H height, W width, N images, M captions.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+Relation = Callable[[Tensor, Tensor], Tensor]  # (rows of images, rows of captions) -> block of the relation, bool
+
+
+@dataclass(frozen=True)
+class Derived:
+    """An image or a caption that was made for a set.
+
+    Attributes:
+        source: row of the image or caption that it is a version of; None: of none.
+        facts: what an image shows, or a caption claims, as the set itself writes it; None: not known.
+    """
+
+    source: int | None
+    facts: str | None = None
 
 
 class ImageTextData(ABC):
@@ -57,12 +73,45 @@ class ImageTextData(ABC):
         counts = torch.bincount(self.owner, minlength=len(self.image_ids))
         return list(torch.split(order, counts.tolist()))
 
+    def relation_with(self, images: Sequence[Derived], captions: Sequence[Derived]) -> Relation:
+        """The relation of truth of this set and of further images and captions, whose rows follow its own.
+
+        A version of an image or caption counts as what it was made from; a caption that is a version of none is true of
+        no image. A set that can judge ``facts`` does so.
+        """
+        of_image = torch.tensor([*range(len(self)), *(_source(each) for each in images)])
+        of_caption = torch.tensor([*range(len(self.captions)), *(_source(each) for each in captions)])
+
+        def relation(rows: Tensor, columns: Tensor) -> Tensor:
+            shown, said = of_image[rows], of_caption[columns]
+            block = self.relevance(shown.clamp(min=0), said.clamp(min=0))
+            return block & (shown >= 0)[:, None] & (said >= 0)[None, :]
+
+        return relation
+
+    def caption_facts(self, caption: int) -> str | None:
+        """What the caption of this row claims, see `Derived`; None where the set does not know."""
+        return None
+
+    def pairs_of(self) -> tuple[list[Tensor], list[Tensor]]:
+        """The pairs that a training may visit for each of its K items, as two lists of K tensors (P,2) long: pairs of
+        the set itself, and augmented ones; a pair is a row of an image and a row of a caption.
+
+        The items of a plain set are its images.
+        """
+        own = [torch.stack([torch.full_like(rows, image), rows], 1) for image, rows in enumerate(self.captions_of())]
+        return own, [torch.empty(0, 2, dtype=torch.long)] * len(own)
+
     def provenance(self) -> dict[str, str | int]:
         """Entry of the set in the manifest of a run: fingerprint, number of images, entries left out."""
         return {"fingerprint": self.fingerprint, "images": len(self), "skipped": self.skipped}
 
     def __len__(self) -> int:
         return len(self.image_ids)
+
+
+def _source(derived: Derived) -> int:
+    return -1 if derived.source is None else derived.source
 
 
 def rows_of(indices: Tensor, count: int) -> Tensor:

@@ -24,7 +24,7 @@ _reading = Lock()
 
 
 @dataclass(frozen=True)
-class _ParquetBlob(Blob):
+class ParquetBlob(Blob):
     """The bytes of an image in a parquet file: those of the row ``offset``, number ``place`` of the row ``group``."""
 
     column: str = ""
@@ -137,7 +137,7 @@ def _rows(path: Path, columns: Mapping[str, str], root: Path | None, split: str,
             yield Row(where, name, Blob(root / name), captions, of)
 
 
-def _cells(path: Path, columns: Mapping[str, str]) -> Iterator[tuple[_ParquetBlob, list[Any]]]:
+def _cells(path: Path, columns: Mapping[str, str]) -> Iterator[tuple[ParquetBlob, list[Any]]]:
     """Place and wanted cells of each row; a row group at a time stands in memory."""
     from pyarrow import ArrowException, parquet
 
@@ -152,7 +152,7 @@ def _cells(path: Path, columns: Mapping[str, str]) -> Iterator[tuple[_ParquetBlo
         for group in range(file.num_row_groups):
             table = file.read_row_group(group, columns=list(dict.fromkeys(columns.values())))
             for place in range(len(table)):
-                blob = _ParquetBlob(path, row, column=columns["image_column"], group=group, place=place)
+                blob = ParquetBlob(path, row, column=columns["image_column"], group=group, place=place)
                 yield blob, [table[column][place].as_py() for column in columns.values()]
                 row += 1
     except (ArrowException, OSError) as error:

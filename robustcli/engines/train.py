@@ -9,7 +9,7 @@ import pandas as pd
 from omegaconf import DictConfig
 
 from robustcli.attacks import Attack
-from robustcli.builders.data import build_captioned, build_classes
+from robustcli.builders.data import build_captioned, build_classes, build_training_pairs
 from robustcli.builders.device import choose_device
 from robustcli.builders.evaluation import build_attacks, build_evaluation
 from robustcli.builders.training import (
@@ -31,6 +31,7 @@ from robustcli.runs.run import Run
 from robustcli.training.history import check_tensorboard, train, write_history
 from robustcli.training.tasks import PairTask
 from robustcli.training.trainer import Trainer
+from robustcli.utils.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +55,18 @@ def load(config: DictConfig) -> LoadedTraining:
     device, pairs = choose_device(config.device, config.threads), "defense" in config
     check_tensorboard(config.trainer.tensorboard)
     read = build_captioned if pairs else build_classes
-    sets: dict[str, Any] = {split: read(config.dataset, split) for split in ("train", "val", config.evaluation.split)}
+    sets: dict[str, Any] = {split: read(config.dataset, split) for split in ("val", config.evaluation.split)}
+    if (
+        pairs
+        and config.evaluation.split == "train"
+        and (config.dataset.augmentations or config.dataset.captions_per_image)
+    ):
+        raise UserError(
+            "evaluation.split=train judges the whole training set, which dataset.augmentations and "
+            "dataset.captions_per_image change: choose evaluation.split=val or test."
+        )
+    train_set = build_training_pairs if pairs else build_classes
+    sets = {"train": train_set(config.dataset, "train"), **sets}
     if "generator" in config:
         refuse_all_but("evaluation", ("split", "limit", "batch_size"), "a generator is not attacked")
         return LoadedTraining(sets=sets, trainer=build_generator_trainer(config, sets, device), evaluation=None)

@@ -10,7 +10,7 @@ from torch import Tensor
 from robustcli.attacks import ClassifierAttack, RetrievalAttack, ThreatModel
 from robustcli.data import ImageClassData, ImageTextData
 from robustcli.data.augmentation import Augmentation
-from robustcli.data.sampling import ClassBatch, Epochs, PairBatch, PairSampler
+from robustcli.data.sampling import ClassBatch, Epochs, PairBatch, Pairing, PairSampler
 from robustcli.defenses import ClassObjective, PairObjective
 from robustcli.models import Classifier, DualEncoder
 from robustcli.models.generators import ELBO, NVAE
@@ -36,6 +36,7 @@ class PairTask:
     Args:
         attack, threat: of the inner maximisation; no attack for an objective that takes none.
         batch_size: pairs of a micro-batch; ``seed`` names the order of the pairs.
+        pairing: how own and augmented pairs enter the batches; None: `Replace`.
         reference: the model as it is before the training, for an objective that reads it.
 
     Raises:
@@ -51,13 +52,14 @@ class PairTask:
         *,
         batch_size: int,
         seed: int,
+        pairing: Pairing | None = None,
         reference: DualEncoder | None = None,
     ) -> None:
         objective.check(attack, threat)
         objective.check_batch(batch_size)
         self.reference = reference
         self.data, self.objective, self.attack, self.threat = data, objective, attack, threat
-        self.sampler = PairSampler(data, batch_size=batch_size, seed=seed)
+        self.sampler = PairSampler(data, batch_size=batch_size, seed=seed, pairing=pairing)
 
     def load(self, number: int) -> tuple[PairBatch, Tensor]:
         batch = self.sampler(number)

@@ -160,7 +160,9 @@ def test_a_boolean_is_refused_where_no_choice_is_read_as_one(tmp_path: Path) -> 
             checks.check(compose("evaluate", ["attacks=none", f"diagnostics={value}"]))
 
 
-@pytest.mark.parametrize("command", [name for name in COMMANDS if name not in ("train-generator", "learn-alphas")])
+@pytest.mark.parametrize(
+    "command", [name for name in COMMANDS if name not in ("train-generator", "learn-alphas", "augment")]
+)
 def test_diagnostics_are_a_node_or_a_word(command: str) -> None:
     default = DiagnosticsSettings(extent="auto")
     for words, extent, share in (

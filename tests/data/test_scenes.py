@@ -66,7 +66,7 @@ def related(relation: str | None, order: tuple[tuple[str, ...], ...]) -> bool:
 
 def test_truth_is_what_a_reader_of_the_captions_finds() -> None:
     data = Scenes(split="test", synonym_frequency=0.3, **SMALL)
-    world = data._world
+    world = data.world
     found = data.relevance(torch.arange(40), torch.arange(240))
     for i in range(20):
         objects = [(COLOURS[c], KINDS[k], SIZES[s], PLACES[p]) for c, k, s, p in world.objects[i].tolist() if c != NONE]

@@ -127,20 +127,30 @@ def write_captions(world: World, synonym_frequency: float, seed: int) -> tuple[l
         for objects, count, texture, pick in zip(
             told.tolist(), world.counts.tolist(), world.textures.tolist(), choice.tolist(), strict=True
         )
-        for caption in _six(objects[:count], texture, pick)
+        for caption in six_captions(objects[:count], texture, pick)
     ]
-    texts = _with_synonyms([text for text, *_ in captions], synonym_frequency, seed)
+    return with_synonyms([text for text, *_ in captions], synonym_frequency, seed), claims(captions)
+
+
+Caption = tuple[str, list[list[int]], int, int, int]  # text, patterns, count, texture, relation
+
+
+def claims(captions: Sequence[Caption]) -> Predicates:
+    """The predicates of captions."""
     patterns = np.array([_padded(pattern) for _, pattern, *_ in captions])
     counts, textures, relations = (
         np.array(column) for column in zip(*(caption[2:] for caption in captions), strict=True)
     )
-    return texts, Predicates(patterns, counts, textures, relations)
+    return Predicates(patterns, counts, textures, relations)
 
 
-_Caption = tuple[str, list[list[int]], int, int, int]  # text, patterns, count, texture, relation
+def six_captions(objects: list[list[int]], texture: int, pick: int) -> list[Caption]:
+    """The six captions of a scene, from a full description to a vague one.
 
-
-def _six(objects: list[list[int]], texture: int, pick: int) -> list[_Caption]:
+    Args:
+        objects: in the order in which they are told, each with its four attributes.
+        pick: of the two forms of the vague one, 0 or 1.
+    """
     count, ground = len(objects), TEXTURES[texture]
     first = objects[0]
     named = [[c, k, NONE, NONE] for c, k, _, _ in objects]
@@ -158,7 +168,7 @@ def _six(objects: list[list[int]], texture: int, pick: int) -> list[_Caption]:
     ]
 
 
-def _relation(objects: list[list[int]], texture: int) -> _Caption:
+def _relation(objects: list[list[int]], texture: int) -> Caption:
     if len(objects) == 1:
         c, k, s, _ = objects[0]
         return f"a {SIZES[s]} {COLOURS[c]} {KINDS[k]} on {TEXTURES[texture]}", [[c, k, s, NONE]], NONE, texture, 0
@@ -184,7 +194,8 @@ def _padded(patterns: list[list[int]]) -> list[list[int]]:
     return patterns + [[NONE] * 4] * (OBJECTS - len(patterns))
 
 
-def _with_synonyms(texts: list[str], frequency: float, seed: int) -> list[str]:
+def with_synonyms(texts: list[str], frequency: float, seed: int) -> list[str]:
+    """``texts`` with words written as one of their synonyms, each with a chance of ``frequency``; in place."""
     line_of = {line[0]: line for line in SYNONYMS}
     longest = max(len(text.split()) for text in texts)
     draw = integers(seed, 23, (len(texts), longest), 1_000_000)

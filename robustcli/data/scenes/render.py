@@ -18,7 +18,9 @@ _STREAM = 40
 _TEXTURE = 28  # half the grey levels between the two tones of a background
 
 
-def render_scenes(world: World, size: int, seed: int, *, contrast: float, noise: int) -> NDArray[np.uint8]:
+def render_scenes(
+    world: World, size: int, seed: int, *, contrast: float, noise: int, period: int = 8
+) -> NDArray[np.uint8]:
     """Images (N,3,S,S), uint8.
 
     Args:
@@ -26,6 +28,7 @@ def render_scenes(world: World, size: int, seed: int, *, contrast: float, noise:
         contrast: distance of all tones from mid-grey, 1 for full; at half the contrast a given eps is twice as
             large beside the tones.
         noise: each channel of each pixel is shifted by up to this many grey levels afterwards.
+        period: half the width of a stripe, check or dot and its gap, in grid points of 32 pixels a side.
     """
     n, scale = len(world), size // 32
     place = {
@@ -39,7 +42,7 @@ def render_scenes(world: World, size: int, seed: int, *, contrast: float, noise:
     for start in range(0, n, _CHUNK):
         part = slice(start, start + _CHUNK)
         here = {key: value[part].astype(np.int32) for key, value in place.items()}
-        canvas = _background(world.textures[part], here, 2 * size, scale)
+        canvas = _background(world.textures[part], here, 2 * size, period * scale)
         for o in range(OBJECTS):
             _paint(canvas, world.objects[part, o].astype(np.int32), here, o, scale)
         toned = 128 + ((_halved(canvas) - 128) * round(100 * contrast)) // 100
@@ -47,10 +50,9 @@ def render_scenes(world: World, size: int, seed: int, *, contrast: float, noise:
     return images
 
 
-def _background(textures: NDArray[np.int64], place: dict[str, Grid], points: int, scale: int) -> Grid:
+def _background(textures: NDArray[np.int64], place: dict[str, Grid], points: int, period: int) -> Grid:
     grid = np.arange(points, dtype=np.int32)
     y, x = grid[None, :, None] + place["phase"][:, :1, None], grid[None, None, :] + place["phase"][:, 1:, None]
-    period = 8 * scale
     stripes = ((x + y) // period) % 2
     checks = (x // period + y // period) % 2
     dots = ((x % period - period // 2) ** 2 + (y % period - period // 2) ** 2 <= (period // 3) ** 2).astype(np.int32)

@@ -17,6 +17,7 @@ PLACES = ("top left", "top right", "bottom left", "bottom right")
 TEXTURES = ("plain", "stripes", "checks", "dots")
 ATTRIBUTES = (COLOURS, KINDS, SIZES, PLACES)
 OBJECTS = 3
+COUNTS = np.array([1, 2, 2, 2, 3])  # of the objects of a scene, all as likely as each other
 NONE = -1  # an object that is not there, or an attribute that a caption leaves open
 SPLITS = {"train": (0, 8), "val": (8, 9), "test": (9, 10)}  # tenths of the space of scenes
 _PLACE = 3
@@ -52,12 +53,12 @@ def draw_world(split: str, n: int, seed: int) -> World:
     """
     low, high = SPLITS[split]
     drawn = 4 * n * 10 // (high - low) + 1000
-    world = _draw(drawn, seed)
+    world = random_world(drawn, seed)
     keys = scene_keys(world)
     _, first = np.unique(keys, return_index=True)
     fresh = np.zeros(drawn, dtype=bool)
     fresh[first] = True
-    chosen = np.flatnonzero(fresh & _belongs(keys, split))[:n]
+    chosen = np.flatnonzero(fresh & belongs(world, split))[:n]
     if len(chosen) < n:
         raise ValueError(
             f"the space of scenes gave only {len(chosen)} different ones of split {split}, {n} were asked for"
@@ -72,12 +73,13 @@ def single_objects(split: str) -> World:
     objects = np.full((len(textures), OBJECTS, len(ATTRIBUTES)), NONE, dtype=np.int64)
     objects[:, 0] = np.stack(attributes, axis=1)
     world = World(objects, textures.astype(np.int64))
-    return world[np.flatnonzero(_belongs(scene_keys(world), split))]
+    return world[np.flatnonzero(belongs(world, split))]
 
 
-def _belongs(keys: NDArray[np.uint64], split: str) -> NDArray[np.bool_]:
+def belongs(world: World, split: str) -> NDArray[np.bool_]:
+    """(N,) True for the scenes of a split: a hash of the scene decides, so none stands in two."""
     low, high = SPLITS[split]
-    tenth = (mix(keys) >> np.uint64(11)) % np.uint64(10)
+    tenth = (mix(scene_keys(world)) >> np.uint64(11)) % np.uint64(10)
     return np.asarray((tenth >= low) & (tenth < high))
 
 
@@ -89,10 +91,16 @@ def scene_keys(world: World) -> NDArray[np.uint64]:
     return (((codes[:, 0] << 24) | (codes[:, 1] << 12) | codes[:, 2]) * 8 + world.textures).astype(np.uint64)
 
 
-def _draw(n: int, seed: int) -> World:
+def random_world(n: int, seed: int, counts: NDArray[np.int64] | None = None) -> World:
+    """``n`` scenes drawn at random, some of them equal, of any split.
+
+    Args:
+        counts: (N,) objects of each, 1 to 3; None: drawn.
+    """
     objects = np.stack([integers(seed, 1 + a, (n, OBJECTS), len(names)) for a, names in enumerate(ATTRIBUTES)], axis=2)
     # A place holds one object.
     objects[:, :, _PLACE] = np.argsort(words(seed, 5, (n, len(PLACES))), axis=1)[:, :OBJECTS]
-    counts = np.array([1, 2, 2, 2, 3])[integers(seed, 6, (n,), 5)]
+    if counts is None:
+        counts = COUNTS[integers(seed, 6, (n,), len(COUNTS))]
     objects[np.arange(OBJECTS)[None, :] >= counts[:, None]] = NONE
     return World(objects, integers(seed, 7, (n,), len(TEXTURES)))
