@@ -12,7 +12,7 @@ RUN := $(VENV)/bin/robustcli
 # Threads that spin against each other cost more than they give on a small machine: one a process, unless the caller says otherwise.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help setup shell lowest newest demo purify test mutants fuzz chaos coverage full-size gpu-check lint bench rivals zoo assets smoke sweep clean
+.PHONY: help setup shell lowest newest demo purify test mutants fuzz chaos coverage full-size gpu-check lint bench rivals zoo assets smoke sweep study clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -121,6 +121,9 @@ sweep: setup ## every defence from the same start over three seeds, at equal ste
 	  'model.checkpoint=outputs/sweep/synonyms/clean/$${dataset.synonym_frequency}/checkpoints/last.safetensors' \
 	  hydra.sweep.dir=outputs/sweep/synonyms/robust $(SWEEP)
 	$(VENV)/bin/python -m benchmarks.synonyms outputs/sweep/synonyms/robust outputs/sweep/synonyms.png
+
+study: setup ## what one-to-many augmentation gives MAT, in two worlds whose truth is known (two hours on two cores; goes on where it was stopped)
+	$(VENV)/bin/python -m benchmarks.study
 
 clean: ## remove caches and builds (never outputs/ or .venv)
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage* coverage.xml

@@ -27,6 +27,11 @@ PARTS = {
     "bounded": {"digits, AutoAttack, eps 0.11", "digits, PGD, 5 steps, eps 0.11", "digits, PGD, 5 steps, eps 0.002"},
     "purification": {f"2 images of 32 px, 4 draws, {part}" for part in ("forward", "forward and backward")},
     "towers": {"clean step", "gradient to the pixels"},
+    "augmentation": {
+        "MAT+ step",
+        "paraphrase, 5 pairs for each of 16 images",
+        "redraw, 5 pairs for each of 16 images",
+    },
     "rivals": {f"plain, {search}" for search in ("DeepFool", "FMN", "DDN", "ALMA", "C&W", "Square", "AutoAttack")},
 }
 RIVALS = ("adv_lib", "art", "foolbox", "pyautoattack")

@@ -24,6 +24,8 @@ NEEDS = {
         for name in ("celeba64_identities", "celebahq_gender", "stanford_cars4")
     },
     "train_mat/mat_clip_paper_unverified": [],
+    "train_mat/mat_plus_flickr30k": [],
+    "train_mat/mat_plus_coco": [],
 }
 SHORT = ["trainer.max_steps=2", "trainer.batch_size=8", "evaluation.limit=8", "device=cpu"]
 SCENES = ["dataset.train=32", "dataset.val=16", "dataset.test=16"]
@@ -31,6 +33,7 @@ RUNS = {
     "train_mat/tiny_clean": SCENES,
     "train_mat/demo": [*SCENES, "attacks.sga.image.steps=1", "~attacks.retrieval_autoattack"],
     "train_mat/sweep": [*SCENES, "attacks=quick"],
+    "train_mat/mat_plus_scenes": [*SCENES, "attacks=quick"],
     "train_classifier/tiny_digits": [],
     "train_classifier/tiny_scene_classes": SCENES,
     "train_generator/nvae_digits": [],

@@ -1,0 +1,1 @@
+"""The study of one-to-many augmentation on `scenes`: `python -m benchmarks.study`."""

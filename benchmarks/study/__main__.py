@@ -1,0 +1,139 @@
+"""The jobs of the study, each a `robustcli` command with a directory of its own, so that a stopped study goes on:
+`python -m benchmarks.study [--out DIR] [--jobs N] [--worlds first,second] [--seeds 0,1,2] [--report]`.
+"""
+
+import argparse
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.study.arms import ARMS, AUGMENTATIONS, CLEAN_STEPS, FEW, SEEDS, WORLDS, slug
+
+
+@dataclass(frozen=True)
+class Job:
+    """A command, and the directory of its run below that of the study."""
+
+    place: str
+    words: Sequence[str]
+
+
+def clean_jobs(world: str) -> list[Job]:
+    """The model that measures, which is not the one trained; and the start where the shipped weights know another
+    world.
+    """
+    seeds = {"reference": 7} if world == "first" else {"reference": 7, "start": 0}
+    steps = f"trainer.max_steps={CLEAN_STEPS}"
+    return [
+        Job(f"{world}/{name}", ["train-mat", "experiment=train_mat/tiny_clean", steps, f"seed={seed}", *WORLDS[world]])
+        for name, seed in seeds.items()
+    ]
+
+
+def augmentation_jobs(world: str) -> list[Job]:
+    """The directories that the arms mix in."""
+    return [
+        Job(f"{world}/augment/{slug(name)}", ["augment", *words, *FEW, *WORLDS[world]])
+        for name, words in AUGMENTATIONS.items()
+    ]
+
+
+def quality_job(world: str, out: Path) -> Job:
+    """The measures of all directories, and the prediction that stands before the first training."""
+    named = ", ".join(f"{name!r}: {_quoted(out / world / 'augment' / slug(name))}" for name in AUGMENTATIONS)
+    reference = out / world / "reference" / "checkpoints" / "last.safetensors"
+    words = [f"dataset.augmentations={{{named}}}", f"reference.checkpoint={reference}", *FEW, *WORLDS[world]]
+    return Job(f"{world}/quality", ["augment-quality", *words])
+
+
+def training_jobs(world: str, out: Path, seeds: Sequence[int]) -> list[Job]:
+    """Every arm under every seed, seed by seed: a study that is stopped early has whole rows of few seeds."""
+    start = [] if world == "first" else [f"checkpoint={out / world / 'start' / 'checkpoints' / 'last.safetensors'}"]
+    jobs = []
+    for seed in seeds:
+        for name, arm in ARMS.items():
+            places = ",".join(_quoted(out / world / "augment" / slug(part)) for part in arm.augmentations)
+            mixed = [f"dataset.augmentations=[{places}]"] if places else []
+            number = [] if arm.number is None else [f"dataset.augmented_per_image={arm.number}"]
+            checked = ["diagnostics=auto"] if seed == seeds[0] else []
+            words = [
+                "train-mat",
+                "experiment=train_mat/mat_plus_scenes",
+                f"seed={seed}",
+                *checked,
+                *start,
+                *mixed,
+                *number,
+            ]
+            jobs.append(Job(f"{world}/train/{slug(name)}/{seed}", [*words, *WORLDS[world]]))
+    return jobs
+
+
+def run(job: Job, out: Path) -> None:
+    """The job to its end, from where it was stopped; nothing where it is done.
+
+    Raises:
+        SystemExit: it failed.
+    """
+    place = out / job.place
+    if (place / "DONE").exists():
+        return
+    command, *words = job.words
+    begun = (place / "config.yaml").exists()
+    words = [f"resume={place}"] if begun else [*words, f"hydra.run.dir={_quoted(place)}"]
+    begin = time.monotonic()
+    place.parent.mkdir(parents=True, exist_ok=True)
+    log = out / "logs" / f"{job.place.replace('/', '_')}.txt"
+    log.parent.mkdir(exist_ok=True)
+    with log.open("a") as file:
+        code = subprocess.run(
+            [sys.executable, "-m", "robustcli", command, *words], stdout=file, stderr=file, check=False
+        ).returncode
+    if code:
+        raise SystemExit(f"{job.place} ended with code {code}: see {log}; what is done stays, start the same again")
+    print(f"{job.place}: {time.monotonic() - begin:.0f} s", flush=True)
+
+
+def run_all(jobs: Sequence[Job], out: Path, workers: int) -> None:
+    """All jobs, ``workers`` at a time; the first that fails keeps those that did not begin from beginning."""
+    with ThreadPoolExecutor(workers) as pool:
+        pending = [pool.submit(run, job, out) for job in jobs]
+        try:
+            for each in pending:
+                each.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _quoted(place: Path) -> str:
+    return f"'{place}'"
+
+
+def main() -> None:
+    """Run what is not done yet, world by world, and write the report."""
+    from benchmarks.study.report import write_report
+
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.study", description=__doc__)
+    parser.add_argument("--out", type=Path, default=Path("outputs/study"))
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--worlds", default=",".join(WORLDS))
+    parser.add_argument("--seeds", default=",".join(map(str, SEEDS)))
+    parser.add_argument("--report", action="store_true", help="of what is done so far, without running anything")
+    asked = parser.parse_args()
+    out, worlds, seeds = asked.out.absolute(), asked.worlds.split(","), [int(seed) for seed in asked.seeds.split(",")]
+    for world in [] if asked.report else worlds:
+        run_all(clean_jobs(world), out, asked.jobs)
+        run_all(augmentation_jobs(world), out, asked.jobs)
+        run(quality_job(world, out), out)
+        run_all(training_jobs(world, out, seeds), out, asked.jobs)
+        write_report(out, worlds)
+    write_report(out, worlds)
+
+
+if __name__ == "__main__":
+    main()
