@@ -58,8 +58,9 @@ def test_every_job_composes(tmp_path: Path) -> None:
     assert len({job.place for job in jobs}) == len(jobs)
     for job in jobs:
         command, *words = job.words
-        if (command == "train-mat" and "mat_plus_scenes" not in str(words)) or "second" in job.place:
-            checks.check(compose(command, words))
+        if command == "augment-quality" or any("eda" in word or "randaugment" in word for word in words):
+            continue
+        checks.check(compose(command, words))
 
 
 def test_the_curves_are_of_arms_and_the_arms_of_augmentations() -> None:

@@ -145,7 +145,7 @@ def _measured(out: Path, name: str, arms: Sequence[str], gain: Floats, resamples
     rows = [
         (
             entry["augmentation"],
-            "gains" if entry["gains"] else "does not",
+            "gains" if entry["gain"] else "does not",
             f"{gain[arms.index(_arm(entry['augmentation']))]:+.1f}",
             "gains" if np.percentile(resamples[:, arms.index(_arm(entry["augmentation"]))], 2.5) > 0 else "does not",
         )
