@@ -10,7 +10,18 @@ from rich.console import Console
 
 from benchmarks.report import show
 
-NAMES = ("mat_step", "text_attack", "data", "towers", "compiled", "minimum_norm", "bounded", "purification", "rivals")
+NAMES = (
+    "mat_step",
+    "text_attack",
+    "data",
+    "augment_quality",
+    "towers",
+    "compiled",
+    "minimum_norm",
+    "bounded",
+    "purification",
+    "rivals",
+)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
