@@ -55,7 +55,7 @@ def build_augmented(config: DictConfig, split: str) -> tuple[ImageTextData, dict
     named = OmegaConf.to_container(config, resolve=True)["augmentations"]  # type: ignore[index, call-overload]
     if not isinstance(named, list | dict) or not named:
         raise UserError(
-            f"dataset.augmentations is {named}: name directories of `robustcli augment`, as in "
+            "dataset.augmentations names no directory: give those of `robustcli augment`, as in "
             "'dataset.augmentations=[DIR, ...]' or 'dataset.augmentations={name: DIR, ...}'."
         )
     data = build_captioned(config, split)
