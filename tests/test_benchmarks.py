@@ -26,6 +26,7 @@ PARTS = {
     },
     "bounded": {"digits, AutoAttack, eps 0.11", "digits, PGD, 5 steps, eps 0.11", "digits, PGD, 5 steps, eps 0.002"},
     "purification": {f"2 images of 32 px, 4 draws, {part}" for part in ("forward", "forward and backward")},
+    "augment_quality": {"text measures"},
     "towers": {"clean step", "gradient to the pixels"},
     "augmentation": {
         "MAT+ step",

@@ -1,5 +1,7 @@
 """Builders of data sets of captions or of classes, from config nodes."""
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -7,8 +9,9 @@ from omegaconf import DictConfig, OmegaConf
 from robustcli.builders.hook import construct
 from robustcli.config.unread import refuse_unread
 from robustcli.data import ImageClassData, ImageTextData
-from robustcli.data.augment import Augmented, FewerCaptions
+from robustcli.data.augment import Augmented, FewerCaptions, read_method
 from robustcli.utils.errors import UserError
+from robustcli.utils.flatten import flatten
 
 _OF_TRAINING = ("captions_per_image", "augmentations", "augmented_per_image")  # keys of `build_training_pairs`
 
@@ -39,6 +42,41 @@ def build_training_pairs(config: DictConfig, split: str) -> ImageTextData:
         return Augmented(data, config.augmentations, number=config.augmented_per_image)
     refuse_unread("dataset.augmented_per_image", "dataset.augmentations names no augmented pairs")
     return data
+
+
+def build_augmented(config: DictConfig, split: str) -> tuple[ImageTextData, dict[str, Augmented]]:
+    """The set without ``augmentations``, and by label the set with the pairs of each of these directories alone.
+
+    The label is that of a mapping; of a list it is the method with its parameters.
+
+    Raises:
+        UserError: none is named, or as `build_training_pairs`.
+    """
+    named = OmegaConf.to_container(config, resolve=True)["augmentations"]  # type: ignore[index, call-overload]
+    if not isinstance(named, list | dict) or not named:
+        raise UserError(
+            "dataset.augmentations names no directory: give those of `robustcli augment`, as in "
+            "'dataset.augmentations=[DIR, ...]' or 'dataset.augmentations={name: DIR, ...}'."
+        )
+    data = build_captioned(config, split)
+    if config.captions_per_image is not None:
+        data = FewerCaptions(data, config.captions_per_image)
+    places = [Path(str(each)).expanduser() for each in (named.values() if isinstance(named, dict) else named)]
+    made = [Augmented(data, [place], number=config.augmented_per_image) for place in places]
+    labels = list(map(str, named)) if isinstance(named, dict) else _labels(places)
+    return data, dict(zip(labels, made, strict=True))
+
+
+def _labels(places: Sequence[Path]) -> list[str]:
+    """Method and parameters of each directory, and its name too where another has the same."""
+    labels = []
+    for place in places:
+        method, parameters = read_method(place)
+        set_to = {key: value for key, value in flatten(parameters).items() if value}
+        labels.append(" ".join([method, *(f"{key}={value}" for key, value in set_to.items())]))
+    return [
+        label if labels.count(label) == 1 else f"{label} ({place})" for label, place in zip(labels, places, strict=True)
+    ]
 
 
 def augmented(data: ImageTextData) -> bool:

@@ -70,6 +70,15 @@ COMMANDS: Mapping[str, Command] = {
             ),
         ),
         Command(
+            "augment-quality",
+            "augment_quality",
+            (
+                "'dataset.augmentations=[outputs/augment/2026-01-31/12-00-00-4f1c2a]'",
+                "'dataset.augmentations={eda: runs/eda, llm: runs/llm}' dataset=flickr30k model@reference=vit_b_32 "
+                "reference.pretrained=openai",
+            ),
+        ),
+        Command(
             "purify",
             "purify",
             (

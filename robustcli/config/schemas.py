@@ -152,6 +152,26 @@ class AugmentCommand(BaseCommand):
 
 
 @dataclass(kw_only=True)
+class PredictionSettings:
+    """Constants of the rule by which ``augment-quality`` predicts what will help; the keys of ``prediction``."""
+
+    alignment: float = bounded(0)
+    gap: float = bounded(0)
+
+
+@dataclass(kw_only=True)
+class AugmentQualityCommand(BaseCommand):
+    """``robustcli augment-quality``."""
+
+    reference: Any
+    split: str = choice(*SPLITS)
+    items: int = bounded(1)
+    batch_size: int = bounded(1)
+    resamples: int = bounded(1, 1_000_000)
+    prediction: PredictionSettings
+
+
+@dataclass(kw_only=True)
 class EvaluatingCommand(BaseCommand):
     """Keys of the commands that evaluate."""
 
@@ -257,6 +277,7 @@ SCHEMAS: Mapping[str, type[BaseCommand]] = {
     "purify": PurifyCommand,
     "learn_alphas": LearnAlphasCommand,
     "augment": AugmentCommand,
+    "augment_quality": AugmentQualityCommand,
 }
 
 

@@ -4,7 +4,7 @@ Shapes: B images of a chunk, C channels, H height, W width, D embedding, N image
 V variants of an attack.
 """
 
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -294,13 +294,17 @@ class RetrievalEvaluator(Evaluator):
             features: Tensor = model.encode_image(images.to(model.device))
             return features
 
-    @torch.no_grad()
     def _encode_captions(self, model: Any, captions: tuple[str, ...]) -> Tensor:
-        """(M,D); captions of similar length are encoded together, since a batch costs as much as its longest."""
-        tokens = model.tokenize(captions)
-        order = torch.argsort(tokens.argmax(-1), stable=True)
-        encoded = torch.cat([model.encode_text(tokens[rows]) for rows in torch.split(order, 4 * self.batch_size)])
-        return torch.empty_like(encoded).index_copy_(0, order.to(encoded.device), encoded)
+        return encode_captions(model, captions, 4 * self.batch_size)
+
+
+@torch.no_grad()
+def encode_captions(model: Any, captions: Sequence[str], batch_size: int) -> Tensor:
+    """(M,D); captions of similar length are encoded together, since a batch costs as much as its longest."""
+    tokens = model.tokenize(captions)
+    order = torch.argsort(tokens.argmax(-1), stable=True)
+    encoded = torch.cat([model.encode_text(tokens[rows]) for rows in torch.split(order, batch_size)])
+    return torch.empty_like(encoded).index_copy_(0, order.to(encoded.device), encoded)
 
 
 @dataclass(frozen=True)

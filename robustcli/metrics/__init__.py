@@ -1,7 +1,15 @@
-"""Metrics and their intervals: ranks, recall, attack success, bootstrap."""
+"""Metrics and their intervals: ranks, recall, attack success, distances of distributions, bootstrap."""
 
 from robustcli.metrics.classification import label_ranks
-from robustcli.metrics.intervals import Interval, bootstrap, bootstrap_difference, bootstrap_ratio, wilson
+from robustcli.metrics.distributions import PairedMMD, frechet_distance, jensen_shannon, median_bandwidth
+from robustcli.metrics.intervals import (
+    Interval,
+    bootstrap,
+    bootstrap_difference,
+    bootstrap_ratio,
+    jackknife,
+    wilson,
+)
 from robustcli.metrics.retrieval import (
     Ranks,
     Recall,
@@ -14,11 +22,14 @@ from robustcli.metrics.retrieval import (
     recall_at_k,
     same_text_ceiling,
 )
+from robustcli.metrics.texts import SelfBLEU, distinct_n
 
 __all__ = [
     "Interval",
+    "PairedMMD",
     "Ranks",
     "Recall",
+    "SelfBLEU",
     "SuccessRate",
     "attack_success_drop",
     "attack_success_flip",
@@ -26,8 +37,13 @@ __all__ = [
     "bootstrap_difference",
     "bootstrap_ratio",
     "chance_recall",
+    "distinct_n",
     "first_true_rank",
+    "frechet_distance",
+    "jackknife",
+    "jensen_shannon",
     "label_ranks",
+    "median_bandwidth",
     "ranks",
     "recall_at_k",
     "same_text_ceiling",

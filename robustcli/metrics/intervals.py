@@ -6,9 +6,12 @@ queries (Efron and Tibshirani 1993, section 8; percentile intervals).
 A percentile interval of 0 hits in 500 would be [0, 0]. Where all values are 0, or all are 1, the open end is the exact
 binomial bound for as many independent trials as there are images (Clopper and Pearson 1934).
 
+A distance between distributions is biased by resamples that hold an item twice: for those there is the jackknife.
+
 Shapes: Q queries, I images (clusters), R resamples, C summed columns.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -80,6 +83,28 @@ def bootstrap_difference(
 
     mean = difference(table.sum(dim=0, keepdim=True)).item()
     return _percentiles(mean, difference(_resampled(table, resamples, seed)), images, level)
+
+
+def jackknife(
+    statistic: Callable[[Tensor], float], items: int, *, parts: int = 20, level: float = 0.95, seed: int = 0
+) -> Interval:
+    """Interval of ``statistic`` of (I,) bool, the items that count, by leaving out one of ``parts`` groups at a time.
+
+    The delete-a-group jackknife (Efron and Tibshirani 1993, section 11.5; Kott 2001) with the quantile of Student's t.
+    """
+    everything = torch.ones(items, dtype=torch.bool)
+    mean, parts = statistic(everything), min(parts, items)
+    if mean != mean:
+        return Interval(None, None, None)
+    if parts < 3:  # of two groups each is judged by the other alone
+        return Interval(mean, None, None)
+    from scipy.stats import t
+
+    group = torch.randperm(items, generator=generator("jackknife", seed)) % parts
+    left = torch.tensor([statistic(everything & (group != part)) for part in range(parts)], dtype=torch.float64)
+    error = float(((parts - 1) / parts * (left - left.mean()).square().sum()).sqrt())
+    reach = error * float(t.ppf((1 + level) / 2, parts - 1))
+    return Interval(mean, mean - reach, mean + reach) if reach == reach else Interval(mean, None, None)
 
 
 def _sums(columns: list[Tensor], groups: Tensor) -> tuple[Tensor, int]:

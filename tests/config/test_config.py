@@ -161,7 +161,8 @@ def test_a_boolean_is_refused_where_no_choice_is_read_as_one(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    "command", [name for name in COMMANDS if name not in ("train-generator", "learn-alphas", "augment")]
+    "command",
+    [name for name in COMMANDS if name not in ("train-generator", "learn-alphas", "augment", "augment-quality")],
 )
 def test_diagnostics_are_a_node_or_a_word(command: str) -> None:
     default = DiagnosticsSettings(extent="auto")

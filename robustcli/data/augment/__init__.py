@@ -4,7 +4,7 @@ from robustcli.data.augment.augmented import Augmented, FewerCaptions
 from robustcli.data.augment.base import Augmenter
 from robustcli.data.augment.captions import OwnCaptions
 from robustcli.data.augment.scenes import Paraphrase, Redraw
-from robustcli.data.augment.shards import AugmentedPair, StoredPair, read_manifest, read_pairs
+from robustcli.data.augment.shards import AugmentedPair, StoredPair, read_manifest, read_method, read_pairs
 
 __all__ = [
     "Augmented",
@@ -16,5 +16,6 @@ __all__ = [
     "Redraw",
     "StoredPair",
     "read_manifest",
+    "read_method",
     "read_pairs",
 ]

@@ -70,6 +70,10 @@ class Augmented(ImageTextData):
     item are never negatives of its images, whatever they say. Beyond that the relation of truth is that of the set, see
     `ImageTextData.relation_with`.
 
+    Attributes:
+        base: the set.
+        stored: the augmented pairs, as they stand in the directories; the new images follow in this order.
+
     Args:
         data: the set.
         directories: of finished runs of ``robustcli augment`` on the very same set.
@@ -86,6 +90,7 @@ class Augmented(ImageTextData):
         if number is not None and number < 1:
             raise UserError(f"dataset.augmented_per_image is {number}: expected at least 1, or null for all.")
         stored = [pair for place in places for pair in _first(_checked(place, data), number)]
+        self.stored = stored
         row_of = {name: row for row, name in enumerate(data.image_ids)}
         captions_of = data.captions_of()
         items = [row_of[pair.source] for pair in stored]

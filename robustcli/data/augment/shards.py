@@ -119,6 +119,23 @@ def read_manifest(directory: Path) -> dict[str, Any]:
     return manifest
 
 
+def read_method(directory: Path) -> tuple[str, dict[str, Any]]:
+    """Name and parameters of the method that made the pairs of a directory.
+
+    Raises:
+        UserError: it holds no pair, or a damaged shard.
+    """
+    from pyarrow import ArrowException, parquet
+
+    for path in sorted((directory / _FOLDER).glob("pairs-*.parquet")):
+        try:
+            for row in parquet.read_table(path, columns=["method", "parameters"]).slice(0, 1).to_pylist():
+                return str(row["method"]), json.loads(row["parameters"])
+        except (ArrowException, OSError, KeyError) as error:
+            raise UserError(f"{path} cannot be read ({error}): remove its directory and augment again.") from None
+    raise UserError(f"{directory} holds no augmented pair: augment again.")
+
+
 def _read(path: Path) -> Iterator[StoredPair]:
     from pyarrow import ArrowException, parquet
 
