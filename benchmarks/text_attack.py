@@ -26,10 +26,10 @@ from benchmarks.report import Row, cpu_seconds
 from robustcli.attacks import BertAttack, Cached, CandidateSource, MaskedLM, SynonymTable, WordSubstitution
 from robustcli.attacks.core.frozen import frozen
 from robustcli.attacks.core.losses import divergence
-from robustcli.attacks.text.stopwords import STOP_WORDS
 from robustcli.data import Scenes
 from robustcli.data.scenes import synonym_table, vocabulary
 from robustcli.models import DualEncoder, tiny
+from robustcli.utils.words import STOP_WORDS
 
 TARGET, BERT_TARGET = 5.0, 8.0
 SEARCHES = ("exhaustive", "importance")

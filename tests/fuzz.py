@@ -27,7 +27,6 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from robustcli.attacks.text.candidates import read_table
 from robustcli.cli.commands import COMMANDS
 from robustcli.cli.launch import one_sentence, written_out
 from robustcli.cli.validate import validate
@@ -40,6 +39,7 @@ from robustcli.models.factory import restore
 from robustcli.models.generators import load_generator
 from robustcli.models.weights import METADATA_KEY, read_safetensors
 from robustcli.utils.errors import UserError
+from robustcli.utils.words import read_table
 
 SECONDS = 10
 VALUES = (

@@ -7,7 +7,6 @@ Shapes: V width of the token table, K words.
 
 import hashlib
 import json
-import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, Self
@@ -19,9 +18,9 @@ from torch.nn import functional as F
 from robustcli.attacks.core.oracle import content_lengths
 from robustcli.attacks.core.pairs import DualEncoderLike
 from robustcli.utils.errors import UserError
+from robustcli.utils.words import affixes, read_table
 
 Replacements = list[tuple[int, str]]  # (position of the word, its replacement), best first within a position
-_AFFIXES = re.compile(r"^(\W*)(.*?)(\W*)$", re.DOTALL)
 
 
 class CandidateSource(Protocol):
@@ -46,12 +45,6 @@ class CaptionedData(Protocol):
     name: str
     captions: Sequence[str]
     synonyms: Mapping[str, Sequence[str]] | None
-
-
-def affixes(word: str) -> tuple[str, str, str]:
-    """Leading punctuation, core and trailing punctuation."""
-    match = _AFFIXES.match(word)
-    return (match[1], match[2], match[3]) if match else ("", word, "")
 
 
 def digest(kind: str, *parts: object) -> str:
@@ -160,36 +153,6 @@ def look_up(table: Mapping[str, Sequence[str]], caption: str) -> Replacements:
 
 def _lower(table: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
     return {str(word).lower(): [str(other) for other in others] for word, others in table.items()}
-
-
-def read_table(table: Mapping[str, Sequence[str]] | str | Path, key: str) -> Mapping[str, Sequence[str]]:
-    """Word -> words, from such a mapping or from a JSON file, whose entries may be sorted by part of speech.
-
-    Raises:
-        UserError: a file that is not there or is no such table; it names ``key``.
-    """
-    if isinstance(table, Mapping):
-        return table
-    try:
-        content = json.loads(Path(table).read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise UserError(f"{key} is {str(table)!r}, which does not exist: give a JSON file.") from error
-    except (OSError, ValueError) as error:
-        raise UserError(f"{key} is {str(table)!r}, which is no JSON file: {error}.") from error
-    try:
-        return {word: _others(entry) for word, entry in content.items()}
-    except (AttributeError, TypeError) as error:
-        raise UserError(
-            f'{key} is {str(table)!r}: expected JSON like {{"word": ["others"]}} or {{"word": {{"noun": ["others"]}}}}.'
-        ) from error
-
-
-def _others(entry: Sequence[str] | Mapping[str, Sequence[str]]) -> list[str]:
-    """Words of an entry, of all parts of speech where it has several, each once."""
-    lists = list(entry.values()) if isinstance(entry, Mapping) else [entry]
-    if not all(isinstance(each, list) for each in lists):
-        raise TypeError("an entry is a list of words, or lists by part of speech")
-    return list(dict.fromkeys(str(other) for each in lists for other in each))
 
 
 def _read_lines(path: str | Path) -> list[str]:

@@ -12,8 +12,8 @@ from torch.nn import functional as F
 
 from robustcli.attacks.core.edit_distance import Words
 from robustcli.attacks.core.oracle import TextEncoder
-from robustcli.attacks.text.candidates import affixes, read_table
 from robustcli.utils.errors import UserError
+from robustcli.utils.words import affixes, read_table
 
 
 class SentenceEncoder(Protocol):

@@ -17,8 +17,9 @@ from torch.nn import functional as F
 
 from robustcli.attacks.core.pairs import DualEncoderLike
 from robustcli.attacks.text.cached import Cached
-from robustcli.attacks.text.candidates import CaptionedData, Replacements, affixes, digest
+from robustcli.attacks.text.candidates import CaptionedData, Replacements, digest
 from robustcli.utils.errors import UserError
+from robustcli.utils.words import affixes
 
 _BATCH = 64
 _PIECES, _CHOICES, _COMBINATIONS = 12, 4, 24  # of a word of several pieces; constants of the original

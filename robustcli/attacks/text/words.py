@@ -17,7 +17,7 @@ from robustcli.attacks.core.losses import divergence
 from robustcli.attacks.core.oracle import TextEncoder, TextObjective
 from robustcli.attacks.core.retrieval import TextAttack
 from robustcli.attacks.core.threat import ThreatModel
-from robustcli.attacks.text.candidates import CandidateSource, affixes
+from robustcli.attacks.text.candidates import CandidateSource
 from robustcli.attacks.text.edits import (
     CandidateEdit,
     EditedCaption,
@@ -28,9 +28,9 @@ from robustcli.attacks.text.edits import (
     score_clean,
 )
 from robustcli.attacks.text.hotflip import first_order
-from robustcli.attacks.text.stopwords import STOP_WORDS
 from robustcli.utils.errors import UserError
 from robustcli.utils.numbers import at_least, one_of
+from robustcli.utils.words import STOP_WORDS, affixes
 
 SEARCHES = ("exhaustive", "hotflip", "importance")
 _MASK = "[UNK]"  # as in the published code of BERT-Attack

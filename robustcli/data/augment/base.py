@@ -1,13 +1,16 @@
 """The interface of a method of augmentation: new captions or new images for the images of a set.
 
-Shapes: H height, W width.
+Shapes: B batch, H height, W width.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 from robustcli.data.augment.shards import AugmentedPair
 from robustcli.data.base import ImageTextData
@@ -64,3 +67,9 @@ def own_order(name: str, count: int) -> list[int]:
     The captions of an image may stand in an order of their own, from the full to the vague.
     """
     return torch.randperm(count, generator=generator("captions", name)).tolist()
+
+
+def to_bytes(images: Tensor) -> NDArray[np.uint8]:
+    """Images (B,3,H,W) in [0,1] -> (B,H,W,3) uint8, as `AugmentedPair` and other libraries have them."""
+    pixels: NDArray[np.uint8] = (images * 255).round().byte().permute(0, 2, 3, 1).contiguous().numpy()
+    return pixels

@@ -11,8 +11,8 @@ import torch
 
 from robustcli.attacks import Cached, EmbeddingNeighbours, SynonymTable
 from robustcli.attacks.text.candidates import Replacements
-from robustcli.attacks.text.stopwords import STOP_WORDS
 from robustcli.utils.errors import UserError
+from robustcli.utils.words import STOP_WORDS
 
 from ..conftest import ToyDual
 
