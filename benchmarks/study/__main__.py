@@ -44,7 +44,7 @@ def augmentation_jobs(world: str) -> list[Job]:
 
 def quality_job(world: str, out: Path) -> Job:
     """The measures of all directories, and the prediction that stands before the first training."""
-    named = ", ".join(f"{name!r}: {_quoted(out / world / 'augment' / slug(name))}" for name in AUGMENTATIONS)
+    named = ", ".join(f"{slug(name)}: {_quoted(out / world / 'augment' / slug(name))}" for name in AUGMENTATIONS)
     reference = out / world / "reference" / "checkpoints" / "last.safetensors"
     words = [f"dataset.augmentations={{{named}}}", f"reference.checkpoint={reference}", *FEW, *WORLDS[world]]
     return Job(f"{world}/quality", ["augment-quality", *words])

@@ -175,8 +175,8 @@ def _measured(out: Path, name: str, arms: Sequence[str], gain: Floats, resamples
 
 
 def _arm(augmentation: str) -> str:
-    """The arm that trains with all of one augmentation."""
-    return "captions 5" if augmentation == "captions" else augmentation
+    """The arm that trains with all of one augmentation, which the measures call by the name of its folder."""
+    return "captions 5" if augmentation == "captions" else {slug(name): name for name in ARMS}[augmentation]
 
 
 def _verdict(out: Path, world: str, arm: str) -> str:
