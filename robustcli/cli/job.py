@@ -21,7 +21,7 @@ from robustcli.cli.signals import end_with_parent
 from robustcli.config.checks import check
 from robustcli.config.unread import typed_words
 from robustcli.runs.manifest import record_refusal
-from robustcli.utils.errors import SuspectClaim, lacks_room, user_error_in_chain
+from robustcli.utils.errors import SuspectClaim, behind, lacks_memory, lacks_room, user_error_in_chain
 from robustcli.utils.stops import stop_code
 
 # On import, because the workers of joblib and submitit import this module, and nothing else of ours, when they unpickle
@@ -101,12 +101,19 @@ def engine_of(command: str) -> ModuleType:
 
 
 def failure(error: BaseException, directory: Path) -> str:
-    """One line with the type and first line of ``error`` and the path of its traceback; or that the disk is full."""
+    """One line with the type and first line of ``error`` and the path of its traceback; or that the disk or the memory
+    is full.
+    """
     reason = (str(error).strip().splitlines() or [""])[0]
     written = directory / "FAILED"
     trace = f" (traceback in {written})" if written.exists() else ""
     if lacks_room(error):
         return f"the disk of {directory} has no room left{trace}: make room there, and start the same again"
+    if any(map(lacks_memory, behind(error))):
+        return (
+            f"the memory ran out{trace}: take a smaller evaluation.batch_size, or trainer.batch_size in training, or "
+            f"device=cpu; or end what else takes the memory, and go on with resume={directory}"
+        )
     return f"{type(error).__name__}: {reason}{trace}"
 
 

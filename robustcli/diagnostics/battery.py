@@ -31,8 +31,8 @@ from robustcli.utils.stops import stop_code
 Check = Callable[[CheckContext], Judgement | str]
 Part = Callable[[str, Callable[[], Finding]], Finding]  # (name of the check, compute) -> finding, cached by name
 
-# In the order in which they are run: those that attack no more, those without which there is no verdict, and the
-# others by what they see of the zoo for what they cost.
+# In the order in which they are run: those that attack no more, those without which there is no verdict, those that can
+# contradict the number for what they cost, and last those that look for signs.
 CHECKS: Mapping[str, Check] = {
     "gradients": gradients,
     "finite differences": finite_differences,
@@ -42,15 +42,15 @@ CHECKS: Mapping[str, Check] = {
     "unbounded eps": unbounded_eps,
     "words": more_words,
     "stronger search": stronger_search,
+    "black box": black_box,
     "more restarts": more_restarts,
     "moved images": moved_images,
+    "transfer": transfer,
+    "smoothed gradients": smoothed_gradients,
+    "straight through": straight_through,
     "last step": last_step,
     "more steps": more_steps,
-    "straight through": straight_through,
-    "transfer": transfer,
     "monotone in eps": monotone_in_eps,
-    "smoothed gradients": smoothed_gradients,
-    "black box": black_box,
 }
 SAMPLES = 64  # images; enough for the binomial tests, and each check names its number of queries
 
@@ -80,10 +80,11 @@ def diagnose(
         sources: other models by name, for transfer attacks; the subject's own is left out.
         queries: forward passes of the black-box search, an image; None: 1000 of small images, 100 of others.
         keys: config keys of the attack, for the advice; None: those of a node ``attack``.
-        limit: forward and backward passes that the attack and all checks may take together, at least 330 for each image
-            of the sample and 2,560 beside. A check that attacks again is left out where it would take more than are
-            left; the attack itself, what is measured on its result and the checks without which there is no verdict are
-            run in any case. None: no limit.
+        limit: forward and backward passes that the attack and all checks may take together; the checks at least 330 for
+            each image of the sample, 600 and the black-box queries for each of eight, and 2,560 beside. A comparison
+            with another attack takes at most half of what is left, on the survivors that the attack came closest to
+            fooling, eight at least; a check that would take more than is left is left out. The attack itself, what is
+            measured on its result and the checks without which there is no verdict are run in any case. None: no limit.
         part: cache of the findings, by which a killed run resumes.
         show: receives the name of each check before it is run.
     """
@@ -102,7 +103,7 @@ def diagnose(
 
 def failed(error: Exception, *, model: str, name: str) -> list[Finding]:
     """Findings of an attack on a model that cannot be diagnosed at all: none of ``CHECKS`` was run."""
-    return [_not_run(label, _reason(error), model, name) for label in CHECKS]
+    return [replace(_not_run(label, _reason(error), model, name), failed=True) for label in CHECKS]
 
 
 def _checked(label: str, context: CheckContext, model: str, attack: str) -> Finding:
@@ -117,7 +118,8 @@ def _checked(label: str, context: CheckContext, model: str, attack: str) -> Find
     except Exception as error:  # of the model, the attack or the check: whatever it is, the number stands
         if stop_code(error):
             raise
-        result = _reason(error)
+        found = _not_run(label, _reason(error), model, attack, passes=context.passes - before)
+        return replace(found, failed=True)
     passes = context.passes - before
     if isinstance(result, str):
         return _not_run(label, result, model, attack, passes=passes)

@@ -90,9 +90,9 @@ def more_steps(context: CheckContext) -> Judgement | str:
     if not has_setting(context.search, "steps"):
         return f"{type(context.search).__name__} takes no steps"
     steps: int = setting(context.search, "steps")
-    context.afford(2 * context.passes_on(context.survivors))
-    more, left, count = context.newly_fooled(with_settings(context.image_attack, steps=2 * steps))
-    measured = f"{more} of the {left} that are left of {count} fall with {2 * steps} steps in place of {steps}"
+    rows = context.affordable_survivors(2 * context.most_passes)
+    longer = with_settings(context.image_attack, steps=2 * steps)
+    more, count, measured = context.compared(rows, [longer], f"with {2 * steps} steps in place of {steps}")
     return Judgement(exceeds_chance(more, count, _LUCK), measured, context.advice.more_steps(2 * steps))
 
 

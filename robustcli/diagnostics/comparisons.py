@@ -26,15 +26,17 @@ _EQUAL = 0.03  # share that a search of equal strength may add by luck
 _COVERED = 0.05  # least share of the captions that an attack can edit
 _STEPS = 30
 _RESTARTS, _STEPS_OF_RESTART = 5, 20
-_NOISES = 4
+_NOISES, _FEWEST_QUERIES = 4, 100
 
 
 def black_box(context: CheckContext) -> Judgement | str:
     """Black-box attacks: Square and uniform noise. Survivors that these fool are a sign of useless gradients."""
     if (reason := context.no_radius()) is not None:
         return reason
-    name, passes = f"Square ({context.queries} queries) or noise", context.queries + _NOISES
-    return _compared(context, _black_box_attacks(context), passes, name, context.advice.black_box, _BETTER)
+    queries = context.affordable_queries(_FEWEST_QUERIES, _NOISES)
+    name = f"Square ({queries} queries) or noise"
+    attacks = _black_box_attacks(context, queries)
+    return _compared(context, attacks, queries + _NOISES, name, context.advice.black_box, _BETTER)
 
 
 def stronger_search(context: CheckContext) -> Judgement | str:
@@ -150,22 +152,21 @@ def coverage(context: CheckContext) -> Judgement | str:
 def _compared(
     context: CheckContext, attacks: Iterable[AnyAttack], passes: float, name: str, remedy: str, share: float
 ) -> Judgement:
-    """Judgement on the survivors that fall to one of ``attacks``.
+    """Judgement on the survivors that fall to one of ``attacks``: on all of them, or the closest where passes are few.
 
     Args:
         passes: of all attacks for an image, at each of the draws that are averaged.
-        share: of the queries that may fall by luck.
+        share: of all queries that may fall by luck.
     """
-    context.afford(len(context.images_of(context.survivors)) * passes * context.draws)
-    more, left, count = context.newly_fooled(*attacks)
-    measured = f"{more} of the {left} that are left of {count} fall to {name}"
+    rows = context.affordable_survivors(passes * context.draws)
+    more, count, measured = context.compared(rows, attacks, f"to {name}")
     return Judgement(exceeds_chance(more, count, share), measured, remedy)
 
 
-def _black_box_attacks(context: CheckContext) -> list[AnyAttack]:
+def _black_box_attacks(context: CheckContext, queries: int) -> list[AnyAttack]:
     assert context.search is not None
     seed = context.search.seed
-    square = Square(queries=context.queries, seed=derive_seed(seed, "diagnostics"))
+    square = Square(queries=queries, seed=derive_seed(seed, "diagnostics"))
     noises = [PGD(steps=0, loss="margin", seed=derive_seed(seed, "diagnostics", number)) for number in range(_NOISES)]
     return [_as_full_attack(context, search) for search in (square, *noises)]
 

@@ -3,7 +3,8 @@
 Shapes: N queries in all, Q of them attackable.
 """
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from typing import Any
 
@@ -27,10 +28,14 @@ from robustcli.diagnostics.changes import AnyAttack, image_search, layers, singl
 from robustcli.diagnostics.subjects import Outcome, Subject
 from robustcli.utils.seeding import derive_seed
 
-# Passes that are allowed in any case, for each image of the sample and beside: those of a stronger search and of more
-# restarts, and those of the finite differences. A weak attack takes few passes, and a share of few would leave out what
-# tells that it is weak.
-_LEAST, _LEAST_BESIDE = 330, 2560
+# Passes of the checks that are allowed in any case, for each image of the sample, for each of the closest ones and
+# beside: those of a stronger search and of more restarts, those of the other comparisons without the black-box search,
+# and those of the finite differences. A weak attack takes few passes, and a share of few would leave out what tells
+# that it is weak.
+_LEAST, _LEAST_OF_CLOSEST, _LEAST_BESIDE = 330, 600, 2560
+# Survivors that a comparison attacks at least, those that the attack came closest to fooling: if any falls, then mostly
+# one of them.
+_CLOSEST = 8
 
 
 class LeftOut(Exception):
@@ -52,8 +57,8 @@ class CheckContext:
         sources: other models by name, for transfer attacks.
         queries: forward passes of a black-box search; None: as many as images of this size afford.
         keys: config keys of the attack, for the advice.
-        limit: passes that the attack and all checks may take together, see `afford`, or `_LEAST` where that is more;
-            None: any number.
+        limit: passes that the attack and all checks may take together, see `afford`, or the checks alone what the
+            `_LEAST` make where that is more; None: any number.
 
     Attributes:
         spent: passes of the checks that are done, see `passes`.
@@ -75,8 +80,7 @@ class CheckContext:
         keys: ConfigKeys,
         limit: int | None = None,
     ) -> None:
-        self.limit = None if limit is None else max(limit, _LEAST * len(subject.images) + _LEAST_BESIDE)
-        self.spent = self._shared = 0
+        self.limit, self.spent, self._shared = limit, 0, 0
         self.subject, self.sources, self.threat = subject, sources, subject.threat
         self.full_attack = attack
         self.image_attack = single_part(attack, "image") if self.threat.moves_images else None
@@ -86,6 +90,7 @@ class CheckContext:
         ensemble = "retrieval_autoattack" if isinstance(attack, RetrievalAttack) else "autoattack"
         few = subject.pixels > _SMALL or self.draws > 1
         self.queries = queries or (_FEW_QUERIES if few else _MANY_QUERIES)
+        self._least = _LEAST * len(subject.images) + _CLOSEST * (self.queries + _LEAST_OF_CLOSEST) + _LEAST_BESIDE
         self.advice = Advice(keys=keys, ensemble=ensemble, search=self.search)
 
     @cached_property
@@ -105,7 +110,7 @@ class CheckContext:
         with frozen(self.subject.model):
             torch.manual_seed(derive_seed(0, "diagnostics", "attack"))
             outcome = self.subject.attacked(self.image_attack)
-        self._shared = int(outcome.passes.sum())
+        self._shared += int(outcome.passes.sum())
         return outcome
 
     def run(self) -> None:
@@ -114,8 +119,18 @@ class CheckContext:
 
     @property
     def passes(self) -> int:
-        """Forward and backward passes of the checks so far, without those of `outcome`, which is no check's own."""
+        """Forward and backward passes of the checks so far, without those of `outcome` and of `_by_closeness`, which
+        are no check's own.
+        """
         return self.subject.passes - self._shared
+
+    @property
+    def left(self) -> float:
+        """Passes that are left within the limit."""
+        if self.limit is None:
+            return math.inf
+        attack = 0 if self.search is None else int(self.outcome.passes.sum())
+        return max(self.limit - attack, self._least) - self.spent
 
     def afford(self, passes: float) -> None:
         """Check that so many more passes, an estimate, fit into the limit.
@@ -125,13 +140,46 @@ class CheckContext:
         Raises:
             LeftOut: they do not.
         """
-        if self.limit is None:
-            return
-        left = self.limit - self.spent - (0 if self.search is None else int(self.outcome.passes.sum()))
-        if passes > left:
-            raise LeftOut(
-                f"it takes about {passes:,.0f} passes of the model, and {max(left, 0):,} of {self.limit:,} are left"
-            )
+        if passes > self.left:
+            raise LeftOut(f"it takes about {passes:,.0f} passes of the model, and {max(self.left, 0):,} are left")
+
+    def affordable_survivors(self, passes: float) -> Tensor:
+        """Rows of the images with survivors that a comparison of so many ``passes`` an image attacks: all of them
+        where half of what is left is enough, so that there is some for the next comparison; else the closest ones.
+
+        Raises:
+            LeftOut: what is left is not enough for `_CLOSEST`.
+        """
+        rows = self.images_of(self.survivors)
+        half, count = self.left / 2, len(rows)
+        if count * passes > half:
+            count = min(count, max(_CLOSEST, int(half / passes)))
+        self.afford(count * passes)
+        return rows if count == len(rows) else self._by_closeness[:count].sort().values
+
+    def affordable_queries(self, fewest: int, beside: int) -> int:
+        """Queries of a black-box search, ``beside`` other passes an image: as many as are asked for where half of what
+        is left is enough for `_CLOSEST` survivors; else fewer, but not below ``fewest``.
+        """
+        count = min(_CLOSEST, len(self.images_of(self.survivors))) * self.draws
+        if not count or count * (self.queries + beside) <= self.left / 2:
+            return self.queries
+        return min(self.queries, max(fewest, int(self.left / 2 / count) - beside))
+
+    @cached_property
+    def _by_closeness(self) -> Tensor:
+        """Rows of the images with survivors, by the margin where the image part ended, the closest to fooling first.
+
+        What an attack leaves falls to a stronger one near the boundary first, so that a search of few of them tells
+        nearly what a search of all does, for a part of its cost.
+        """
+        rows, before = self.images_of(self.survivors), self.subject.passes
+        with frozen(self.subject.model), torch.no_grad():
+            torch.manual_seed(derive_seed(0, "diagnostics", "closeness"))  # of a randomised model
+            margins = self.subject.objective(rows)(self.outcome.images[rows].to(self.subject.images.device))
+        self._shared += self.subject.passes - before
+        order: Tensor = rows[margins.cpu().nan_to_num(torch.inf).argsort(descending=True, stable=True)]
+        return order
 
     @property
     def most_passes(self) -> int:
@@ -163,15 +211,19 @@ class CheckContext:
         rows: Tensor = torch.unique(self.subject.image_of[queries])
         return rows
 
-    def newly_fooled(self, *attacks: AnyAttack) -> tuple[int, int, int]:
-        """Three counts of queries: survivors that one of ``attacks`` fools, survivors, and attackable ones.
+    def compared(self, rows: Tensor, attacks: Iterable[AnyAttack], name: str) -> tuple[int, int, str]:
+        """Survivors of the images ``rows`` that one of ``attacks`` fools, attackable queries, and both as a sentence
+        with the ``name`` of the attacks.
 
         Survivors alone are attacked, so that the cost falls with the strength of the attack under test.
         """
-        rows, fooled = self.images_of(self.survivors), torch.zeros_like(self.survivors)
+        fooled = torch.zeros_like(self.survivors)
         for attack in attacks if len(rows) else ():
             fooled |= self.subject.attacked(attack, rows).success
-        return int((fooled & self.survivors).sum()), int(self.survivors.sum()), int(self.attackable.sum())
+        tried = self.survivors & torch.isin(self.subject.image_of, rows)
+        more, left, count = (int(queries.sum()) for queries in (fooled & tried, self.survivors, self.attackable))
+        closest = "" if int(tried.sum()) == left else f"{int(tried.sum())} closest of the "
+        return more, count, f"{more} of the {closest}{left} that are left of {count} fall {name}"
 
     @property
     def eps(self) -> float:

@@ -10,6 +10,8 @@ Status = Literal["ok", "suspect", "not run"]
 OK: Status = "ok"
 SUSPECT: Status = "suspect"
 NOT_RUN: Status = "not run"
+# Checks that attack anew, by another search: where one of them is missing, the number may yet be contradicted.
+SEARCHES = ("stronger search", "black box", "more restarts", "transfer", "straight through", "smoothed gradients")
 _CORE = ("unbounded eps", "words")  # of images, and of captions; where neither ran, the verdict is "not run"
 _LEVEL = 0.05  # significance level of the binomial test
 
@@ -26,6 +28,7 @@ class Finding:
         model, attack: labels of the number in the table.
         passes: forward and backward passes of an image or a caption that it took, the attack itself left out.
         left_out: it was not run because it would have taken more passes than were left.
+        failed: it was not run because it raised.
     """
 
     check: str
@@ -36,6 +39,12 @@ class Finding:
     attack: str = "attack"
     passes: int = 0
     left_out: bool = False
+    failed: bool = False
+
+    @property
+    def missing(self) -> bool:
+        """It applies, and was not run."""
+        return self.left_out or self.failed
 
 
 @dataclass(frozen=True)

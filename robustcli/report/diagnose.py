@@ -128,7 +128,12 @@ def _part(run: Run, name: str, progress: Progress) -> Part:
     """Cache of findings among the parts of ``run``."""
 
     def part(check: str, compute: Callable[[], Finding]) -> Finding:
-        table = run.records_part(f"{name}/{check}", lambda: pd.DataFrame([vars(compute())]))
+        # A failure may pass (out of memory): a resumed run tries again.
+        table = run.records_part(
+            f"{name}/{check}",
+            lambda: pd.DataFrame([vars(compute())]),
+            keep=lambda table: not table["failed"].any(),
+        )
         progress.advance(1)
         return Finding(**{str(name): value for name, value in table.to_dict("records")[0].items()})
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from robustcli.diagnostics.finding import NOT_RUN, OK, SUSPECT, Finding, by_number, verdict
+from robustcli.diagnostics.finding import NOT_RUN, OK, SEARCHES, SUSPECT, Finding, by_number, verdict
 from robustcli.report.tables import Grid, label_of
 
 if TYPE_CHECKING:
@@ -57,9 +57,13 @@ def print_findings(findings: Sequence[Finding], console: "Console | None" = None
 
 
 def _word(findings: Sequence[Finding]) -> str:
-    """The verdict, and of how many checks it lacks the word: ``ok (3 left out)``."""
-    left_out = sum(each.left_out for each in findings)
-    return verdict(findings) + (f" ({left_out} left out)" if left_out else "")
+    """The verdict, and of how many checks it lacks the word: ``ok (2 left out)``, or ``ok so far (2 left out)`` where
+    one of them attacks anew and may contradict it.
+    """
+    left_out, word = sum(each.left_out for each in findings), str(verdict(findings))
+    if word == OK and any(each.missing and each.check in SEARCHES for each in findings):
+        word = "ok so far"
+    return word + (f" ({left_out} left out)" if left_out else "")
 
 
 def _measured(findings: Sequence[Finding]) -> str:

@@ -51,8 +51,8 @@ class SweepTable(Callback):
         except (OSError, UserError) as error:  # of which Hydra would make a warning with a line of its code
             why = error if isinstance(error, UserError) else reason_of(error)
             print(f"error: the table of the sweep is not written: {why}", file=sys.stderr, flush=True)
-        else:
-            print_sweep(directory, self.metrics)
+            raise SystemExit(1) from error  # Hydra makes a warning of any other
+        print_sweep(directory, self.metrics)
 
 
 def collect(directory: Path) -> "pd.DataFrame":

@@ -169,8 +169,15 @@ class Run:
         with files.atomic(self.directory / "records.parquet") as path:
             records.to_parquet(path, index=False)
 
-    def records_part(self, name: str, compute: "Callable[[], pd.DataFrame]") -> "pd.DataFrame":
-        """The table of ``compute()``, stored under ``name`` and not computed again after a resumption.
+    def records_part(
+        self,
+        name: str,
+        compute: "Callable[[], pd.DataFrame]",
+        *,
+        keep: "Callable[[pd.DataFrame], bool] | None" = None,
+    ) -> "pd.DataFrame":
+        """The table of ``compute()``, stored under ``name`` and not computed again after a resumption, unless ``keep``
+        refuses it.
 
         It is read back from its file even when just computed: a resumed run then gets the same dtypes and bits.
         """
@@ -181,6 +188,8 @@ class Run:
             self.log.info("part %s was computed before, kept", name)
         else:
             part = compute()
+            if keep is not None and not keep(part):
+                return part
             with files.atomic(path) as temporary:
                 part.to_parquet(temporary, index=False)
         return pd.read_parquet(path)

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from robustcli.attacks import EOT, FGSM, PGD, ClassifierAttack, SepAttack, WordSubstitution
-from robustcli.diagnostics import CHECKS, NOT_RUN, OK, Finding, diagnose, verdict
-from robustcli.diagnostics.context import CheckContext
+from robustcli.diagnostics import CHECKS, NOT_RUN, OK, ClassifierSubject, ConfigKeys, Finding, diagnose, verdict
+from robustcli.diagnostics.context import CheckContext, LeftOut
+from robustcli.diagnostics.finding import SEARCHES
 from tests.attacks.conftest import SYNONYMS, SynonymTable
 from tests.diagnostics.test_diagnostics import Noisy, classifier, dual
 
@@ -25,28 +26,63 @@ def left_out(findings: list[Finding]) -> set[str]:
     return {finding.check for finding in findings if finding.left_out}
 
 
+def shrunk(findings: list[Finding]) -> set[str]:
+    return {finding.check for finding in findings if "closest of the" in finding.measured}
+
+
 def test_a_check_that_does_not_fit_is_left_out_and_tells_what_it_takes() -> None:
     whole, limited = (diagnose(classifier(PLAIN.threat), PLAIN, limit=limit) for limit in (None, 0))
-    assert left_out(whole) == set() and {"smoothed gradients", "black box"} <= left_out(limited)
+    assert left_out(whole) == shrunk(whole) == set() and "monotone in eps" in left_out(limited)
     assert not left_out(limited) & (ATTACKS_NO_MORE | NEEDED)
-    found = by_check(limited)["black box"]
+    found = by_check(limited)["monotone in eps"]
     assert found.status == NOT_RUN and found.advice == "diagnostics.share=null runs it."
-    assert (
-        "it takes about" in found.measured and "of 13,120 are left" in found.measured
-    )  # 330 for each of 32 images, and 2,560
+    assert "it takes about" in found.measured and " are left" in found.measured
     assert verdict(limited) == verdict(whole) == OK
-    same = {name for name in CHECKS if name not in left_out(limited)}
+    same = {name for name in CHECKS if name not in left_out(limited) | shrunk(limited)}
     assert [each for each in whole if each.check in same] == [each for each in limited if each.check in same]
+
+
+@pytest.mark.parametrize("images", [16, 32])
+def test_all_that_can_contradict_a_number_is_run_however_few_passes_there_are(images: int) -> None:
+    subject = classifier(PLAIN.threat)
+    few = ClassifierSubject(subject.model, subject.images[:images], subject.labels[:images], subject.threat)
+    findings = diagnose(few, PLAIN, limit=0)
+    found, other = by_check(findings), set(SEARCHES) - {"transfer"}
+    assert {name: found[name].measured for name in other if found[name].status == NOT_RUN} == {}
+    assert {"black box", "smoothed gradients"} <= shrunk(findings) <= {*SEARCHES, "more steps"}
+    assert "fall to Square (1000 queries) or noise" in found["black box"].measured
+    least = 330 * images + 8 * (600 + 1000) + 2560  # beside what the attack takes on each image
+    assert sum(each.passes for each in findings) <= 1.02 * least
+
+
+def test_the_survivors_that_the_attack_came_closest_to_fooling_are_searched() -> None:
+    context = CheckContext(classifier(PLAIN.threat), PLAIN, sources={}, queries=None, keys=ConfigKeys(), limit=0)
+    rows, before = context.images_of(context.survivors), context.passes
+    with torch.no_grad():
+        margins = context.subject.objective(rows)(context.outcome.images[rows])
+    context.subject.passes -= len(rows)
+    chosen = context.affordable_survivors(1000)
+    left = ~torch.isin(rows, chosen)
+    assert 8 <= len(chosen) < len(rows) and margins[~left].min() >= margins[left].max()
+    assert context.passes == before, "how close they are is no check's own"
+    assert torch.equal(context.affordable_survivors(1), rows)
+    assert context.affordable_queries(100, 4) == 1000
+    context.spent = int(context.left) - 8 * 400
+    assert context.affordable_queries(100, 4) == 196 and len(context.affordable_survivors(200)) == 8
+    context.spent += 8 * 300
+    assert context.affordable_queries(100, 4) == 100
+    with pytest.raises(LeftOut, match="it takes about 832 passes of the model, and 800 are left"):
+        context.affordable_survivors(104)
 
 
 def test_the_limit_holds_and_a_larger_one_runs_more() -> None:
     counts = []
-    for limit in (13_120, 17_000, 26_000, 10**6):
+    for limit in (25_920 + 32 * 42, 40_000, 80_000, 10**6):
         subject = classifier(PLAIN.threat)
         findings = diagnose(subject, PLAIN, limit=limit)
         # A search judges its start as well, a pass more an image than is estimated.
         assert subject.passes <= 1.05 * limit
-        counts.append(len(left_out(findings)))
+        counts.append(len(left_out(findings) | shrunk(findings)))
     assert counts == sorted(counts, reverse=True) and counts[0] > counts[1] > counts[-1] == 0
 
 

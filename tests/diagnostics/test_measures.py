@@ -128,7 +128,13 @@ def test_survivors_are_right_when_clean_and_each_new_success_counts_once() -> No
     fallen = int(reached[1:].sum())
     assert 0 < fallen < 15
     for attacks in ((STRONG, NOTHING), (NOTHING, STRONG), (STRONG, STRONG)):
-        assert context.newly_fooled(*attacks) == (fallen, 15, 15)
+        more, count, said = context.compared(context.images_of(context.survivors), attacks, "here")
+        assert (more, count, said) == (fallen, 15, f"{fallen} of the 15 that are left of 15 fall here")
+    few = torch.arange(1, 5)
+    more, _, said = context.compared(few, [STRONG], "here")
+    assert (
+        more == int(reached[few].sum()) and said == f"{more} of the 4 closest of the 15 that are left of 15 fall here"
+    )
 
 
 def test_what_the_attacker_may_not_edit_is_no_survivor() -> None:
@@ -145,7 +151,7 @@ def test_what_the_attack_fooled_already_is_not_new() -> None:
     rows = context.images_of(context.survivors)
     beside = torch.isin(subject.image_of, rows) & context.attackable & ~context.survivors
     assert beside.any()
-    assert context.newly_fooled(attack)[0] == 0
+    assert context.compared(rows, [attack], "again")[0] == 0
 
 
 @pytest.mark.parametrize(("norm", "radius"), [("linf", 1.0), ("l2", 192**0.5)])

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 from safetensors.torch import load_file
 
+from robustcli.attacks import PGD
 from robustcli.cli.launch import launch
 from robustcli.diagnostics import CHECKS
 
@@ -194,19 +195,56 @@ def test_a_run_killed_within_the_diagnostics_goes_on_at_the_check(
     assert set(phases) == {"load", "attack", "diagnostics", "report"} and min(phases.values()) >= 0
 
 
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("CUDA out of memory. Tried to allocate 2 GiB")])
+def test_memory_that_runs_out_within_an_attack_is_told_with_the_remedy(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    words, place = [*DIGITS, "attack=pgd", "diagnostics=off", "evaluation.limit=8"], tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(PGD, "ascend", fail)
+        assert launch("attack", [*words, f"hydra.run.dir={place}"]) == 1
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert said.startswith("error: the memory ran out (traceback in ") and f"resume={place}" in said
+    assert "evaluation.batch_size" in said and "device=cpu" in said and (place / "FAILED").exists()
+    assert launch("attack", [f"resume={place}"]) == 0 and (place / "DONE").exists()
+
+
+def test_a_check_that_failed_is_run_again_where_the_run_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: object) -> None:
+        raise MemoryError
+
+    def stop(_: object) -> None:
+        raise KeyboardInterrupt
+
+    words, place = [*DIGITS, "attack=pgd", "evaluation.limit=8"], tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setitem(CHECKS, "stronger search", fail)  # type: ignore[arg-type]
+        patch.setitem(CHECKS, "more restarts", stop)  # type: ignore[arg-type]
+        assert launch("attack", [*words, f"hydra.run.dir={place}"]) == 130
+    assert launch("attack", [f"resume={place}"]) == 0
+    found = pd.read_csv(place / "diagnostics.csv").set_index("check")
+    assert found.loc["stronger search", "status"] in ("ok", "suspect") and not found["failed"].any()
+
+
 def test_diagnostics_take_a_share_of_the_passes_of_the_evaluation(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = [*DIGITS, "evaluation.limit=16", "attack=pgd", "threat.eps=0.1"]
-    assert launch("attack", [*words, f"hydra.run.dir={tmp_path / 'auto'}"]) == 0
+    words = [*DIGITS, "attack=pgd", "threat.eps=0.02"]
+    assert launch("attack", [*words, "evaluation.limit=40", f"hydra.run.dir={tmp_path / 'auto'}"]) == 0
     found = pd.read_csv(tmp_path / "auto" / "diagnostics.csv").set_index("check")
     left_out = list(found.index[found["left_out"]])
-    assert "black box" in left_out and set(found.loc[left_out, "status"]) == {"not run"}
+    assert "monotone in eps" in left_out and set(found.loc[left_out, "status"]) == {"not run"}
+    assert "closest of the" in found.loc["black box", "measured"]
     said, report = " ".join(capsys.readouterr().out.split()), (tmp_path / "auto" / "report.md").read_text()
     assert f"({len(left_out)} left out)" in said and f"({len(left_out)} left out)" in report
     assert "(diagnostics.share=null runs it)" in said and "it takes about" in report
     for more in ("diagnostics.share=null", "diagnostics=strict"):  # strict may not pass for what was not run
         place = tmp_path / more
-        launch("attack", [*words, more, f"hydra.run.dir='{place}'"])
+        launch("attack", [*words, "evaluation.limit=8", more, f"hydra.run.dir='{place}'"])
         whole = pd.read_csv(place / "diagnostics.csv").set_index("check")
         assert not whole["left_out"].any() and whole.loc["black box", "passes"] > 0

@@ -1,7 +1,9 @@
 """Verdicts under numbers, in tables and in the terminal."""
 
 import io
+from dataclasses import replace
 
+import pytest
 from rich.console import Console
 
 from robustcli.diagnostics import Finding
@@ -54,6 +56,25 @@ def test_the_verdict_stands_under_its_number_alone() -> None:
         ["before", "90", "10\nsuspect", "5"],
         ["after", "80", "60\nok", "-\nnot run"],
     ]
+
+
+@pytest.mark.parametrize(
+    ("check", "change", "word"),
+    [
+        ("monotone in eps", {"left_out": True}, "ok (1 left out)"),
+        ("black box", {"left_out": True}, "ok so far (1 left out)"),
+        ("transfer", {"failed": True}, "ok so far"),
+        ("transfer", {}, "ok"),
+    ],
+)
+def test_a_number_that_a_missing_search_may_contradict_is_ok_so_far(
+    check: str, change: dict[str, bool], word: str
+) -> None:
+    missing = replace(finding(check, "not run"), **change)  # type: ignore[arg-type]
+    findings = [finding("unbounded eps", "ok"), missing]
+    assert diagnostics_grid(findings).rows[0][2] == word
+    suspect = diagnostics_grid([*findings, finding("last step", "suspect")]).rows[0][2]
+    assert suspect.startswith("suspect")
 
 
 def test_the_terminal_names_what_is_suspect_and_only_that() -> None:

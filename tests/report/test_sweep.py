@@ -148,5 +148,20 @@ def test_callback_writes_the_table_of_a_real_sweep(
     assert not list(tmp_path.glob("run/**/sweep.csv"))
 
 
+def test_a_table_that_cannot_be_written_ends_the_sweep_with_1(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = {"dir": str(tmp_path / "sweep"), "subdir": "${hydra.job.num}"}
+    config: dict[str, Any] = {"seed": 0, "hydra": {"sweep": place, "run": {"dir": str(tmp_path / "run")}}}
+    config["hydra"]["callbacks"] = {"sweep_table": {"_target_": "robustcli.report.sweep.SweepTable"}}
+    OmegaConf.save(OmegaConf.create(config), tmp_path / "main.yaml")
+    (tmp_path / "sweep" / "sweep.csv").mkdir(parents=True)
+    monkeypatch.setattr("sys.argv", ["robustcli", "--multirun", "seed=0,2"])
+    with pytest.raises(SystemExit) as ended:
+        hydra.main(version_base="1.3", config_path=str(tmp_path), config_name="main")(task)()
+    assert ended.value.code == 1
+    assert "error: the table of the sweep is not written: " in capsys.readouterr().err
+
+
 def test_repr_names_the_metrics() -> None:
     assert repr(SweepTable(metrics=["a"])) == "SweepTable(metrics=('a',))"
