@@ -30,6 +30,7 @@ def validate(name: str, argv: Sequence[str]) -> int:
     command = find(name).name
     with one_sentence(command, argv):
         words = written_out(command, argv)
+    with one_sentence(command, words):
         overrides = words[2:] if words[:1] == ["--config-dir"] else words
         if flags := [word for word in overrides if word.startswith("-")]:
             raise UserError(f"validate looks at one job and takes no {flags[0]}: leave it out, with one value a key.")

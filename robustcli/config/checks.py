@@ -78,15 +78,18 @@ def _settle_words(config: DictConfig) -> None:
         if schema is None or name not in config or OmegaConf.get_type(given) is schema:
             continue
         settings = given if isinstance(given, DictConfig) else {WORDS[name]: given}
-        settled, keys = OmegaConf.structured(schema), [each.name for each in fields(schema)]
+        settled = OmegaConf.structured(schema)
+        choices = {each.name: each.metadata.get("choices", ()) for each in fields(schema)}
+        keys = list(choices)
         for key, value in settings.items():
             if key not in keys:
                 raise UserError(f"{name} has no key {str(key)!r}{did_you_mean(str(key), keys)} ({', '.join(keys)})")
             try:
                 settled[key] = value
             except ValidationError as error:
-                meant = "a word" if key == WORDS[name] else "a number, or null"
-                raise UserError(f"{name}.{key} is {value!r}, but must be {meant}") from error
+                meant = f"one of {', '.join(choices[key])}" if choices[key] else "a number, or null"
+                shown = "null" if value is None else repr(value)
+                raise UserError(f"{name}.{key} is {shown}, but must be {meant}") from error
         config[name] = settled
 
 

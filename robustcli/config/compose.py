@@ -48,7 +48,8 @@ def keys_of(command: str, argv: Sequence[str]) -> list[str]:
     Costs a composition, a fifth of a second: for mistakes and short forms, not for every start.
     """
     choices = config_groups.groups_of(command, argv)
-    chosen = [word for word in argv if key(word) in choices and value(word) in choices[key(word)]]
+    # A node of several models chooses from its group too: `+model@models.small=digits`.
+    chosen = [word for word in argv if value(word) in choices.get(key(word).partition("@")[0], ())]
     try:
         return list(keys(compose(command, chosen, argv)))
     except (HydraException, OmegaConfBaseException):

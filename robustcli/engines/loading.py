@@ -1,5 +1,6 @@
 """Loading and evaluation of models, shared by the engines."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -29,6 +30,10 @@ from robustcli.utils.progress import Progress
 
 Data = ImageTextData | ImageClassData
 Model = DualEncoder | Classifier
+
+
+# A key of `model` within a sentence, and no file such as model.safetensors.
+_KEY_OF_MODEL = re.compile(r"(?<![\w./-])(?:model\.(?!(?:safetensors|pth?|bin)\b)(?=[a-z_])|(?=checkpoint=FILE))")
 
 
 @dataclass(frozen=True)
@@ -155,13 +160,18 @@ def _refuse_unread(config: DictConfig, attacks: Mapping[str, BuiltAttack], *, se
 
 
 def _built(named: NamedModel, data: Data, seed: int) -> Model:
-    """The model of ``named`` for ``data``; a `UserError` tells which of several it is about."""
+    """The model of ``named`` for ``data``; a `UserError` tells which of several it is about, and calls the keys of a
+    node of its own as they are typed.
+    """
     try:
         return build_trained(named.config, named.checkpoint, data, seed=seed)
     except UserError as error:
         if not named.key:
             raise
-        raise UserError(f"{named.key}: {error}") from error
+        said = str(error)
+        if named.key.startswith("models."):
+            said = _KEY_OF_MODEL.sub(f"{named.key}.", said)
+        raise UserError(said if said.startswith(f"{named.key}.") else f"{named.key}: {said}") from error
 
 
 def _candidates(config: DictConfig, data: Data, models: Mapping[str, Model]) -> Candidates | None:

@@ -30,7 +30,11 @@ log = logging.getLogger(__name__)
 Model = DualEncoder | Classifier
 ASSETS = Path(__file__).parents[1] / "assets"
 # Files of weights in a folder: of Hugging Face, and of a run of ours.
-_IN_FOLDERS = ("model.safetensors", "pytorch_model.bin", "checkpoints/last.safetensors")
+_INDEX = ".index.json"  # of weights in several files (shards): {"weight_map": {name of a weight: name of its file}}
+_IN_FOLDERS = (
+    *(f"{name}{end}" for name in ("model.safetensors", "pytorch_model.bin") for end in ("", _INDEX)),
+    "checkpoints/last.safetensors",
+)
 SUFFIXES = (".safetensors", ".pt", ".pth", ".th", ".bin")
 METADATA_KEY = "robustcli"  # one entry only: the format writes several in an order that changes from run to run
 _OPENAI = ("input_resolution", "context_length", "vocab_size")  # numbers that OpenAI's files carry among the weights
@@ -140,6 +144,9 @@ def read_weights(path: Checkpoint, *, shipped: str | None = None, key: str | Non
     if isinstance(path, Weights):
         return path
     path = find_weights(path, shipped)
+    if path.name.endswith(_INDEX):
+        state, _ = _chosen({}, _read_shards(path), key, path)
+        return Weights(path, openai_names(_bare(state, _TORCHS)), {}, _says_quick_gelu(path))
     if path.suffix == ".safetensors":
         stored, tensors = read_safetensors(path)
         if "generator" in stored:
@@ -189,6 +196,30 @@ def find_weights(path: str | Path, shipped: str | None = None) -> Path:
         hint = f"the folder has {', '.join(beside[:5])}" if beside else "expected a .safetensors, .pt or .bin file"
         raise UserError(f"checkpoint is {path}, but there is no such file: {hint}")
     return path
+
+
+def _read_shards(index: Path) -> dict[str, Tensor]:
+    """The weights of all files that an index names, none out of its folder; a `UserError` where one is missing."""
+    try:
+        mapped = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        names = sorted(set(mapped.values()))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise UserError(f"checkpoint {index} cannot be read ({error!r:.80}): it is no index of weights") from error
+    state: dict[str, Tensor] = {}
+    for name in names:
+        # By its name alone: a link may lead out of the folder, as all files of Hugging Face's cache do.
+        if not isinstance(name, str) or name != Path(name).name or not name.endswith(SUFFIXES):
+            raise UserError(f"checkpoint {index} names {name!r:.80}, which is no file of weights in its folder.")
+        shard = index.with_name(name)
+        if not shard.is_file():
+            raise UserError(f"checkpoint {index} names {name}, which is not there: fetch all {len(names)} files.")
+        content = read_safetensors(shard)[1] if shard.suffix == ".safetensors" else read_torch(shard)
+        if not _is_state(content):
+            raise UserError(f"checkpoint {shard} is no table of weights, as {index.name} says: fetch it again.")
+        state |= content
+    if lacking := sorted(set(mapped) - set(state)):
+        raise UserError(f"checkpoint {index}: {_listed('its files lack', lacking)}; fetch them again.")
+    return state
 
 
 def _says_quick_gelu(path: Path) -> bool | None:

@@ -154,9 +154,9 @@ def test_a_choice_that_yaml_reads_as_a_boolean_is_meant_as_it_is_written(
     assert composed.diagnostics == {"extent": meant, "share": 0.25}
 
 
-def test_a_boolean_is_refused_where_no_choice_is_read_as_one(tmp_path: Path) -> None:
-    for value in ("true", "1"):
-        with pytest.raises(UserError, match=r"diagnostics\.extent is"):
+def test_what_is_no_choice_is_refused_with_the_choices(tmp_path: Path) -> None:
+    for value in ("true", "1", "null"):
+        with pytest.raises(UserError, match=r"diagnostics\.extent is .*auto, full, strict, off"):
             checks.check(compose("evaluate", ["attacks=none", f"diagnostics={value}"]))
 
 
@@ -204,7 +204,7 @@ def test_an_experiment_may_write_diagnostics_either_way(
         ("diagnostics.share=abc", "diagnostics.share is 'abc', but must be a number, or null"),
         ("diagnostics.share=-1", "diagnostics.share is -1.0, but must be from 0 to 1000"),
         ("+diagnostics={shares: 1}", "diagnostics has no key 'shares': did you mean 'share'?"),
-        ("diagnostics=null", "diagnostics.extent is None, but must be a word"),
+        ("diagnostics=null", "diagnostics.extent is null, but must be one of auto, full, strict, off"),
     ],
 )
 def test_diagnostics_that_mean_nothing_are_refused(word: str, said: str) -> None:

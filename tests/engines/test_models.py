@@ -84,11 +84,17 @@ def test_files_of_other_architectures_stand_in_one_table(tmp_path: Path) -> None
     ("words", "said"),
     [
         (["models={small: digitz}"], "models.small is 'digitz': did you mean 'digits'?"),
-        (["models={small: {name: digits, wdths: [8]}}"], "has no key 'models.small.wdths'"),
+        (
+            ["models={small: {name: digits, wdths: [8]}}"],
+            "has no key 'models.small.wdths': did you mean 'models.small.widths'?",
+        ),
+        (["models={small: {name: digits, channels: 3}}"], "error: models.small.channels is 3, but the checkpoint"),
+        (["models={small: {name: digits, channels: 3}}"], "with models.small.checkpoint=null"),
         (["models={small: {widths: [8]}}"], "models.small is None"),
         (["models={small: digits, big: tiny}"], "models.big: the model tiny is a dual encoder"),
         (["models={small: digits, other: scene_classes}"], "models.other: the model knows the classes"),
         (["models={small: small_cnn}"], "models.small: model small_cnn has random weights"),
+        (["models={small: small_cnn}"], "give those to judge with models.small.checkpoint=FILE, or with models.small."),
         (["models=digits"], "without labels"),
         (["models={}"], "without labels"),
         (["models={a b: digits}"], "the label 'a b' names a node of the config: give it letters"),

@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from robustcli.models import DualEncoder
+from robustcli.models.weights import read_weights
 from robustcli.utils.errors import UserError
 
 State = dict[str, Tensor]
@@ -59,6 +60,51 @@ def test_a_folder_of_hugging_face_says_weights_and_activation(
     model = build("clip", checkpoint=tmp_path)
     assert model.fingerprint() == trained.fingerprint()
     assert model.description["quick_gelu"] is quick and model.remarks == []
+
+
+def in_shards(state: State, folder: Path, kind: str) -> Path:
+    """The weights in two files and their index, as Hugging Face cuts large ones; the path of the index."""
+    stem, suffix = kind.split(".")
+    names = [f"{stem}-{number:05d}-of-00002.{suffix}" for number in (1, 2)]
+    mapped = {weight: names[number % 2] for number, weight in enumerate(state)}
+    for name in names:
+        part = {weight: value for weight, value in state.items() if mapped[weight] == name}
+        save_file(part, folder / name) if suffix == "safetensors" else torch.save(part, folder / name)
+    index = folder / f"{kind}.index.json"
+    index.write_text(json.dumps({"metadata": {"total_size": 1}, "weight_map": mapped}))
+    return index
+
+
+@pytest.mark.parametrize("kind", ["model.safetensors", "pytorch_model.bin"])
+def test_a_folder_of_shards_is_read_whole(kind: str, build: Callable[..., DualEncoder], tmp_path: Path) -> None:
+    trained = build("clip", seed=1)
+    index = in_shards(as_hugging_face(trained.network.state_dict()), tmp_path, kind)
+    for given in (tmp_path, index):
+        assert build("clip", checkpoint=given).fingerprint() == trained.fingerprint()
+    next(tmp_path.glob("*-00002-of-*")).unlink()
+    with pytest.raises(UserError, match=r"-00002-of-00002.* is not there: fetch all 2 files"):
+        build("clip", checkpoint=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("{", "is no index of weights"),
+        ("[1]", "is no index of weights"),
+        ('{"weight_map": {"a": ["x"]}}', "is no index of weights"),
+        ('{"weight_map": {"a": "../model.safetensors"}}', "is no file of weights in its folder"),
+        ('{"weight_map": {"a": "/etc/model.safetensors"}}', "is no file of weights in its folder"),
+        ('{"weight_map": {"a": "passwd"}}', "is no file of weights in its folder"),
+        ('{"weight_map": {"a": "other.safetensors", "b": "other.safetensors"}}', "its files lack b; fetch them again"),
+    ],
+)
+def test_an_index_reads_files_of_its_folder_alone(content: str, said: str, tmp_path: Path) -> None:
+    for place in (tmp_path / "model.safetensors", tmp_path / "folder" / "other.safetensors"):
+        place.parent.mkdir(exist_ok=True)
+        save_file({"a": torch.ones(1)}, place)
+    (tmp_path / "folder" / "model.safetensors.index.json").write_text(content)
+    with pytest.raises(UserError, match=said):
+        read_weights(tmp_path / "folder")
 
 
 def test_the_names_of_hugging_face_give_its_embeddings(build: Callable[..., DualEncoder], tmp_path: Path) -> None:

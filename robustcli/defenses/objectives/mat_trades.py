@@ -15,7 +15,7 @@ from robustcli.data.sampling import PairBatch
 from robustcli.defenses.objectives.losses import Positives, info_nce
 from robustcli.defenses.objectives.pairs import PairObjective, attack_captions, attack_images
 from robustcli.models import DualEncoder
-from robustcli.utils.errors import UserError
+from robustcli.utils.numbers import parse_number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,8 +37,7 @@ class MATTrades(PairObjective):
     positives: Positives = "mask"
 
     def __post_init__(self) -> None:
-        if not self.beta >= 0:
-            raise UserError(f"defense.beta is {self.beta}: a weight is 0 or more.")
+        parse_number("beta", self.beta, node="defense")
 
     @property
     def sides(self) -> tuple[str, ...]:

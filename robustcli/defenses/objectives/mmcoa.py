@@ -12,7 +12,7 @@ from robustcli.data.sampling import PairBatch
 from robustcli.defenses.objectives.losses import Positives, info_nce
 from robustcli.defenses.objectives.pairs import PairObjective, attack_captions, attack_images
 from robustcli.models import DualEncoder
-from robustcli.utils.errors import UserError
+from robustcli.utils.numbers import parse_number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,8 +39,7 @@ class MMCoA(PairObjective):
 
     def __post_init__(self) -> None:
         for key in ("text_weight", "image_weight"):
-            if not getattr(self, key) >= 0:
-                raise UserError(f"defense.{key} is {getattr(self, key)}: a weight is 0 or more.")
+            parse_number(key, getattr(self, key), node="defense")
 
     @property
     def sides(self) -> tuple[str, ...]:

@@ -19,6 +19,14 @@ from robustcli.data.sampling import PairBatch
 from robustcli.models import DualEncoder
 from robustcli.utils.errors import UserError
 
+# Attacks and threat models of the command line that reach the sides of an objective, and no other.
+_REMEDIES = {
+    (): ("attack=mat", "threat=both"),
+    ("image",): ("attack=pgd", "threat=image"),
+    ("text",): ("attack=words or attack=characters", "threat=text or threat=characters"),
+    ("image", "text"): ("attack=mat", "threat=both"),
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class PairObjective(ABC):
@@ -68,15 +76,14 @@ class PairObjective(ABC):
         Raises:
             UserError: a side is missing; the message names it.
         """
+        attacks, threats = _REMEDIES[self.sides]
         for side, moves in (("image", threat.moves_images), ("text", threat.moves_texts)):
             if side in self.sides and getattr(attack, side, None) is None:
-                raise UserError(
-                    f"defense={self.name} attacks the {side}, but attack.{side} is null: choose attack=mat."
-                )
+                raise UserError(f"defense={self.name} attacks the {side}, but attack.{side} is null: choose {attacks}.")
             if side in self.sides and not moves:
                 raise UserError(
                     f"defense={self.name} attacks the {side}, but the threat model ({threat}) leaves it as it is: "
-                    "choose threat=both."
+                    f"choose {threats}."
                 )
         if attack is not None:
             attack.check(threat)

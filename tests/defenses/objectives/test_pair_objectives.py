@@ -162,11 +162,29 @@ def test_no_divergence_is_no_loss(small_model: DualEncoder, watched: Watched, sc
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: MMCoA(text_weight=-1), r"defense\.text_weight is -1: a weight is 0 or more"),
+        (lambda: MMCoA(text_weight=-1), r"defense\.text_weight is -1: expected a finite number that is not negative"),
         (lambda: MMCoA(image_weight=float("nan")), r"defense\.image_weight is nan"),
-        (lambda: MATTrades(beta=-0.1), r"defense\.beta is -0\.1: a weight is 0 or more"),
+        (lambda: MATTrades(beta=-0.1), r"defense\.beta is -0\.1: expected a finite number that is not negative"),
     ],
 )
 def test_weights_below_zero_are_refused(make: Any, message: str) -> None:
     with pytest.raises(UserError, match=message):
         make()
+
+
+@pytest.mark.parametrize(
+    ("objective", "attack", "threat"),
+    [
+        (FARE(), "attack=pgd", "threat=image"),
+        (LEAF(), "attack=words or attack=characters", "threat=text or threat=characters"),
+        (MMCoA(), "attack=mat", "threat=both"),
+    ],
+)
+def test_what_an_objective_lacks_is_advised_for_its_sides_alone(
+    objective: PairObjective, attack: str, threat: str, watched: Watched
+) -> None:
+    with pytest.raises(UserError, match=f"choose {attack}\\.$"):
+        objective.check(None, ThreatModel(eps="4/255", words=1))
+    still = ThreatModel(eps=0) if objective.sides == ("text",) else ThreatModel(eps=0, words=1)
+    with pytest.raises(UserError, match=f"choose {threat}\\.$"):
+        objective.check(watched.attack, still)
