@@ -25,8 +25,14 @@ def build_data(config: DictConfig, split: str) -> ImageTextData | ImageClassData
     plain: Any = OmegaConf.to_container(config, resolve=True)
     for key in _OF_TRAINING:
         plain.pop(key, None)
+    if not any(str(name).endswith(".csv") for name in _listed(plain.get("positives"))):
+        refuse_unread("dataset.positives_threshold", "dataset.positives names no CSV, which alone has scores")
     data: ImageTextData | ImageClassData = construct(plain, node="dataset", split=split)
     return data
+
+
+def _listed(names: Any) -> list[Any]:
+    return names if isinstance(names, list) else [names]
 
 
 def build_training_pairs(config: DictConfig, split: str) -> ImageTextData:
