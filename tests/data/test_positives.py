@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from robustcli.cli.launch import launch
 from robustcli.data import CocoCaptions, KarpathyJSON
 from robustcli.data.augment import FewerCaptions
 from robustcli.data.base import ImageTextData
@@ -136,3 +137,11 @@ def test_without_ids_they_mean_nothing(folder: Path) -> None:
         KarpathyJSON(folder / "dataset.json", folder, split="test", image_size=16, positives=str(folder / "p.json"))
     with pytest.raises(UserError, match=r"dataset\.positives"):
         coco(folder, str(folder / "none.json"))
+
+
+def test_a_threshold_that_no_file_reads_is_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    coco(folder)
+    words = ["dataset=coco_captions", f"dataset.annotations={folder}/captions_{{split}}.json"]
+    words += [f"dataset.root={folder}/pictures", "dataset.positives_threshold=2", "attacks=none"]
+    assert launch("evaluate", [*words, f"hydra.run.dir={folder / 'run'}"]) == 2
+    assert "nothing would read it, because dataset.positives names no CSV" in capsys.readouterr().err
