@@ -145,8 +145,9 @@ def test_a_directory_of_captions_and_images_has_a_row_for_each(
     quality = evaluator(scenes, reference, items=20).measure(augmented(tmp_path, scenes, pairs))
     figures = quality.figures.set_index("side")
     assert figures["pairs"].to_dict() == {"captions": 20, "images": 20}
-    assert figures.loc["images", "diversity"] == pytest.approx(0, abs=1e-5) < figures.loc["captions", "diversity"]
-    assert figures.loc["images", "edits":"edits"].isna().all() and figures.loc["captions", "edits"] > 0
+    assert figures.loc["images", "diversity"] == pytest.approx(0, abs=1e-5)
+    assert figures.loc["captions", "diversity"] > 0.1
+    assert pd.isna(figures.loc["images", "edits"]) and figures.loc["captions", "edits"] > 0
 
 
 def test_the_items_are_capped_and_the_same_for_each(scenes: Scenes, reference: DualEncoder, tmp_path: Path) -> None:
