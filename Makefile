@@ -100,6 +100,7 @@ smoke: setup ## every command once, for seconds, in a directory of its own
 	$(RUN) list
 	$(RUN) train-mat trainer=smoke evaluation=smoke attacks=quick hydra.run.dir=$$out/train
 	$(RUN) augment images=16 hydra.run.dir=$$out/augment
+	$(RUN) augment-quality dataset.augmentations=[$$out/augment] hydra.run.dir=$$out/quality
 	$(RUN) train-classifier trainer=smoke evaluation=smoke dataset=digits model=digits hydra.run.dir=$$out/classifier
 	$(RUN) train-generator trainer=smoke evaluation=smoke hydra.run.dir=$$out/generator
 	$(RUN) learn-alphas evaluation=smoke adversarial.images=4 trials=7 hydra.run.dir=$$out/alphas

@@ -13,6 +13,7 @@ from robustcli.data.augment import Augmented, FewerCaptions, read_method
 from robustcli.utils.errors import UserError
 from robustcli.utils.flatten import flatten
 
+_LONGEST = 40  # letters of a parameter in a label: one may be a prompt
 _OF_TRAINING = ("captions_per_image", "augmentations", "augmented_per_image")  # keys of `build_training_pairs`
 
 
@@ -25,8 +26,14 @@ def build_data(config: DictConfig, split: str) -> ImageTextData | ImageClassData
     plain: Any = OmegaConf.to_container(config, resolve=True)
     for key in _OF_TRAINING:
         plain.pop(key, None)
+    if not any(str(name).endswith(".csv") for name in _listed(plain.get("positives"))):
+        refuse_unread("dataset.positives_threshold", "dataset.positives names no CSV, which alone has scores")
     data: ImageTextData | ImageClassData = construct(plain, node="dataset", split=split)
     return data
+
+
+def _listed(names: Any) -> list[Any]:
+    return names if isinstance(names, list) else [names]
 
 
 def build_training_pairs(config: DictConfig, split: str) -> ImageTextData:
@@ -47,7 +54,7 @@ def build_training_pairs(config: DictConfig, split: str) -> ImageTextData:
 def build_augmented(config: DictConfig, split: str) -> tuple[ImageTextData, dict[str, Augmented]]:
     """The set without ``augmentations``, and by label the set with the pairs of each of these directories alone.
 
-    The label is that of a mapping; of a list it is the method with its parameters.
+    The label is that of a mapping; of a list it is the method, with what tells it from others.
 
     Raises:
         UserError: none is named, or as `build_training_pairs`.
@@ -68,12 +75,15 @@ def build_augmented(config: DictConfig, split: str) -> tuple[ImageTextData, dict
 
 
 def _labels(places: Sequence[Path]) -> list[str]:
-    """Method and parameters of each directory, and its name too where another has the same."""
+    """Method of each directory, with the parameters in which it differs from others of the same method; its path too
+    where it differs in none.
+    """
+    made = [(method, flatten(parameters)) for method, parameters in map(read_method, places)]
     labels = []
-    for place in places:
-        method, parameters = read_method(place)
-        set_to = {key: value for key, value in flatten(parameters).items() if value}
-        labels.append(" ".join([method, *(f"{key}={value}" for key, value in set_to.items())]))
+    for method, parameters in made:
+        alike = [others for name, others in made if name == method]
+        told = {key: value for key, value in parameters.items() if any(each.get(key) != value for each in alike)}
+        labels.append(" ".join([method, *(f"{key}={str(value)[:_LONGEST]}" for key, value in told.items())]))
     return [
         label if labels.count(label) == 1 else f"{label} ({place})" for label, place in zip(labels, places, strict=True)
     ]

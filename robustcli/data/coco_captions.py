@@ -1,6 +1,6 @@
 """COCO's own captions: one JSON a split with ``images`` and ``annotations`` (Chen et al. 2015, arXiv 1504.00325)."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ class CocoCaptions(FileSet):
             name stands for the split where each has a file of its own.
         root: folder that the file names are relative to; ``{split}`` in it too.
         holds, val_share, test_share: split of a file that does not say it, and shares of it, as for ``Partition``.
+        positives, positives_threshold: further positives, see `FileSet`.
         image_size, split, same_text, on_error, fingerprint, limit, origin: as for ``KarpathyJSON``.
 
     Raises:
@@ -41,6 +42,8 @@ class CocoCaptions(FileSet):
         fingerprint: str | Mapping[str, str] | None = None,
         limit: int | None = None,
         origin: str | None = None,
+        positives: str | Sequence[str] | None = None,
+        positives_threshold: float = 3.0,
     ) -> None:
         key = "dataset.annotations"
         partition = Partition(
@@ -57,7 +60,14 @@ class CocoCaptions(FileSet):
         faults = Faults(on_error)
         reading = Reading(located(split).stem, split, read(split, faults), faults, read)
         super().__init__(
-            reading, image_size=image_size, same_text=same_text, limit=limit, fingerprint=fingerprint, origin=origin
+            reading,
+            image_size=image_size,
+            same_text=same_text,
+            limit=limit,
+            fingerprint=fingerprint,
+            origin=origin,
+            positives=positives,
+            positives_threshold=positives_threshold,
         )
 
 
@@ -82,18 +92,26 @@ def _records(content: Any, path: Path, root: Path, faults: Faults) -> list[Recor
             faults.report(where, f"repeats the id {entry['id']} or the image {name!r}")
             continue
         names[entry["id"]], places[name] = name, where
+    keys = {name: str(key) for key, name in names.items()}
     captions: dict[str, list[str]] = {name: [] for name in places}
+    caption_keys: dict[str, list[str | None]] = {name: [] for name in places}
     for number, entry in enumerate(annotations):
         where = f"{path}, annotations[{number}]"
         of = entry.get("image_id") if isinstance(entry, dict) else None
         if not _is_id(of) or of not in names:
             faults.report(where, f"is of the image {of!r}, which images does not list")
             continue
-        captions[names[of]].extend(clean_captions([entry.get("caption")], where, faults))
+        texts = clean_captions([entry.get("caption")], where, faults)
+        captions[names[of]].extend(texts)
+        caption_keys[names[of]].extend(str(entry["id"]) if _is_id(entry.get("id")) else None for _ in texts)
     for name, texts in captions.items():
         if not texts:
             faults.report(f"{places[name]} ({name})", "has no caption")
-    return [Record(name, Blob(root / name), tuple(texts), places[name]) for name, texts in captions.items() if texts]
+    return [
+        Record(name, Blob(root / name), tuple(texts), places[name], keys[name], tuple(caption_keys[name]))
+        for name, texts in captions.items()
+        if texts
+    ]
 
 
 def _is_id(value: Any) -> bool:

@@ -20,6 +20,7 @@ from robustcli.data.decode import Fit
 from robustcli.data.faults import Faults
 from robustcli.data.overlap import overlaps
 from robustcli.data.pixels import PixelStore, open_store
+from robustcli.data.positives import Positives, further_positives
 from robustcli.data.sources import SPLITS, Blob, Record
 from robustcli.data.walks import on_disk
 from robustcli.utils.errors import UserError
@@ -63,6 +64,8 @@ class FileSet(ImageTextData):
         limit: the first so many records; None: all.
         fingerprint: that the set must have, or one for each split; None: any.
         origin: source of the files, for the message where one is missing.
+        positives, positives_threshold: files of further positives, see `robustcli.data.positives`, and the least score
+            of one where a file has scores.
 
     Raises:
         UserError: an unknown ``same_text``, a size or limit below 1, a missing or bad image, no usable image, another
@@ -78,6 +81,8 @@ class FileSet(ImageTextData):
         limit: int | None = None,
         fingerprint: str | Mapping[str, str] | None = None,
         origin: str | None = None,
+        positives: str | Sequence[str] | None = None,
+        positives_threshold: float = 3.0,
     ) -> None:
         check_positive(image_size=image_size, limit=limit)
         one_of("same_text", same_text, get_args(SameText), node="dataset")
@@ -96,11 +101,15 @@ class FileSet(ImageTextData):
         self._same_text = self._images_by_text() if same_text == "match" else {}
         self.fingerprint = _fingerprint(records, store.hashes)
         self._pixels = store.pixels
+        self._positives: Positives | None = None
+        if positives:
+            self._positives = further_positives(positives, positives_threshold, records, self.split)
         others = other_splits(self.split, reading.read)
         self.notes = [
             *reading.faults.notes(),
             *store.notes,
             *overlaps(self.split, [record.blob for record in records], others),
+            *([self._positives.note] if self._positives else []),
         ]
         check_fingerprint(self, fingerprint, limit)
 
@@ -113,7 +122,15 @@ class FileSet(ImageTextData):
         for column, caption in enumerate(captions.tolist() if self._same_text else ()):
             if (owners := self._same_text.get(self.captions[caption])) is not None:
                 block[:, column] = torch.isin(images, owners)
+        further = self._positives.images if self._positives else {}
+        for column, caption in enumerate(captions.tolist() if further else ()):
+            if (shown := further.get(caption)) is not None:
+                block[:, column] |= torch.isin(images, shown)
         return block
+
+    def provenance(self) -> dict[str, str | int]:
+        positives = {"positives": self._positives.sha256} if self._positives else {}
+        return super().provenance() | positives
 
     def _images_by_text(self) -> dict[str, Tensor]:
         """Text -> its images (long), of the texts that stand under several."""

@@ -8,13 +8,14 @@
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from robustcli.data.faults import Faults, OnError
 from robustcli.data.files import FileSet, Reading, SameText
+from robustcli.data.positives import image_key
 from robustcli.data.sources import (
     SPLITS,
     Blob,
@@ -43,6 +44,8 @@ class KarpathyJSON(FileSet):
         fingerprint: expected fingerprint of this split, or a mapping from split to fingerprint; None checks nothing.
         limit: only the first so many images of the split.
         origin: where the files come from, for the message when they are missing.
+        positives, positives_threshold: further positives, see `FileSet`; the file must have ``cocoid``, or COCO's names
+            of images, and ``sentid``.
 
     Raises:
         UserError: a bad file or entry, named with its place; an absent split; another fingerprint.
@@ -60,10 +63,19 @@ class KarpathyJSON(FileSet):
         fingerprint: str | Mapping[str, str] | None = None,
         limit: int | None = None,
         origin: str | None = None,
+        positives: str | Sequence[str] | None = None,
+        positives_threshold: float = 3.0,
     ) -> None:
         reading = read(str(annotations), Path(root).expanduser(), split, Faults(on_error), origin)
         super().__init__(
-            reading, image_size=image_size, same_text=same_text, limit=limit, fingerprint=fingerprint, origin=origin
+            reading,
+            image_size=image_size,
+            same_text=same_text,
+            limit=limit,
+            fingerprint=fingerprint,
+            origin=origin,
+            positives=positives,
+            positives_threshold=positives_threshold,
         )
 
 
@@ -118,9 +130,22 @@ def _from_karpathy(images: list[Any], path: Path, root: Path, split: str, faults
             raw = [sentence.get("raw") if isinstance(sentence, dict) else sentence for sentence in entry["sentences"]]
             captions = clean_captions(raw, f"{where} ({name})", faults)
             if captions:
-                records.append(Record(name, Blob(root / name), tuple(captions), where))
+                key = image_key(entry.get("cocoid", entry["filename"]))
+                records.append(Record(name, Blob(root / name), tuple(captions), where, key, _keys(entry["sentences"])))
     check_split(split, splits, str(path))
     return records
+
+
+def _keys(sentences: list[Any]) -> tuple[str | None, ...]:
+    """The id of each sentence that is no fault."""
+    quiet = Faults("skip", quiet=True)
+    kept = [
+        sentence
+        for sentence in sentences
+        if clean_captions([sentence.get("raw") if isinstance(sentence, dict) else sentence], "", quiet)
+    ]
+    ids = [sentence.get("sentid") if isinstance(sentence, dict) else None for sentence in kept]
+    return tuple(None if each is None else str(each) for each in ids)
 
 
 def _has(entry: Any, key: str) -> bool:

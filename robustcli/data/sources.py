@@ -34,12 +34,16 @@ class Blob:
 
 @dataclass(frozen=True)
 class Record:
-    """One image with its captions; ``where`` names the file and the line or record for messages."""
+    """One image with its captions; ``where`` names the file and the line or record for messages, ``key`` and
+    ``caption_keys`` are the ids of the image and of its captions in COCO's files, where the annotations give them.
+    """
 
     image_id: str
     blob: Blob
     captions: tuple[str, ...]
     where: str
+    key: str | None = None
+    caption_keys: tuple[str | None, ...] = ()
 
 
 def safe_name(relative: str, root: Path, where: str) -> str:

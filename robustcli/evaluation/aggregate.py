@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from robustcli import metrics
-from robustcli.evaluation.records import BARE, CLEAN, VERDICTS, WORST, clean_of, success_rates, within
+from robustcli.evaluation.records import BARE, CLEAN, PRECISIONS, WORST, clean_of, success_rates, verdicts_of, within
 
 KS = (1, 5, 10)
 _KEYS = ["model", "defence", "attack", "access", "eps", "direction"]
@@ -97,9 +97,9 @@ def fallen_by_member(records: pd.DataFrame) -> pd.DataFrame:
 def summarise(records: pd.DataFrame, *, resamples: int, seed: int) -> pd.DataFrame:
     """One row a model, defence, attack, access, radius and direction, each column an aggregation of ``records``.
 
-    ``recall_at_k`` (for k = 1 the share of correct fresh draws), and of a randomised model also ``worst`` and
-    ``majority``, each with ``_low`` and ``_high``; both success rates; mean costs of an image, and the median norm of
-    the successes.
+    ``recall_at_k`` (for k = 1 the share of correct fresh draws), of retrieval ``map_at_r`` and ``r_precision``, of a
+    randomised model also ``worst`` and ``majority``, each with ``_low`` and ``_high``; both success rates; mean costs
+    of an image, and the median norm of the successes.
     """
     rows = []
     for keys, table in records.groupby(_KEYS, sort=False, dropna=False):
@@ -165,8 +165,8 @@ def _worst_case(attacked: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
     worst = attacked.assign(_order=(1 - attacked["mean"].astype(float)) * 1e12 + attacked["adversarial_rank"])
     groups = worst.groupby(by, sort=False)
     chosen = worst.loc[groups["_order"].idxmax()].drop(columns="_order").set_index(by)
-    least = groups[list(VERDICTS)].min()
-    chosen[list(VERDICTS)] = least.loc[chosen.index]
+    verdicts = verdicts_of(attacked)
+    chosen[verdicts] = groups[verdicts].min().loc[chosen.index]
     return chosen.reset_index()
 
 
@@ -181,6 +181,9 @@ def _figures(table: pd.DataFrame, resamples: int, seed: int) -> Mapping[str, flo
     for k in KS:
         hits = torch.tensor(table["mean"].to_numpy(dtype="float64")) if k == 1 else ranks <= k
         figures |= _named(f"recall_at_{k}", metrics.bootstrap(hits, groups, resamples=resamples, seed=seed))
+    for name in PRECISIONS:
+        if name in table and table[name].notna().all():
+            figures |= _interval(name, table[name], table["image_id"], resamples, seed)
     if (table["draws"] > 1).any():
         for verdict in ("worst", "majority"):
             figures |= _interval(verdict, table[verdict].astype(float), table["image_id"], resamples, seed)

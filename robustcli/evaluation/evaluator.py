@@ -135,6 +135,11 @@ class Evaluator(ABC):
     def answers(self, model: Any, images: Tensor) -> Tensor:
         """Logits or image embeddings (B,K) of one pass; two that differ mark a randomised model."""
 
+    @property
+    def several(self) -> bool:
+        """True where a query has positives beyond those that were written for it."""
+        return False
+
     @abstractmethod
     def describe(self) -> list[str]:
         """Sentences on the data and the protocol, for the report."""

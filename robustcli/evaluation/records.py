@@ -4,9 +4,11 @@ Columns: ``model`` (the row of the table) and ``defence`` (its test-time defence
 (see `access`) and ``eps`` (radius of the run; null: a minimum-norm attack without radius); ``direction``, ``query_id``,
 ``image_id``; ``clean_rank`` and ``adversarial_rank``, ``clean_correct`` and ``adversarial_correct`` (rank 1);
 ``status``; the number of fresh ``draws``, ``mean``, the share of them that is correct, ``worst`` (all are) and
-``majority`` (most are); ``norm`` of the perturbation and ``edits`` of the caption; ``followed`` (a minimum-norm
-perturbation scaled up to a radius); costs. Classifiers add ``label``, ``clean_class`` and ``adversarial_class``, pairs
-the edited ``caption``. ``member`` is that of an ensemble that gave the image or the caption, empty of other attacks.
+``majority`` (most are); of retrieval the number of ``positives`` and, attacked where there is an attack and as a mean
+over draws, ``map_at_r`` and ``r_precision`` (see `metrics.Ranking`); ``norm`` of the perturbation and ``edits`` of the
+caption; ``followed`` (a minimum-norm perturbation scaled up to a radius); costs. Classifiers add ``label``,
+``clean_class`` and ``adversarial_class``, pairs the edited ``caption``. ``member`` is that of an ensemble that gave the
+image or the caption, empty of other attacks.
 
 Shapes: Q queries of one direction.
 """
@@ -25,6 +27,7 @@ Direction = Literal["image_to_text", "text_to_image", "image_to_class"]
 CLEAN = "clean"  # attack and access of a record without attack
 WORST = "worst"
 BARE = "none"  # defence of a model without one
+PRECISIONS = ("map_at_r", "r_precision")  # of retrieval; a classifier has one label and none of them
 VERDICTS = ("mean", "worst", "majority")
 STATUSES = ("survived", "fooled", "already_wrong", "not_attacked")
 SPENT = ("queries", "gradients", "zero_gradients", "nan_gradients")
@@ -91,9 +94,14 @@ def within(records: pd.DataFrame, clean: pd.DataFrame, eps: float) -> pd.DataFra
     unattacked = clean_of(records, clean)
     changed = {
         "adversarial_rank": records["adversarial_rank"].where(inside, records["clean_rank"]),
-        **{name: records[name].where(inside, unattacked[name].to_numpy()) for name in VERDICTS},
+        **{name: records[name].where(inside, unattacked[name].to_numpy()) for name in verdicts_of(records)},
     }
     return with_status(records.assign(**changed))
+
+
+def verdicts_of(records: pd.DataFrame) -> list[str]:
+    """The columns of ``records`` that judge a query, of which more is better."""
+    return [*VERDICTS, *(name for name in PRECISIONS if name in records)]
 
 
 def clean_of(records: pd.DataFrame, clean: pd.DataFrame) -> pd.DataFrame:

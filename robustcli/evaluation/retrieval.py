@@ -19,7 +19,7 @@ from robustcli.data.base import ImageTextData
 from robustcli.diagnostics import RetrievalSubject
 from robustcli.evaluation.access import AttackRun, Entry
 from robustcli.evaluation.evaluator import Attacked, Evaluator, Example, Keep, Part, fixed_draws, uncached
-from robustcli.evaluation.records import CLEAN, SPENT, per_query
+from robustcli.evaluation.records import CLEAN, PRECISIONS, SPENT, per_query
 from robustcli.utils.seeding import derive_seed
 
 Direction = Literal["image_to_text", "text_to_image"]
@@ -109,6 +109,10 @@ class RetrievalEvaluator(Evaluator):
         output = pd.concat(_same_variants(parts), ignore_index=True)
         tables = [self._table(run, entry, output[output["model"] == entry.label]) for entry in run.entries]
         return pd.concat(tables, ignore_index=True)
+
+    @property
+    def several(self) -> bool:
+        return int(self.relevance.sum()) > len(self.captions)
 
     def answers(self, model: Any, images: Tensor) -> Tensor:
         features: Tensor = model.encode_image(images)
@@ -221,14 +225,25 @@ class RetrievalEvaluator(Evaluator):
 
     def _rank(self, entry: Entry, images: Tensor, captions: Tensor) -> "dict[Direction, _DrawnRanks]":
         """Ranks of R draws, from features of all images (R,N,D) and of all captions (M,D)."""
-        ranks = [self._ranks_of(entry, draw, captions) for draw in images]
-        return {each: _DrawnRanks(torch.stack([getattr(one, each) for one in ranks])) for each in self.directions}
+        drawn = [self._ranks_of(entry, draw, captions) for draw in images]
+        return {
+            each: _DrawnRanks(
+                ranks=torch.stack([one[each].rank for one in drawn]),
+                map_at_r=torch.stack([one[each].map_at_r for one in drawn]),
+                r_precision=torch.stack([one[each].r_precision for one in drawn]),
+                positives=drawn[0][each].positives,
+            )
+            for each in self.directions
+        }
 
-    def _ranks_of(self, entry: Entry, images: Tensor, captions: Tensor) -> metrics.Ranks:
-        """Ranks under ``threat.edits``, from features of all images and captions, attacked."""
+    def _ranks_of(self, entry: Entry, images: Tensor, captions: Tensor) -> "dict[Direction, metrics.Ranking]":
+        """Rankings under ``threat.edits``, from features of all images and captions, attacked."""
         clean_images, clean_captions = self.features(entry.model)
         if self.threat.edits == "all":
-            return metrics.ranks(images, captions, self.relevance)
+            return {
+                "image_to_text": metrics.ranking(images, captions, self.relevance),
+                "text_to_image": metrics.ranking(captions, images, self.relevance.T),
+            }
         query, item = self.threat.edits != "item", self.threat.edits != "query"
         queries = images if query else clean_images, captions if query else clean_captions
         items = images if item else clean_images, captions if item else clean_captions
@@ -236,10 +251,10 @@ class RetrievalEvaluator(Evaluator):
         caption_rows, owner = torch.arange(len(self.captions)), self.owner.to(entry.model.device)
         to_text = (self.owner, caption_rows, (queries[0][owner] * items[1]).sum(1))
         to_image = (caption_rows, self.owner, (queries[1] * items[0][owner]).sum(1))
-        return metrics.Ranks(
-            metrics.first_true_rank(queries[0], clean_captions, self.relevance, replaced=to_text),
-            metrics.first_true_rank(queries[1], clean_images, self.relevance.T, replaced=to_image),
-        )
+        return {
+            "image_to_text": metrics.ranking(queries[0], clean_captions, self.relevance, replaced=to_text),
+            "text_to_image": metrics.ranking(queries[1], clean_images, self.relevance.T, replaced=to_image),
+        }
 
     def _records(
         self,
@@ -259,6 +274,8 @@ class RetrievalEvaluator(Evaluator):
         table = per_query(direction, ids, images, clean.rank, None if adversarial is None else adversarial.rank)
         judged = clean if adversarial is None else adversarial
         table = table.assign(draws=len(judged.ranks), mean=judged.mean, worst=judged.worst, majority=judged.majority)
+        precisions = {name: getattr(judged, name).mean(0).numpy() for name in PRECISIONS}
+        table = table.assign(positives=judged.positives.numpy(), **precisions)
         keys = {"model": entry.label, "defence": entry.defence, "attack": attack, "access": access}
         for position, (name, value) in enumerate(keys.items()):
             table.insert(position, name, value)
@@ -309,9 +326,12 @@ def encode_captions(model: Any, captions: Sequence[str], batch_size: int) -> Ten
 
 @dataclass(frozen=True)
 class _DrawnRanks:
-    """Ranks (R,Q) of the queries of one direction in R draws."""
+    """Ranks, mAP@R and R-precision (R,Q) of the queries of one direction in R draws, and their positives (Q,)."""
 
     ranks: Tensor
+    map_at_r: Tensor
+    r_precision: Tensor
+    positives: Tensor
 
     @property
     def rank(self) -> Tensor:
@@ -337,8 +357,13 @@ def _worst_variants(variants: Mapping[str, _DrawnRanks]) -> tuple[_DrawnRanks, l
     ranks = torch.stack([each.ranks for each in each_ranks])  # (V,R,Q)
     wrong = (ranks > 1).double().mean(1)
     which = (wrong * 1e12 + torch.stack([each.rank for each in each_ranks])).max(0).indices
-    chosen = ranks.gather(0, which[None, None].expand(1, ranks.shape[1], -1))[0]
-    return _DrawnRanks(chosen), [names[i] for i in which.tolist()]
+
+    def chosen(name: str) -> Tensor:
+        stacked = torch.stack([getattr(each, name) for each in each_ranks])
+        return stacked.gather(0, which[None, None].expand(1, stacked.shape[1], -1))[0]
+
+    drawn = {name: chosen(name) for name in ("ranks", *PRECISIONS)}
+    return _DrawnRanks(**drawn, positives=each_ranks[0].positives), [names[i] for i in which.tolist()]
 
 
 def _with_costs(table: pd.DataFrame, output: pd.DataFrame, variants: list[str], direction: str) -> pd.DataFrame:

@@ -11,6 +11,7 @@ from robustcli.metrics.intervals import (
     wilson,
 )
 from robustcli.metrics.retrieval import (
+    Ranking,
     Ranks,
     Recall,
     SuccessRate,
@@ -18,6 +19,7 @@ from robustcli.metrics.retrieval import (
     attack_success_flip,
     chance_recall,
     first_true_rank,
+    ranking,
     ranks,
     recall_at_k,
     same_text_ceiling,
@@ -27,6 +29,7 @@ from robustcli.metrics.texts import SelfBLEU, distinct_n
 __all__ = [
     "Interval",
     "PairedMMD",
+    "Ranking",
     "Ranks",
     "Recall",
     "SelfBLEU",
@@ -44,6 +47,7 @@ __all__ = [
     "jensen_shannon",
     "label_ranks",
     "median_bandwidth",
+    "ranking",
     "ranks",
     "recall_at_k",
     "same_text_ceiling",

@@ -8,7 +8,7 @@ a fixed shuffled order of the gallery that starts at another place for every que
 ranking, the same for every chunk size, and under ties its recall is that of a random ranking.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -29,6 +29,24 @@ class Ranks:
 
     image_to_text: Tensor
     text_to_image: Tensor
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Figures of each query (Q,) of one direction, on the CPU, where R is the number of its true items.
+
+    Attributes:
+        rank: long, of the best true item, 1 is best.
+        map_at_r: float64, mean over the first R places of the precision there, 0 where the item is false (Musgrave et
+            al. 2020, equation 2; Chun et al. 2022).
+        r_precision: float64, share of true items among the first R.
+        positives: long, R.
+    """
+
+    rank: Tensor
+    map_at_r: Tensor
+    r_precision: Tensor
+    positives: Tensor
 
 
 @dataclass(frozen=True)
@@ -89,25 +107,29 @@ def first_true_rank(
     Raises:
         ValueError: as :func:`ranks`, or replaced scores that are NaN or infinite.
     """
-    query_rows, gallery_rows = _checked(queries, "query"), _checked(gallery, "gallery")
-    if query_rows.shape[1] != gallery_rows.shape[1]:
-        raise ValueError(f"queries have {query_rows.shape[1]} dimensions and the gallery has {gallery_rows.shape[1]}")
-    shape = (len(query_rows), len(gallery_rows))
-    if tuple(relevance.shape) != shape or relevance.dtype != torch.bool:
-        raise ValueError(f"relevance is {tuple(relevance.shape)} {relevance.dtype}, expected {shape} torch.bool")
-    # No dot product is larger (Cauchy-Schwarz), so scaled scores lie in [-1,1]. All embeddings at 0 would give 0/0.
-    scale = float(query_rows.norm(dim=1).max() * gallery_rows.norm(dim=1).max()) or 1.0
-    order, shifts = _tie_order(len(query_rows), len(gallery_rows))
-    step = chunk or max(1, BLOCK_SCORES // len(gallery_rows))
-    blocks = []
-    for start in range(0, len(query_rows), step):
-        rows = slice(start, min(start + step, len(query_rows)))
-        scores = query_rows[rows] @ gallery_rows.T / scale
-        if replaced is not None:
-            _replace(scores, rows, replaced, scale)
-        keys = _strict_keys(scores, order, shifts[rows])
-        blocks.append(_rank_of_best(keys, relevance[rows].to(keys.device)))
+    blocks = [_rank_of_best(keys, true) for keys, true in _blocks(queries, gallery, relevance, replaced, chunk)]
     return torch.cat(blocks).cpu()
+
+
+def ranking(
+    queries: Tensor,
+    gallery: Tensor,
+    relevance: Tensor,
+    *,
+    replaced: tuple[Tensor, Tensor, Tensor] | None = None,
+    chunk: int | None = None,
+) -> Ranking:
+    """`first_true_rank` with the measures of all true items; arguments and errors are the same."""
+    parts = []
+    for keys, true in _blocks(queries, gallery, relevance, replaced, chunk):
+        rank, positives = _rank_of_best(keys, true), true.sum(dim=1)
+        most = int(positives.max())
+        hits = true.gather(1, keys.topk(most, dim=1).indices)
+        place = torch.arange(1, most + 1, device=keys.device)
+        hits = (hits & (place <= positives[:, None])).double()
+        precision = hits.cumsum(dim=1) / place
+        parts.append((rank, (precision * hits).sum(dim=1) / positives, hits.sum(dim=1) / positives, positives))
+    return Ranking(*(torch.cat(each).cpu() for each in zip(*parts, strict=True)))
 
 
 def recall_at_k(query_ranks: Tensor, k: int) -> float:
@@ -172,6 +194,33 @@ def attack_success_flip(clean_correct: Tensor, adversarial_correct: Tensor) -> S
     """
     clean, adversarial = _paired(clean_correct, adversarial_correct)
     return SuccessRate(int((clean & ~adversarial).sum()), int(clean.sum()))
+
+
+def _blocks(
+    queries: Tensor,
+    gallery: Tensor,
+    relevance: Tensor,
+    replaced: tuple[Tensor, Tensor, Tensor] | None,
+    chunk: int | None,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Keys without ties (B,G) and relevance (B,G) of some queries at a time."""
+    query_rows, gallery_rows = _checked(queries, "query"), _checked(gallery, "gallery")
+    if query_rows.shape[1] != gallery_rows.shape[1]:
+        raise ValueError(f"queries have {query_rows.shape[1]} dimensions and the gallery has {gallery_rows.shape[1]}")
+    shape = (len(query_rows), len(gallery_rows))
+    if tuple(relevance.shape) != shape or relevance.dtype != torch.bool:
+        raise ValueError(f"relevance is {tuple(relevance.shape)} {relevance.dtype}, expected {shape} torch.bool")
+    # No dot product is larger (Cauchy-Schwarz), so scaled scores lie in [-1,1]. All embeddings at 0 would give 0/0.
+    scale = float(query_rows.norm(dim=1).max() * gallery_rows.norm(dim=1).max()) or 1.0
+    order, shifts = _tie_order(len(query_rows), len(gallery_rows))
+    step = chunk or max(1, BLOCK_SCORES // len(gallery_rows))
+    for start in range(0, len(query_rows), step):
+        rows = slice(start, min(start + step, len(query_rows)))
+        scores = query_rows[rows] @ gallery_rows.T / scale
+        if replaced is not None:
+            _replace(scores, rows, replaced, scale)
+        keys = _strict_keys(scores, order, shifts[rows])
+        yield keys, relevance[rows].to(keys.device)
 
 
 def _checked(features: Tensor, what: str) -> Tensor:

@@ -27,7 +27,16 @@ from robustcli.report.diagnose import coverages, diagnostics_of, transfers
 from robustcli.report.diagnostics import diagnostics_grid, print_findings, with_verdicts
 from robustcli.report.markdown import Report, literal, render_report
 from robustcli.report.pictures import draw_defences, draw_models
-from robustcli.report.tables import Grid, attack_grid, cost_grid, fallen_grid, label_of, member_grid, print_grid
+from robustcli.report.tables import (
+    Grid,
+    attack_grid,
+    cost_grid,
+    fallen_grid,
+    label_of,
+    member_grid,
+    precision_grid,
+    print_grid,
+)
 from robustcli.report.threat import threat_model
 from robustcli.runs.run import Run
 
@@ -83,8 +92,9 @@ def write_results(
         draw_defences(album, evaluation, groups, pd.concat([seen, seen_curve], ignore_index=True))
     else:
         fallen = _fallen_grids(at_radius(records, evaluation.threat.radius).replace({"model": names}))
-        grids = _model_grids(seen, fallen, findings)
-        printed = 1 + len(fallen) + _minimum_norm_only(evaluation)
+        precisions = [precision_grid(seen)] if evaluation.evaluator.several else []
+        grids = _model_grids(seen, [*precisions, *fallen], findings)
+        printed = 1 + len(precisions) + len(fallen) + _minimum_norm_only(evaluation)
         draw_models(album, evaluation, groups, table, seen_curve, records, _curve_attack(evaluation))
     inputs = evaluation.evaluator.inputs(group.bare.model for group in groups)
     notes = [grids[0].note, _baselines(evaluation), *coverages(evaluation)]
@@ -155,9 +165,9 @@ def _fallen_grids(records: pd.DataFrame) -> list[Grid]:
     ]
 
 
-def _model_grids(table: pd.DataFrame, fallen: Sequence[Grid], findings: Sequence[Finding]) -> list[Grid]:
+def _model_grids(table: pd.DataFrame, further: Sequence[Grid], findings: Sequence[Finding]) -> list[Grid]:
     costs, measures = cost_grid(table), [name for name in ("success_flip", "success_drop") if name in table]
-    grids = [with_verdicts(attack_grid(table), findings), *fallen]
+    grids = [with_verdicts(attack_grid(table), findings), *further]
     grids += [costs] if costs.rows else []
     return [*grids, *(attack_grid(table, measure) for measure in measures)]
 

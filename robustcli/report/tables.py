@@ -44,6 +44,8 @@ TITLES = {
     "recall_at_1": "Recall@1",
     "recall_at_5": "Recall@5",
     "recall_at_10": "Recall@10",
+    "map_at_r": "mAP@R",
+    "r_precision": "R-precision",
     "success_flip": "Attack success, correct that became wrong",
     "success_drop": "Attack success, drop of recall",
 }
@@ -54,6 +56,7 @@ CLASS_TITLES = {
     "recall_at_10": "Top-10 accuracy",
     "success_drop": "Attack success, drop of accuracy",
 }
+PRECISIONS = ("map_at_r", "r_precision")
 MISSING = "-"
 NUMBER_STARTS = ("", *"0123456789-±.")
 
@@ -91,6 +94,19 @@ def attack_grid(frame: "pd.DataFrame", measure: str = "recall_at_1") -> Grid:
     rows = [[model, *(_cell(cells, model, attack, measure, directions) for attack in attacks)] for model in models]
     title = f"{title_of(measure, directions)} in percent, {' / '.join(DIRECTIONS[name] for name in directions)}"
     return Grid(title, ["model", *(label_of(name) for name in attacks)], rows, _note(shown, measure))
+
+
+def precision_grid(frame: "pd.DataFrame") -> Grid:
+    """mAP@R and R-precision of models (rows) under attacks (columns), as in `attack_grid`."""
+    parts = [attack_grid(frame, measure) for measure in PRECISIONS]
+    rows = [
+        [f"{row[0]}, {TITLES[measure]}", *row[1:]]
+        for together in zip(*(part.rows for part in parts), strict=True)
+        for measure, row in zip(PRECISIONS, together, strict=True)
+    ]
+    ways = " / ".join(DIRECTIONS[name] for name in directions_of(frame))
+    title = f"Precision over all positives of a query in percent, {ways}"
+    return Grid(title, parts[0].columns, rows, parts[0].note)
 
 
 def cost_grid(frame: "pd.DataFrame") -> Grid:

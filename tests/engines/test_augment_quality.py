@@ -60,12 +60,12 @@ def test_one_table_over_all_directories(
     assert prediction["date"].startswith("20") and prediction["verified"] is False
 
 
-def test_labels_tell_the_method_and_its_parameters(made: dict[str, Path], tmp_path: Path) -> None:
+def test_labels_tell_the_method_and_the_parameters_that_differ(made: dict[str, Path], tmp_path: Path) -> None:
     named = f"dataset.augmentations=[{made['right']},{made['wrong']}]"
     words = [*SCENES, *FEW, named, "dataset.augmented_per_image=1", f"hydra.run.dir={tmp_path / 'run'}"]
     assert launch("augment-quality", words) == 0
     table = pd.read_csv(tmp_path / "run" / "metrics.csv")
-    assert table["augmentation"].tolist() == ["paraphrase number=5", "paraphrase number=5 misaligned=0.5"]
+    assert table["augmentation"].tolist() == ["paraphrase misaligned=0.0", "paraphrase misaligned=0.5"]
     assert table["per_item"].tolist() == [1, 1]
 
 

@@ -106,6 +106,21 @@ def test_each_verdict_of_the_worst_case_is_the_least_of_all_attacks() -> None:
             assert (worst["mean"], worst["majority"], worst["worst"]) == (0.4, False, False)
 
 
+def test_precision_of_the_worst_case_is_the_least_too_and_a_classifier_has_none(records: pd.DataFrame) -> None:
+    rows = [
+        record("m", name, access, "a", mean, map_at_r=precision, r_precision=precision)
+        for name, access, mean, precision in (
+            ("clean", "clean", 1.0, 0.9),
+            ("sga", "static", 0.0, 0.5),
+            ("pgd", "static", 1.0, 0.2),
+        )
+    ]
+    table = summarise(with_worst(frame(rows)), resamples=10, seed=0).set_index("attack")
+    assert table["map_at_r"].to_dict() == {"clean": 0.9, "sga": 0.5, "pgd": 0.2, WORST: 0.2}
+    assert table.loc[WORST, "r_precision"] == 0.2 and table.loc[WORST, "recall_at_1"] == 0
+    assert "map_at_r" not in summarise(records, resamples=10, seed=0)
+
+
 def test_an_attack_has_one_row_an_image_at_each_bound(records: pd.DataFrame) -> None:
     within = up_to_radius(records, 2)
     assert (

@@ -129,6 +129,27 @@ def test_an_image_of_all_captions_is_aligned_with_their_mean(
     assert "true_share" not in figures.dropna() and len(quality.records) == 60
 
 
+def test_a_directory_of_captions_and_images_has_a_row_for_each(
+    scenes: Scenes, reference: DualEncoder, tmp_path: Path
+) -> None:
+    pixels = (scenes.images(torch.arange(60)) * 255).byte().permute(0, 2, 3, 1).numpy()
+    pairs = [
+        each
+        for row in range(60)
+        for each in (
+            AugmentedPair(source=row, source_caption=6 * row, caption="a blue square"),
+            AugmentedPair(source=row, source_caption=6 * row, image=pixels[row]),
+        )
+    ]
+    # Fewer items than there are pairs: what is left out must not shift the images of those that stay.
+    quality = evaluator(scenes, reference, items=20).measure(augmented(tmp_path, scenes, pairs))
+    figures = quality.figures.set_index("side")
+    assert figures["pairs"].to_dict() == {"captions": 20, "images": 20}
+    assert figures.loc["images", "diversity"] == pytest.approx(0, abs=1e-5)
+    assert figures.loc["captions", "diversity"] > 0.1
+    assert pd.isna(figures.loc["images", "edits"]) and figures.loc["captions", "edits"] > 0
+
+
 def test_the_items_are_capped_and_the_same_for_each(scenes: Scenes, reference: DualEncoder, tmp_path: Path) -> None:
     judge, seen = evaluator(scenes, reference, items=10), []
     for name, text in (("a", "a red circle"), ("b", "a blue square on dots")):

@@ -32,6 +32,7 @@ from robustcli.data import ImageTextData, KarpathyJSON, Scenes
 from robustcli.data.scenes import synonym_table
 from robustcli.evaluation import Attacked, AttackRun, RetrievalEvaluator
 from robustcli.evaluation.aggregate import summarise
+from robustcli.metrics import ranking
 from robustcli.models import DualEncoder
 
 from ..attacks.conftest import attack_of, family, names_of
@@ -347,3 +348,35 @@ def test_fresh_draws_are_none_of_the_attack_s(scenes: Scenes, small_model: DualE
     attacked, model.drawn = set(model.drawn), []
     judge.clean(entry)
     assert attacked and model.drawn and attacked.isdisjoint(model.drawn)
+
+
+class _OwnAlone(Scattered):
+    """The scenes as a set that knows only which caption was written for which image."""
+
+    def relevance(self, images: Tensor, captions: Tensor) -> Tensor:
+        return ImageTextData.relevance(self, images, captions)
+
+
+def test_all_positives_of_a_query_are_judged_clean_and_attacked(scenes: Scenes, small_model: DualEncoder) -> None:
+    judge = evaluator(Scattered(scenes), batch_size=7, limit=20)
+    assert judge.several and not evaluator(_OwnAlone(scenes), limit=20).several
+    entry = judge.entry("m", small_model)
+    clean, attacked = judge.clean(entry), attacked_by(judge, small_model, sep())
+    images, captions = judge.features(small_model)
+    expected = {
+        "image_to_text": ranking(images, captions, judge.relevance),
+        "text_to_image": ranking(captions, images, judge.relevance.T),
+    }
+    for direction, table in clean.groupby("direction"):
+        found = expected[str(direction)]
+        assert table["map_at_r"].tolist() == pytest.approx(found.map_at_r.tolist())
+        assert table["r_precision"].tolist() == pytest.approx(found.r_precision.tolist())
+        assert table["positives"].tolist() == found.positives.tolist()
+    assert attacked["positives"].tolist() == clean["positives"].tolist()
+    assert attacked["map_at_r"].mean() < clean["map_at_r"].mean()
+    single = attacked[attacked["positives"] == 1]
+    assert len(single) and single["map_at_r"].tolist() == single["mean"].tolist()
+    summary = summarise(pd.concat([clean, attacked]), resamples=10, seed=0)
+    for row in summary.to_dict("records"):
+        assert row["map_at_r_low"] <= row["map_at_r"] <= row["map_at_r_high"]
+        assert 0 <= row["r_precision_low"] <= row["r_precision"] <= row["r_precision_high"] <= 1

@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.metrics import average_precision_score
 from torch import Tensor
 
 from robustcli.metrics import (
@@ -12,6 +13,7 @@ from robustcli.metrics import (
     attack_success_flip,
     chance_recall,
     first_true_rank,
+    ranking,
     ranks,
     recall_at_k,
     same_text_ceiling,
@@ -56,6 +58,46 @@ def test_in_a_many_to_many_relation_the_best_true_match_counts():
     found = ranks(images, texts, true, chunk=7)
     assert found.image_to_text.tolist() == oracle(images, texts, true)
     assert found.text_to_image.tolist() == oracle(texts, images, true.T)
+
+
+def test_map_at_r_and_r_precision_by_hand():
+    gallery = torch.tensor([[5.0], [4.0], [3.0], [2.0], [1.0]])  # of the query 1 in this order
+    true = torch.tensor(
+        [
+            [True, False, True, False, True],  # R 3: of the first three the first and the third
+            [True, True, False, False, False],
+            [False, False, False, False, True],
+            [False, True, True, False, False],
+        ]
+    )
+    found = ranking(torch.ones(4, 1), gallery, true)
+    assert found.rank.tolist() == [1, 1, 5, 2] and found.positives.tolist() == [3, 2, 1, 2]
+    assert found.map_at_r.tolist() == pytest.approx([(1 + 2 / 3) / 3, 1.0, 0.0, (1 / 2) / 2])
+    assert found.r_precision.tolist() == pytest.approx([2 / 3, 1.0, 0.0, 1 / 2])
+
+
+@pytest.mark.parametrize("chunk", [1, 7, None])
+def test_map_at_r_is_the_average_precision_of_the_first_r(chunk: int | None):
+    true = torch.rand(30, 50, generator=torch.Generator().manual_seed(5)) < 0.3
+    true[:, 0] = True
+    images, texts = features(30), features(50, seed=1)
+    found = ranking(images, texts, true, chunk=chunk)
+    assert found.rank.tolist() == first_true_rank(images, texts, true).tolist()
+    for query, row in enumerate(true):
+        scores = (images[query].double() @ texts.double().T).numpy()
+        count = int(row.sum())
+        first = scores.argsort()[::-1][:count].copy()
+        hits = row.numpy()[first]
+        expected = average_precision_score(hits, scores[first]) * hits.sum() / count if hits.any() else 0.0
+        assert float(found.map_at_r[query]) == pytest.approx(expected)
+        assert float(found.r_precision[query]) == pytest.approx(hits.sum() / count)
+
+
+def test_of_one_positive_all_measures_are_recall_at_1():
+    images, texts = features(40), features(40, seed=1)
+    found = ranking(images, texts, torch.eye(40, dtype=torch.bool))
+    assert torch.equal(found.map_at_r, (found.rank == 1).double())
+    assert torch.equal(found.r_precision, found.map_at_r)
 
 
 @pytest.mark.parametrize("chunk", [1, 4, None])

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from robustcli.report.tables import attack_grid, member_grid, print_grid
+from robustcli.report.tables import attack_grid, member_grid, precision_grid, print_grid
 
 DIRECTIONS = ("image_to_text", "text_to_image")
 
@@ -129,3 +129,11 @@ def test_what_a_user_names_is_plain_text_in_the_terminal() -> None:
     name = "[/red] :smile: [link=x]a\\"
     text = printed(attack_grid(frame(models=(name, "other"))))
     assert name in text
+
+
+def test_precisions_stand_in_two_rows_a_model() -> None:
+    table = frame(models=("a", "b")).assign(map_at_r=0.25, r_precision=0.5, map_at_r_low=0.2, map_at_r_high=0.35)
+    grid = precision_grid(table)
+    assert [row[0] for row in grid.rows] == ["a, mAP@R", "a, R-precision", "b, mAP@R", "b, R-precision"]
+    assert grid.rows[0][1] == "25.0 / 25.0\n±10.0 / ±10.0" and grid.rows[1][1] == "50.0 / 50.0"
+    assert list(grid.columns) == list(attack_grid(table).columns)
