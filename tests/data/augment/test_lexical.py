@@ -116,6 +116,8 @@ def test_a_set_without_synonyms_asks_for_a_table() -> None:
 
 def write_wordnet(folder: Path) -> Path:
     """WordNet's files with one synset of nouns: dog, domestic_dog; its exception "doggen"."""
+    folder = folder / "corpora" / "wordnet"
+    folder.mkdir(parents=True)
     for name in ("adj", "adv", "noun", "verb"):
         for kind in ("index", "data"):
             (folder / f"{kind}.{name}").write_text("")
@@ -128,10 +130,11 @@ def write_wordnet(folder: Path) -> Path:
     return folder
 
 
-def test_wordnet_knows_the_base_form_of_a_word(tmp_path: Path) -> None:
-    pytest.importorskip("nltk", reason="nltk is not installed: robustcli[wordnet]")
+def test_wordnet_knows_the_base_form_of_a_word(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    nltk = pytest.importorskip("nltk", reason="nltk is not installed: robustcli[wordnet]")
+    monkeypatch.setattr(nltk.data, "path", [])
     data = Scenes(split="train", train=1)
-    source = SynonymSource("wordnet", str(write_wordnet(tmp_path)))
+    source = SynonymSource("wordnet", str(write_wordnet(tmp_path).parents[1]))
     look_up = source.of(data)
     assert list(look_up("Dog")) == ["domestic dog"] and list(look_up("dogs")) == ["dog", "domestic dog"]
     assert list(look_up("doggen")) == ["dog", "domestic dog"] and not look_up("cat")
@@ -139,18 +142,21 @@ def test_wordnet_knows_the_base_form_of_a_word(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", ["absent", "empty", "damaged"])
-def test_wordnet_that_cannot_be_read_is_one_sentence(tmp_path: Path, damage: str) -> None:
-    pytest.importorskip("nltk", reason="nltk is not installed: robustcli[wordnet]")
+def test_wordnet_that_cannot_be_read_is_one_sentence(
+    tmp_path: Path, damage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nltk = pytest.importorskip("nltk", reason="nltk is not installed: robustcli[wordnet]")
+    monkeypatch.setattr(nltk.data, "path", [])
     folder = tmp_path / "wordnet"
     if damage != "absent":
         folder.mkdir()
     if damage == "damaged":
         (write_wordnet(folder) / "index.noun").write_text("dog n x\n")
-    with pytest.raises(UserError, match=r"augment\.wordnet.*put the files of nltk's corpus"):
+    with pytest.raises(UserError, match=r"put nltk's corpus into FOLDER/corpora/wordnet"):
         SynonymSource("wordnet", str(folder))
 
 
 def test_without_nltk_one_sentence_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "nltk.corpus", None)
+    monkeypatch.setitem(__import__("sys").modules, "nltk", None)
     with pytest.raises(UserError, match=r"install robustcli\[wordnet\]"):
         SynonymSource("wordnet")
