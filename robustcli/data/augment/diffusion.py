@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from robustcli.data.augment.base import Augmenter, to_bytes
-from robustcli.data.augment.pretrained import library, model_folder, read, weight_files, weights_sha256
+from robustcli.data.augment.pretrained import library, model_folder, quiet, read, weight_files, weights_sha256
 from robustcli.data.augment.shards import AugmentedPair
 from robustcli.data.base import ImageTextData
 from robustcli.utils.errors import UserError
@@ -88,15 +88,16 @@ class _Diffusion(Augmenter):
             rows = [int(captions_of[image][turn % len(captions_of[image])]) for image in asked]
             # A generator an image: what is drawn for it does not depend on the images beside it.
             generators = [generator(self.name, seed, data.image_ids[image], turn) for image in asked]
-            answer = self._pipeline(
-                [data.captions[row] for row in rows],
-                negative_prompt=None if self.negative_prompt is None else [self.negative_prompt] * len(rows),
-                num_inference_steps=self.steps,
-                guidance_scale=self.guidance,
-                generator=generators,
-                output_type="np",
-                **self._inputs(data, asked),
-            )
+            with quiet():
+                answer = self._pipeline(
+                    [data.captions[row] for row in rows],
+                    negative_prompt=None if self.negative_prompt is None else [self.negative_prompt] * len(rows),
+                    num_inference_steps=self.steps,
+                    guidance_scale=self.guidance,
+                    generator=generators,
+                    output_type="np",
+                    **self._inputs(data, asked),
+                )
             flagged = getattr(answer, "nsfw_content_detected", None) or [False] * len(rows)
             for image, row, pixels, unsafe in zip(asked, rows, _rounded(answer.images), flagged, strict=True):
                 if not unsafe:

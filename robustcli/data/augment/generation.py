@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from robustcli.data.augment.pretrained import library, model_folder, read, weight_files, weights_sha256
+from robustcli.data.augment.pretrained import library, model_folder, quiet, read, weight_files, weights_sha256
 from robustcli.utils.errors import UserError
 from robustcli.utils.numbers import at_least, parse_number
 
@@ -163,9 +163,13 @@ def generate(
     """
     drawn = {} if beams > 1 else {"logits_processor": _processors(RowSampler(sampling, generators))}
     plain = {"do_sample": False, "temperature": None, "top_k": None, "top_p": None, "max_length": None}
-    ids: Tensor = model.generate(
-        **inputs.to(model.device), **plain, **drawn, num_beams=beams, max_new_tokens=sampling.max_new_tokens
-    )
+    # A copy, since BLIP writes into the ids of the prompt; pixels in the precision of the weights.
+    fresh = {
+        key: value.clone().to(model.device, model.dtype if value.is_floating_point() else value.dtype)
+        for key, value in inputs.items()
+    }
+    with quiet():  # of settings that come with the model and are not used
+        ids: Tensor = model.generate(**fresh, **plain, **drawn, num_beams=beams, max_new_tokens=sampling.max_new_tokens)
     return ids.cpu()
 
 

@@ -1,7 +1,10 @@
 """Pretrained models of other libraries, read from folders of this machine: no network, no code of theirs is run."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+import logging
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeVar
@@ -10,6 +13,7 @@ from robustcli.utils.errors import UserError, lacks_memory
 
 T = TypeVar("T")
 
+_LIBRARIES = ("transformers", "diffusers")
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth")
 
 
@@ -66,9 +70,30 @@ def read(key: str, path: str | Path, like: str, make: Callable[[], T]) -> T:
         UserError: it cannot make it; lack of memory passes as it is.
     """
     try:
-        return make()
+        with quiet():
+            return make()
     except Exception as error:  # of libraries whose exceptions change from version to version
         if lacks_memory(error):
             raise
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(f"augment.{key} is {str(path)!r}, of which {like} cannot be made ({first:.200}).") from error
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Context in which the loaded ones of the libraries show no bars and log errors alone; left as they were found."""
+    loggers = [logging.getLogger(name) for name in _LIBRARIES]
+    levels = [logger.level for logger in loggers]
+    modules = [sys.modules[f"{name}.utils.logging"] for name in _LIBRARIES if f"{name}.utils.logging" in sys.modules]
+    bars: list[Any] = [module for module in modules if module.is_progress_bar_enabled()]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    for bar in bars:
+        bar.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+        for bar in bars:
+            bar.enable_progress_bar()

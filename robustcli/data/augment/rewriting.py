@@ -107,9 +107,13 @@ class BackTranslation(Augmenter):
         def answer(captions: Sequence[str], streams: Sequence[tuple[str | int, ...]]) -> list[str]:
             texts = list(captions)
             for way, (prefix, model) in enumerate(self._ways):
-                generators = [generator("backtranslate", seed, way, *stream) for stream in streams]
-                prompts = [f"{prefix}{text}" for text in texts]
-                texts = [cleaned(text) for text in model.answers(prompts, self.sampling, generators, beams=self.beams)]
+                told = [place for place, text in enumerate(texts) if text]  # nothing is no text to translate
+                generators = [generator("backtranslate", seed, way, *streams[place]) for place in told]
+                prompts = [f"{prefix}{texts[place]}" for place in told]
+                answers = model.answers(prompts, self.sampling, generators, beams=self.beams) if told else []
+                texts = [""] * len(captions)
+                for place, text in zip(told, answers, strict=True):
+                    texts[place] = cleaned(text)
             return texts
 
         return _rewritten(data, images, self.number, answer, once=self.beams > 1)

@@ -1,13 +1,14 @@
 """Sources of synonyms of captions' words: the data set's own, a table, or WordNet."""
 
 import hashlib
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from robustcli.data.base import ImageTextData
-from robustcli.utils.errors import UserError, reason_of
+from robustcli.utils.errors import UserError
 from robustcli.utils.words import STOP_WORDS, read_table
 
 LookUp = Callable[[str], Sequence[str]]  # a word in lower case -> words of the same meaning, in a fixed order
@@ -21,7 +22,7 @@ class SynonymSource:
     Args:
         synonyms: a JSON file of word -> words, the format of ``candidates.table``; ``wordnet``; None: those of the data
             set.
-        wordnet: folder of WordNet's files; None: where nltk looks for them.
+        wordnet: folder of nltk's data, with ``corpora/wordnet``; None: where nltk looks for it.
 
     Attributes:
         name: of the source, in the provenance; None for the data set's own, which its fingerprint covers.
@@ -73,31 +74,34 @@ def _in_table(table: Mapping[str, Sequence[str]]) -> LookUp:
 def _wordnet(folder: str | None) -> tuple[LookUp, str]:
     """WordNet's synonyms through nltk, which finds the base form of a word too, and the hash of its files."""
     remedy = (
-        "put the files of nltk's corpus `wordnet` (data.noun, index.noun, ...) into a folder, augment.wordnet=FOLDER, "
+        "put nltk's corpus into FOLDER/corpora/wordnet (data.noun, index.noun, ...) and give augment.wordnet=FOLDER, "
         "or run `python -m nltk.downloader wordnet` on a machine with a network"
     )
     try:
-        from nltk.corpus import wordnet
+        from nltk import data
         from nltk.corpus.reader.wordnet import WordNetCorpusReader
+        from nltk.corpus.util import LazyCorpusLoader
     except ImportError as error:
         raise UserError("augment.synonyms=wordnet needs nltk: install robustcli[wordnet].") from error
+    if folder is not None:
+        place = str(Path(folder).expanduser().absolute())
+        if not any((Path(place) / "corpora" / name).exists() for name in (_WORDNET, f"{_WORDNET}.zip")):
+            raise UserError(f"augment.wordnet is {folder}, which has no corpora/wordnet: {remedy}.")
+        if place not in data.path:
+            data.path.insert(0, place)  # nltk reads no file outside of its search path
+    reader: Any = LazyCorpusLoader(_WORDNET, WordNetCorpusReader, None)
+    sha256 = hashlib.sha256()
     try:
-        if folder is None:
-            wordnet.ensure_loaded()
-            reader: Any = wordnet
-        else:
-            reader = WordNetCorpusReader(str(Path(folder).expanduser().absolute()), None)
-        sha256 = hashlib.sha256()
+        with warnings.catch_warnings(action="ignore"):  # of languages other than English
+            reader.ensure_loaded()
         for name in _FILES:
             with reader.open(name) as file:
                 sha256.update(str(file.read()).encode())
-    except OSError as error:
-        reason = reason_of(error)
-        raise UserError(f"augment.wordnet is {folder}, where WordNet cannot be read ({reason}): {remedy}.") from error
     except LookupError as error:
         raise UserError(f"WordNet is not where nltk looks for it: {remedy}.") from error
-    except Exception as error:  # of nltk's reader: assertions, ValueError, WordNetError
-        raise UserError(f"augment.wordnet is {folder}, whose files are damaged ({error!r:.80}): {remedy}.") from error
+    except Exception as error:  # of nltk's reader: OSError, AssertionError, ValueError, WordNetError
+        told = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(f"the files of WordNet cannot be read ({told:.200}): {remedy}.") from error
 
     @cache
     def look_up(word: str) -> Sequence[str]:
