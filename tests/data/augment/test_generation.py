@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from robustcli.data import Scenes
 from robustcli.data.augment import BackTranslation, Captioner, LLMRewrite, TextToImage
-from robustcli.data.augment.generation import RowSampler, Sampling, TextModel, cleaned
+from robustcli.data.augment.generation import RowSampler, Sampling, TextModel, cleaned, generate
 from robustcli.utils.errors import UserError
 from robustcli.utils.seeding import generator
 
@@ -133,6 +134,10 @@ def test_blip_goes_on_from_its_prompt(folder: Path) -> None:
     whole = method.pairs(data, range(6), seed=0)
     assert whole and not any(str(pair.caption).startswith("a dog") for pair in whole)
     assert whole == [pair for row in range(6) for pair in method.pairs(data, [row], seed=0)]
+    inputs = method._inputs([Image.new("RGB", (16, 16))])
+    asked = inputs["input_ids"].clone()
+    generate(method._captioner, inputs, Sampling(max_new_tokens=6), [generator(0)])
+    assert torch.equal(inputs["input_ids"], asked), "BLIP writes into the ids that it is given"
 
 
 def test_the_hash_is_that_of_the_weights(folder: Path) -> None:
