@@ -50,6 +50,7 @@ class _Diffusion(Augmenter):
         self.negative_prompt, self.model = negative_prompt, model
         weights = _lora(lora)
         diffusers = library("diffusers", "diffusion")
+        library("transformers", "diffusion")  # of the text encoder; read before `quiet`, which silences what is there
         folder = model_folder("model", model, "model_index.json", _LIKE)
 
         def make() -> Any:
