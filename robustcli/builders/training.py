@@ -4,6 +4,7 @@
 """
 
 import copy
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from robustcli import metrics
-from robustcli.attacks import ClassifierAttack, RetrievalAttack, SepAttack, SequentialAttack
+from robustcli.attacks import ClassifierAttack, RetrievalAttack, SepAttack, SequentialAttack, ThreatModel
 from robustcli.builders.attacks import BuiltAttack, Candidates, build_attack, build_threat, check_reach, check_unit
 from robustcli.builders.candidates import lazy_candidates
 from robustcli.builders.data import augmented
@@ -46,8 +47,8 @@ def build_pair_trainer(
     """
     model = build_dual_encoder(config.model, config.checkpoint, sets["train"], seed=config.seed)
     model = on_device(model, device, "model")
-    candidates, threat = lazy_candidates(config.candidates, sets["train"], model), build_threat(config.threat)
-    objective = build_objective(config.defense)
+    candidates, objective = lazy_candidates(config.candidates, sets["train"], model), build_objective(config.defense)
+    threat, inner = build_threat(config.threat), _inner_threat(config)
     attack = None
     if objective.sides:
         # An attack on one side alone, such as attack=characters, has no node for either.
@@ -56,14 +57,16 @@ def build_pair_trainer(
             refuse_unread(f"attack.{side}", f"defense={objective.name} leaves the {side} clean")
         # Only the modalities that the objective trains on: the perturbation of another would be computed and dropped.
         node: Any = OmegaConf.merge(config.attack, dict.fromkeys(unused))
-        check_unit({"attack": node}, threat, sets["train"])
-        built = build_attack(node, threat, captions=True, candidates=candidates, seed=config.seed, key="attack")
-        check_reach(built, [threat])
+        check_unit({"attack": node}, inner, sets["train"])
+        built = build_attack(node, inner, captions=True, candidates=candidates, seed=config.seed, key="attack")
+        check_reach(built, [inner])
         attack = _inner_attack(built, objective)
     else:
         refuse_unread("attack", f"defense={objective.name} trains against no attack")
         if not config.attacks:
             refuse_unread("threat", f"defense={objective.name} trains without it, and nor does attacks=none read it")
+    if "image" not in objective.sides:
+        refuse_unread("trainer.eps_scale", f"defense={objective.name} leaves the images clean")
     sizes = {"batch_size": config.trainer.batch_size, "seed": config.seed}
     # A copy: what the training began with, a resumed one too, whose weights are restored later.
     reference = copy.deepcopy(model).eval() if objective.takes_reference else None
@@ -76,7 +79,7 @@ def build_pair_trainer(
     if not augmented(sets["train"]):
         for key in ("share", "rise"):
             refuse_unread(f"pairing.{key}", "dataset.augmentations names no augmented pairs")
-    task = PairTask(sets["train"], objective, attack, threat, pairing=pairing, reference=reference, **sizes)
+    task = PairTask(sets["train"], objective, attack, inner, pairing=pairing, reference=reference, **sizes)
     evaluator = RetrievalEvaluator(sets["val"], threat, **_validation_settings(config))
 
     def recall(trained: DualEncoder) -> dict[str, float]:
@@ -85,6 +88,14 @@ def build_pair_trainer(
         return {name: metrics.recall_at_k(clean_ranks, 1) for name, clean_ranks in directions.items()}
 
     return _trainer(config, model, task, recall), candidates
+
+
+def _inner_threat(config: DictConfig) -> ThreatModel:
+    """Threat model of the attacks of a training: that of the evaluation, its radius times ``trainer.eps_scale``."""
+    threat = build_threat(config.threat)
+    if threat.radius is None:
+        return threat
+    return dataclasses.replace(threat, eps=config.trainer.eps_scale * threat.radius)
 
 
 def _inner_attack(built: BuiltAttack, objective: PairObjective) -> RetrievalAttack:
@@ -117,20 +128,23 @@ def build_class_trainer(config: DictConfig, sets: Mapping[str, ImageClassData], 
     """
     model = build_classifier(config.model, config.checkpoint, sets["train"], seed=config.seed)
     model = on_device(model, device, "model")
-    threat, objective = build_threat(config.threat), build_class_objective(config.objective)
+    threat, inner = build_threat(config.threat), _inner_threat(config)
+    objective = build_class_objective(config.objective)
     attack = None
     if objective.takes_attack:
-        built = build_attack(config.attack, threat, captions=False, candidates=None, seed=config.seed, key="attack")
-        check_reach(built, [threat])
+        built = build_attack(config.attack, inner, captions=False, candidates=None, seed=config.seed, key="attack")
+        check_reach(built, [inner])
         refuse_unread("attack.early_stop", "a training attacks every image to the last step")
         assert isinstance(built.attack, ClassifierAttack)
         attack = built.attack
     else:
         refuse_unread("attack", f"objective={objective.name} trains against no attack")
+    if not objective.takes_threat:
+        refuse_unread("trainer.eps_scale", f"objective={objective.name} trains without a threat model")
     if not objective.takes_threat and not config.attacks:
         refuse_unread("threat", f"objective={objective.name} trains without it, and attacks=none evaluates without it")
     sizes = {"batch_size": config.trainer.batch_size, "seed": config.seed}
-    task = ClassTask(sets["train"], objective, attack, threat, _augmentation(config), **sizes)
+    task = ClassTask(sets["train"], objective, attack, inner, _augmentation(config), **sizes)
     evaluator = ClassificationEvaluator(sets["val"], threat, **_validation_settings(config))
 
     def accuracy(trained: Classifier) -> dict[str, float]:
@@ -147,6 +161,7 @@ def build_generator_trainer(config: DictConfig, sets: Mapping[str, ImageClassDat
     Raises:
         UserError: a generator of another resolution than the data; or see `moment_temperatures`.
     """
+    refuse_unread("trainer.eps_scale", "a generator trains against no attack")
     if not moment_temperatures(config):  # read after the training only: a mistake must not cost one
         refuse_all_but("moments", ["temperatures"], "moments.temperatures is [], which estimates none again")
     model = build_generator(config.generator, config.checkpoint, sets["train"], seed=config.seed)

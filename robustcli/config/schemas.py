@@ -29,6 +29,8 @@ class TrainerSettings:
         batch_size: pairs or images of a micro-batch; ``accumulation`` of them make an update.
         lr, weight_decay: of the ``optimizer``, see `build_optimiser`, which also knows the choices.
         warmup: share of the steps in which lr rises from 0; ``schedule``: ``cosine`` to 0, or ``constant``.
+        eps_scale: radius of the attacks of a training over that of the threat model, by which it is judged. Beyond 1 a
+            short training gains recall under attack, at a price in clean recall.
         clip: largest norm of the gradient; None for none.
         precision: ``fp32``, or ``bf16`` autocast where the device has it.
         ema: decay of an exponential moving average of the weights, which is then evaluated and saved; None for none.
@@ -48,6 +50,7 @@ class TrainerSettings:
     weight_decay: float = bounded(0)
     warmup: float = bounded(0, 1)
     schedule: str = choice("cosine", "constant")
+    eps_scale: float = bounded(0)
     accumulation: int = bounded(1)
     clip: float | None = bounded(0)
     precision: str = choice("fp32", "bf16")

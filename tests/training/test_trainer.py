@@ -31,6 +31,7 @@ SETTINGS: dict[str, Any] = {
     "weight_decay": 0.01,
     "warmup": 0.25,
     "schedule": "cosine",
+    "eps_scale": 1.0,
     "accumulation": 1,
     "clip": 1.0,
     "precision": "fp32",
