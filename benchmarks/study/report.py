@@ -21,6 +21,7 @@ from robustcli.utils import files
 
 Floats = NDArray[np.float64]
 RESAMPLES = 2000
+MEASURES = ("alignment_ratio", "percentile", "diversity_ratio", "diversity_among", "gap", "mmd")
 DIRECTIONS = ("image_to_text", "text_to_image")
 
 
@@ -135,7 +136,7 @@ def _measured(out: Path, name: str, arms: Sequence[str], gain: Floats, resamples
     quality = pd.read_csv(place / "metrics.csv")
     labels = [label for label in quality["augmentation"] if _arm(label) in arms]
     chosen = [arms.index(_arm(label)) for label in labels]
-    measures = quality.set_index("augmentation").loc[labels].select_dtypes("number")
+    measures = quality.set_index("augmentation").loc[labels, list(MEASURES)]
     table = correlations(measures, gain[chosen], resamples[:, chosen])
     prediction = json.loads((place / "prediction.json").read_text())
     manifest = files.read_json(place / "manifest.json")
