@@ -77,8 +77,8 @@ def test_a_paraphrase_is_true_and_new(scenes: Scenes, tmp_path: Path) -> None:
 
 
 def test_a_redrawn_image_shows_what_the_caption_says_and_stays_in_its_split(scenes: Scenes, tmp_path: Path) -> None:
-    pairs = Redraw(number=3).pairs(scenes, range(40), seed=0)
-    assert len(pairs) >= 118 and all(pair.true and pair.image is not None for pair in pairs)
+    pairs = Redraw(number=6).pairs(scenes, range(40), seed=0)  # of all six forms of captions, "above" and "left of" too
+    assert len(pairs) >= 236 and all(pair.true and pair.image is not None for pair in pairs)
     data = Augmented(scenes, [stored(tmp_path, scenes, pairs)])
     rows = torch.arange(40, len(data))
     said = torch.tensor([pair.source_caption for pair in pairs])
@@ -198,6 +198,16 @@ def test_versions_inherit_the_relation_where_no_facts_are_told(scenes: Scenes, t
     assert augmented[3].tolist() == [[3, m]] and augmented[4].tolist() == [[4, m + 1]]
     assert augmented[5].tolist() == [[40, j] for j in scenes.captions_of()[5].tolist()]
     assert len(own) == len(augmented) == 40 and not len(augmented[6])
+
+
+def test_a_version_of_a_kept_caption_inherits_the_relation_of_that_one(scenes: Scenes, tmp_path: Path) -> None:
+    one = FewerCaptions(scenes, 1)
+    pairs = [AugmentedPair(source=row, source_caption=row, caption=f"words {row}") for row in range(40)]
+    data = Augmented(one, [stored(tmp_path, one, pairs)])
+    images = torch.arange(40)
+    kept, new = torch.arange(40), 40 + torch.arange(40)
+    assert torch.equal(data.relevance(images, new), data.relevance(images, kept))
+    assert torch.equal(data.relevance(images, kept), scenes.relevance(images, one.rows))
 
 
 def test_a_directory_of_another_set_or_unfinished_is_refused(scenes: Scenes, tmp_path: Path) -> None:
