@@ -45,6 +45,7 @@ COMMANDS: Mapping[str, Sequence[str]] = {
     "evaluate": ("evaluate", *_DIGITS, *_FEW),
     "attack": ("attack", *_DIGITS, "evaluation=smoke", "attack=pgd", "attack.steps=2"),
     "purify": ("purify", *_FEW, "evaluation.fresh=2", "evaluation.limit=4", "purifier.draws=2", *_BARE),
+    "augment": ("augment", "dataset.train=256", "augment=redraw", "shard=16"),
     "learn-alphas": ("learn-alphas", "evaluation=smoke", "adversarial.images=4", "trials=7"),
     "sweep": ("evaluate", "--multirun", f"seed=range({_JOBS})", *_DIGITS, *_FEW, "diagnostics=off"),
     "joblib": (
@@ -53,7 +54,7 @@ COMMANDS: Mapping[str, Sequence[str]] = {
     ),
 }
 _FORKS = multiprocessing.get_context("forkserver")
-_ENGINES = ("train", "evaluate", "attack", "purify", "learn_alphas")
+_ENGINES = ("train", "evaluate", "attack", "purify", "augment", "learn_alphas")
 _LIBRARIES = ["hydra.main", "matplotlib.pyplot", *(f"robustcli.engines.{name}" for name in _ENGINES)]
 _IN_MATRIX = ["train-mat", "train-classifier", "evaluate", "learn-alphas"]
 # Files of a run that tell of its time and place; numbers among them are compared one by one.

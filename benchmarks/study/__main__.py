@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.study.arms import ARMS, AUGMENTATIONS, CLEAN_STEPS, FEW, SEEDS, WORLDS, slug
+from benchmarks.study.arms import ARMS, AUGMENTATIONS, CLEAN_STEPS, EPS, FEW, SEEDS, WORLDS, slug
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def training_jobs(world: str, out: Path, seeds: Sequence[int]) -> list[Job]:
                 *mixed,
                 *number,
             ]
-            jobs.append(Job(f"{world}/train/{slug(name)}/{seed}", [*words, *WORLDS[world]]))
+            jobs.append(Job(f"{world}/train/{slug(name)}/{seed}", [*words, f"eps={EPS[world]}", *WORLDS[world]]))
     return jobs
 
 

@@ -70,21 +70,18 @@ def _augment(run: Run, loaded: LoadedAugmentation, config: DictConfig, made: dic
     places = {row: place for rows in data.captions_of() for place, row in enumerate(rows.tolist())}
     starts = [start for start in range(0, len(images), config.shard) if not shard_path(run.directory, start).exists()]
     left = sum(len(images[start : start + config.shard]) for start in starts)
-    begin, seconds, dropped = time.perf_counter(), run.manifest.get("augment_seconds", 0.0), 0
+    begin, seconds = time.perf_counter(), run.manifest.get("augment_seconds", 0.0)
     with Progress(len(images), "augment", done=len(images) - left, unit="images") as progress:
         for start in starts:
-            kept: list[AugmentedPair] = []
+            kept, repetitions = list[AugmentedPair](), 0
             # A few images at a time: the progress moves, and the memory is that of a batch of a model.
             for first in range(start, min(start + config.shard, len(images)), config.batch_size):
                 rows = list(images[first : min(first + config.batch_size, start + config.shard)])
                 pairs = loaded.augmenter.pairs(data, rows, seed=config.seed)
                 unique = distinct(pairs, data)
-                dropped += len(pairs) - len(unique)
+                repetitions += len(pairs) - len(unique)
                 kept += unique
                 progress.advance(len(rows), pairs=len(kept))
+            # Noted before the shard is there: a run that is killed in between makes it again, and counts the same.
+            run.note(repetitions={str(start): repetitions}, augment_seconds=seconds + time.perf_counter() - begin)
             write_shard(shard_path(run.directory, start), kept, data.image_ids, places, made)
-            run.note(
-                augment_seconds=seconds + time.perf_counter() - begin,
-                repetitions=run.manifest.get("repetitions", 0) + dropped,
-            )
-            dropped = 0

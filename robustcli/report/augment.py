@@ -38,7 +38,7 @@ def write_augmentation(run: Run, data: ImageTextData, method: str, images: int) 
         "captions": sum(pair.caption is not None for pair in pairs),
         "images": sum(pair.image is not None for pair in pairs),
         "augmented_images": len(sources),
-        "repetitions": run.manifest.get("repetitions", 0),
+        "repetitions": sum(run.manifest.get("repetitions", {}).values()),
     }
     if known:
         figures["true_share"] = sum(known) / len(known)
