@@ -53,13 +53,11 @@ def test_arms_that_lack_a_seed_are_left_out(tmp_path: Path) -> None:
 def test_every_job_composes(tmp_path: Path) -> None:
     jobs = []
     for world in WORLDS:
-        jobs += [*clean_jobs(world), *augmentation_jobs(world), quality_job(world, tmp_path)]
-        jobs += training_jobs(world, tmp_path, [0])
+        jobs += [*clean_jobs(world), quality_job(world, tmp_path), *training_jobs(world, tmp_path, [0])[:3]]
+    jobs += augmentation_jobs("first")
     assert len({job.place for job in jobs}) == len(jobs)
     for job in jobs:
         command, *words = job.words
-        if command == "augment-quality" or any("eda" in word or "randaugment" in word for word in words):
-            continue
         checks.check(compose(command, words))
 
 

@@ -69,7 +69,7 @@ def training_jobs(world: str, out: Path, seeds: Sequence[int]) -> list[Job]:
                 *mixed,
                 *number,
             ]
-            jobs.append(Job(f"{world}/train/{slug(name)}/{seed}", [*words, f"eps={EPS[world]}", *WORLDS[world]]))
+            jobs.append(Job(f"{world}/train/{slug(name)}/{seed}", [*words, f"threat.eps={EPS[world]}", *WORLDS[world]]))
     return jobs
 
 
