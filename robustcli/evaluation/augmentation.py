@@ -210,7 +210,7 @@ class _Part:
         self.features, self.old, self.of_old = encoded.side(side)
         self.kept = torch.bincount(self.item, minlength=self.size) > 0
         self.values["to_original"] = 1 - self._to_original()
-        self.intervals = {"resamples": evaluator.resamples, "seed": evaluator.seed}
+        self.intervals: dict[str, Any] = {"resamples": evaluator.resamples, "seed": evaluator.seed}
         self.captions = self._caption_measures() if side == "captions" else None
 
     def records(self) -> pd.DataFrame:

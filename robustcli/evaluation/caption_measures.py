@@ -48,7 +48,7 @@ class CaptionMeasures:
         size = 1 + int(self.own_item.max())
         new = per_item(self.item, size, lengths)[kept]
         old = per_item(self.own_item, size, _lengths(self.own))[kept]
-        settings = {"resamples": self.resamples, "seed": self.seed}
+        settings: dict[str, Any] = {"resamples": self.resamples, "seed": self.seed}
         difference = metrics.bootstrap_difference(new, old, torch.arange(len(kept)), **settings)
         unknown = torch.tensor([float(sum(word not in self.vocabulary for word in words)) for words in self.new])
         share = metrics.bootstrap_ratio(unknown, lengths, self.item, **settings)
