@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from robustcli.builders.hook import construct
 from robustcli.config.unread import refuse_unread
 from robustcli.data import ImageClassData, ImageTextData
-from robustcli.data.augment import Augmented, FewerCaptions, read_method
+from robustcli.data.augment import Augmented, FewerCaptions, read_manifest, read_method
 from robustcli.utils.errors import UserError
 from robustcli.utils.flatten import flatten
 
@@ -42,13 +42,41 @@ def build_training_pairs(config: DictConfig, split: str) -> ImageTextData:
     Raises:
         UserError: the data set has classes, or a directory does not hold augmented pairs of this very set.
     """
-    data = build_captioned(config, split)
-    if config.captions_per_image is not None:
-        data = FewerCaptions(data, config.captions_per_image)
-    if config.get("augmentations"):
-        return Augmented(data, config.augmentations, number=config.augmented_per_image)
+    places = list(_directories(config).values())
+    data = _fewer_captions(config, split)
+    if places:
+        return Augmented(data, places, number=config.augmented_per_image)
     refuse_unread("dataset.augmented_per_image", "dataset.augmentations names no augmented pairs")
     return data
+
+
+def _fewer_captions(config: DictConfig, split: str) -> ImageTextData:
+    data = build_captioned(config, split)
+    return data if config.captions_per_image is None else FewerCaptions(data, config.captions_per_image)
+
+
+def _directories(config: DictConfig) -> dict[str | int, Path]:
+    """The directories of ``dataset.augmentations`` by their names, or of a list by their numbers.
+
+    Raises:
+        UserError: what is no finished directory of ``robustcli augment``, or the same one twice.
+    """
+    named: Any = OmegaConf.to_container(config, resolve=True)
+    named = named.get("augmentations") or {}
+    if not isinstance(named, dict):
+        named = dict(enumerate(_listed(named)))
+    places = {}
+    for name, each in named.items():
+        if not isinstance(each, str) or not each:
+            shown = "null" if each is None else repr(each)
+            raise UserError(
+                f"dataset.augmentations has {shown}: expected directories of `robustcli augment`, [DIR, ...]."
+            )
+        places[name] = Path(each).expanduser()
+        if len({place.resolve() for place in places.values()}) < len(places):
+            raise UserError(f"dataset.augmentations names {each} twice: give every directory once.")
+        read_manifest(places[name].absolute())  # before the set is read, which may take long
+    return places
 
 
 def build_augmented(config: DictConfig, split: str) -> tuple[ImageTextData, dict[str, Augmented]]:
@@ -59,18 +87,16 @@ def build_augmented(config: DictConfig, split: str) -> tuple[ImageTextData, dict
     Raises:
         UserError: none is named, or as `build_training_pairs`.
     """
-    named = OmegaConf.to_container(config, resolve=True)["augmentations"]  # type: ignore[index, call-overload]
-    if not isinstance(named, list | dict) or not named:
+    named = _directories(config)
+    if not named:
         raise UserError(
             "dataset.augmentations names no directory: give those of `robustcli augment`, as in "
             "'dataset.augmentations=[DIR, ...]' or 'dataset.augmentations={name: DIR, ...}'."
         )
-    data = build_captioned(config, split)
-    if config.captions_per_image is not None:
-        data = FewerCaptions(data, config.captions_per_image)
-    places = [Path(str(each)).expanduser() for each in (named.values() if isinstance(named, dict) else named)]
+    places = list(named.values())
+    data = _fewer_captions(config, split)
     made = [Augmented(data, [place], number=config.augmented_per_image) for place in places]
-    labels = list(map(str, named)) if isinstance(named, dict) else _labels(places)
+    labels = _labels(places) if 0 in named else list(map(str, named))
     return data, dict(zip(labels, made, strict=True))
 
 
@@ -87,6 +113,13 @@ def _labels(places: Sequence[Path]) -> list[str]:
     return [
         label if labels.count(label) == 1 else f"{label} ({place})" for label, place in zip(labels, places, strict=True)
     ]
+
+
+def plain(data: ImageTextData) -> ImageTextData:
+    """The set as it is without ``captions_per_image`` and ``augmentations``."""
+    while isinstance(data, Augmented | FewerCaptions):
+        data = data.base
+    return data
 
 
 def augmented(data: ImageTextData) -> bool:

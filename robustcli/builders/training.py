@@ -15,7 +15,7 @@ from robustcli import metrics
 from robustcli.attacks import ClassifierAttack, RetrievalAttack, SepAttack, SequentialAttack, ThreatModel
 from robustcli.builders.attacks import BuiltAttack, Candidates, build_attack, build_threat, check_reach, check_unit
 from robustcli.builders.candidates import lazy_candidates
-from robustcli.builders.data import augmented
+from robustcli.builders.data import augmented, plain
 from robustcli.builders.device import on_device
 from robustcli.builders.generators import build_generator
 from robustcli.builders.hook import construct
@@ -47,7 +47,9 @@ def build_pair_trainer(
     """
     model = build_dual_encoder(config.model, config.checkpoint, sets["train"], seed=config.seed)
     model = on_device(model, device, "model")
-    candidates, objective = lazy_candidates(config.candidates, sets["train"], model), build_objective(config.defense)
+    # The attacks that judge draw from them too: two trainings on other captions must meet the same.
+    candidates = lazy_candidates(config.candidates, plain(sets["train"]), model)
+    objective = build_objective(config.defense)
     threat, inner = build_threat(config.threat), _inner_threat(config)
     attack = None
     if objective.sides:
@@ -93,9 +95,15 @@ def build_pair_trainer(
 def _inner_threat(config: DictConfig) -> ThreatModel:
     """Threat model of the attacks of a training: that of the evaluation, its radius times ``trainer.eps_scale``."""
     threat = build_threat(config.threat)
-    if threat.radius is None:
+    scale = config.trainer.eps_scale
+    if not threat.radius:
         return threat
-    return dataclasses.replace(threat, eps=config.trainer.eps_scale * threat.radius)
+    if scale == 0:
+        raise UserError("trainer.eps_scale is 0, with which the training would attack no image: give a number above 0.")
+    try:
+        return dataclasses.replace(threat, eps=scale * threat.radius)
+    except UserError as error:
+        raise UserError(f"trainer.eps_scale is {scale:g}, times threat.eps: {error}") from error
 
 
 def _inner_attack(built: BuiltAttack, objective: PairObjective) -> RetrievalAttack:

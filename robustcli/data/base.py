@@ -39,6 +39,7 @@ class ImageTextData(ABC):
         synonyms: word -> words of the same meaning, where the set knows them; else None.
         skipped: rows that were left out because ``on_error=skip`` was asked for.
         notes: sentences on what was done to the files' content, for the foot of a table.
+        text_decides: whether a caption is true of all images that have its very text.
     """
 
     name: str
@@ -50,6 +51,7 @@ class ImageTextData(ABC):
     synonyms: Mapping[str, Sequence[str]] | None = None
     skipped: int = 0
     notes: Sequence[str] = ()
+    text_decides: bool = False
 
     @abstractmethod
     def images(self, indices: Tensor) -> Tensor:

@@ -98,7 +98,8 @@ class FileSet(ImageTextData):
         self.captions = [caption for record in records for caption in record.captions]
         counts = torch.tensor([len(record.captions) for record in records])
         self.owner = torch.repeat_interleave(torch.arange(len(records)), counts)
-        self._same_text = self._images_by_text() if same_text == "match" else {}
+        self.text_decides = same_text == "match"
+        self._same_text = self._images_by_text() if self.text_decides else {}
         self.fingerprint = _fingerprint(records, store.hashes)
         self._pixels = store.pixels
         self._positives: Positives | None = None

@@ -8,16 +8,14 @@ from omegaconf import DictConfig
 
 from robustcli.builders.data import build_augmented
 from robustcli.builders.device import choose_device, on_device
-from robustcli.builders.models import build_trained
 from robustcli.config.unread import refuse_unread
 from robustcli.data import ImageTextData
 from robustcli.data.augment import Augmented
-from robustcli.engines.loading import print_notes
+from robustcli.engines.loading import NamedModel, built, print_notes
 from robustcli.evaluation.augmentation import Quality, QualityEvaluator
 from robustcli.models import DualEncoder
 from robustcli.report.augment_quality import Rule, write_quality
 from robustcli.runs.run import Run
-from robustcli.utils.errors import UserError
 from robustcli.utils.progress import Progress
 
 
@@ -39,9 +37,8 @@ def load(config: DictConfig) -> LoadedQuality:
     device = choose_device(config.device, config.threads)
     refuse_unread("checkpoint", "the weights of the reference are those of reference.checkpoint")
     data, augmented = build_augmented(config.dataset, config.split)
-    reference = build_trained(config.reference, None, data, seed=config.seed)
-    if not isinstance(reference, DualEncoder):
-        raise UserError("reference is a classifier: choose a model of images and captions, as model@reference=tiny.")
+    reference = built(NamedModel(config.reference, None, "reference"), data, config.seed)
+    assert isinstance(reference, DualEncoder)
     return LoadedQuality(data, augmented, on_device(reference.eval(), device, "reference"))
 
 

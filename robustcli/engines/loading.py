@@ -86,7 +86,7 @@ def load_models(config: DictConfig, named: Mapping[str, NamedModel], *, attack: 
         refuse_repeated([*named, *map(_behind_purifier, named)])
     device = choose_device(config.device, config.threads)
     data = build_data(config.dataset, config.evaluation.split)
-    models = {label: on_device(_built(each, data, config.seed), device, "model") for label, each in named.items()}
+    models = {label: on_device(built(each, data, config.seed), device, "model") for label, each in named.items()}
     defend = build_purified(config.purifier, data, device) if config.purifier is not None else None
     attacks = build_attacks(config, data, _candidates(config, data, models), name=attack, another="attack={0}")
     _refuse_unread(config, attacks, several=len(models) > 1 or defend is not None)
@@ -159,7 +159,7 @@ def _refuse_unread(config: DictConfig, attacks: Mapping[str, BuiltAttack], *, se
         refuse_unread("transfer", "there is one model: give others in checkpoints or models, or a purifier")
 
 
-def _built(named: NamedModel, data: Data, seed: int) -> Model:
+def built(named: NamedModel, data: Data, seed: int) -> Model:
     """The model of ``named`` for ``data``; a `UserError` tells which of several it is about, and calls the keys of a
     node of its own as they are typed.
     """
@@ -169,7 +169,7 @@ def _built(named: NamedModel, data: Data, seed: int) -> Model:
         if not named.key:
             raise
         said = str(error)
-        if named.key.startswith("models."):
+        if named.key.startswith(("models.", "reference")):
             said = _KEY_OF_MODEL.sub(f"{named.key}.", said)
         raise UserError(said if said.startswith(f"{named.key}.") else f"{named.key}: {said}") from error
 

@@ -210,7 +210,7 @@ class _Part:
         self.features, self.old, self.of_old = encoded.side(side)
         self.kept = torch.bincount(self.item, minlength=self.size) > 0
         self.values["to_original"] = 1 - self._to_original()
-        self.intervals = {"resamples": evaluator.resamples, "seed": evaluator.seed}
+        self.intervals: dict[str, Any] = {"resamples": evaluator.resamples, "seed": evaluator.seed}
         self.captions = self._caption_measures() if side == "captions" else None
 
     def records(self) -> pd.DataFrame:
@@ -255,8 +255,9 @@ class _Part:
         for name, values in own.items():
             new = per_item(self.item, self.size, self.values[name])[self.kept]
             old = per_item(original.item, self.size, values)[self.kept]
-            figures |= mean_figure(name, new, **self.intervals)
-            figures |= mean_figure(f"{name}_original", old, **self.intervals)
+            share = name == "percentile"
+            figures |= mean_figure(name, new, **self.intervals, share=share)
+            figures |= mean_figure(f"{name}_original", old, **self.intervals, share=share)
             if name == "alignment":
                 figures |= figure(f"{name}_difference", metrics.bootstrap_difference(new, old, items, **self.intervals))
                 figures |= figure(f"{name}_ratio", metrics.bootstrap_ratio(new, old, items, **self.intervals))
@@ -266,7 +267,8 @@ class _Part:
         """Share of true pairs among those of which the set knows it."""
         known = torch.tensor([pair.true is not None for pair in self.stored])
         true = torch.tensor([bool(pair.true) for pair in self.stored]).double()
-        return mean_figure("true_share", per_item(self.item[known], self.size, true[known]), **self.intervals)
+        shares = per_item(self.item[known], self.size, true[known])
+        return mean_figure("true_share", shares, **self.intervals, share=True)
 
     def _to_original(self) -> Tensor:
         """(P,): cosine of each new image to that of its item, or of each new caption to what it was made from."""

@@ -48,7 +48,7 @@ class CaptionMeasures:
         size = 1 + int(self.own_item.max())
         new = per_item(self.item, size, lengths)[kept]
         old = per_item(self.own_item, size, _lengths(self.own))[kept]
-        settings = {"resamples": self.resamples, "seed": self.seed}
+        settings: dict[str, Any] = {"resamples": self.resamples, "seed": self.seed}
         difference = metrics.bootstrap_difference(new, old, torch.arange(len(kept)), **settings)
         unknown = torch.tensor([float(sum(word not in self.vocabulary for word in words)) for words in self.new])
         share = metrics.bootstrap_ratio(unknown, lengths, self.item, **settings)
@@ -79,7 +79,8 @@ class CaptionMeasures:
         for name, measure in measures.items():
             values = [measure(texts) for texts in of_item.values()]
             known = torch.tensor([float("nan") if value is None else value for value in values], dtype=torch.float64)
-            figures |= mean_figure(name, known, resamples=self.resamples, seed=self.seed)
+            share = name != "self_bleu"
+            figures |= mean_figure(name, known, resamples=self.resamples, seed=self.seed, share=share)
         return figures
 
     def _divergence(self, size: int) -> metrics.Interval:
@@ -119,14 +120,22 @@ def figure(name: str, interval: metrics.Interval) -> dict[str, float | None]:
     return {name: interval.mean, f"{name}_low": interval.low, f"{name}_high": interval.high}
 
 
-def mean_figure(name: str, values: Tensor, *, resamples: int, seed: int) -> dict[str, float | None]:
+def mean_figure(
+    name: str, values: Tensor, *, resamples: int, seed: int, share: bool = False
+) -> dict[str, float | None]:
     """Mean over the items (I,) as columns; an item without the figure is NaN and does not count, and no item gives no
     column.
+
+    Args:
+        share: of 0 or 1 everywhere the interval is that of a proportion; one edit in every caption is none.
     """
     known = values[~values.isnan()]
     if not len(known):
         return {}
-    return figure(name, metrics.bootstrap(known, torch.arange(len(known)), resamples=resamples, seed=seed))
+    items, settings = torch.arange(len(known)), {"resamples": resamples, "seed": seed}
+    if share:
+        return figure(name, metrics.bootstrap(known, items, **settings))
+    return figure(name, metrics.bootstrap_difference(known, torch.zeros_like(known), items, **settings))
 
 
 def _lengths(texts: Sequence[Words]) -> Tensor:

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 import torch
 
-from robustcli.builders.data import build_captioned, build_classes
+from robustcli.attacks import EmbeddingNeighbours
+from robustcli.builders.data import build_captioned, build_classes, build_training_pairs
 from robustcli.builders.training import build_class_trainer, build_pair_trainer
 from robustcli.cli.launch import launch
 from robustcli.config.compose import compose
@@ -26,6 +27,19 @@ def test_the_pairs_are_attacked_at_the_scaled_radius_of_the_threat_model(defense
     assert task.threat.words == config.threat.words == 1
 
 
+def test_the_words_of_the_judging_attacks_do_not_hang_on_the_captions_of_a_training() -> None:
+    """Two trainings that differ in their captions are judged by one attack."""
+    neighbours = []
+    for number in (None, 1):
+        words = [*FEW, "candidates=neighbours", f"dataset.captions_per_image={'null' if number is None else number}"]
+        config: Any = compose("train-mat", words)
+        sets = {"train": build_training_pairs(config.dataset, "train"), "val": build_captioned(config.dataset, "val")}
+        source = build_pair_trainer(config, sets, torch.device("cpu"))[1]()
+        assert isinstance(source, EmbeddingNeighbours)
+        neighbours.append(source.words)
+    assert neighbours[0] == neighbours[1]
+
+
 def test_a_classifier_is_attacked_at_the_scaled_radius_too() -> None:
     words = ["dataset=digits", "objective=pgd_at", "threat.eps=2/255", "trainer.eps_scale=1.5"]
     config: Any = compose("train-classifier", words)
@@ -39,6 +53,14 @@ def test_the_radius_is_that_of_the_threat_model_unless_a_training_asks_for_anoth
     assert scale == {"pairs": 1.5, "default": 1.0, "long": 1.0}
     recipe = compose("train-mat", ["experiment=train_mat/mat_clip_paper_unverified"])
     assert recipe.trainer.eps_scale == 1.0 and recipe.threat.eps == "2/255", "a larger radius is ours, not the paper's"
+
+
+@pytest.mark.parametrize("scale", ["0", "inf", "1e9"])
+def test_a_scale_that_gives_no_radius_is_told_by_its_own_key(
+    scale: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert launch("train-mat", [*FEW, f"trainer.eps_scale={scale}", f"hydra.run.dir={tmp_path / 'run'}"]) == 2
+    assert "error: trainer.eps_scale is" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -70,6 +70,10 @@ def test_a_training_mixes_them_in(paraphrases: Path, tmp_path: Path, pairing: li
     ("words", "said"),
     [
         (["dataset.augmentations=[nowhere]"], "no directory of `robustcli augment`"),
+        (["dataset.augmentations=nowhere"], "nowhere is no directory of `robustcli augment`"),
+        (["dataset.augmentations=[null]"], "dataset.augmentations has null"),
+        (["dataset.augmentations=true"], "dataset.augmentations"),
+        (["dataset.augmentations=[3]"], "dataset.augmentations has 3"),
         (["dataset.captions_per_image=0"], "captions_per_image"),
         (["dataset.augmented_per_image=2"], "names no augmented pairs"),
         (["pairing.share=.5"], "names no augmented pairs"),
@@ -83,6 +87,27 @@ def test_a_mistake_is_one_sentence(
 ) -> None:
     assert launch("train-mat", [*TRAINING, *words, f"hydra.run.dir={tmp_path / 'run'}"]) == 2
     assert said in capsys.readouterr().err and not (tmp_path / "run").exists()
+
+
+def test_a_directory_is_mixed_in_without_brackets_and_refused_twice(
+    paraphrases: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [*TRAINING, f"hydra.run.dir={tmp_path / 'run'}"]
+    assert (
+        launch("train-mat", [*words, f"dataset.augmentations=[{paraphrases},{paraphrases.parent}/./paraphrase]"]) == 2
+    )
+    assert "twice" in capsys.readouterr().err and not (tmp_path / "run").exists()
+    assert launch("train-mat", [*words, f"dataset.augmentations={paraphrases}"]) == 0
+    assert "augmented pairs stand beside" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("number", "shown"), [("0", "0"), ("1.5", "1.5"), ("two", "'two'"), ("true", "True")])
+def test_a_number_of_pairs_is_a_whole_one(
+    paraphrases: Path, number: str, shown: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [*TRAINING, f"dataset.augmentations=[{paraphrases}]", f"dataset.augmented_per_image={number}"]
+    assert launch("train-mat", [*words, f"hydra.run.dir={tmp_path / 'run'}"]) == 2
+    assert f"dataset.augmented_per_image is {shown}" in capsys.readouterr().err and not (tmp_path / "run").exists()
 
 
 def test_augmented_pairs_of_another_set_are_refused(

@@ -79,7 +79,7 @@ def test_labels_tell_the_method_and_the_parameters_that_differ(made: dict[str, P
         (["dataset=digits", "dataset.augmentations=[{right}]"], "classes and no captions"),
         (["dataset.augmentations=[{right}]", "checkpoint=a.safetensors"], "nothing would read it"),
         (["dataset.augmentations=[{right}]", "model@reference=digits"], "is a classifier"),
-        (["dataset.augmentations=[{right}]", "reference.checkpoint=null"], "random weights"),
+        (["dataset.augmentations=[{right}]", "reference.checkpoint=null"], "judge with reference.checkpoint=FILE"),
     ],
 )
 def test_mistakes_are_one_sentence(

@@ -15,7 +15,7 @@ from robustcli.data.augment import Augmented, AugmentedPair, Augmenter, FewerCap
 from robustcli.data.augment.shards import shard_path, write_shard
 from robustcli.data.base import ImageTextData
 from robustcli.evaluation.augmentation import QualityEvaluator, _percentiles
-from robustcli.evaluation.caption_measures import CaptionMeasures
+from robustcli.evaluation.caption_measures import CaptionMeasures, mean_figure
 from robustcli.models import DualEncoder, load_dual
 from robustcli.models.tokenizer import split_words
 
@@ -201,3 +201,10 @@ def test_the_words_of_captions_by_hand() -> None:
     assert figures["new_word_share"] == pytest.approx(2 / 8)
     assert figures["distinct_1"] == pytest.approx((3 / 5 + 1) / 2)
     assert "self_bleu" not in figures
+
+
+def test_one_edit_in_every_caption_is_no_proportion() -> None:
+    ones = torch.ones(30, dtype=torch.float64)
+    assert mean_figure("edits", ones, resamples=20, seed=0) == {"edits": 1, "edits_low": 1, "edits_high": 1}
+    share = mean_figure("true_share", ones, resamples=20, seed=0, share=True)
+    assert share["true_share_high"] == 1 and 0.8 < float(share["true_share_low"] or 0) < 0.95

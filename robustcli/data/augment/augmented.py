@@ -18,6 +18,7 @@ from robustcli.data.augment.shards import StoredPair, read_manifest, read_pairs
 from robustcli.data.base import Derived, ImageTextData, Relation, rows_of
 from robustcli.data.pixels import open_store
 from robustcli.utils.errors import UserError
+from robustcli.utils.numbers import at_least
 
 
 class FewerCaptions(ImageTextData):
@@ -35,8 +36,7 @@ class FewerCaptions(ImageTextData):
     """
 
     def __init__(self, data: ImageTextData, number: int) -> None:
-        if isinstance(number, bool) or not isinstance(number, int) or number < 1:
-            raise UserError(f"dataset.captions_per_image is {number}: expected a whole number of at least 1, or null.")
+        at_least("captions_per_image", number, 1, node="dataset")
         self.base = data
         self.name, self.split, self.image_ids, self.synonyms = data.name, data.split, data.image_ids, data.synonyms
         self.skipped, self.notes = data.skipped, data.notes
@@ -44,6 +44,7 @@ class FewerCaptions(ImageTextData):
             rows[own_order(name, len(rows))[:number]]
             for name, rows in zip(data.image_ids, data.captions_of(), strict=True)
         ]
+        self.text_decides = data.text_decides
         self.rows = torch.cat(kept)
         self.captions = [data.captions[row] for row in self.rows.tolist()]
         self.owner = data.owner[self.rows]
@@ -87,8 +88,8 @@ class Augmented(ImageTextData):
         self.base = data
         self.name, self.split, self.synonyms, self.skipped = data.name, data.split, data.synonyms, data.skipped
         places = [Path(each).expanduser().absolute() for each in directories]
-        if number is not None and number < 1:
-            raise UserError(f"dataset.augmented_per_image is {number}: expected at least 1, or null for all.")
+        if number is not None:
+            at_least("augmented_per_image", number, 1, node="dataset")
         stored = [pair for place in places for pair in _first(_checked(place, data), number)]
         self.stored = stored
         row_of = {name: row for row, name in enumerate(data.image_ids)}
@@ -111,6 +112,8 @@ class Augmented(ImageTextData):
             [Derived(items[row], stored[row].facts) for row in images],
             [Derived(sources[row], stored[row].facts) for row in captions],
         )
+        self.text_decides = data.text_decides
+        self._same_text = _same_text(self.captions, len(data.captions)) if data.text_decides else {}
         self._augmented = [
             [
                 (image_row.get(row, items[row]), said)
@@ -136,6 +139,13 @@ class Augmented(ImageTextData):
         return images
 
     def relevance(self, images: Tensor, captions: Tensor) -> Tensor:
+        block = self._related(images, captions)
+        for column, caption in enumerate(captions.tolist() if self._same_text else ()):
+            if (rows := self._same_text.get(caption)) is not None:
+                block[:, column] = self._related(images, rows).any(1)
+        return block
+
+    def _related(self, images: Tensor, captions: Tensor) -> Tensor:
         return self._relation(images, captions) | (self.item[images][:, None] == self.owner[captions][None, :])
 
     def pairs_of(self) -> tuple[list[Tensor], list[Tensor]]:
@@ -165,6 +175,17 @@ def _first(pairs: Sequence[StoredPair], number: int | None) -> list[StoredPair]:
         if number is None or counts[pair.source] <= number:
             kept.append(pair)
     return kept
+
+
+def _same_text(captions: Sequence[str], old: int) -> dict[int, Tensor]:
+    """Caption -> all captions (long) of its text, of the texts of several, one of them new, which is one from ``old``
+    on.
+    """
+    rows: dict[str, list[int]] = {}
+    for row, text in enumerate(captions):
+        rows.setdefault(text, []).append(row)
+    several = [same for same in rows.values() if len(same) > 1 and same[-1] >= old]
+    return {row: torch.tensor(same) for same in several for row in same}
 
 
 def _captions(row: int | None, of_image: Tensor) -> list[int]:

@@ -140,15 +140,13 @@ def _read(path: Path) -> Iterator[StoredPair]:
     from pyarrow import ArrowException, parquet
 
     try:
-        file = parquet.ParquetFile(path)
+        file, number = parquet.ParquetFile(path), 0
         for group in range(file.num_row_groups):
             table = file.read_row_group(group).to_pylist()
             for place, row in enumerate(table):
-                blob = (
-                    ParquetBlob(path, place, size=len(row["image"]), column="image", group=group, place=place)
-                    if (row["image"])
-                    else None
-                )
+                image = row["image"]  # in the cache of pixels the number tells images of equal size apart
+                blob = ParquetBlob(path, number, len(image), "image", group, place) if image else None
+                number += 1
                 yield StoredPair(
                     **{key: row[key] for key in ("source", "source_caption", "caption", "facts", "true")}, image=blob
                 )

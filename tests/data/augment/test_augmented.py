@@ -210,6 +210,29 @@ def test_a_version_of_a_kept_caption_inherits_the_relation_of_that_one(scenes: S
     assert torch.equal(data.relevance(images, kept), scenes.relevance(images, one.rows))
 
 
+def test_a_caption_is_true_of_all_images_that_have_its_text_where_the_set_says_so(
+    scenes: Scenes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pairs = [AugmentedPair(source=row, caption="made of nothing") for row in (4, 6)]
+    pairs += [AugmentedPair(source=7, caption=scenes.captions[0]), AugmentedPair(source=8, caption="alone")]
+    place, new = stored(tmp_path, scenes, pairs), len(scenes.captions) + torch.arange(4)
+    assert Augmented(scenes, [place]).relevance(torch.arange(9), new)[:, 0].nonzero().flatten().tolist() == [4]
+    monkeypatch.setattr(scenes, "text_decides", True)
+    block = Augmented(scenes, [place]).relevance(torch.arange(9), torch.cat([new, torch.tensor([0])]))
+    assert block[:, 0].nonzero().flatten().tolist() == block[:, 1].nonzero().flatten().tolist() == [4, 6]
+    assert bool(block[[0, 7], 2].all()) and torch.equal(block[:, 2], block[:, 4])
+    assert block[:, 3].nonzero().flatten().tolist() == [8]
+
+
+def test_images_of_all_row_groups_have_numbers_of_their_own(scenes: Scenes, tmp_path: Path) -> None:
+    """The cache of decoded images tells two of equal size apart by them."""
+    image = np.zeros((2, 2, 3), np.uint8)
+    pairs = [AugmentedPair(source=row % 40, image=image) for row in range(600)]
+    blobs = [pair.image for pair in read_pairs(stored(tmp_path, scenes, pairs))]
+    assert len({(blob.path, blob.offset) for blob in blobs if blob is not None}) == 600
+    assert blobs[599] is not None and blobs[599].read() == blobs[0].read()  # type: ignore[union-attr]
+
+
 def test_a_directory_of_another_set_or_unfinished_is_refused(scenes: Scenes, tmp_path: Path) -> None:
     place = stored(tmp_path, scenes, Paraphrase(number=1).pairs(scenes, range(4), seed=0))
     with pytest.raises(UserError, match="another set"):
