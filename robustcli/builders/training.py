@@ -24,7 +24,7 @@ from robustcli.builders.objectives import build_class_objective, build_elbo, bui
 from robustcli.config.unread import refuse_all_but, refuse_unread
 from robustcli.data import ImageClassData, ImageTextData
 from robustcli.data.augmentation import Augmentation
-from robustcli.data.sampling import Group
+from robustcli.data.sampling import Replace
 from robustcli.defenses import PairObjective
 from robustcli.evaluation import ClassificationEvaluator, RetrievalEvaluator
 from robustcli.evaluation.generation import GenerationJudge
@@ -73,10 +73,10 @@ def build_pair_trainer(
     # A copy: what the training began with, a resumed one too, whose weights are restored later.
     reference = copy.deepcopy(model).eval() if objective.takes_reference else None
     pairing = construct(config.pairing, node="pairing")
-    if isinstance(pairing, Group) and getattr(objective, "positives", None) == "diagonal":
+    if not isinstance(pairing, Replace) and getattr(objective, "positives", None) == "diagonal":
         raise UserError(
-            "pairing=group puts captions of one image into a batch, which defense.positives=diagonal would push apart: "
-            "choose defense.positives=soft or mask."
+            "pairing=group and append put captions of one image into a batch, which defense.positives=diagonal would push "
+            "apart: choose defense.positives=soft or mask."
         )
     if not augmented(sets["train"]):
         for key in ("share", "rise"):

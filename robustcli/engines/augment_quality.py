@@ -49,7 +49,7 @@ def run(config: DictConfig, run: Run) -> float:
     print_notes({loaded.data.split: loaded.data})
     sets = {loaded.data.split: loaded.data.provenance()}
     run.note_inputs(
-        data=sets | {label: each.provenance() for label, each in loaded.augmented.items()},
+        data=sets | {f"augmentations/{label}": each.provenance() for label, each in loaded.augmented.items()},
         weights={"reference": loaded.reference.fingerprint()},
     )
     evaluator = QualityEvaluator(

@@ -77,7 +77,7 @@ def test_a_training_mixes_them_in(paraphrases: Path, tmp_path: Path, pairing: li
         (["dataset.captions_per_image=0"], "captions_per_image"),
         (["dataset.augmented_per_image=2"], "names no augmented pairs"),
         (["pairing.share=.5"], "names no augmented pairs"),
-        (["pairing=group", "defense.positives=diagonal"], "would push apart"),
+        (["pairing=group", "defense.positives=diagonal"], "put captions of one image into a batch"),
         (["pairing=group", "pairing.pairs=3"], "groups of 3 pairs"),
         (["evaluation.split=train", "dataset.captions_per_image=1"], "judges the whole training set"),
     ],

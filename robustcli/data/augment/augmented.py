@@ -68,8 +68,8 @@ class Augmented(ImageTextData):
     """A set and the pairs that ``robustcli augment`` made for it, for training; rows of the new follow its own.
 
     A new caption belongs to the image that it was made for, and a new image to the item of its source: captions of an
-    item are never negatives of its images, whatever they say. Beyond that the relation of truth is that of the set, see
-    `ImageTextData.relation_with`.
+    item are never negatives of its images, whatever they say, but for new images whose content the set knows. Beyond
+    that the relation of truth is that of the set, see `ImageTextData.relation_with`.
 
     Attributes:
         base: the set.
@@ -106,6 +106,9 @@ class Augmented(ImageTextData):
         ]
         self.image_ids = [*data.image_ids, *(f"{stored[row].source}+{place}" for place, row in enumerate(images))]
         self.captions = [*data.captions, *(str(stored[row].caption) for row in captions)]
+        # A new image of which the set knows what it shows is judged by that alone: most captions of its source may be
+        # false of it.
+        self._stands_for_item = torch.tensor([*[True] * len(data), *(stored[row].facts is None for row in images)])
         self.item = torch.tensor([*range(len(data)), *(items[row] for row in images)])
         self.owner = torch.cat([data.owner, torch.tensor([items[row] for row in captions], dtype=torch.long)])
         self._relation = data.relation_with(
@@ -146,7 +149,8 @@ class Augmented(ImageTextData):
         return block
 
     def _related(self, images: Tensor, captions: Tensor) -> Tensor:
-        return self._relation(images, captions) | (self.item[images][:, None] == self.owner[captions][None, :])
+        of_item = self.item[images][:, None] == self.owner[captions][None, :]
+        return self._relation(images, captions) | (of_item & self._stands_for_item[images][:, None])
 
     def pairs_of(self) -> tuple[list[Tensor], list[Tensor]]:
         own, _ = self.base.pairs_of()

@@ -95,6 +95,18 @@ def test_a_redrawn_image_shows_what_the_caption_says_and_stays_in_its_split(scen
     assert bool((apart > 0.05).all()), "new images, not the old ones"
 
 
+def test_captions_of_the_source_that_are_false_of_a_redrawn_image_are_no_matches(
+    scenes: Scenes, tmp_path: Path
+) -> None:
+    data = Augmented(scenes, [stored(tmp_path, scenes, Redraw(number=2).pairs(scenes, range(40), seed=0))])
+    rows = torch.arange(40, len(data))
+    own = data.item[rows][:, None] == scenes.owner[None, :]
+    block = data.relevance(rows, torch.arange(len(scenes.captions)))
+    assert torch.equal(block, data._relation(rows, torch.arange(len(scenes.captions))))
+    assert 0.2 < block[own].float().mean() < 0.8, "a new image shows one caption, and not the rest of its source"
+    assert bool(data.relevance(torch.arange(40), scenes.owner.new_tensor(range(240)))[scenes.owner, range(240)].all())
+
+
 @pytest.mark.parametrize("kind", [Paraphrase, Redraw])
 def test_misaligned_statements_are_as_many_as_asked_for(scenes: Scenes, kind: type[Paraphrase] | type[Redraw]) -> None:
     shares = []
