@@ -75,8 +75,8 @@ def build_pair_trainer(
     pairing = construct(config.pairing, node="pairing")
     if not isinstance(pairing, Replace) and getattr(objective, "positives", None) == "diagonal":
         raise UserError(
-            "pairing=group and append put captions of one image into a batch, which defense.positives=diagonal would push "
-            "apart: choose defense.positives=soft or mask."
+            "pairing=group and append put captions of one image into a batch, which defense.positives=diagonal would "
+            "push apart: choose defense.positives=soft or mask."
         )
     if not augmented(sets["train"]):
         for key in ("share", "rise"):
