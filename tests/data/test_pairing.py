@@ -152,3 +152,12 @@ def test_a_batch_is_a_function_of_its_number_for_every_pairing() -> None:
             used(number)
         assert torch.equal(fresh(3).caption_ids, used(3).caption_ids)
         assert torch.equal(fresh(3).image_ids, used(3).image_ids)
+
+
+def test_items_of_a_batch_draw_their_group_each_for_itself() -> None:
+    sampler = PairSampler(Versions(), batch_size=8, seed=0, pairing=Group(pairs=2))
+    batches = [sampler(number) for number in range(30)]
+    first = [
+        [int(each.caption_ids[each.image_ids == item][0]) == low for each in batches] for item, low in ((1, 2), (3, 4))
+    ]
+    assert first[0] != first[1] and first[0] != [not each for each in first[1]]
