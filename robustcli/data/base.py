@@ -6,6 +6,7 @@ Shapes: B batch, H height, W width, N images, M captions.
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -71,6 +72,10 @@ class ImageTextData(ABC):
 
     def captions_of(self) -> list[Tensor]:
         """N tensors of indices (long): the captions that were written for each image."""
+        return self._captions_by_image
+
+    @cached_property  # sorting all captions once for each batch of an augmentation would take longer than the batch
+    def _captions_by_image(self) -> list[Tensor]:
         order = torch.argsort(self.owner, stable=True)
         counts = torch.bincount(self.owner, minlength=len(self.image_ids))
         return list(torch.split(order, counts.tolist()))

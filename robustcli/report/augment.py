@@ -1,5 +1,6 @@
 """Results of an augmentation: how much was made, and examples beside their sources."""
 
+import io
 from collections import Counter
 from pathlib import Path
 
@@ -91,8 +92,6 @@ def _draw(pairs: list[StoredPair], data: ImageTextData, path: Path) -> None:
 
 
 def _pixels(pair: StoredPair, size: int) -> torch.Tensor:
-    import io
-
     assert pair.image is not None
     image = Image.open(io.BytesIO(pair.image.read())).convert("RGB").resize((size, size))
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255

@@ -31,6 +31,18 @@ def parse_number(key: str, value: Number, *, node: str = "attack") -> float:
     return number
 
 
+def parse_share(key: str, value: Number, *, node: str = "attack") -> float:
+    """``value`` of ``<node>.<key>`` as a float in [0,1], read as by `parse_number`.
+
+    Raises:
+        UserError: no number, or one out of range.
+    """
+    share = parse_number(key, value, node=node)
+    if share > 1:
+        raise UserError(f"{node}.{key} is {share:g}: it is a share, between 0 and 1.")
+    return share
+
+
 def at_least(key: str, value: int, least: int, *, node: str = "attack") -> int:
     """``value`` of ``<node>.<key>``, an integer of at least ``least``.
 

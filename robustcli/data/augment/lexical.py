@@ -14,7 +14,7 @@ from robustcli.data.augment.shards import AugmentedPair
 from robustcli.data.augment.synonyms import LookUp, SynonymSource
 from robustcli.data.base import ImageTextData
 from robustcli.utils.errors import UserError
-from robustcli.utils.numbers import at_least, parse_number
+from robustcli.utils.numbers import at_least, parse_share
 from robustcli.utils.seeding import derive_seed
 from robustcli.utils.words import affixes
 
@@ -45,7 +45,7 @@ class EDA(Augmenter):
         for name in alpha:
             if name not in OPERATIONS:
                 raise UserError(f"augment.alpha has {name!r}: choose among {', '.join(OPERATIONS)}.")
-        shares = {name: _share(f"alpha.{name}", value) for name, value in alpha.items()}
+        shares = {name: parse_share(f"alpha.{name}", value, node="augment") for name, value in alpha.items()}
         self.alpha = {name: shares[name] for name in OPERATIONS if shares.get(name)}
         if not self.alpha:
             raise UserError("augment.alpha is 0 for every operation: give one of them a share, such as 0.1.")
@@ -78,7 +78,10 @@ class Synonyms(Augmenter):
     """
 
     def __init__(self, *, number: int, rate: float, synonyms: str | None = None, wordnet: str | None = None) -> None:
-        self.number, self.rate = at_least("number", number, 1, node="augment"), _share("rate", rate)
+        self.number, self.rate = (
+            at_least("number", number, 1, node="augment"),
+            parse_share("rate", rate, node="augment"),
+        )
         self._source = SynonymSource(synonyms, wordnet)
         self.model, self.model_sha256 = self._source.name, self._source.sha256
 
@@ -211,10 +214,3 @@ def _with_synonyms(words: list[Word], places: Sequence[int], synonyms: LookUp, d
 
 def _count(words: Sequence[Word], alpha: float) -> int:
     return max(1, round(alpha * len(words)))
-
-
-def _share(key: str, value: Any) -> float:
-    share = parse_number(key, value, node="augment")
-    if share > 1:
-        raise UserError(f"augment.{key} is {share:g}: it is a share, between 0 and 1.")
-    return share

@@ -25,7 +25,7 @@ from robustcli.data.scenes.render import render_scenes
 from robustcli.data.scenes.world import ATTRIBUTES, NONE, TEXTURES, World, belongs, random_world
 from robustcli.data.scenes.world import COUNTS as SCENE_COUNTS
 from robustcli.utils.errors import UserError
-from robustcli.utils.numbers import at_least, parse_number
+from robustcli.utils.numbers import at_least, parse_share
 from robustcli.utils.seeding import derive_seed
 
 _ATTEMPTS = 48  # at a scene that a caption is true of; it leaves out about one caption in a thousand
@@ -46,7 +46,10 @@ class Paraphrase(Augmenter):
     """
 
     def __init__(self, *, number: int, misaligned: float = 0.0, shift: Mapping[str, float] | None = None) -> None:
-        self.number, self.misaligned = at_least("number", number, 1, node="augment"), _share("misaligned", misaligned)
+        self.number, self.misaligned = (
+            at_least("number", number, 1, node="augment"),
+            parse_share("misaligned", misaligned, node="augment"),
+        )
         self.words, self.lengths = _shifts(shift, ("words", "lengths"))
 
     def check(self, data: ImageTextData) -> None:
@@ -109,7 +112,10 @@ class Redraw(Augmenter):
     """
 
     def __init__(self, *, number: int, misaligned: float = 0.0, shift: Mapping[str, float] | None = None) -> None:
-        self.number, self.misaligned = at_least("number", number, 1, node="augment"), _share("misaligned", misaligned)
+        self.number, self.misaligned = (
+            at_least("number", number, 1, node="augment"),
+            parse_share("misaligned", misaligned, node="augment"),
+        )
         self.textures, self.contrast = _shifts(shift, ("textures", "contrast"))
 
     def check(self, data: ImageTextData) -> None:
@@ -209,18 +215,5 @@ def _scenes(data: ImageTextData) -> tuple[Scenes, Predicates]:
     return data, data.predicates
 
 
-def _share(key: str, value: Any) -> float:
-    return _between(f"augment.{key}", parse_number(key, value, node="augment"))
-
-
 def _shifts(shift: Mapping[str, Any] | None, keys: Sequence[str]) -> tuple[float, ...]:
-    return tuple(
-        _between(f"augment.shift.{key}", parse_number(key, (shift or {}).get(key, 0.0), node="augment.shift"))
-        for key in keys
-    )
-
-
-def _between(key: str, value: float) -> float:
-    if not 0 <= value <= 1:
-        raise UserError(f"{key} is {value:g}: it is a share, between 0 and 1.")
-    return value
+    return tuple(parse_share(key, (shift or {}).get(key, 0.0), node="augment.shift") for key in keys)
