@@ -30,10 +30,13 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
 
 @pytest.fixture(autouse=True)
 def own_logging() -> Iterator[None]:
-    """No handler that Hydra gave the root logger outlives its test, whose captured stream is closed by then."""
+    """What Hydra did to the root logger does not outlive its test: no handler, whose captured stream is closed by then,
+    and no level, at which the next would show its config.
+    """
     root = logging.getLogger()
-    before = list(root.handlers)
+    before, level = list(root.handlers), root.level
     yield
+    root.setLevel(level)
     for handler in [handler for handler in root.handlers if handler not in before]:
         root.removeHandler(handler)
 

@@ -145,13 +145,19 @@ def _launch(command: str, argv: Sequence[str], trusted: bool | None) -> int:
 
 @contextmanager
 def _as_process(name: str, argv: list[str]) -> Iterator[None]:
-    """Context in which ``sys.argv`` holds ``argv`` and Hydra raises instead of printing; both are restored."""
-    words, full = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
+    """Context in which ``sys.argv`` holds ``argv`` and Hydra raises instead of printing; all is restored.
+
+    So is Hydra's own node, which a run leaves set: what is built afterwards in this process is of no job.
+    """
+    from hydra.core.hydra_config import HydraConfig
+
+    holder = HydraConfig.instance()
+    words, full, before = sys.argv, os.environ.get("HYDRA_FULL_ERROR"), holder.cfg
     sys.argv, os.environ["HYDRA_FULL_ERROR"] = [name, *argv], "1"
     try:
         yield
     finally:
-        sys.argv = words
+        sys.argv, holder.cfg = words, before
         if full is None:
             del os.environ["HYDRA_FULL_ERROR"]
         else:

@@ -4,6 +4,7 @@ import contextlib
 import csv
 import errno
 import json
+import logging
 import os
 import pickle
 import re
@@ -21,6 +22,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from filelock import FileLock
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
 from robustcli.cli.launch import guarded, launch
@@ -83,6 +85,15 @@ def test_a_run_has_a_directory_with_what_it_was_asked_for(engine: Any, capfd: py
     assert json.loads((directory / "metrics.json").read_text())["objective"] == 7.25
     assert json.loads((directory / "manifest.json").read_text())["command"] == "train-mat"
     assert capfd.readouterr().err == ""
+
+
+def test_what_is_built_after_a_run_in_the_same_process_is_of_no_job(
+    engine: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine(lambda config, run: 0.0)
+    with caplog.at_level(logging.DEBUG):  # at which Hydra shows the config first, and forgets to clean up
+        assert launch("train-mat", QUICK) == 0
+    assert not HydraConfig.initialized()
 
 
 def test_two_runs_in_the_same_second_have_directories_of_their_own(engine: Any) -> None:
