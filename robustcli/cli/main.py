@@ -134,6 +134,49 @@ def rerun(
     raise typer.Exit(guarded(work))
 
 
+@app.command("report")
+def report(
+    directories: Annotated[list[str], typer.Argument(metavar="DIR...", help="Directories of runs or of sweeps.")],
+    measure: Annotated[str, typer.Option(help="A figure of metrics.csv, such as recall_at_5.")] = "recall_at_1",
+    published: Annotated[
+        str | None, typer.Option(metavar="CSV", help="Numbers of papers: attack, published, and what tells the row.")
+    ] = None,
+    out: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Write table.md, table.tex and table.csv there.")
+    ] = None,
+) -> None:
+    """Join runs and sweeps into one table."""
+    from robustcli.cli.launch import guarded
+
+    def work() -> int:
+        from pathlib import Path
+
+        from robustcli.engines.report import report as join
+
+        paths = [None if each is None else Path(each).expanduser() for each in (published, out)]
+        join([Path(each).expanduser() for each in directories], measure=measure, published=paths[0], out=paths[1])
+        return 0
+
+    raise typer.Exit(guarded(work))
+
+
+@app.command("compare")
+def compare(
+    first: Annotated[str, typer.Argument(metavar="A", help="The directory of a run, or DIR:MODEL.")],
+    second: Annotated[str, typer.Argument(metavar="B", help="Another one, or another model of the same.")],
+) -> None:
+    """Compare two models query by query."""
+    from robustcli.cli.launch import guarded
+
+    def work() -> int:
+        from robustcli.engines.compare import print_comparison
+
+        print_comparison(first, second)
+        return 0
+
+    raise typer.Exit(guarded(work))
+
+
 @app.command("doctor")
 def doctor() -> None:
     """Show versions, devices and the cache."""

@@ -13,7 +13,7 @@ from robustcli.report.tables import Grid
 from robustcli.runs.manifest import INPUTS
 
 if TYPE_CHECKING:
-    from jinja2 import Template
+    from jinja2 import Environment, Template
 
 # Characters that Markdown would read as markup: an emphasis, a table's border, a formula, code, the target of a link.
 _SPECIAL = re.compile(r"[\\`*|~$]|(?<![^\W_])_|_(?![^\W_])|(?<=\])\(")
@@ -59,6 +59,12 @@ def render_report(report: Report, manifest: Mapping[str, Any], directory: Path) 
     )
 
 
+def render_table(grid: Grid) -> str:
+    """A table as Markdown, with its title above and its note below."""
+    table: Any = _environment().get_template("table.md.j2").module
+    return str(table.table(grid)).lstrip("\n")
+
+
 def literal(text: str, line_break: str = " ") -> str:
     """``text`` so that Markdown shows it as it stands; what a user named may hold ``|``, ``*`` or ``<``.
 
@@ -95,8 +101,12 @@ def provenance(manifest: Mapping[str, Any]) -> dict[str, str]:
     return lines | {key.replace("_", " "): _hashes(value) for key, value in hashes.items()}
 
 
-@cache
 def _template() -> "Template":
+    return _environment().get_template("report.md.j2")
+
+
+@cache
+def _environment() -> "Environment":
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
@@ -112,7 +122,7 @@ def _template() -> "Template":
         "code": _code,
         "fenced": lambda text: _code(text, "\n", least=3),
     }
-    return environment.get_template("report.md.j2")
+    return environment
 
 
 def _code(text: str, padding: str = "", least: int = 1) -> str:
