@@ -135,6 +135,8 @@ def _measured(out: Path, name: str, arms: Sequence[str], gain: Floats, resamples
         return []
     quality = pd.read_csv(place / "metrics.csv")
     labels = [label for label in quality["augmentation"] if _arm(label) in arms]
+    if len(labels) < 3:  # of an unfinished study
+        return []
     chosen = [arms.index(_arm(label)) for label in labels]
     measures = quality.set_index("augmentation").loc[labels, list(MEASURES)]
     table = correlations(measures, gain[chosen], resamples[:, chosen])

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from robustcli.report.join import frame_of, grid_of, join, markdown_of, tex_of
+from robustcli.report.join import join
+from robustcli.report.joined import frame_of, grid_of, markdown_of, tex_of
 from robustcli.report.runs import find_runs
 from robustcli.report.tables import print_grid
 from robustcli.utils import files

@@ -64,8 +64,7 @@ def test_what_a_search_does_not_have_is_not_advised() -> None:
     [
         (["attack", *DIGITS, "attack=fgsm"], "stronger search"),
         (["attack", *DIGITS, "attack=pgd", "attack.steps=2", "evaluation.limit=64"], "more steps"),
-        (["evaluate", *PAIRS, "attacks=none", "attack=fgsm", "dataset.test=6"], "stronger search"),
-        (["evaluate", *PAIRS, "attacks=none", "+attack@attacks.weak=fgsm", "dataset.test=6"], "stronger search"),
+        (["evaluate", *PAIRS, "attacks=none", "+attack@attacks.weak=fgsm", "dataset.test=4"], "stronger search"),
     ],
 )
 def test_what_is_advised_first_cures(words: list[str], check: str, tmp_path: Path) -> None:

@@ -145,7 +145,7 @@ def test_mistakes_are_told_before_any_work(
 
 
 def test_a_killed_attack_goes_on_and_ends_in_the_same_records(tmp_path: Path) -> None:
-    words = [*DIGITS, "attack=pgd", WHOLE, "attack.steps=200", "attack.early_stop=false",
+    words = [*DIGITS, "attack=pgd", WHOLE, "attack.steps=60", "attack.early_stop=false",
              "evaluation.batch_size=8", "diagnostics=off"]  # fmt: skip
     assert launch("attack", [*words, f"hydra.run.dir={tmp_path / 'whole'}"]) == 0
     place, command = tmp_path / "cut", [sys.executable, "-m", "robustcli", "attack", *words]

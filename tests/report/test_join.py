@@ -13,7 +13,8 @@ from typer.testing import CliRunner
 
 from robustcli.cli.launch import launch
 from robustcli.cli.main import app
-from robustcli.report.join import Joined, best_of, frame_of, grid_of, join, markdown_of, tex_of
+from robustcli.report.join import join
+from robustcli.report.joined import Joined, best_of, frame_of, grid_of, markdown_of, tex_of
 from robustcli.report.runs import find_runs
 from robustcli.report.sweep import t_interval
 from robustcli.report.tables import label_of
