@@ -188,16 +188,17 @@ class Pcam(ImageClassData):
         try:
             self._pixels = h5py.File(files["images"])["x"]
             with h5py.File(files["targets"]) as targets:
-                self.labels = torch.from_numpy(np.asarray(targets["y"][:limit]).reshape(-1).astype(np.int64))
-            if self._pixels.dtype != np.uint8 or self._pixels.shape[1:] != (96, 96, 3):
-                raise ValueError(f"pixels are {self._pixels.dtype} of shape {self._pixels.shape}")
+                labels = np.asarray(targets["y"]).reshape(-1).astype(np.int64)
+            if self._pixels.dtype != np.uint8 or self._pixels.shape != (len(labels), 96, 96, 3):
+                raise ValueError(f"{len(labels)} labels for {self._pixels.dtype} of shape {self._pixels.shape}")
+            if not np.isin(labels, (0, 1)).all():
+                raise ValueError(f"a label {labels.max()}")
+            self.labels = torch.from_numpy(labels[:limit])
             self.fingerprint = self._content()
         except (OSError, LookupError, ValueError, TypeError) as error:
             raise UserError(
                 f"{files['images']} and {files['targets'].name} cannot be read ({error}): unpack them anew."
             ) from error
-        if not set(self.labels.tolist()) <= {0, 1} or len(self.labels) > len(self._pixels):
-            raise UserError(f"{files['targets']} has no label 0 or 1 for each image of {files['images'].name}.")
         self.split, self.image_ids = split, [f"pcam-{split}-{i:06d}" for i in range(len(self.labels))]
         check_fingerprint(self, fingerprint, limit)
 
