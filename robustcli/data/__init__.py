@@ -3,16 +3,19 @@
 from robustcli.data.base import ImageTextData
 from robustcli.data.class_arrays import ClassArrays
 from robustcli.data.class_folders import ClassFolders
-from robustcli.data.class_sets import Cifar10, Cifar100, Mnist
+from robustcli.data.class_sets import Cifar10, Cifar100, Mnist, Pcam, Stl10, Svhn
+from robustcli.data.class_shards import ClassShards
 from robustcli.data.classes import ImageClassData
 from robustcli.data.coco_captions import CocoCaptions
 from robustcli.data.digits import Digits
+from robustcli.data.imagenet import ImageNet
 from robustcli.data.karpathy import KarpathyJSON
 from robustcli.data.parquet import CaptionParquet
 from robustcli.data.scenes import Scenes
 from robustcli.data.scenes.classes import SceneClasses
 from robustcli.data.shards import Shards
 from robustcli.data.tables import CaptionTable
+from robustcli.data.torchvision_files import TorchvisionFiles
 
 __all__ = [
     "CaptionParquet",
@@ -21,13 +24,19 @@ __all__ = [
     "Cifar100",
     "ClassArrays",
     "ClassFolders",
+    "ClassShards",
     "CocoCaptions",
     "Digits",
     "ImageClassData",
+    "ImageNet",
     "ImageTextData",
     "KarpathyJSON",
     "Mnist",
+    "Pcam",
     "SceneClasses",
     "Scenes",
     "Shards",
+    "Stl10",
+    "Svhn",
+    "TorchvisionFiles",
 ]

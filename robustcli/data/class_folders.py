@@ -3,32 +3,23 @@
 Shapes: B batch, S image size, N images.
 """
 
-import hashlib
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-import torch
-from torch import Tensor
-
-from robustcli.data.base import rows_of
-from robustcli.data.classes import ImageClassData, class_list, held_out
-from robustcli.data.decode import FITS, Fit
+from robustcli.data.class_files import ClassReading, FileClasses, and_more, check_count, check_settings, shuffled
+from robustcli.data.classes import class_list, held_out
+from robustcli.data.decode import Fit
 from robustcli.data.faults import Faults, OnError
-from robustcli.data.files import check_fingerprint, check_positive, decoded, other_splits
-from robustcli.data.overlap import in_two_classes, overlaps
 from robustcli.data.sources import SPLITS, Blob, Record
 from robustcli.data.walks import files_below, hidden, is_unicode, normal, on_disk, printable
 from robustcli.utils.errors import UserError
-from robustcli.utils.seeding import derive_seed
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".tif", ".tiff")
 
 
-class ClassFolders(ImageClassData):
+class ClassFolders(FileClasses):
     """Images (B,3,S,S) by folders; every file is decoded and checked when the set is made.
 
     The images stand in a fixed shuffled order, so that the first so many of them are of all classes.
@@ -71,39 +62,17 @@ class ClassFolders(ImageClassData):
         class_count: int | None = None,
         counts: Mapping[str, int] | None = None,
     ) -> None:
-        check_positive(image_size=image_size, limit=limit)
-        if fit not in FITS:
-            raise UserError(f"dataset.fit is {fit!r}: choose one of {', '.join(FITS)}.")
+        check_settings(image_size, limit, fit)
         source = _source(split, val_share)
         folder = _split_folder(str(root), source)
-        self.name, self.split, self.image_size = name or _name(str(root)), split, image_size
-        self.classes = _checked_classes(classes, folder, class_count, self.name)
+        called = name or _name(str(root))
+        listed = _checked_classes(classes, folder, class_count, called)
         faults = Faults(on_error)
-        found = _records(folder, self.classes, faults)
-        _check_count(self.name, source, folder, len(found), counts)
-        found = _of_split(found, split, val_share)
-        records, store = decoded(found[:limit], image_size, faults, fit=fit)
-        if not records:
-            raise UserError(f"the split {split!r} of {self.name} has no usable image left: {faults.first}.")
-        _check_none_lost(self.classes, found[:limit], records, faults)
-        self.skipped = faults.count
-        self.image_ids = [record.image_id for record in records]
-        places = {name: place for place, name in enumerate(self.classes)}
-        self.labels = torch.tensor([places[name.split("/")[0]] for name in self.image_ids])
-        self.fingerprint = _fingerprint(self.classes, self.image_ids, store.hashes)
-        self._pixels = store.pixels
-        others = other_splits(split, partial(_images_of, str(root), val_share))
-        twice = in_two_classes(store.hashes, self.labels.tolist(), self.classes)
-        self.notes = [
-            *faults.notes(),
-            *store.notes,
-            *overlaps(split, [record.blob for record in records], others),
-            *twice,
-        ]
-        check_fingerprint(self, fingerprint, limit)
-
-    def images(self, indices: Tensor) -> Tensor:
-        return torch.from_numpy(np.asarray(self._pixels[rows_of(indices, len(self)).numpy()])).float().div_(255)
+        found = records_below(folder, listed, faults)
+        check_count(called, source, folder, len(found), counts or {}, "dataset.counts=null for a set of your own")
+        read = partial(_images_of, str(root), val_share)
+        reading = ClassReading(called, split, listed, _of_split(found, split, val_share), faults, read=read)
+        super().__init__(reading, image_size=image_size, fit=fit, limit=limit, fingerprint=fingerprint)
 
 
 def _source(split: str, val_share: float) -> str:
@@ -147,7 +116,7 @@ def _checked_classes(
     classes: Sequence[str] | str | Path | None, folder: Path, number: int | None, name: str
 ) -> tuple[str, ...]:
     """The class list of the config, which must name exactly the folders that are there."""
-    present = _class_folders(folder)
+    present = class_folders_in(folder)
     found = ", ".join(present[:12]) + (f" and {len(present) - 12} more" if len(present) > 12 else "")
     where = f"{folder} has the folders {found}" if present else f"{folder} has no folders"
     origin = "" if number is None else f"the list of the {number} classes of {name} comes with its archive; "
@@ -167,19 +136,19 @@ def _checked_classes(
         read = isinstance(classes, Sequence) and not all(isinstance(name, str) for name in classes)
         quotes = " (names such as true, null, 001 and 1e3 need quotes, or they are read as no text)" if read else ""
         raise UserError(
-            f"dataset.classes lists {missing[0]!r}{_more(missing)}, but {where}: make the folder, or mend the list"
+            f"dataset.classes lists {missing[0]!r}{and_more(missing)}, but {where}: make the folder, or mend the list"
             f"{quotes}."
         )
     unlisted = [name for name in present if name not in listed]
     if unlisted:
         raise UserError(
-            f"{folder} has the folder {unlisted[0]!r}{_more(unlisted)}, which dataset.classes does not list: list it, "
-            "or move it away."
+            f"{folder} has the folder {unlisted[0]!r}{and_more(unlisted)}, which dataset.classes does not list: "
+            "list it, or move it away."
         )
     return listed
 
 
-def _class_folders(folder: Path) -> list[str]:
+def class_folders_in(folder: Path) -> list[str]:
     """Normal names of the folders in ``folder``, sorted; `UserError` for two that differ in their code points alone."""
     names = sorted(normal(path.name) for path in folder.iterdir() if path.is_dir() and not hidden(path.name))
     if foreign := [name for name in names if not is_unicode(name)]:
@@ -190,31 +159,12 @@ def _class_folders(folder: Path) -> list[str]:
     return names
 
 
-def _check_count(name: str, split: str, folder: Path, found: int, counts: Mapping[str, int] | None) -> None:
-    """`UserError` for part of an archive, or another one, before the first image is decoded."""
-    expected = (counts or {}).get(split)
-    if expected is not None and found != expected:
-        raise UserError(
-            f"{folder} has {found} images, but the split {split!r} of {name} has {expected}: unpack the archive anew, "
-            "or set dataset.counts=null for a set of your own."
-        )
+def records_below(folder: Path, classes: Sequence[str], faults: Faults) -> list[Record]:
+    """The images in the folders ``classes`` of ``folder``, shuffled; an id is the path below it, ``cat/1.png``.
 
-
-def _check_none_lost(classes: Sequence[str], found: Sequence[Record], usable: Sequence[Record], faults: Faults) -> None:
-    """`UserError` for a class all of whose images were skipped: the others alone would be an easier task."""
-    before, after = ({record.image_id.split("/")[0] for record in records} for records in (found, usable))
-    if lost := [name for name in classes if name in before - after]:
-        raise UserError(
-            f"no image of the class {lost[0]!r}{_more(lost)} can be read, for example {faults.first}: mend them, or "
-            "leave the class out of dataset.classes and move its folder away."
-        )
-
-
-def _more(names: Sequence[str]) -> str:
-    return f" and {len(names) - 1} more" if len(names) > 1 else ""
-
-
-def _records(folder: Path, classes: Sequence[str], faults: Faults) -> list[Record]:
+    Raises:
+        UserError: a folder without images.
+    """
     records: dict[str, Record] = {}
     for name in classes:
         files = files_below(on_disk(folder / name), faults)
@@ -228,7 +178,7 @@ def _records(folder: Path, classes: Sequence[str], faults: Faults) -> list[Recor
                 faults.report(str(path), "has the name of another file, in other code points (NFC and NFD)")
             else:
                 records[relative] = Record(relative, Blob(path), (), str(folder))
-    return sorted(records.values(), key=lambda record: derive_seed("order", record.image_id))
+    return shuffled(list(records.values()))
 
 
 def _images_of(root: str, val_share: float, split: str, faults: Faults) -> list[Record]:
@@ -237,11 +187,3 @@ def _images_of(root: str, val_share: float, split: str, faults: Faults) -> list[
     paths = [path for path in files_below(folder, faults) if path.suffix.lower() in SUFFIXES]
     records = [Record(normal(path.relative_to(folder).as_posix()), Blob(path), (), str(folder)) for path in paths]
     return _of_split(records, split, val_share)
-
-
-def _fingerprint(classes: Sequence[str], image_ids: Sequence[str], hashes: Sequence[str]) -> str:
-    """sha256 (hex) of the class list, names and contents in their order; of neither the folder nor the cache."""
-    digest = hashlib.sha256(json.dumps(list(classes)).encode())
-    for name, content in zip(image_ids, hashes, strict=True):
-        digest.update(json.dumps([name, content]).encode() + b"\n")
-    return digest.hexdigest()

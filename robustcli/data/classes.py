@@ -31,6 +31,9 @@ class ImageClassData(ABC):
         fingerprint: sha256 (hex) of the content, or of the recipe where the content is made from one.
         skipped: entries that were left out because ``on_error=skip`` was asked for.
         notes: sentences on what was done to the files' content, for the foot of a table.
+        benchmark: the name by which clip-benchmark (on PyPI) knows the set's templates, and its class names where they
+            are as many as ``classes``; None: it does not know the set.
+        templates: sentences with ``{}`` where the name of a class belongs, which came with the files; empty: none did.
     """
 
     name: str
@@ -41,6 +44,8 @@ class ImageClassData(ABC):
     fingerprint: str
     skipped: int = 0
     notes: Sequence[str] = ()
+    benchmark: str | None = None
+    templates: tuple[str, ...] = ()
 
     @abstractmethod
     def images(self, indices: Tensor) -> Tensor:

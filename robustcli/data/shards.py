@@ -102,7 +102,7 @@ def _expanded(pattern: str) -> list[str]:
 
 def _records(path: Path, faults: Faults) -> Iterator[Record]:
     several = 0
-    for key, parts in _samples(path, faults).items():
+    for key, parts in samples_in(path, faults).items():
         where = f"{path}, sample {key!r}"
         image = next((parts[extension] for extension in IMAGES if extension in parts), None)
         if image is None:
@@ -121,7 +121,7 @@ def _records(path: Path, faults: Faults) -> Iterator[Record]:
         log.warning("%s: %d .txt members have several lines, each of which is read as a caption", path, several)
 
 
-def _samples(path: Path, faults: Faults) -> dict[str, dict[str, Blob]]:
+def samples_in(path: Path, faults: Faults) -> dict[str, dict[str, Blob]]:
     """Key -> extension -> place in the archive."""
     samples: dict[str, dict[str, Blob]] = {}
     try:

@@ -1,6 +1,7 @@
-"""Table of a sweep: one row a job with its status, and means over seeds where there are several."""
+"""Table of a sweep: one row a job with its status, and means over data sets and over seeds where there are several."""
 
 import math
+import re
 import statistics
 import sys
 from collections.abc import Sequence
@@ -72,16 +73,16 @@ def collect(directory: Path) -> "pd.DataFrame":
 
 
 def write(directory: Path) -> "pd.DataFrame":
-    """Collect the jobs and write ``sweep.csv`` and, where seeds were swept, ``seeds.csv``."""
+    """Collect the jobs and write ``sweep.csv`` and, where they were swept, ``seeds.csv`` and ``datasets.csv``."""
     # Jobs that run side by side end at the same time: the last to get the lock sees all that ended before.
     with locks.exclusive(directory / ".lock"):
         table = collect(directory)
         with files.atomic(directory / "sweep.csv") as path:
             table.to_csv(path, index=False)
-        means = over_seeds(table)
-        if means is not None:
-            with files.atomic(directory / "seeds.csv") as path:
-                means.to_csv(path, index=False)
+        for name, means in (("seeds.csv", over_seeds(table)), ("datasets.csv", over_datasets(table))):
+            if means is not None:
+                with files.atomic(directory / name) as path:
+                    means.to_csv(path, index=False)
     return table
 
 
@@ -108,6 +109,32 @@ def over_seeds(table: "pd.DataFrame") -> "pd.DataFrame | None":
     return pd.DataFrame(rows)
 
 
+def over_datasets(table: "pd.DataFrame") -> "pd.DataFrame | None":
+    """Unweighted mean of every recall (of classes: accuracy) over the data sets of each setting; None where no setting
+    has two.
+
+    One row a setting: the settings, ``datasets`` (how many are in the mean), ``asked`` (how many should be),
+    ``missing`` (the others, that failed or have not ended), and the means. One that a finished set lacks is empty.
+    """
+    import pandas as pd
+
+    if "dataset" not in table:
+        return None
+    keys = [key for key in _settings(table) if key != "dataset"]
+    groups: list[tuple[Any, Any]] = list(table.groupby(keys, dropna=False, sort=False)) if keys else [((), table)]
+    recalls = [metric for metric in _metrics(table) if re.search(r"(^|/)recall_at_\d+$", metric)]
+    rows = []
+    for values, group in groups:
+        done = group[group["status"] == "done"]
+        if group["dataset"].nunique() < 2 or not len(done):
+            continue
+        missing = ", ".join(group.loc[group["status"] != "done", "dataset"])
+        counts = {"datasets": len(done), "asked": len(group), "missing": missing}
+        means = {metric: done[metric].astype(float).mean(skipna=False) for metric in recalls}
+        rows.append(dict(zip(keys, values, strict=True)) | counts | means)
+    return pd.DataFrame(rows) if rows else None
+
+
 def t_interval(values: Sequence[float]) -> tuple[float, float]:
     """95 % confidence interval of the mean of two or more independent values, by Student's t."""
     from scipy.stats import t
@@ -128,15 +155,24 @@ def print_sweep(directory: Path, metrics: Sequence[str] = ("objective",)) -> Non
 
 
 def jobs_grid(table: "pd.DataFrame", metrics: Sequence[str] = ("objective",)) -> Grid:
-    """One line a job: what was swept (all overrides where nothing varies), status, chosen metrics, errors."""
+    """One line a job: what was swept (all overrides where nothing varies), status, chosen metrics, errors; and one with
+    the mean over data sets of each setting that has several.
+    """
     settings = _settings(table)
     varied = [key for key in settings if table[key].nunique(dropna=False) > 1] or settings
     chosen = _chosen(_metrics(table), metrics)
     columns = [*varied, "status", *chosen, *(["error"] if table["error"].notna().any() else [])]
     rows = [[_text(row[column]) for column in columns] for _, row in table.iterrows()]
     failed = int((table["status"] == "failed").sum())
-    note = f"{failed} of {len(table)} jobs failed; FAILED in their directories says why." if failed else ""
-    return Grid(title=f"{len(table)} jobs", columns=columns, rows=rows, note=note)
+    notes = [f"{failed} of {len(table)} jobs failed; FAILED in their directories says why."] if failed else []
+    means = over_datasets(table)
+    for _, row in means.iterrows() if means is not None else ():
+        some = f"{row['datasets']} of " if row["missing"] else ""
+        shown = {key: _text(row.get(key)) for key in columns} | {"dataset": f"mean of {some}{row['asked']}"}
+        rows.append([shown[column] for column in columns])
+        if row["missing"]:
+            notes.append(f"The mean of {some}{row['asked']} data sets is not one of all: without {row['missing']}.")
+    return Grid(title=f"{len(table)} jobs", columns=columns, rows=rows, note=" ".join(dict.fromkeys(notes)))
 
 
 def seeds_grid(means: "pd.DataFrame", metrics: Sequence[str] = ("objective",)) -> Grid:

@@ -90,7 +90,7 @@ def test_a_command_knows_the_groups_of_its_defaults_list_alone(command: str, has
 def test_experiments_are_those_of_the_command() -> None:
     assert config_groups.groups_of("train-mat")["experiment"][-1] == "train_mat/tiny_clean"
     assert all(name.startswith("purify/") for name in config_groups.groups_of("purify")["experiment"])
-    assert "experiment" not in config_groups.groups_of("evaluate"), "it has none"
+    assert "experiment" not in config_groups.groups_of("attack"), "it has none"
     assert complete("train-classifier", [], "experiment=train_classifier/tiny_d") == [
         "experiment=train_classifier/tiny_digits"
     ]

@@ -32,6 +32,7 @@ FILES = {
     "parquet": ["dataset.file=a.parquet"],
     "shards": ["dataset.pattern='test-{0..1}.tar'"],
     "class_folders": ["dataset.root=images"],
+    "class_shards": ["dataset.root=shards"],
     **{name: ["dataset.root=images"] for name in ("celebahq_gender", "celeba64_identities", "stanford_cars4")},
     "npz": ["dataset.file=a.npz"],
 }

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from robustcli.cli.launch import launch
@@ -26,6 +27,8 @@ NEEDS = {
     "train_mat/mat_clip_paper_unverified": [],
     "train_mat/mat_plus_flickr30k": [],
     "train_mat/mat_plus_coco": [],
+    "evaluate/zero_shot_robustvlm": [],
+    "evaluate/zero_shot_tecoa": [],
 }
 SHORT = ["trainer.max_steps=2", "trainer.batch_size=8", "evaluation.limit=8", "device=cpu"]
 SCENES = ["dataset.train=32", "dataset.val=16", "dataset.test=16"]
@@ -58,6 +61,25 @@ def test_it_runs(name: str, tmp_path: Path) -> None:
     assert launch(command, [f"experiment={name}", *SHORT, *few, *RUNS[name], f"hydra.run.dir={tmp_path / 'run'}"]) == 0
     assert json.loads((tmp_path / "run" / "metrics.json").read_text())["train/steps"] == 2
     assert f"- experiment={name}" in (tmp_path / "run" / "overrides.yaml").read_text()
+
+
+@pytest.mark.parametrize("name", ["zero_shot_robustvlm", "zero_shot_tecoa"])
+def test_a_zero_shot_protocol_takes_its_data_sets_or_those_that_are_typed(name: str, tmp_path: Path) -> None:
+    composed = compose("evaluate", [f"experiment=evaluate/{name}"], with_hydra=True)
+    assert set(composed.hydra.sweeper.params.dataset.split(",")) <= set(config_groups.groups()["dataset"])
+    (tmp_path / "my" / "dataset").mkdir(parents=True)
+    for seed in (1, 2):
+        file = tmp_path / "my" / "dataset" / f"digits{seed}.yaml"
+        file.write_text(f"# Digits, parted otherwise.\n_target_: robustcli.data.Digits\nseed: {seed}\n")
+    steps = "attacks.apgd_ensemble.steps=2" if name == "zero_shot_robustvlm" else "attacks.pgd.restarts=1"
+    few = [steps, "evaluation.limit=8", "evaluation.resamples=5", "diagnostics=off", "device=cpu"]
+    argv = ["--config-dir", str(tmp_path / "my"), f"experiment={name}", "model=digits", "--multirun", *few]
+    assert launch("evaluate", [*argv, "dataset=digits1,digits2", f"hydra.sweep.dir={tmp_path / 'sweep'}"]) == 0
+    jobs = [json.loads((tmp_path / "sweep" / str(job) / "metrics.json").read_text()) for job in (0, 1)]
+    means = pd.read_csv(tmp_path / "sweep" / "datasets.csv").iloc[0]
+    recalls = [key for key in jobs[0] if key.endswith("recall_at_1") and key.startswith("model")]
+    assert len(recalls) == (3 if name == "zero_shot_robustvlm" else 2), "clean, and each eps"
+    assert all(means[key] == pytest.approx((jobs[0][key] + jobs[1][key]) / 2) for key in recalls)
 
 
 @pytest.mark.parametrize("command", COMMANDS)

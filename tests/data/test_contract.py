@@ -22,6 +22,7 @@ from robustcli.builders.data import build_data
 from robustcli.config import groups as config_groups
 from robustcli.config.compose import compose
 from robustcli.data import ImageClassData, ImageTextData
+from tests.data import archives
 
 Make = Callable[[Path], list[str]]
 Data = ImageTextData | ImageClassData
@@ -104,7 +105,31 @@ def npz(root: Path) -> list[str]:
     return [f"dataset.file='{root}/{{split}}.npz'", "dataset.classes=3"]
 
 
+def class_shards(root: Path) -> list[str]:
+    for place, (name, split) in enumerate(pictures(root)):
+        target = root / ("test" if split == "test" else "train")
+        target.mkdir(exist_ok=True)
+        with tarfile.open(target / f"{place}.tar", "w") as tar:
+            for suffix, content in (("png", (root / name).read_bytes()), ("cls", str(place % 2).encode())):
+                info = tarfile.TarInfo(f"{name.removesuffix('.png')}.{suffix}")
+                info.size = len(content)
+                tar.addfile(info, io.BytesIO(content))
+    (root / "classnames.txt").write_text("cat\ndog\n")
+    return [f"dataset.root={root}", "dataset.image_size=16", "dataset.val_share=0.5"]
+
+
+def archive(name: str) -> Make:
+    def make(root: Path) -> list[str]:
+        write, settings = archives.ARCHIVES[name]
+        write(root)
+        return [f"dataset.root={root}", *(f"dataset.{key}={value}" for key, value in settings.items())]
+
+    return make
+
+
 FILES: dict[str, Make] = {
+    **{name: archive(name) for name in archives.ARCHIVES},
+    "class_shards": class_shards,
     "karpathy": karpathy,
     "table": table,
     "coco_captions": coco_captions,
@@ -122,15 +147,16 @@ CHEAP = {
 
 
 def own_classes() -> list[str]:
-    """The choices that no other choice is the base of."""
+    """The choices that are not another with values of their own, and those of a layout of their own."""
     folder = config_groups.conf_directory() / "dataset"
     bases = {path.stem: yaml.safe_load(path.read_text()).get("defaults") for path in sorted(folder.glob("*.yaml"))}
-    return [name for name, base in bases.items() if base is None and name not in ELSEWHERE]
+    return [name for name, base in bases.items() if (base is None or name in FILES) and name not in ELSEWHERE]
 
 
 @pytest.fixture(params=own_classes())
-def build(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[str], Data]:
+def build(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Data]:
     name = str(request.param)
+    archives.accept_sums(monkeypatch)
     (tmp_path / "files").mkdir()
     words = FILES[name](tmp_path / "files") if name in FILES else CHEAP.get(name, [])
     config = compose("evaluate", [f"dataset={name}", *words]).dataset

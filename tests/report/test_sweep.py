@@ -13,6 +13,7 @@ from robustcli.report.sweep import (
     SweepTable,
     collect,
     jobs_grid,
+    over_datasets,
     over_seeds,
     print_sweep,
     seeds_grid,
@@ -85,6 +86,63 @@ def test_setting_with_one_seed_has_a_mean_without_interval(tmp_path: Path) -> No
     assert means is not None
     alone = means[means["defense"] == "tecoa"].iloc[0]
     assert alone["mean"] > 0 and math.isnan(alone["low"])
+
+
+def set_job(directory: Path, dataset: str, model: str, figures: dict[str, float] | None) -> None:
+    words = [f"dataset={dataset}", f"model={model}"]
+    with Run.open("evaluate", {"dataset": dataset}, directory, words) as run:
+        if figures is None:
+            raise UserError("dataset.root is missing: put the images there")
+        run.write_metrics(
+            {"model": {key: {"recall_at_1": value, "queries": 9} for key, value in figures.items()}}, pd.DataFrame()
+        )
+        run.finish(min(figures.values()))
+
+
+@pytest.fixture
+def sets(tmp_path: Path) -> Path:
+    """Two models on three data sets; the second model failed on one."""
+    figures = {("a", "pets"): 0.9, ("a", "dtd"): 0.5, ("a", "cars"): 0.1, ("b", "pets"): 0.8, ("b", "dtd"): 0.6}
+    for number, ((model, dataset), value) in enumerate(figures.items()):
+        set_job(tmp_path / str(number), dataset, model, {"clean": value, "apgd": value / 2})
+    with pytest.raises(UserError):
+        set_job(tmp_path / "5", "cars", "b", None)
+    return tmp_path
+
+
+def test_the_mean_over_data_sets_is_unweighted_and_says_what_it_lacks(sets: Path) -> None:
+    write(sets)
+    means = pd.read_csv(sets / "datasets.csv").set_index("model")
+    assert means.loc["a", "model/clean/recall_at_1"] == pytest.approx(0.5)
+    assert means.loc["a", "model/apgd/recall_at_1"] == pytest.approx(0.25)
+    assert means.loc["b", "model/clean/recall_at_1"] == pytest.approx(0.7)
+    assert means[["datasets", "asked"]].values.tolist() == [[3, 3], [2, 3]]
+    assert pd.isna(means.loc["a", "missing"]) and means.loc["b", "missing"] == "cars"
+    assert not any("queries" in column for column in means.columns)
+
+
+def test_the_table_ends_with_the_means_over_data_sets(sets: Path) -> None:
+    grid = jobs_grid(collect(sets), ("*/recall_at_1",))
+    assert grid.columns == ["dataset", "model", "status", "model/clean/recall_at_1", "model/apgd/recall_at_1", "error"]
+    assert grid.rows[6:] == [["mean of 3", "a", "", "0.5", "0.25", ""], ["mean of 2 of 3", "b", "", "0.7", "0.35", ""]]
+    assert "1 of 6 jobs failed" in grid.note and grid.note.endswith("is not one of all: without cars.")
+
+
+def test_a_figure_that_one_data_set_lacks_has_no_mean(tmp_path: Path) -> None:
+    set_job(tmp_path / "0", "pets", "a", {"clean": 0.9, "apgd": 0.5})
+    set_job(tmp_path / "1", "dtd", "a", {"clean": 0.7})
+    grid = jobs_grid(collect(tmp_path), ("*/recall_at_1",))
+    assert grid.rows[-1] == ["mean of 2", "", "0.8", ""]
+
+
+def test_there_is_no_mean_over_one_data_set_or_of_none_that_ended(tmp_path: Path) -> None:
+    set_job(tmp_path / "0", "pets", "a", {"clean": 0.9})
+    set_job(tmp_path / "1", "dtd", "b", {"clean": 0.9})
+    assert over_datasets(collect(tmp_path)) is None
+    for number, name in enumerate(("cars", "eurosat")):
+        with pytest.raises(UserError):
+            set_job(tmp_path / str(10 + number), name, "c", None)
+    assert over_datasets(collect(tmp_path)) is None
 
 
 @pytest.mark.parametrize(
