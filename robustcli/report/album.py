@@ -1,23 +1,16 @@
 """Pictures of a report, and other parts of it that are worth less than its numbers."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from robustcli.report.markdown import Picture
+from robustcli.report.tables import Grid
 from robustcli.runs.run import Run
 
 T = TypeVar("T")
 
 _LONGEST = 80  # letters of the name of a picture, whatever a user calls a model
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A picture with its caption."""
-
-    caption: str
-    path: Path
 
 
 class Album:
@@ -33,13 +26,13 @@ class Album:
         self.pictures: list[Picture] = []
         self.failures: list[str] = []
 
-    def draw(self, name: str, caption: str, picture: Callable[[Path], None]) -> None:
-        """Add the PNG that ``picture`` writes to ``figures/<name>.png``, if it can."""
+    def draw(self, name: str, caption: str, picture: Callable[[Path], None], numbers: Grid | None = None) -> None:
+        """Add the PNG that ``picture`` writes to ``figures/<name>.png``, if it can; ``numbers`` are those behind it."""
 
         def part() -> Picture:
             path = self._path(name)
             picture(path)
-            return Picture(caption, path)
+            return Picture(caption, path, numbers)
 
         if drawn := self.attempt(f"the picture {name}", part):
             self.pictures.append(drawn)

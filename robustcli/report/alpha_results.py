@@ -14,7 +14,8 @@ from robustcli.defenses.purification.alphas import schedule
 from robustcli.metrics import Interval, bootstrap_difference, wilson
 from robustcli.report.album import Album
 from robustcli.report.alphas import accuracy_grid, pareto, schedules, search_history
-from robustcli.report.markdown import Report, literal, render_report
+from robustcli.report.html import publish
+from robustcli.report.markdown import Report, literal
 from robustcli.report.tables import Grid, print_grid
 from robustcli.runs.run import Run
 from robustcli.utils import files
@@ -78,10 +79,10 @@ def write_learned_alphas(run: Run, learned: LearnedAlphas, *, resamples: int, se
         summary=_summary(learned, gain),
         threat=_threat(run),
         tables=[grid, _search_grid(learned)],
-        figures=[(picture.caption, picture.path) for picture in album.pictures],
+        figures=album.pictures,
         caveats=[*map(literal, album.failures), *_caveats(learned, run)],
     )
-    run.write_report(render_report(report, run.manifest, run.directory))
+    publish(run, report)
     print_grid(grid)
     for sentence in album.failures:
         print(sentence, flush=True)

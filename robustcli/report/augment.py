@@ -13,7 +13,8 @@ from robustcli.data import ImageTextData
 from robustcli.data.augment.shards import StoredPair, read_pairs
 from robustcli.report.album import Album
 from robustcli.report.generation import image_grid
-from robustcli.report.markdown import Report, literal, render_report
+from robustcli.report.html import publish
+from robustcli.report.markdown import Report, literal
 from robustcli.report.tables import Grid, print_grid
 from robustcli.runs.run import Run
 from robustcli.utils.errors import UserError
@@ -62,11 +63,11 @@ def write_augmentation(run: Run, data: ImageTextData, method: str, images: int) 
         title=f"Augmentation of {data.name} by {method}",
         threat=[],
         tables=[grid, *([examples] if examples else [])],
-        figures=[(picture.caption, picture.path) for picture in album.pictures],
+        figures=album.pictures,
         inputs=data.notes,
         caveats=[*map(literal, album.failures), "Measure it before training with it: robustcli augment-quality."],
     )
-    run.write_report(render_report(report, run.manifest, run.directory))
+    publish(run, report)
     print_grid(grid)
     if examples:
         print_grid(examples)

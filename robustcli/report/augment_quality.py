@@ -11,7 +11,8 @@ from matplotlib.figure import Figure
 from robustcli.data import ImageTextData
 from robustcli.report.album import Album
 from robustcli.report.figures import FAINT, INK, save
-from robustcli.report.markdown import Report, literal, render_report
+from robustcli.report.html import publish
+from robustcli.report.markdown import Report, literal
 from robustcli.report.tables import MISSING, Grid, print_grid
 from robustcli.runs.manifest import now
 from robustcli.runs.run import Run
@@ -128,7 +129,7 @@ def write_quality(
         title=f"Quality of augmented pairs of {data.name}",
         threat=[],
         tables=grids,
-        figures=[(picture.caption, picture.path) for picture in album.pictures],
+        figures=album.pictures,
         inputs=data.notes,
         caveats=[
             *map(literal, album.failures),
@@ -142,7 +143,7 @@ def write_quality(
             "the originals of two images.",
         ],
     )
-    run.write_report(render_report(report, run.manifest, run.directory))
+    publish(run, report)
     print_grid(main)
     for sentence in album.failures:
         print(sentence, flush=True)

@@ -151,7 +151,7 @@ def accuracy_over_radius(table: "pd.DataFrame", path: Path, *, norm: str) -> Non
     axes.grid(True, color=FAINT, linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
     legend(figure, axes, loc="outside right upper", fontsize=8)
-    save(figure, path)
+    save(figure, path, drawing=True)
 
 
 def strips(rows: Sequence[Strip], path: Path, *, title: str) -> None:

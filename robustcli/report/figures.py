@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -88,7 +89,7 @@ def lines(
     legend(figure, grid[0], loc="outside lower center", ncols=min(len(names), 4), fontsize=9)
     if title:
         figure.suptitle(title, fontsize=11, color=INK)
-    save(figure, path)
+    save(figure, path, drawing=True)
 
 
 def examples(rows: Sequence[Example], path: Path, *, title: str = "") -> None:
@@ -140,16 +141,22 @@ def changed_words(caption: str, edited: str) -> tuple[list[bool], list[bool]]:
     return kept_before, kept_after
 
 
-def save(figure: Figure, path: Path) -> None:
+def save(figure: Figure, path: Path, *, drawing: bool = False) -> None:
     """Write a figure as PNG, whole or not at all, with the same bytes for the same figure.
 
     All text is drawn as it stands: captions and names may hold dollar signs, between which matplotlib reads formulas.
+
+    Args:
+        drawing: also as SVG beside it, which stays sharp.
     """
     FigureCanvasAgg(figure)
     for text in figure.findobj(Text):
         text.set_parse_math(False)
     with files.atomic(path) as temporary:
         figure.savefig(temporary, format="png", dpi=DPI, facecolor="white", metadata={"Software": None})
+    if drawing:
+        with files.atomic(path.with_suffix(".svg")) as temporary, rc_context({"svg.hashsalt": path.stem}):
+            figure.savefig(temporary, format="svg", facecolor="white", metadata={"Date": None})
 
 
 def legend(figure: Figure, axes: Axes, **settings: Any) -> None:

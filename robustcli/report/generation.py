@@ -12,7 +12,8 @@ from robustcli.evaluation.generation import GenerationJudge
 from robustcli.models.generators import NVAE
 from robustcli.report.album import Album
 from robustcli.report.figures import INK, save
-from robustcli.report.markdown import Report, literal, render_report
+from robustcli.report.html import publish
+from robustcli.report.markdown import Report, literal
 from robustcli.report.tables import Grid, print_grid
 from robustcli.runs.run import Run
 
@@ -42,13 +43,13 @@ def write_generation(
         title=f"A generator of {evaluator.data.name}",
         threat=[],
         tables=[grid],
-        figures=[(picture.caption, picture.path) for picture in album.pictures],
+        figures=album.pictures,
         caveats=[
             *map(literal, album.failures),
             "Bits are an upper bound, from one draw of the latents for each image.",
         ],
     )
-    run.write_report(render_report(report, run.manifest, run.directory))
+    publish(run, report)
     print_grid(grid)
     for sentence in album.failures:
         print(sentence, flush=True)

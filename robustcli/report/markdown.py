@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
+from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,24 +21,35 @@ _SPECIAL = re.compile(r"[\\`*|~$]|(?<![^\W_])_|_(?![^\W_])|(?<=\])\(")
 
 
 @dataclass(frozen=True)
+class Picture:
+    """A picture with its caption; ``numbers`` are those that it draws, where it is a curve."""
+
+    caption: str
+    path: Path
+    numbers: Grid | None = None
+
+
+@dataclass(frozen=True)
 class Report:
     """Content of a report; summary, threat and caveats are Markdown, and all else is shown as it stands.
 
     Attributes:
         title: one line.
+        answer: what came out, a sentence a model; plain text.
         threat: the threat model in sentences; see `robustcli.report.threat`.
         summary: the main result in a sentence or two; may be empty.
         tables: in reading order.
-        figures: caption and path of each.
+        figures: in reading order.
         inputs: what was done to the data before a model saw them, a sentence each.
         caveats: limits of the numbers, a sentence each.
     """
 
     title: str
     threat: Sequence[str]
+    answer: Sequence[str] = ()
     summary: str = ""
     tables: Sequence[Grid] = ()
-    figures: Sequence[tuple[str, Path]] = ()
+    figures: Sequence[Picture] = ()
     inputs: Sequence[str] = ()
     caveats: Sequence[str] = ()
 
@@ -52,10 +64,10 @@ def render_report(report: Report, manifest: Mapping[str, Any], directory: Path) 
     """
     return _template().render(
         report=report,
-        figures=[(caption, os.path.relpath(picture, directory)) for caption, picture in report.figures],
+        figures=[(picture.caption, os.path.relpath(picture.path, directory)) for picture in report.figures],
         command=command_line(manifest),
         provenance=provenance(manifest),
-        rerun=shlex.join(["robustcli", "rerun", str(directory)]),
+        rerun=rerun_line(directory),
     )
 
 
@@ -63,6 +75,12 @@ def render_table(grid: Grid) -> str:
     """A table as Markdown, with its title above and its note below."""
     table: Any = _environment().get_template("table.md.j2").module
     return str(table.table(grid)).lstrip("\n")
+
+
+@cache
+def package_file(name: str) -> str:
+    """The text of a file beside the templates."""
+    return (files("robustcli.report") / "templates" / name).read_text(encoding="utf-8")
 
 
 def literal(text: str, line_break: str = " ") -> str:
@@ -77,6 +95,11 @@ def literal(text: str, line_break: str = " ") -> str:
 def command_line(manifest: Mapping[str, Any]) -> str:
     """The command line of this run; for a job of a sweep that of the job alone."""
     return shlex.join(["robustcli", manifest["command"], *manifest["overrides"]])
+
+
+def rerun_line(directory: Path) -> str:
+    """The command line that rebuilds the run of ``directory``."""
+    return shlex.join(["robustcli", "rerun", str(directory)])
 
 
 def provenance(manifest: Mapping[str, Any]) -> dict[str, str]:

@@ -12,13 +12,14 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from robustcli.attacks.core.threat import shown
 from robustcli.defenses import Purifier
 from robustcli.evaluation import ClassificationEvaluator, Entry, Evaluation, Group
 from robustcli.evaluation.aggregate import worst_attack
 from robustcli.report.album import Album
 from robustcli.report.defences import Strip, accuracy_over_radius, strips
 from robustcli.report.figures import examples, recall_over_eps
-from robustcli.report.tables import label_of
+from robustcli.report.tables import curve_grid, label_of
 
 _EXAMPLES, _STRIPS = 4, 5  # images of a picture
 
@@ -47,7 +48,8 @@ def draw_models(
         draw = partial(recall_over_eps, curve, budget=name, norm=evaluation.threat.norm)
         captions = "text_to_image" in evaluation.evaluator.directions
         also = ", which edits captions at eps 0 too" if captions and not several else ""
-        album.draw("recall_over_eps", f"What is left over the eps of the image attack ({name}{also}).", draw)
+        caption = f"What is left over the eps of the image attack ({name}{also})."
+        album.draw("recall_over_eps", caption, draw, curve_grid(curve, partial(shown, norm=evaluation.threat.norm)))
     for entry in (group.bare for group in groups):
         worst = worst_attack(table, entry.label)
         if worst is None:

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pandas as pd
 
-from robustcli.diagnostics import Finding, refuse_suspects
+from robustcli.diagnostics import OK, SUSPECT, Finding, refuse_suspects, verdict
 from robustcli.evaluation import CLEAN, Entry, Evaluation, Group
 from robustcli.evaluation.aggregate import (
     at_radius,
@@ -25,12 +25,15 @@ from robustcli.report.album import Album
 from robustcli.report.defences import NO_ADAPTIVE, access_grid, masking_warnings, paper_grid, strict_grid
 from robustcli.report.diagnose import coverages, diagnostics_of, transfers
 from robustcli.report.diagnostics import diagnostics_grid, print_findings, with_verdicts
-from robustcli.report.markdown import Report, literal, render_report
+from robustcli.report.html import publish
+from robustcli.report.markdown import Report, literal
 from robustcli.report.pictures import draw_defences, draw_models
 from robustcli.report.tables import (
+    DIRECTIONS,
     Grid,
     attack_grid,
     cost_grid,
+    directions_of,
     fallen_grid,
     label_of,
     member_grid,
@@ -101,14 +104,15 @@ def write_results(
     grids[0] = replace(grids[0], note=" ".join(filter(None, notes)))
     report = Report(
         title=title,
+        answer=_answer(seen, findings),
         summary="\n\n".join(f"**{sentence}**" for sentence in warnings),
         threat=_threat(evaluation, defended=defended),
         tables=[*grids, *([diagnostics_grid(findings)] if findings else []), *transferred],
-        figures=[(picture.caption, picture.path) for picture in album.pictures],
+        figures=album.pictures,
         inputs=inputs,
         caveats=[*map(literal, album.failures), *_caveats(evaluation, groups, records)],
     )
-    run.write_report(render_report(report, run.manifest, run.directory))
+    publish(run, report)
     _print([*grids[:printed], *transferred], inputs, [*warnings, *album.failures], findings)
     if diagnostics == "strict":  # last: a refused claim keeps its results on disk
         refuse_suspects(findings)
@@ -180,6 +184,28 @@ def _defence_grids(
     grids = [access_grid(table, evaluation.threat.ball.eps, norm=norm), strict_grid(whole, radii, norm=norm)]
     claimed = paper_table(records, radii, resamples=evaluation.resamples, seed=evaluation.seed)
     return [*grids, *([paper_grid(claimed, radii, norm=norm)] if len(claimed) else [])]
+
+
+def _answer(table: pd.DataFrame, findings: Sequence[Finding]) -> list[str]:
+    """A sentence a model: what is right without attack and under the worst of them, and whether that is believed."""
+    directions = directions_of(table)
+    ways = "" if len(directions) == 1 else f" ({' / '.join(DIRECTIONS[name] for name in directions)})"
+    sentences = []
+    for model, part in table.groupby("model", sort=False):
+        attacked = part[part["attack"] != CLEAN]
+        said = f"{model}: {_percent(part[part['attack'] == CLEAN], directions)} % right without attack{ways}"
+        if len(attacked):
+            word = verdict([each for each in findings if each.model == model])
+            believed = {OK: "; its diagnostics found nothing against that", SUSPECT: ", which is SUSPECT: see below"}
+            said += f", {_percent(attacked, directions)} % under the worst attack{believed.get(word, '')}"
+        sentences.append(f"{said}.")
+    return sentences
+
+
+def _percent(rows: pd.DataFrame, directions: Sequence[str]) -> str:
+    """The least recall@1 of ``rows`` by direction."""
+    least = rows.groupby("direction")["recall_at_1"].min()
+    return " / ".join(f"{100 * least[each]:.1f}" if each in least else "-" for each in directions)
 
 
 def _warnings(evaluation: Evaluation, table: pd.DataFrame, curve: pd.DataFrame, records: pd.DataFrame) -> list[str]:

@@ -3,7 +3,7 @@
 All values come in as shares in [0, 1] and are shown in percent.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -176,6 +176,18 @@ def member_grid(frame: "pd.DataFrame") -> Grid:
     return Grid(title, ["attack", "member", *models], rows)
 
 
+def curve_grid(frame: "pd.DataFrame", shown: Callable[[float], str]) -> Grid:
+    """Recall@1 of models (rows) over the radius of the attack (columns, named by ``shown``), as in `attack_grid`."""
+    directions = directions_of(frame)
+    radii = sorted(set(frame["eps"]))
+    cells = {(str(row["model"]), row["eps"], str(row["direction"])): row for row in frame.to_dict("records")}
+    models = list(dict.fromkeys(frame["model"].astype(str)))
+    rows = [[model, *(_cell(cells, model, radius, "recall_at_1", directions) for radius in radii)] for model in models]
+    ways = " / ".join(DIRECTIONS[name] for name in directions)
+    title = f"{title_of('recall_at_1', directions)} in percent over eps, {ways}"
+    return Grid(title, ["model", *map(shown, radii)], rows, _note(frame, "recall_at_1"))
+
+
 def as_rich(grid: Grid) -> "Group":
     """The grid as renderables of rich: title, table and note; columns of numbers are right-aligned.
 
@@ -245,9 +257,9 @@ def title_of(measure: str, directions: Sequence[str]) -> str:
 
 
 def _cell(
-    cells: Mapping[tuple[str, str, str], Any], model: str, attack: str, measure: str, directions: Sequence[str]
+    cells: Mapping[tuple[str, Any, str], Any], model: str, column: Any, measure: str, directions: Sequence[str]
 ) -> str:
-    found = [cells.get((model, attack, direction)) for direction in directions]
+    found = [cells.get((model, column, direction)) for direction in directions]
     if all(row is None for row in found):
         return MISSING
     values = " / ".join(MISSING if row is None else f"{100 * row[measure]:.1f}" for row in found)

@@ -210,9 +210,10 @@ class Run:
         """
         return self._place("checkpoints", name, ".safetensors")
 
-    def write_report(self, text: str) -> None:
-        """Write ``report.md``."""
-        files.write_text(self.directory / "report.md", text)
+    def write_report(self, markdown: str, html: str) -> None:
+        """Write ``report.md`` and ``report.html``."""
+        files.write_text(self.directory / "report.md", markdown)
+        files.write_text(self.directory / "report.html", html)
 
     def discard(self) -> None:
         """Remove the directory of a run that failed in its first session, before its work; any other is left."""

@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from robustcli.report.markdown import Report, command_line, provenance, render_report
+from robustcli.report.markdown import Picture, Report, command_line, provenance, render_report
 from robustcli.report.tables import Grid
 from robustcli.runs.run import Run
 
@@ -96,7 +96,7 @@ def test_the_report_is_golden() -> None:
         summary="Better.",
         threat=["Images are not changed."],
         tables=[GRID, Grid("Front", ["trial", "origin"], [["1", "linear"]])],
-        figures=[("Recall over eps", Path("/runs/a/figures/eps.png"))],
+        figures=[Picture("Recall over eps", Path("/runs/a/figures/eps.png"))],
         caveats=["*worst*: each query.", "One seed."],
     )
     assert render_report(report, MANIFEST, Path("/runs/a")) == GOLDEN
@@ -131,7 +131,7 @@ def test_a_cell_shows_what_the_user_wrote(words: tuple[str, str]) -> None:
 
 @pytest.mark.parametrize("name", ["a|b", "*a*", "<b>a</b>", "[a](http://b)", "`a`", "_a_", "&lt;", "] ![", "a\n# b"])
 def test_titles_and_captions_show_what_the_user_wrote(name: str) -> None:
-    report = Report(title=name, threat=[], figures=[(name, Path("/runs/a/figures/a b.png"))])
+    report = Report(title=name, threat=[], figures=[Picture(name, Path("/runs/a/figures/a b.png"))])
     tokens = MarkdownIt("commonmark").parse(render_report(report, MANIFEST, Path("/runs/a")))
     title, picture, caption = [token for token in tokens if token.type == "inline"][:3]
     assert shown(title) == shown(caption) == " ".join(name.splitlines())

@@ -54,12 +54,12 @@ def test_finished_run_holds_everything(tmp_path: Path) -> None:
         table = pd.DataFrame({"model": ["mat"], "recall": [0.1 + 0.2]})
         run.write_metrics({"mat": {"pgd": {"recall": 0.1 + 0.2}}, "steps": torch.tensor(7)}, table)
         run.write_records(pd.DataFrame({"id": [0, 1]}))
-        run.write_report("# a\n")
+        run.write_report("# a\n", "<p>a")
         assert run.finish(0.25) == 0.25
     names = {path.name for path in run.directory.iterdir()} - {".lock"}
     assert names == {
         *("config.yaml", "overrides.yaml", "manifest.json", "metrics.json", "metrics.csv", "records.parquet"),
-        *("report.md", "log.txt", "DONE"),
+        *("report.md", "report.html", "log.txt", "DONE"),
     }
     assert read(run.directory / "metrics.json") == {"mat/pgd/recall": 0.1 + 0.2, "steps": 7, "objective": 0.25}
     assert "eps: 4/255" in (run.directory / "config.yaml").read_text()
