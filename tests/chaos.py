@@ -58,8 +58,11 @@ _ENGINES = ("train", "evaluate", "attack", "purify", "augment", "learn_alphas")
 _LIBRARIES = ["hydra.main", "matplotlib.pyplot", *(f"robustcli.engines.{name}" for name in _ENGINES)]
 _IN_MATRIX = ["train-mat", "train-classifier", "evaluate", "learn-alphas"]
 # Files of a run that tell of its time and place; numbers among them are compared one by one.
-_OF_ITS_TIME = {"manifest.json", "log.txt", "DONE", "config.yaml", "overrides.yaml", "report.md", "multirun.yaml"}
-_COMPARED = {"metrics.json", "metrics.csv", "records.parquet", "sweep.csv", "seeds.csv"}
+_OF_ITS_TIME = {
+    *("manifest.json", "log.txt", "DONE", "config.yaml", "overrides.yaml", "multirun.yaml"),
+    *("report.md", "report.html"),
+}
+_COMPARED = {"metrics.json", "metrics.csv", "records.parquet", "sweep.csv", "seeds.csv", "datasets.csv"}
 
 
 @dataclass
