@@ -47,7 +47,9 @@ def transformers(
         UserError: no such folder, a model of another kind, or weights of another model.
     """
     folder = Path(path).expanduser().resolve()
-    library, config, settings = _library(), *_configuration(folder)
+    library = _library()
+    with _quiet():
+        config, settings = _configuration(folder)
     kind, masked = _KINDS[settings["model_type"]]
     stored, weights = settings_and_weights(transformers, {"context_length": context_length}, checkpoint)
     own = held_in(folder)
@@ -153,6 +155,16 @@ def _tokenizer(library: Any, folder: Path, config: Any, context_length: int | No
             f"the tokenizer of {folder} has {len(made):,} tokens, the text tower {text.vocab_size:,}: it is of another "
             "model."
         )
+    ends = [int(text.pad_token_id)] if _KINDS[config.model_type][1] else []
+    marks = {"padding": (made.pad_token_id, ends or [made.pad_token_id])}
+    if config.model_type == "clip" and text.eos_token_id != 2:  # which stands for the highest id
+        marks["the end of text"] = (made.eos_token_id, [text.eos_token_id])
+    for mark, (given, read) in marks.items():
+        if given is None or given not in read:
+            raise UserError(
+                f"the tokenizer of {folder} has the id {given} for {mark}, the text tower {read[0]}: it is of another "
+                "model."
+            )
     made.padding_side = "right"
     # RoBERTa counts positions from the one behind its padding.
     first = text.pad_token_id + 1 if config.model_type == "altclip" else 0

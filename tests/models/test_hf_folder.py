@@ -221,6 +221,20 @@ def test_a_missing_weight_or_tokenizer_is_refused(tmp_path: Path) -> None:
         transformers(str(tmp_path))
 
 
+@pytest.mark.parametrize(
+    ("kind", "key", "said"),
+    [("clip", "eos_token_id", "the end of text, the text tower 7"), ("altclip", "pad_token_id", "padding, the text")],
+)
+def test_a_tokenizer_of_another_model_is_refused(kind: str, key: str, said: str, tmp_path: Path) -> None:
+    """It would run: the tower would read each caption at its first token, or padding as a word."""
+    make_folder(kind, tmp_path)
+    change = json.loads((tmp_path / "config.json").read_text())
+    change["text_config"][key] = 7
+    change_config(tmp_path, **change)
+    with pytest.raises(UserError, match=f"has the id .* for {said}.* it is of another model"):
+        transformers(str(tmp_path))
+
+
 def test_code_of_a_folder_is_not_run(tmp_path: Path) -> None:
     make_folder("clip", tmp_path)
     (tmp_path / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Evil: ...\n")
