@@ -169,6 +169,15 @@ def test_an_image_tower_stands_beside_the_text_of_the_folder(tmp_path: Path, ima
         transformers(str(tmp_path / "base"), checkpoint=tmp_path / "t.pt")
 
 
+def test_random_weights_are_not_those_of_the_folder(tmp_path: Path) -> None:
+    asked = {"name": "transformers", "path": str(tmp_path), "pretrained": "random"}
+    make_folder("clip", tmp_path)
+    with pytest.raises(UserError, match=r"has weights \(model\.safetensors\), which would be read"):
+        load_dual(asked)
+    (tmp_path / "model.safetensors").unlink()
+    assert load_dual(asked, seed=1).fingerprint() != load_dual(asked, seed=2).fingerprint()
+
+
 def test_mistakes_are_sentences(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"model\.path is missing"):
         load_dual("transformers")
