@@ -19,7 +19,7 @@ from robustcli.data.walks import normal
 from robustcli.models import Classifier, DualEncoder, WordTokenizer, build_vocabulary, load_classifier, load_dual
 from robustcli.models.registry import MODELS
 from robustcli.models.tokenizer import split_words
-from robustcli.models.weights import find_weights, read_safetensors
+from robustcli.models.weights import find_weights, held_in, read_safetensors
 from robustcli.utils.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -90,7 +90,11 @@ def _refuse_drawn(config: DictConfig, data: ImageTextData | ImageClassData, *, s
 
 
 def _brings(config: DictConfig) -> bool:
-    """True for a folder or a repository of open_clip's, which has weights beside its configuration."""
+    """True for a folder of transformers, or a folder or repository of open_clip's, that has weights beside its
+    configuration.
+    """
+    if _shown(str(config.get("_target_"))) == "transformers":
+        return config.get("path") is not None and held_in(Path(config.path).expanduser()) is not None
     name = str(config.get("architecture") or "")
     if _shown(str(config.get("_target_"))) != "open_clip":
         return False

@@ -4,6 +4,7 @@ from robustcli.models.classifier import Classifier
 from robustcli.models.clip import open_clip
 from robustcli.models.dual_encoder import DualEncoder
 from robustcli.models.factory import load, load_classifier, load_dual, restore
+from robustcli.models.hf_folder import transformers
 from robustcli.models.lenet import lenet
 from robustcli.models.mlp_head import mlp_head, save_published
 from robustcli.models.resnet_cifar import resnet_cifar
@@ -34,4 +35,5 @@ __all__ = [
     "timm",
     "tiny",
     "torchvision",
+    "transformers",
 ]

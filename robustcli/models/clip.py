@@ -1,8 +1,10 @@
 """``open_clip``: any architecture of the open_clip library, with one of its pretrained tags or a local checkpoint."""
 
 import importlib
+import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -10,14 +12,16 @@ from typing import Any
 
 from torch import nn
 
+from robustcli.models.architectures import architectures
 from robustcli.models.assembly import library_errors, seeded_constructors, tag_or_file
 from robustcli.models.dual_encoder import DualEncoder
+from robustcli.models.layouts import fitted
 from robustcli.models.weights import (
     Checkpoint,
+    OtherModel,
     Weights,
     assign,
-    fitted,
-    is_image_tower,
+    located,
     read_weights,
     with_image_tower,
 )
@@ -56,14 +60,16 @@ def open_clip(
     pretrained, checkpoint = tag_or_file(pretrained, checkpoint)
     _check_names(library, architecture, pretrained)
     weights = read_weights(checkpoint) if checkpoint is not None else None
-    if weights is not None and not weights.description and is_image_tower(weights.state):
+    if weights is not None and weights.of_image_alone:
         if text is None:
             raise UserError(
                 f"checkpoint {weights.path} holds the image tower alone: say whose text tower stands beside it, by "
                 "model.pretrained=openai (a tag) or model.pretrained=FILE."
             )
         whole = open_clip(architecture, pretrained=text, image_size=image_size, seed=seed)
-        assign(whole, with_image_tower(weights, whole.network.state_dict(), text))
+        with _named(library, architecture, weights):
+            tower = with_image_tower(weights, whole.network.state_dict(), text)
+        assign(whole, replace(tower, remarks=[*whole.remarks, *tower.remarks]))
         return whole
     network, description = _build(library, architecture, pretrained, weights, image_size, seed)
     model = _wrap(library, architecture, network, description)
@@ -71,8 +77,22 @@ def open_clip(
         told = [] if description["quick_gelu"] else _activation(library, architecture, weights.path)
         weights = replace(weights, remarks=[*weights.remarks, *told])
     if weights is not None:
-        assign(model, _resized(network, weights) if image_size is not None else weights)
+        with _named(library, architecture, weights):
+            assign(model, _resized(network, weights) if image_size is not None else weights)
     return model
+
+
+@contextmanager
+def _named(library: Any, architecture: str, weights: Weights) -> Iterator[None]:
+    """Context in which the error over weights of another model names the architectures that have their sizes."""
+    try:
+        yield
+    except OtherModel as error:
+        names = architectures(library, weights.state)
+        if not names or architecture in names:
+            raise
+        fitting = " or ".join(names[:3])
+        raise UserError(f"{error}; its shapes are those of {fitting}: model.architecture={names[0]}.") from error
 
 
 def _library() -> ModuleType:
@@ -121,6 +141,7 @@ def _build(
         "image_size": _side(network.visual.image_size, architecture),
         "mean": list(found["mean"]),
         "std": list(found["std"]),
+        "interpolation": "bilinear" if found.get("interpolation") == "bilinear" else "bicubic",
         "quick_gelu": any(isinstance(module, QuickGELU) for module in network.modules()),
     }
     return network, description
@@ -171,6 +192,8 @@ def _wrap(library: Any, architecture: str, network: nn.Module, description: dict
         image_size=description["image_size"],
         mean=description["mean"],
         std=description["std"],
+        interpolation=description["interpolation"],
+        max_logit_scale=math.inf if getattr(network, "logit_bias", None) is not None else 100.0,
         description=description,
     )
 
@@ -179,6 +202,8 @@ def _resized(network: nn.Module, weights: Weights) -> Weights:
     """The checkpoint with its position embeddings interpolated to the network's grid."""
     from open_clip.model import resize_pos_embed
 
-    state = fitted(weights.state, network.state_dict())
+    expected = network.state_dict()
+    weights = located(weights, expected)
+    state = fitted(weights.state, expected)
     resize_pos_embed(state, network)
     return replace(weights, state=state)

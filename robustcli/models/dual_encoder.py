@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from robustcli.models.network import PixelCheck, fingerprint, precision, resizing
-from robustcli.models.text import crops, cut_captions, read_text, token_table
+from robustcli.models.network import PixelCheck, fingerprint, of_image, precision, resizing
+from robustcli.models.text import cut_captions, read_text, token_table, tokens_read
 from robustcli.utils.rowwise import filled, in_tiles
 
 _CACHED_CAPTIONS = 1 << 17  # about 80 MB of 77 tokens each
@@ -24,11 +24,12 @@ class DualEncoder(nn.Module):
     """A dual encoder for images and captions.
 
     Args:
-        network: open_clip's ``CLIP`` or ``CustomTextCLIP``, or a ``LeanCLIP``.
+        network: open_clip's ``CLIP`` or ``CustomTextCLIP``, a ``LeanCLIP``, or ``HuggingFaceTowers``.
         tokenizer: captions -> (B,T) long.
         image_size: side in pixels that the network takes.
         mean, std: per channel, in units of [0,1] pixels.
-        max_logit_scale: ceiling of the inverse temperature (100 in CLIP).
+        max_logit_scale: ceiling of the inverse temperature (100 in CLIP, none in SigLIP).
+        interpolation: of images that have another size.
         description: arguments that rebuild the network (plain JSON data); stored with its weights.
 
     Attributes:
@@ -47,6 +48,7 @@ class DualEncoder(nn.Module):
         mean: Sequence[float],
         std: Sequence[float],
         max_logit_scale: float = 100.0,
+        interpolation: str = "bicubic",
         description: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
@@ -54,6 +56,7 @@ class DualEncoder(nn.Module):
         self.tokenizer = tokenizer
         self.image_size = image_size
         self.max_logit_scale = max_logit_scale
+        self.interpolation = interpolation
         self.description = dict(description or {})
         self.remarks: list[str] = []
         self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1), persistent=False)
@@ -80,7 +83,7 @@ class DualEncoder(nn.Module):
     def encode_image(self, images: Tensor, *, unit: bool = True) -> Tensor:
         """(B,C,H,W) in [0,1] -> (B,D) float32 of unit norm, or as the tower gives them if ``unit`` is False.
 
-        Images whose H or W is not ``image_size`` are resized to a square (antialiased bicubic, clamped to [0,1]).
+        Images whose H or W is not ``image_size`` are resized to a square (antialiased, clamped to [0,1]).
 
         Raises:
             ValueError: a value is out of [0,1] or NaN, or the shape is not (B,C,H,W).
@@ -89,7 +92,9 @@ class DualEncoder(nn.Module):
         images = images.to(self.device)
         if images.shape[-2:] != (self.image_size, self.image_size):
             size = (self.image_size, self.image_size)
-            images = F.interpolate(images, size, mode="bicubic", antialias=True).clamp(0.0, 1.0)  # bicubic overshoots
+            images = F.interpolate(images, size, mode=self.interpolation, antialias=True).clamp(
+                0.0, 1.0
+            )  # bicubic overshoots
         # Normalised within the graph, so that a gradient by ``images`` is one by pixels in [0,1], in units of eps.
         network: Any = self.network
         count = len(images)
@@ -121,9 +126,9 @@ class DualEncoder(nn.Module):
 
         On the CPU T' is a multiple of 16, or T, but in training: see `rowwise`.
         """
-        if not crops(self.network) or not len(tokens):
+        if not len(tokens):
             return tokens
-        length = int(tokens.argmax(dim=-1).max()) + 1
+        length = tokens_read(self.network, tokens)
         return tokens[:, : length if self.training or self.mean.is_cuda else in_tiles(length)]
 
     def encode_text(self, tokens: Tensor, embeddings: Tensor | None = None, *, unit: bool = True) -> Tensor:
@@ -160,8 +165,8 @@ class DualEncoder(nn.Module):
         if which not in ("image", "text", "both"):
             raise ValueError(f"trainable is {which!r}: expected image, text or both")
         for name, weight in self.network.named_parameters():
-            part = name.split(".", 1)[0]
-            wanted = part == "logit_scale" or which in ("both", "image" if part == "visual" else "text")
+            part = name.partition(".")[0]
+            wanted = part == "logit_scale" or which in ("both", "image" if of_image(name) else "text")
             weight.requires_grad_(wanted and part not in _IDLE and name not in self._fixed)
 
     def notes(self, height: int, width: int, captions: Sequence[str]) -> list[str]:

@@ -26,6 +26,7 @@ from robustcli.utils.suggest import did_you_mean
 
 Config = str | Path | Mapping[str, Any]
 Words = Sequence[str] | Callable[[], Sequence[str]]
+_LOCAL = "local-dir:"  # open_clip's name for a folder
 RANDOM = "random"  # as ``pretrained``: random weights on purpose, which are otherwise not judged
 Wanted = TypeVar("Wanted", Classifier, DualEncoder)
 # Settings that say where weights come from: every model has them, and a file of weights replaces them.
@@ -93,6 +94,7 @@ def load(
     if settings.get("pretrained") == RANDOM:
         if given is not None:
             raise UserError(f"model.pretrained is {RANDOM}, but model.checkpoint is {given}: choose one of both.")
+        _refuse_weights_of_a_folder(settings)
         del settings["pretrained"]
     model = _build(factory, settings, {"vocabulary": vocabulary, "classes": classes, "seed": seed})
     if isinstance(model, DualEncoder):
@@ -100,6 +102,18 @@ def load(
     elif output is not None:
         model.output = output
     return model
+
+
+def _refuse_weights_of_a_folder(settings: Mapping[str, Any]) -> None:
+    """A `UserError` where random weights are asked for of a folder that brings its own, which would be read."""
+    architecture = str(settings.get("architecture"))
+    place = settings.get("path") or (architecture[len(_LOCAL) :] if architecture.startswith(_LOCAL) else None)
+    files = Path(place).expanduser().glob("*") if place else []
+    if held := sorted(each.name for each in files if each.name.endswith(SUFFIXES)):
+        raise UserError(
+            f"model.pretrained is {RANDOM}, but {place} has weights ({held[0]}), which would be read: give a folder "
+            "without them."
+        )
 
 
 def load_dual(

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-_MARK = "vision_model.embeddings.class_embedding"
+MARK = "vision_model.embeddings.class_embedding"
 _TOWERS = {"vision_model.": "visual.", "text_model.": ""}
 _PARTS = {
     "embeddings.class_embedding": "class_embedding",
@@ -31,7 +31,7 @@ _QUERY = re.compile(r"(.*)\.self_attn\.q_proj\.(weight|bias)")
 
 def openai_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The weights of a ``CLIPModel`` under OpenAI's names; any others as they are."""
-    if _MARK not in state:
+    if MARK not in state:
         return dict(state)
     renamed = {}
     for name, value in state.items():

@@ -48,6 +48,11 @@ def resizing(height: int, width: int, size: int | None) -> list[str]:
     return [f"The model resizes images from {height} x {width} to {size} x {size} pixels."]
 
 
+def of_image(name: str) -> bool:
+    """True for a weight of the image tower of a dual encoder, open_clip's or one of transformers."""
+    return name.partition(".")[0] in ("visual", "vision_model", "visual_projection")
+
+
 def precision(network: nn.Module, otherwise: torch.dtype) -> torch.dtype:
     """Type of the first floating-point weight, which a network takes its input in; ``otherwise`` without weights."""
     return next((weight.dtype for weight in network.parameters() if weight.is_floating_point()), otherwise)

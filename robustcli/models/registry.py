@@ -39,6 +39,7 @@ MODELS: Mapping[str, Row] = {
     "torchvision": Row("robustcli.models.torchvision", "classifier"),
     "open_clip": Row("robustcli.models.open_clip", "dual_encoder"),
     "tiny": Row("robustcli.models.tiny", "dual_encoder", {"scenes": "tiny_scenes"}),
+    "transformers": Row("robustcli.models.transformers", "dual_encoder"),
     "nvae": Row(
         "robustcli.models.generators.nvae",
         "generator",

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from robustcli.models.hf_towers import HuggingFaceTowers
 from robustcli.models.towers import TextTower
 
 
@@ -21,6 +22,13 @@ def crops(network: nn.Module) -> bool:
     pooling = getattr(tower, "text_pool_type", getattr(tower, "pool_type", None))
     plain = getattr(tower, "cls_emb", None) is None and hasattr(tower, "token_embedding")
     return plain and pooling == "argmax" and getattr(tower, "attn_mask", None) is not None
+
+
+def tokens_read(network: nn.Module, tokens: Tensor) -> int:
+    """The number of tokens of a batch (B,T), from the first, that its features depend on."""
+    if isinstance(network, HuggingFaceTowers):
+        return network.tokens_read(tokens)
+    return int(tokens.argmax(dim=-1).max()) + 1 if crops(network) else tokens.shape[1]
 
 
 def cut_captions(tokenizer: Callable[..., Tensor], captions: Sequence[str]) -> int:
@@ -43,6 +51,8 @@ def cut_captions(tokenizer: Callable[..., Tensor], captions: Sequence[str]) -> i
 
 def token_table(network: nn.Module) -> nn.Embedding:
     """The look-up table of the token ids; `TypeError` for a tower without one."""
+    if isinstance(network, HuggingFaceTowers):
+        return network.token_table()
     tower = _tower(network)
     table = tower.token_embedding if hasattr(tower, "token_embedding") else tower.transformer.get_input_embeddings()
     if not isinstance(table, nn.Embedding):

@@ -1,18 +1,13 @@
 """Files of weights: safetensors are written; the common formats of CLIP are read, without running code from them."""
 
-import argparse
 import json
 import logging
-import pickle
 import re
-import zipfile
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -21,7 +16,20 @@ from torch import Tensor, nn
 from robustcli import __version__
 from robustcli.models.classifier import Classifier
 from robustcli.models.dual_encoder import DualEncoder
-from robustcli.models.hugging_face import openai_names
+from robustcli.models.layouts import (
+    OPENAI_NUMBERS,
+    TORCHS,
+    State,
+    bare,
+    below,
+    fits,
+    fitted,
+    places,
+    stands_behind,
+    without_text,
+)
+from robustcli.models.network import of_image
+from robustcli.models.torch_files import read_torch
 from robustcli.utils.errors import UserError
 from robustcli.utils.files import atomic
 
@@ -35,27 +43,14 @@ _IN_FOLDERS = (
     *(f"{name}{end}" for name in ("model.safetensors", "pytorch_model.bin") for end in ("", _INDEX)),
     "checkpoints/last.safetensors",
 )
-SUFFIXES = (".safetensors", ".pt", ".pth", ".th", ".bin")
+SUFFIXES = (".safetensors", ".pt", ".pth", ".th", ".bin", ".ckpt", ".pth.tar")
 METADATA_KEY = "robustcli"  # one entry only: the format writes several in an order that changes from run to run
-_OPENAI = ("input_resolution", "context_length", "vocab_size")  # numbers that OpenAI's files carry among the weights
-_COUNTER = "num_batches_tracked"
-_AVERAGED = "n_averaged"  # the counter of torch's AveragedModel
 _ENTRIES = ("state_dict", "model", "model_state_dict", "net")  # where checkpoints keep the weights that were trained
-# Data parallel and compiled networks, Lightning modules and the like put a name in front of all weights.
-_TORCHS = ("module.", "_orig_mod.")
-_WRAPPERS = (*_TORCHS, "model.", "net.", "1.")
-# What robustness and RobustBench keep beside a network that stands under `model.`: its normalisation, and an attacker.
-_BESIDE = ("normalizer.", "normalize.", "attacker.")
-# What training scripts store beside the weights, and what can hold nothing but data: numbers of numpy, under the names
-# of its versions 1 and 2, and parsed arguments.
-_SCALAR = np.float64(0).__reduce__()[0]
-_PLAIN: list[Any] = [
-    argparse.Namespace,
-    np.dtype,
-    *(type(np.dtype(code)) for code in "?bhilqBHILQefd"),
-    *((_SCALAR, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
-]
-_TEXT_PARTS = ("text_projection", "positional_embedding", "token_embedding.", "transformer.", "ln_final.")
+_DEEPEST = 4  # entries in entries
+_BEHIND = (
+    "{} has its network behind another layer, such as a normalisation: model.mean and model.std are those of the "
+    "config, and must be that layer's."
+)
 
 
 @dataclass(frozen=True)
@@ -63,8 +58,8 @@ class Weights:
     """Content of a checkpoint: ``state`` by name, ``description``, which rebuilds the model (empty if foreign).
 
     ``openai`` is True for a file of OpenAI's, whose networks use QuickGELU, or of others that say so; False for GELU;
-    None where it is not said. ``remarks`` are sentences on what the file
-    leaves open and the reader decided.
+    None where it is not said. ``others`` are the sets of weights of the file that were not chosen, by name.
+    ``remarks`` are sentences on what the file leaves open and the reader decided.
     """
 
     path: Path
@@ -72,9 +67,19 @@ class Weights:
     description: Mapping[str, Any]
     openai: bool | None = None
     remarks: Sequence[str] = ()
+    others: Mapping[str, State] = field(default_factory=dict)
+
+    @property
+    def of_image_alone(self) -> bool:
+        """True for a file of another library with no part of a text tower."""
+        return not self.description and without_text([self.state, *self.others.values()])
 
 
 Checkpoint = str | Path | Weights
+
+
+class OtherModel(UserError):
+    """Weights whose names or shapes are not those of the model."""
 
 
 def save_weights(model: Model, path: str | Path, metadata: Mapping[str, str] | None = None) -> None:
@@ -107,11 +112,12 @@ def assign(model: Model, weights: Weights) -> None:
             f"{len(known)}): build the model from the checkpoint, which holds its own"
         )
     expected = model.network.state_dict()
+    weights = located(weights, expected)
     state = fitted(weights.state, expected)
     _check_match(weights, state, expected)
     check_numbers(weights.path, state, expected)
     model.network.load_state_dict(state)
-    model.remarks = [*weights.remarks, *_normalised(weights, expected)]
+    model.remarks = list(weights.remarks)
     for sentence in model.remarks:
         log.warning("%s", sentence)
 
@@ -126,7 +132,37 @@ def check_shapes(weights: Weights, build: Callable[[], nn.Module]) -> None:
     """
     with torch.device("meta"):
         expected = build().state_dict()
+    weights = located(weights, expected)
     _check_match(weights, fitted(weights.state, expected), expected)
+
+
+def located(weights: Weights, expected: State) -> Weights:
+    """The weights of the network that ``expected`` has the names and shapes of, from wherever in the file they stand.
+
+    A file may hold several sets of weights, and one set the weights of other things beside those of the network. What
+    is left out is told in a remark; where nothing fits, the weights are returned as they are.
+
+    Raises:
+        UserError: several places fit, and none of them is the usual one.
+    """
+    if fits(weights.state, expected):
+        behind = stands_behind(weights.state, expected)
+        return replace(weights, remarks=[*weights.remarks, *([_BEHIND.format(weights.path)] if behind else [])])
+    found: dict[str, State] = {name: each for name, each in weights.others.items() if fits(each, expected)}
+    if not found:
+        found = {each.rstrip("."): below(weights.state, each) for each in places(weights.state, expected)}
+    if not found:
+        return weights
+    name = next(iter(found)) if len(found) == 1 else next((usual for usual in _ENTRIES if usual in found), None)
+    if name is None:
+        raise UserError(
+            f"checkpoint {weights.path} has weights of this model under {_joined(sorted(found), 'and')}: choose one of "
+            "them by model.weights_key."
+        )
+    others = [each for each in sorted(found) if each != name]
+    picks = f"; model.weights_key picks {_joined(others, 'or')}" if others else ""
+    told = f"Of the weights in {weights.path} those under {name!r} are read, which fit the model{picks}."
+    return replace(weights, state=found[name], others={}, remarks=[told])
 
 
 def read_weights(path: Checkpoint, *, shipped: str | None = None, key: str | None = None) -> Weights:
@@ -144,30 +180,36 @@ def read_weights(path: Checkpoint, *, shipped: str | None = None, key: str | Non
     if isinstance(path, Weights):
         return path
     path = find_weights(path, shipped)
-    if path.name.endswith(_INDEX):
-        state, _ = _chosen({}, _read_shards(path), key, path)
-        return Weights(path, openai_names(_bare(state, _TORCHS)), {}, _says_quick_gelu(path))
-    if path.suffix == ".safetensors":
-        stored, tensors = read_safetensors(path)
-        if "generator" in stored:
-            raise UserError(
-                f"checkpoint {path} is of a generator, which answers nothing: give the weights of a model; a generator "
-                f"cleans images in front of one, purifier=mlvgm purifier.generator={path}"
-            )
-        state, _ = _chosen({}, tensors, key, path)
-        if described := stored.get("model", {}):
-            return Weights(path, state, described)
-        return Weights(path, openai_names(_bare(state, _TORCHS)), {}, _says_quick_gelu(path))
-    content = read_torch(path)
-    entries = {str(name): value for name, value in content.items()} if isinstance(content, Mapping) else {}
-    sets = {name: value for name, value in entries.items() if _is_state(value)}
-    if not sets and not _is_state(entries):
-        holds = f"the entries {', '.join([*entries][:8])}" if entries else type(content).__name__
-        raise UserError(f"checkpoint {path} holds {holds}, not a table of weights: expected a state_dict")
-    state, remarks = _chosen(sets, entries, key, path)
-    plain = openai_names(_bare(state, _TORCHS))
-    weights = {name: value for name, value in plain.items() if name not in _OPENAI}
-    return Weights(path, weights, {}, True if _OPENAI[0] in plain else _says_quick_gelu(path), remarks)
+    if path.suffix != ".safetensors" and not path.name.endswith(_INDEX):
+        content = read_torch(path)
+        entries = {str(name): value for name, value in content.items()} if isinstance(content, Mapping) else {}
+        sets = dict(_sets(entries, "", set()))
+        if not sets and not _is_state(entries):
+            holds = f"the entries {', '.join([*entries][:8])}" if entries else type(content).__name__
+            raise UserError(f"checkpoint {path} holds {holds}, not a table of weights: expected a state_dict")
+        return _foreign(path, *_chosen(sets, entries, key, path))
+    stored, tensors = ({}, _read_shards(path)) if path.name.endswith(_INDEX) else read_safetensors(path)
+    if "generator" in stored:
+        raise UserError(
+            f"checkpoint {path} is of a generator, which answers nothing: give the weights of a model; a generator "
+            f"cleans images in front of one, purifier=mlvgm purifier.generator={path}"
+        )
+    state, told, others = _chosen({}, tensors, key, path)
+    described = stored.get("model", {})
+    return Weights(path, state, described) if described else _foreign(path, state, told, others)
+
+
+def _foreign(path: Path, state: State, told: Sequence[str], others: Mapping[str, State]) -> Weights:
+    """Weights of a file that is none of ours."""
+    numbers = {name for name in state if name.rpartition(".")[2] in OPENAI_NUMBERS}
+    weights = {name: value for name, value in bare(state, TORCHS).items() if name not in numbers}
+    quick_gelu = True if OPENAI_NUMBERS[0] in bare(state, TORCHS) else _says_quick_gelu(path)
+    return Weights(path, weights, {}, quick_gelu, told, others)
+
+
+def held_in(folder: Path) -> Path | None:
+    """The file of weights in a folder, or the index of several; None where there is none."""
+    return next((folder / name for name in _IN_FOLDERS if (folder / name).is_file()), None)
 
 
 def find_weights(path: str | Path, shipped: str | None = None) -> Path:
@@ -185,12 +227,12 @@ def find_weights(path: str | Path, shipped: str | None = None) -> Path:
         return own
     path = Path(path).expanduser()
     if path.is_dir():
-        held = [path / name for name in _IN_FOLDERS if (path / name).is_file()]
-        if not held:
+        held = held_in(path)
+        if held is None:
             raise UserError(
                 f"checkpoint is the folder {path}, which holds no weights: expected {', '.join(_IN_FOLDERS)}."
             )
-        return held[0]
+        return held
     if not path.is_file():
         beside = sorted(p.name for p in path.parent.glob("*") if p.suffix in SUFFIXES)
         hint = f"the folder has {', '.join(beside[:5])}" if beside else "expected a .safetensors, .pt or .bin file"
@@ -274,111 +316,65 @@ def _release(version: str) -> tuple[int, ...]:
     return tuple(int(number) for number in re.findall(r"\d+", version)[:2])
 
 
-def read_torch(path: Path, *, mmap: bool = False) -> Any:
-    """The content of a ``torch.save`` file of tensors and plain data.
-
-    Args:
-        mmap: leave the tensors on the disk until they are read, where the file is a zip archive.
-
-    Raises:
-        UserError: damaged, or it holds objects that could run code when read.
-    """
-    names = _zip_names(path)
-    if any(name.endswith("/constants.pkl") for name in names):
-        raise UserError(
-            f"checkpoint {path} is a TorchScript archive, which opens only by running the code in it: if you trust it, "
-            "convert it once, `torch.save(torch.jit.load(path, map_location='cpu').state_dict(), 'weights.pt')`, "
-            "and give weights.pt"
-        )
-    try:
-        with torch.serialization.safe_globals(_PLAIN):
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap and bool(names))
-    except pickle.UnpicklingError as error:
-        raise UserError(
-            f"checkpoint {path} holds Python objects beside tensors, or is damaged; it is not read, for such objects "
-            "could run code: save its state_dict alone, best as .safetensors"
-        ) from error
-    except (RuntimeError, EOFError, OSError, LookupError, ValueError) as error:
-        raise UserError(f"checkpoint {path} cannot be read ({error}): it is damaged or no torch file") from error
-
-
 def _is_state(value: Any) -> bool:
     """True for a table of tensors by name, beside which OpenAI's files have numbers."""
     if not isinstance(value, Mapping) or not value:
         return False
     named = all(isinstance(name, str) for name in value)
-    return named and all(isinstance(each, Tensor) for name, each in value.items() if name not in _OPENAI)
+    return named and all(isinstance(each, Tensor) for name, each in value.items() if name not in OPENAI_NUMBERS)
+
+
+def _sets(entries: Mapping[str, Any], prefix: str, seen: set[int], depth: int = 0) -> Iterator[tuple[str, State]]:
+    """The tables of weights among the entries of a checkpoint and of its entries; those of optimisers are none."""
+    for name, value in entries.items():
+        if not isinstance(value, Mapping) or id(value) in seen or "optim" in name or depth == _DEEPEST:
+            continue
+        seen.add(id(value))  # a forged file can hold entries in one another
+        if _is_state(value):
+            yield f"{prefix}{name}", value
+        elif all(isinstance(each, str) for each in value):
+            yield from _sets(value, f"{prefix}{name}.", seen, depth + 1)
 
 
 def _chosen(
-    sets: Mapping[str, Mapping[str, Tensor]], bare: Mapping[str, Tensor], key: str | None, path: Path
-) -> tuple[dict[str, Tensor], list[str]]:
-    """One of several ``sets`` of weights, or the ``bare`` one of a file without entries, and a remark on the choice."""
+    sets: Mapping[str, State], plain: State, key: str | None, path: Path
+) -> tuple[State, list[str], Mapping[str, State]]:
+    """One of several ``sets`` of weights, or the ``plain`` one of a file without entries; a remark; the others.
+
+    A ``key`` may also be a name that stands before the weights of a set: ``ema`` for ``ema.conv.weight``.
+    """
+    ends = [(name, name.rpartition(".")[2]) for name in sets]
+    usual = next((name for each in _ENTRIES for name, end in ends if end == each), next(iter(sets), None))
+    state = sets[usual] if usual is not None else plain
     if key is not None and key not in sets:
-        raise UserError(
-            f"model.weights_key is {key!r}, but the checkpoint {path} has "
-            + (f"the weights {', '.join(sets)}: choose one of them." if sets else "one set of weights without a name.")
-        )
-    name = key or next((usual for usual in _ENTRIES if usual in sets), next(iter(sets), None))
-    if name is None:
-        return dict(bare), []
-    others = [each for each in sets if each != name]
-    told = f"Of the weights in {path} those of {name!r} are read; model.weights_key picks {' or '.join(others)}."
-    return dict(sets[name]), [told] if others and key is None else []
+        inner = below(state, f"{key}.")
+        if not inner:
+            raise UserError(
+                f"model.weights_key is {key!r}, but the checkpoint {path} has "
+                + (f"the weights {', '.join(sets)}: choose one of them." if sets else "one set of weights, without it.")
+            )
+        return inner, [], {}
+    if key is not None:
+        return sets[key], [], {}
+    others = {name: each for name, each in sets.items() if name != usual}
+    told = f"Of the weights in {path} those of {usual!r} are read; model.weights_key picks {_joined([*others], 'or')}."
+    return state, [told] if others else [], others
 
 
-def _bare(state: Mapping[str, Tensor], prefixes: Sequence[str]) -> dict[str, Tensor]:
-    """The names as they are inside of all wrappers whose prefix stands before each of them."""
-    bare = {name: value for name, value in state.items() if name != _AVERAGED}
-    while bare and (prefix := next((each for each in prefixes if all(name.startswith(each) for name in bare)), "")):
-        bare = {name.removeprefix(prefix): value for name, value in bare.items()}
-    return bare
+def with_image_tower(tower: Weights, whole: State, text: str) -> Weights:
+    """The weights of a ``whole`` dual encoder, whose text is that of ``text``, with the image tower of a file.
 
-
-def _alone(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The weights of a network without those of the layers that a library keeps beside it."""
-    bare = _bare(state, _TORCHS)
-    held = any(name.startswith("model.") for name in bare)
-    return {name: value for name, value in bare.items() if not (held and name.startswith(_BESIDE))}
-
-
-def _zip_names(path: Path) -> list[str]:
-    """Names of the members of a zip archive; none for any other file, and for a damaged one, which torch refuses."""
-    with suppress(zipfile.BadZipFile, ValueError, NotImplementedError), zipfile.ZipFile(path) as archive:
-        return archive.namelist()
-    return []
-
-
-def fitted(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Names and shapes as in ``expected`` where formats differ: wrappers, prefix of the text tower, scalars as (1,)."""
-    state = _bare(_alone(state), [each for each in _WRAPPERS if not any(name.startswith(each) for name in expected)])
-    nested = any(name.startswith("text.") for name in expected)
-    if nested and "positional_embedding" in state:
-        state = {f"text.{name}" if name.startswith(_TEXT_PARTS) else name: value for name, value in state.items()}
-    elif not nested:
-        state = {name.removeprefix("text."): value for name, value in state.items()}
-    state = {name: value for name, value in state.items() if name in expected or not name.endswith("position_ids")}
-    # Counters of batch norms, which files of old versions lack and no output depends on.
-    state |= {name: value for name, value in expected.items() if name.endswith(_COUNTER) and name not in state}
-    return {
-        name: value.reshape(expected[name].shape)
-        if name in expected and value.numel() == expected[name].numel() == 1
-        else value
-        for name, value in state.items()
-    }
-
-
-def is_image_tower(state: Mapping[str, Tensor]) -> bool:
-    """True for weights without the table of a text tower's tokens, or any other part of one."""
-    return not any("token_embedding" in name or "text" in name for name in state)
-
-
-def with_image_tower(tower: Weights, whole: Mapping[str, Tensor], text: str) -> Weights:
-    """The weights of a ``whole`` dual encoder, whose text is that of ``text``, with the image tower of a file."""
-    bare = _bare(tower.state, (*_WRAPPERS, "visual."))
-    state = {name: value for name, value in whole.items() if not name.startswith("visual.")}
+    Raises:
+        UserError: the file has no such tower.
+    """
+    parts = {name: value for name, value in whole.items() if of_image(name)}
+    prefix = "visual." if all(name.startswith("visual.") for name in parts) else ""  # which open_clip's files leave out
+    expected = below(parts, prefix)
+    weights = located(tower, expected)
+    read = {f"{prefix}{name}": value for name, value in fitted(weights.state, expected).items()}
+    _check_match(weights, read, parts)
     told = f"The image tower is that of {tower.path}, the text tower that of {text}."
-    return replace(tower, state=state | {f"visual.{name}": value for name, value in bare.items()}, remarks=[told])
+    return replace(weights, state={**whole, **read}, remarks=[*weights.remarks, told], others={})
 
 
 def _check_match(weights: Weights, state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
@@ -393,23 +389,10 @@ def _check_match(weights: Weights, state: Mapping[str, Tensor], expected: Mappin
         origin = weights.description.get("architecture") or weights.description.get("factory")
         made = f" ({origin})" if origin else ""
         differences = "; ".join(filter(None, found))
-        raise UserError(
+        raise OtherModel(
             f"checkpoint {weights.path} is of another model{made}: {differences}: give the architecture and sizes that "
             "it was trained with"
         )
-
-
-def _normalised(weights: Weights, expected: Mapping[str, Tensor]) -> list[str]:
-    """A sentence on weights that stood behind another layer, ``Sequential(Normalise(), network)``, or beside one."""
-    beside = len(_alone(weights.state)) < len(weights.state)
-    state = _bare(weights.state, [each for each in _WRAPPERS if each != "1."])
-    behind = all(name.startswith("1.") for name in state) and not any(name.startswith("1.") for name in expected)
-    if not beside and not behind:
-        return []
-    return [
-        f"{weights.path} has its network behind another layer, such as a normalisation: model.mean and model.std are "
-        "those of the config, and must be that layer's."
-    ]
 
 
 def check_numbers(path: Path, state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
@@ -431,6 +414,10 @@ def check_numbers(path: Path, state: Mapping[str, Tensor], expected: Mapping[str
                 f"checkpoint {path} has NaN or infinite numbers in {name}, with which every answer is void: its "
                 "training diverged or the file is damaged; take an earlier one."
             )
+
+
+def _joined(names: Sequence[str], word: str) -> str:
+    return f" {word} ".join(filter(None, (", ".join(names[:-1]), *names[-1:])))
 
 
 def _listed(label: str, names: list[str]) -> str:

@@ -40,6 +40,7 @@ FORMS: dict[str, Callable[[State], Any]] = {
     "net": lambda state: {"net": state, "acc": 93.1},
     "model_state_dict": lambda state: {"model_state_dict": state, "optimizer_state_dict": {}, "loss": 0.1},
     "another name": lambda state: {"weights_of_mine": state},
+    "entries in entries": lambda state: {"epoch": 3, "best": {"score": 1.0, "weights": {"net": state}}},
     "lightning": lambda state: {"state_dict": under("model.", state), "hyper_parameters": {"lr": 0.1}},
     "lightning net": lambda state: {"state_dict": under("net.", state)},
     "compiled": lambda state: under("_orig_mod.", state),
@@ -80,11 +81,11 @@ def test_a_choice_is_told_and_can_be_made(
 
 
 def test_what_is_no_weights_names_what_the_file_holds(trained: Classifier, tmp_path: Path) -> None:
-    torch.save({"weights": {"best": trained.network.state_dict()}, "epoch": 3}, tmp_path / "x.pth")
+    torch.save({"weights": {"best": [1.0, 2.0]}, "epoch": 3}, tmp_path / "x.pth")
     with pytest.raises(UserError, match="holds the entries weights, epoch, not a table of weights"):
         load({"name": "small_cnn", "classes": CLASSES}, tmp_path / "x.pth")
     save_weights(trained, tmp_path / "x.safetensors")
-    with pytest.raises(UserError, match="has one set of weights without a name"):
+    with pytest.raises(UserError, match="has one set of weights, without it"):
         load({"name": "small_cnn", "weights_key": "ema"}, tmp_path / "x.safetensors")
 
 

@@ -1,5 +1,7 @@
 """Models of the open_clip library, built small and without a network."""
 
+import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +13,7 @@ from robustcli.models import DualEncoder, load_weights, open_clip, save_weights
 from robustcli.models.assembly import seeded_constructors
 from robustcli.utils.errors import UserError
 
-from .conftest import MEAN, STD
+from .conftest import CONFIGS, MEAN, STD
 
 
 def test_preprocessing_is_the_architectures(build: Callable[..., DualEncoder]) -> None:
@@ -77,6 +79,16 @@ def test_a_download_that_fails_names_the_remedy(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr("open_clip.factory.download_pretrained", offline)
     with pytest.raises(UserError, match=r"no route to host.*model\.checkpoint=PATH"):
         open_clip("ViT-B-16", pretrained="openai")
+
+
+def test_only_a_sigmoid_loss_has_no_ceiling_of_its_scale(build: Callable[..., DualEncoder], tmp_path: Path) -> None:
+    assert build("clip").max_logit_scale == 100
+    config = {"model_cfg": CONFIGS["clip"] | {"init_logit_bias": -10}, "preprocess_cfg": {"interpolation": "bilinear"}}
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(config))
+    model = open_clip(f"local-dir:{tmp_path}")
+    with torch.no_grad():
+        model.network.logit_scale.fill_(4.8)
+    assert model.logit_scale.item() == pytest.approx(math.exp(4.8)) and model.interpolation == "bilinear"
 
 
 def test_seeded_constructors_leave_the_global_generator() -> None:

@@ -23,6 +23,7 @@ from robustcli.models.weights import ASSETS
 from robustcli.utils.errors import UserError
 
 from .conftest import CAPTIONS, SIZES, WORDS
+from .hf_folders import make_folder
 
 CLASSES = ("a", "b", "c")
 CHEAP: Mapping[str, Mapping[str, Any]] = {  # for rows whose defaults are large; others are taken as they are
@@ -45,13 +46,16 @@ def name(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def build(folder: Callable[[str], str]) -> Build:
+def build(folder: Callable[[str], str], tmp_path_factory: pytest.TempPathFactory) -> Build:
     """Row -> a small model of it, for three classes or the words of the tests."""
 
     def new(name: str, **settings: Any) -> Model:
         asked = {"name": name, **CHEAP.get(name, {}), **settings}
         if name == "open_clip":
             asked["architecture"] = folder(str(asked["architecture"]))
+        if name == "transformers":
+            asked["path"] = str(tmp_path_factory.mktemp("folder"))
+            make_folder("clip", Path(asked["path"]), weights=False)
         if "classes" in inspect.signature(import_factory(MODELS[name].target)).parameters:
             asked |= {"classes": None}  # as a config does that takes those of the data set
         return load(asked, vocabulary=WORDS, classes=CLASSES)

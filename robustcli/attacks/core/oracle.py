@@ -296,6 +296,13 @@ class TextEncoder:
         )
 
 
+def of_words(tokens: Tensor, empty: Tensor) -> Tensor:
+    """(B,T) -> (B,T) bool on the CPU: True for tokens of words, False for those that ``empty``, the tokens of an empty
+    caption, has: start, end and padding, of which a tokenizer may have none, or one for two of them.
+    """
+    return ~torch.isin(tokens.cpu(), empty.cpu())
+
+
 def content_lengths(tokens: Tensor) -> Tensor:
     """(B,T) -> (B,) long: tokens before the padding, whatever its id: padding is the run of equal tokens that ends a
     row.

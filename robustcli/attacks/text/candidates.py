@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from robustcli.attacks.core.oracle import content_lengths
+from robustcli.attacks.core.oracle import of_words
 from robustcli.attacks.core.pairs import DualEncoderLike
 from robustcli.utils.errors import UserError
 from robustcli.utils.words import affixes, read_table
@@ -166,12 +166,9 @@ def _read_lines(path: str | Path) -> list[str]:
 
 @torch.no_grad()
 def _word_vectors(model: DualEncoderLike, words: Sequence[str]) -> Tensor:
-    """(K,V): the mean vector of each word's own tokens, that is without the first and the last (start and end of
-    text).
-    """
+    """(K,V): the mean vector of each word's own tokens, that is without start, end and padding."""
     tokens = model.tokenize(words)
-    columns = torch.arange(tokens.shape[1])
-    inside = (columns >= 1) & (columns < content_lengths(tokens)[:, None] - 1)
+    inside = of_words(tokens, model.tokenize([""]))
     table = model.token_embedding().weight.detach()
     vectors = [table[row[span].to(table.device)].mean(0) for row, span in zip(tokens, inside, strict=True)]
     return torch.stack(vectors).nan_to_num()

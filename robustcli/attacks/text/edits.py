@@ -13,7 +13,7 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor
 
-from robustcli.attacks.core.oracle import TextEncoder, TextObjective, content_lengths
+from robustcli.attacks.core.oracle import TextEncoder, TextObjective, content_lengths, of_words
 from robustcli.attacks.core.retrieval import Constraint
 
 _ROWS_AT_ONCE = 4096  # of an objective; a row may be compared with a whole gallery, so this bounds the memory
@@ -137,7 +137,7 @@ def rows(captions: Iterable[EditedCaption], encoder: TextEncoder) -> Tensor:
 
 
 def _inside(tokens: Tensor, special: Tensor) -> Tensor:
-    """(K,T) -> (K,): number of special tokens (those of an empty caption) between start and end."""
-    columns = torch.arange(tokens.shape[1])
-    inside = (columns >= 1) & (columns < content_lengths(tokens)[:, None] - 1)
-    return (torch.isin(tokens, special) & inside).sum(1)
+    """(K,T) -> (K,): number of special tokens (those of an empty caption) before the end, the start among them."""
+    columns, words = torch.arange(tokens.shape[1]), of_words(tokens, special)
+    end = torch.maximum(content_lengths(tokens) - 1, (words * columns).amax(1))
+    return (~words & (columns < end[:, None])).sum(1)

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from robustcli import __version__
 from robustcli.models.generators.nvae import NVAE
-from robustcli.models.weights import METADATA_KEY, check_numbers, find_weights, read_safetensors, read_torch
+from robustcli.models.torch_files import read_torch
+from robustcli.models.weights import METADATA_KEY, check_numbers, find_weights, read_safetensors
 from robustcli.utils.errors import UserError
 from robustcli.utils.files import atomic
 
