@@ -4,6 +4,7 @@ from robustcli.data.base import ImageTextData
 from robustcli.data.class_arrays import ClassArrays
 from robustcli.data.class_folders import ClassFolders
 from robustcli.data.class_sets import Cifar10, Cifar100, Mnist
+from robustcli.data.class_texts import ClassTexts, class_texts
 from robustcli.data.classes import ImageClassData
 from robustcli.data.coco_captions import CocoCaptions
 from robustcli.data.digits import Digits
@@ -21,6 +22,7 @@ __all__ = [
     "Cifar100",
     "ClassArrays",
     "ClassFolders",
+    "ClassTexts",
     "CocoCaptions",
     "Digits",
     "ImageClassData",
@@ -30,4 +32,5 @@ __all__ = [
     "SceneClasses",
     "Scenes",
     "Shards",
+    "class_texts",
 ]

@@ -31,6 +31,7 @@ class ImageClassData(ABC):
         fingerprint: sha256 (hex) of the content, or of the recipe where the content is made from one.
         skipped: entries that were left out because ``on_error=skip`` was asked for.
         notes: sentences on what was done to the files' content, for the foot of a table.
+        templates: texts of a class for image-text models, with ``{}`` for its name; empty: the set has none of its own.
     """
 
     name: str
@@ -41,6 +42,7 @@ class ImageClassData(ABC):
     fingerprint: str
     skipped: int = 0
     notes: Sequence[str] = ()
+    templates: tuple[str, ...] = ()
 
     @abstractmethod
     def images(self, indices: Tensor) -> Tensor:
@@ -117,7 +119,7 @@ def class_list(classes: Sequence[str] | str | Path | int | None, key: str, remed
     if isinstance(classes, int):
         names: list[str] = [str(number) for number in range(classes)]
     elif isinstance(classes, str | Path):
-        names = _listed(existing(Path(classes).expanduser(), key, None), key)
+        names = listed(classes, key)
     else:
         names = [str(name) for name in classes]
     names = [normal(name) for name in names]
@@ -131,7 +133,9 @@ def class_list(classes: Sequence[str] | str | Path | int | None, key: str, remed
     return tuple(names)
 
 
-def _listed(path: Path, key: str) -> list[str]:
+def listed(file: str | Path, key: str) -> list[str]:
+    """The texts of a file: a JSON list, or one a line; `UserError` where there is none or it holds something else."""
+    path = existing(Path(file).expanduser(), key, None)
     try:
         text = path.read_text(encoding="utf-8-sig")
         found = json.loads(text) if path.suffix.lower() == ".json" else [line.strip() for line in text.splitlines()]
