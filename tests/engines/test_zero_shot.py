@@ -79,13 +79,8 @@ def test_templates_and_names_of_the_command_line_are_those_of_the_run(tmp_path: 
 def test_purifiers_and_surrogates_stand_around_it(tmp_path: Path) -> None:
     colour = [*TINY, "dataset.attribute=colour", "evaluation.limit=4"]
     noise = ["purifier=noise", "purifier.draws=1", "evaluation.fresh=2", "~baselines.noise", "~baselines.blur"]
-    noise += [
-        "attacks=none",
-        "+attack@attacks.apgd=apgd",
-        "attacks.apgd.steps=2",
-        "diagnostics=off",
-        "evaluation.eot=2",
-    ]
+    noise += ["~baselines.jpeg", "attacks=none", "+attack@attacks.apgd=apgd", "attacks.apgd.steps=2"]
+    noise += ["evaluation.eps_curve=[1]", "evaluation.eot=2", "diagnostics=off"]
     run(tmp_path / "purified", "purify", *colour, *noise)
     records = pd.read_parquet(tmp_path / "purified" / "records.parquet")
     assert {"static", "bpda", "adaptive"} <= set(records["access"])
