@@ -77,6 +77,28 @@ def test_class_weights_and_logits_are_those_of_open_clip(build: Build, kind: str
     torch.testing.assert_close(ours(images), logits, atol=1e-5, rtol=0)
 
 
+def test_accuracy_is_that_of_clip_benchmark_and_of_a_plain_loop(build: Build) -> None:
+    theirs = pytest.importorskip(
+        "clip_benchmark.metrics.zeroshot_classification", reason="clip-benchmark (the extra zero-shot) is not installed"
+    )
+    model = build("clip").eval()
+    draw = torch.Generator().manual_seed(8)
+    images, labels = torch.rand(40, 3, 32, 32, generator=draw), torch.randint(4, (40,), generator=draw)
+    templates = [each.replace("{}", "{c}") for each in TEMPLATES]
+    weights = theirs.zero_shot_classifier(model.network, model.tokenizer, CLASSES, templates, "cpu", amp=False)
+    ours = ZeroShot(model, CLASSES, templates=TEMPLATES)
+    torch.testing.assert_close(ours.class_features, weights.T, atol=1e-6, rtol=0)
+    batches = [((images[rows] - model.mean) / model.std, labels[rows]) for rows in torch.split(torch.arange(40), 7)]
+    logits, target = theirs.run_classification(model.network, weights, batches, "cpu", amp=False)
+    # Its own `accuracy` does not run with numpy of today; this is what it counts.
+    accuracy = float((logits.topk(1).indices[:, 0] == target).float().mean())
+    plain = 0
+    for z, label in zip(model.encode_image(images).detach(), labels.tolist(), strict=True):
+        cosines = [float(z @ weights[:, place]) for place in range(4)]
+        plain += cosines.index(max(cosines)) == label
+    assert float((ours(images).argmax(1) == labels).float().mean()) == accuracy == pytest.approx(plain / 40)
+
+
 def test_images_are_resized_as_for_retrieval_and_grey_ones_are_repeated(zero_shot: ZeroShot) -> None:
     draw = torch.Generator().manual_seed(3)
     large, grey = torch.rand(2, 3, 50, 41, generator=draw), torch.rand(2, 1, 32, 32, generator=draw)
