@@ -19,6 +19,7 @@ NAMES = (
     "compiled",
     "minimum_norm",
     "bounded",
+    "zero_shot",
     "purification",
     "augmentation",
     "rivals",

@@ -55,6 +55,7 @@ def build_threat(config: DictConfig) -> ThreatModel:
         UserError: a value out of its range, or an unknown ``norm`` or ``edits``.
     """
     settings: Any = OmegaConf.to_container(config, resolve=True)
+    settings.pop("at", None)  # a property of the evaluation: the same ball, around images of another size
     return ThreatModel(**settings)
 
 

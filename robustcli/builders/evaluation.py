@@ -1,9 +1,10 @@
 """Builders of evaluations: the suite of attacks, the threat model and the attacker's access, from a composed config."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import torch
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from robustcli.attacks import Gallery, Pairs, ThreatModel
@@ -27,6 +28,7 @@ from robustcli.evaluation import (
     Evaluator,
     RetrievalEvaluator,
 )
+from robustcli.models.network import resizing
 from robustcli.utils.errors import UserError
 from robustcli.utils.numbers import at_least, parse_number
 from robustcli.utils.suggest import did_you_mean
@@ -39,6 +41,7 @@ def build_evaluation(
     data: ImageTextData | ImageClassData,
     attacks: Mapping[str, BuiltAttack],
     *,
+    models: Sequence[Any] = (),
     surrogate: Any = None,
     defended: bool = False,
 ) -> Evaluation:
@@ -46,6 +49,7 @@ def build_evaluation(
 
     Args:
         attacks: of `build_attacks`.
+        models: to evaluate; none: that of a training.
         surrogate: the model on which all attacks are computed; None: the evaluated model itself.
         defended: True if a test-time defence stands in front of the models.
 
@@ -61,7 +65,8 @@ def build_evaluation(
     _refuse_unread(config, threat, attacks, defended=defended)
     suite = {name: built.attack for name, built in attacks.items()}
     radii, curve = _radii(settings, threat, defended=defended), _curve(settings, suite)
-    evaluator = _evaluator(config, data, threat, radii)
+    at_model = _at_model(config, data, [*models, *([] if surrogate is None else [surrogate])], defended=defended)
+    evaluator = _evaluator(config, data, threat, radii, at_model=at_model)
     gallery = None
     if surrogate is not None and isinstance(evaluator, RetrievalEvaluator):
         gallery = _gallery_of(evaluator, surrogate)
@@ -97,6 +102,8 @@ def _refuse_unread(
 ) -> None:
     """A `UserError` for an override that has no bearing on what is asked for."""
     settings = config.evaluation
+    if not threat.moves_images:
+        refuse_unread("threat.at", "threat.eps is 0, with which images stay as they are")
     if not defended:
         refuse_unread("evaluation.draws", "it counts the draws of a purifier, and none stands in front of the model")
     if not attacks:
@@ -149,12 +156,50 @@ def build_attacks(
     return {each: replace(built, keys=replace(built.keys, another=another)) for each, built in suite.items()}
 
 
+def _at_model(
+    config: DictConfig, data: ImageTextData | ImageClassData, models: Sequence[Any], *, defended: bool
+) -> bool:
+    """True where the perturbation stands at the input of models that resize images.
+
+    Raises:
+        UserError: ``threat.at=model`` for a training, behind a purifier, or with models of several input sizes.
+    """
+    if config.threat.at == "data":
+        return False
+    if not models:
+        raise UserError(
+            "threat.at is model, but a training moves pixels of the data set: leave it out, and judge what was trained "
+            "by `robustcli evaluate threat.at=model`."
+        )
+    height, width = data.images(torch.zeros(1, dtype=torch.long)).shape[-2:]
+    if not any(resizing(height, width, model.image_size) for model in models):
+        return False
+    sizes = sorted({model.image_size or max(height, width) for model in models})
+    if len(sizes) > 1:
+        raise UserError(
+            f"threat.at is model, but the models take images of {' and '.join(map(str, sizes))} pixels, at which an "
+            "eps means another change: judge each in a run of its own, or take threat.at=data."
+        )
+    if defended:
+        raise UserError(
+            f"threat.at is model, but a purifier stands in front of it and cleans the images of {data.name}, {height} "
+            f"x {width} pixels, not those of {sizes[0]}: take threat.at=data."
+        )
+    return True
+
+
 def _evaluator(
-    config: DictConfig, data: ImageTextData | ImageClassData, threat: ThreatModel, radii: tuple[float, ...]
+    config: DictConfig,
+    data: ImageTextData | ImageClassData,
+    threat: ThreatModel,
+    radii: tuple[float, ...],
+    *,
+    at_model: bool,
 ) -> Evaluator:
     settings = config.evaluation
     fresh = at_least("fresh", settings.fresh, 1, node="evaluation")
-    common = {"batch_size": settings.batch_size, "limit": settings.limit, "fresh": fresh, "seed": config.seed}
+    common: dict[str, Any] = {"batch_size": settings.batch_size, "limit": settings.limit, "fresh": fresh}
+    common |= {"seed": config.seed, "at_model": at_model}
     if isinstance(data, ImageTextData):
         return RetrievalEvaluator(data, threat, **common)
     return ClassificationEvaluator(data, threat, **common, radii=radii)

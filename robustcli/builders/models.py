@@ -4,19 +4,19 @@ Every engine builds its models here, before any long work, so a mismatch is an e
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from robustcli.builders.device import on_device
-from robustcli.config.unread import typed
-from robustcli.data import ImageClassData, ImageTextData
+from robustcli.config.unread import refuse_unread, typed
+from robustcli.data import ClassTexts, ImageClassData, ImageTextData, class_texts
 from robustcli.data.walks import normal
-from robustcli.models import Classifier, DualEncoder, WordTokenizer, build_vocabulary, load_classifier, load_dual
+from robustcli.models import Classifier, DualEncoder, Model, WordTokenizer, ZeroShot, build_vocabulary, load, load_dual
 from robustcli.models.registry import MODELS
 from robustcli.models.tokenizer import split_words
 from robustcli.models.weights import find_weights, held_in, read_safetensors
@@ -24,16 +24,45 @@ from robustcli.utils.errors import UserError
 
 log = logging.getLogger(__name__)
 
+_TEXTS = ("templates", "class_names")  # keys that say how a class is written
 _MOST_UNKNOWN = 0.2  # share of out-of-vocabulary words, above which figures under text attacks mean nothing
 
 
+def build_class_texts(config: DictConfig, data: ImageTextData | ImageClassData) -> ClassTexts | None:
+    """The texts of the classes of ``data`` by ``templates`` and ``class_names``, for a dual encoder; None for captions.
+
+    Raises:
+        UserError: see `class_texts`; or one of both was asked for, and there are captions.
+    """
+    if isinstance(data, ImageClassData):
+        given = (config[key] for key in _TEXTS)
+        return class_texts(data, *(list(each) if isinstance(each, ListConfig) else each for each in given))
+    for key in _TEXTS:
+        refuse_unread(key, f"the data set {data.name} has captions and no classes")
+    return None
+
+
+def refuse_unread_texts(models: Iterable[object]) -> None:
+    """A `UserError` for an override of the texts of classes where no model reads texts."""
+    if not any(isinstance(model, ZeroShot) for model in models):
+        for key in _TEXTS:
+            refuse_unread(key, "no model here is a dual encoder, which alone reads texts of classes")
+
+
 def build_trained(
-    config: DictConfig, checkpoint: str | None, data: ImageTextData | ImageClassData, *, seed: int
+    config: DictConfig,
+    checkpoint: str | None,
+    data: ImageTextData | ImageClassData,
+    *,
+    seed: int,
+    texts: ClassTexts | None = None,
 ) -> DualEncoder | Classifier:
     """The model of ``model=...`` to judge on ``data``: a dual encoder for captions, a classifier for classes.
 
     Args:
         checkpoint: file of the weights; None: those that the config names.
+        texts: of the classes, with which a dual encoder is a classifier; None: those that the set gives, see
+            `class_texts`.
 
     Raises:
         UserError: random weights, which answer by chance, unless ``model.pretrained=random`` asks for them; see
@@ -42,9 +71,9 @@ def build_trained(
     if checkpoint is not None and (path := _of_another_model(config, checkpoint)) is not None:
         if isinstance(data, ImageTextData):
             return _with_words(load_dual(path), data)
-        return _with_classes(load_classifier(path), data)
+        return _with_classes(load(path), data, texts)
     if checkpoint is None and _is_own(config) and config.get("pretrained") is None:
-        _refuse_drawn(config, data, seed=seed)
+        _refuse_drawn(config, data, seed=seed, texts=texts)
     elif checkpoint is None and not config.get("checkpoint") and not config.get("pretrained") and not _brings(config):
         key = "model.pretrained" if "pretrained" in config else "+model.pretrained"
         raise UserError(
@@ -53,7 +82,7 @@ def build_trained(
         )
     if isinstance(data, ImageTextData):
         return build_dual_encoder(config, checkpoint, data, seed=seed)
-    return build_classifier(config, checkpoint, data, seed=seed)
+    return build_classifier(config, checkpoint, data, seed=seed, texts=texts)
 
 
 def _of_another_model(config: DictConfig, checkpoint: str) -> Path | None:
@@ -73,13 +102,15 @@ def _is_own(config: DictConfig) -> bool:
     return not str(config.get("_target_")).startswith("robustcli.") and not config.get("checkpoint")
 
 
-def _refuse_drawn(config: DictConfig, data: ImageTextData | ImageClassData, *, seed: int) -> None:
+def _refuse_drawn(
+    config: DictConfig, data: ImageTextData | ImageClassData, *, seed: int, texts: ClassTexts | None
+) -> None:
     """A `UserError` for weights that follow the seed: random ones, while those that a factory loads itself do not."""
 
     def build(seed: int) -> DualEncoder | Classifier:
         if isinstance(data, ImageTextData):
             return build_dual_encoder(config, None, data, seed=seed)
-        return build_classifier(config, None, data, seed=seed)
+        return build_classifier(config, None, data, seed=seed, texts=texts)
 
     found = {build(each).fingerprint() for each in (seed, seed + 1)}
     if len(found) > 1:
@@ -111,7 +142,10 @@ def _shown(target: str) -> str:
 
 
 def build_surrogate(
-    config: DictConfig, data: ImageTextData | ImageClassData, device: torch.device
+    config: DictConfig,
+    data: ImageTextData | ImageClassData,
+    device: torch.device,
+    texts: ClassTexts | None = None,
 ) -> DualEncoder | Classifier | None:
     """The model of ``evaluation.surrogate``, on ``device``: a checkpoint for ``model=...``, or a model's own config.
 
@@ -122,22 +156,44 @@ def build_surrogate(
     if wanted is None:
         return None
     node, checkpoint = (wanted, None) if isinstance(wanted, DictConfig) else (config.model, str(wanted))
-    return on_device(build_trained(node, checkpoint, data, seed=config.seed), device, "evaluation.surrogate")
+    surrogate = build_trained(node, checkpoint, data, seed=config.seed, texts=texts)
+    return on_device(surrogate, device, "evaluation.surrogate")
 
 
-def build_classifier(config: DictConfig, checkpoint: str | None, data: ImageClassData, *, seed: int) -> Classifier:
+def build_classifier(
+    config: DictConfig,
+    checkpoint: str | None,
+    data: ImageClassData,
+    *,
+    seed: int,
+    texts: ClassTexts | None = None,
+) -> Classifier:
     """The classifier of ``model=...`` for the classes of ``data``, with the weights of ``checkpoint`` if one is given.
 
-    Without weights it starts from random ones and, where the config names no classes, for those of ``data``.
+    A dual encoder is a classifier by ``texts``, see `ZeroShot`. Without weights a classifier starts from random ones
+    and, where the config names no classes, for those of ``data``.
 
     Raises:
-        UserError: a dual encoder, or a classifier of other classes.
+        UserError: a classifier of other classes, or a dual encoder that cannot tell the texts apart.
     """
-    return _with_classes(load_classifier(_settings(config), checkpoint, classes=data.classes, seed=seed), data)
+    model = load(_settings(config), checkpoint, classes=data.classes, seed=seed)
+    if isinstance(model, DualEncoder) and config.get("trainable") != "image":
+        refuse_unread("model.trainable", "of a dual encoder that classifies by texts the image tower alone trains")
+    return _with_classes(model, data, texts)
 
 
-def _with_classes(model: Classifier, data: ImageClassData) -> Classifier:
-    """``model``, which knows the classes of ``data`` and can answer for its images; else a `UserError`."""
+def _with_classes(model: Model, data: ImageClassData, texts: ClassTexts | None) -> Classifier:
+    """``model``, which knows the classes of ``data`` or their texts, and answers for its images; else a `UserError`."""
+    if isinstance(model, DualEncoder):
+        texts = texts or class_texts(data)
+        model = ZeroShot(
+            model,
+            data.classes,
+            names=texts.names,
+            templates=texts.templates,
+            origin=texts.origin,
+            allow_equal=texts.published,
+        )
     if model.classes is not None and tuple(map(normal, model.classes)) != tuple(data.classes):
         raise UserError(
             f"the model knows the classes {_shortened(model.classes)}, but dataset {data.name} has "
@@ -155,9 +211,11 @@ def _with_classes(model: Classifier, data: ImageClassData) -> Classifier:
 def _try(model: Classifier, data: ImageClassData) -> None:
     """A `UserError` for a network that cannot answer for the first image: here, before any long work."""
     image = data.images(torch.zeros(1, dtype=torch.long))
+    # Not the texts of a dual encoder: they may be many, and it is not on its device yet.
+    answer = model.features if isinstance(model, ZeroShot) else model
     try:
         with torch.no_grad():
-            model(image)
+            answer(image)
     except (RuntimeError, AssertionError, ValueError, TypeError, LookupError, AttributeError) as error:
         line = next(iter(str(error).splitlines()), type(error).__name__)
         size = model.image_size or image.shape[-1]

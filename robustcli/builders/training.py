@@ -19,7 +19,12 @@ from robustcli.builders.data import augmented, plain
 from robustcli.builders.device import on_device
 from robustcli.builders.generators import build_generator
 from robustcli.builders.hook import construct
-from robustcli.builders.models import build_classifier, build_dual_encoder
+from robustcli.builders.models import (
+    build_class_texts,
+    build_classifier,
+    build_dual_encoder,
+    refuse_unread_texts,
+)
 from robustcli.builders.objectives import build_class_objective, build_elbo, build_objective
 from robustcli.config.unread import refuse_all_but, refuse_unread
 from robustcli.data import ImageClassData, ImageTextData
@@ -134,7 +139,9 @@ def build_class_trainer(config: DictConfig, sets: Mapping[str, ImageClassData], 
         UserError: a model, objective or attack that does not fit the data, or an override that the objective would not
             read.
     """
-    model = build_classifier(config.model, config.checkpoint, sets["train"], seed=config.seed)
+    texts = build_class_texts(config, sets["train"])
+    model = build_classifier(config.model, config.checkpoint, sets["train"], seed=config.seed, texts=texts)
+    refuse_unread_texts([model])
     model = on_device(model, device, "model")
     threat, inner = build_threat(config.threat), _inner_threat(config)
     objective = build_class_objective(config.objective)

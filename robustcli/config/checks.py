@@ -27,9 +27,9 @@ def bounded(low: float | None = None, high: float | None = None, *, default: Any
     return field(default=default, metadata={"low": low, "high": high})
 
 
-def choice(*choices: str) -> Any:
+def choice(*choices: str, default: Any = MISSING) -> Any:
     """A dataclass field for one of ``choices``."""
-    return field(metadata={"choices": choices})
+    return field(default=default, metadata={"choices": choices})
 
 
 def check(config: DictConfig, *, trusted: bool = True) -> None:

@@ -82,13 +82,19 @@ class EvaluationSettings:
 
 @dataclass(kw_only=True)
 class ThreatSettings:
-    """Settings of the threat model, see `robustcli.attacks.ThreatModel`; the keys of ``conf/threat``."""
+    """Settings of the threat model, see `robustcli.attacks.ThreatModel`; the keys of ``conf/threat``.
+
+    Args:
+        at: where the perturbation stands: in pixels of the ``data`` set, or at the input of the ``model``, to whose
+            size images are resized first.
+    """
 
     norm: str = choice("linf", "l2")
     eps: Any
     words: int = bounded(0)
     characters: int = bounded(0)
     edits: str = choice("query", "item", "both", "all")
+    at: str = choice("data", "model", default="data")
 
 
 @dataclass(kw_only=True)
@@ -203,7 +209,15 @@ class TrainMatCommand(JudgingCommand):
 
 
 @dataclass(kw_only=True)
-class TrainClassifierCommand(JudgingCommand):
+class ClassifyingCommand(JudgingCommand):
+    """Keys of the commands in which a dual encoder may classify by texts, see `robustcli.data.class_texts`."""
+
+    templates: Any = None
+    class_names: Any = None
+
+
+@dataclass(kw_only=True)
+class TrainClassifierCommand(ClassifyingCommand):
     """``robustcli train-classifier``."""
 
     attack: Any
@@ -226,7 +240,7 @@ class TrainGeneratorCommand(EvaluatingCommand):
 
 
 @dataclass(kw_only=True)
-class AttackCommand(JudgingCommand):
+class AttackCommand(ClassifyingCommand):
     """``robustcli attack``."""
 
     attack: Any
@@ -235,7 +249,7 @@ class AttackCommand(JudgingCommand):
 
 
 @dataclass(kw_only=True)
-class EvaluateCommand(JudgingCommand):
+class EvaluateCommand(ClassifyingCommand):
     """``robustcli evaluate``."""
 
     attack: Any = None
@@ -248,7 +262,7 @@ class EvaluateCommand(JudgingCommand):
 
 
 @dataclass(kw_only=True)
-class PurifyCommand(JudgingCommand):
+class PurifyCommand(ClassifyingCommand):
     """``robustcli purify``."""
 
     purifier: Any

@@ -5,6 +5,7 @@ from robustcli.data.class_arrays import ClassArrays
 from robustcli.data.class_folders import ClassFolders
 from robustcli.data.class_sets import Cifar10, Cifar100, Mnist, Pcam, Stl10, Svhn
 from robustcli.data.class_shards import ClassShards
+from robustcli.data.class_texts import ClassTexts, class_texts
 from robustcli.data.classes import ImageClassData
 from robustcli.data.coco_captions import CocoCaptions
 from robustcli.data.digits import Digits
@@ -25,6 +26,7 @@ __all__ = [
     "ClassArrays",
     "ClassFolders",
     "ClassShards",
+    "ClassTexts",
     "CocoCaptions",
     "Digits",
     "ImageClassData",
@@ -39,4 +41,5 @@ __all__ = [
     "Stl10",
     "Svhn",
     "TorchvisionFiles",
+    "class_texts",
 ]

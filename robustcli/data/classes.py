@@ -33,7 +33,7 @@ class ImageClassData(ABC):
         notes: sentences on what was done to the files' content, for the foot of a table.
         benchmark: the name by which clip-benchmark (on PyPI) knows the set's templates, and its class names where they
             are as many as ``classes``; None: it does not know the set.
-        templates: sentences with ``{}`` where the name of a class belongs, which came with the files; empty: none did.
+        templates: texts of a class for image-text models, with ``{}`` for its name; empty: the set has none of its own.
     """
 
     name: str
@@ -122,7 +122,7 @@ def class_list(classes: Sequence[str] | str | Path | int | None, key: str, remed
     if isinstance(classes, int):
         names: list[str] = [str(number) for number in range(classes)]
     elif isinstance(classes, str | Path):
-        names = _listed(existing(Path(classes).expanduser(), key, None), key)
+        names = listed(classes, key)
     else:
         names = [str(name) for name in classes]
     names = [normal(name) for name in names]
@@ -136,7 +136,9 @@ def class_list(classes: Sequence[str] | str | Path | int | None, key: str, remed
     return tuple(names)
 
 
-def _listed(path: Path, key: str) -> list[str]:
+def listed(file: str | Path, key: str) -> list[str]:
+    """The texts of a file: a JSON list, or one a line; `UserError` where there is none or it holds something else."""
+    path = existing(Path(file).expanduser(), key, None)
     try:
         text = path.read_text(encoding="utf-8-sig")
         found = json.loads(text) if path.suffix.lower() == ".json" else [line.strip() for line in text.splitlines()]

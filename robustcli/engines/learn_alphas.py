@@ -94,6 +94,8 @@ def _check(config: DictConfig) -> None:
             f"adversarial.split and evaluation.split are both {config.evaluation.split}: judge on another split than "
             "the search, or its figures would flatter."
         )
+    if config.threat.at != "data":
+        raise UserError("threat.at is model, but alphas are learned in front of the model: leave it out.")
     threat = build_threat(config.threat)
     if not threat.radius:
         raise UserError(f"threat.eps is {config.threat.eps}, with which no image fools anything: give one such as 1.0.")

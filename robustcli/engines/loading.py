@@ -1,7 +1,7 @@
 """Loading and evaluation of models, shared by the engines."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,13 +17,13 @@ from robustcli.builders.data import build_data
 from robustcli.builders.defences import build_purified, check_draws
 from robustcli.builders.device import choose_device, on_device
 from robustcli.builders.evaluation import build_attacks, build_evaluation
-from robustcli.builders.models import build_surrogate, build_trained
+from robustcli.builders.models import build_class_texts, build_surrogate, build_trained, refuse_unread_texts
 from robustcli.builders.names import refuse_repeated
 from robustcli.config.unread import refuse_unread
-from robustcli.data import ImageClassData, ImageTextData
+from robustcli.data import ClassTexts, ImageClassData, ImageTextData
 from robustcli.evaluation import Evaluation, Group
 from robustcli.evaluation.evaluator import Keep
-from robustcli.models import Classifier, DualEncoder
+from robustcli.models import Classifier, DualEncoder, ZeroShot
 from robustcli.runs.run import Run
 from robustcli.utils.errors import UserError
 from robustcli.utils.progress import Progress
@@ -61,6 +61,7 @@ class Loaded:
             UserError: a resumed run reads another of them than it began with.
         """
         run.note(device=str(self.device))
+        note_class_texts(run, [group.bare.model for group in self.groups])
         weights = {entry.label: entry.model.fingerprint() for group in self.groups for entry in group.entries}
         surrogate = self.evaluation.attacker.surrogate
         if surrogate is not None:
@@ -70,6 +71,15 @@ class Loaded:
             weights=weights,
             candidates=candidate_fingerprints(self.evaluation.attacks),
         )
+
+
+def note_class_texts(run: Run, models: Iterable[object]) -> None:
+    """Write the texts by which dual encoders classify to the manifest: names, templates and where these are from."""
+    for model in models:
+        if isinstance(model, ZeroShot):
+            names, templates = list(model.names), list(model.templates)
+            run.note(class_texts={"names": names, "templates": templates, "origin": model.origin})
+            return  # those of one command are the same for all models
 
 
 def load_models(config: DictConfig, named: Mapping[str, NamedModel], *, attack: str | None) -> Loaded:
@@ -86,12 +96,16 @@ def load_models(config: DictConfig, named: Mapping[str, NamedModel], *, attack: 
         refuse_repeated([*named, *map(_behind_purifier, named)])
     device = choose_device(config.device, config.threads)
     data = build_data(config.dataset, config.evaluation.split)
-    models = {label: on_device(built(each, data, config.seed), device, "model") for label, each in named.items()}
+    texts = build_class_texts(config, data)
+    models = {label: on_device(built(each, data, config.seed, texts), device, "model") for label, each in named.items()}
     defend = build_purified(config.purifier, data, device) if config.purifier is not None else None
     attacks = build_attacks(config, data, _candidates(config, data, models), name=attack, another="attack={0}")
     _refuse_unread(config, attacks, several=len(models) > 1 or defend is not None)
-    surrogate = build_surrogate(config, data, device)
-    evaluation = build_evaluation(config, data, attacks, surrogate=surrogate, defended=defend is not None)
+    surrogate = build_surrogate(config, data, device, texts)
+    if texts is not None:
+        refuse_unread_texts([*models.values(), surrogate])
+    judged, defended = list(models.values()), defend is not None
+    evaluation = build_evaluation(config, data, attacks, models=judged, surrogate=surrogate, defended=defended)
     groups = [_group(evaluation, label, model, defend) for label, model in models.items()]
     check_draws({entry.label: entry.model for group in groups for entry in group.defended}, config)
     return Loaded(device, data, groups, evaluation)
@@ -159,12 +173,12 @@ def _refuse_unread(config: DictConfig, attacks: Mapping[str, BuiltAttack], *, se
         refuse_unread("transfer", "there is one model: give others in checkpoints or models, or a purifier")
 
 
-def built(named: NamedModel, data: Data, seed: int) -> Model:
+def built(named: NamedModel, data: Data, seed: int, texts: ClassTexts | None = None) -> Model:
     """The model of ``named`` for ``data``; a `UserError` tells which of several it is about, and calls the keys of a
     node of its own as they are typed.
     """
     try:
-        return build_trained(named.config, named.checkpoint, data, seed=seed)
+        return build_trained(named.config, named.checkpoint, data, seed=seed, texts=texts)
     except UserError as error:
         if not named.key:
             raise

@@ -6,7 +6,7 @@ from robustcli.builders.data import build_classes
 from robustcli.builders.defences import build_defences, check_draws
 from robustcli.builders.device import choose_device, on_device
 from robustcli.builders.evaluation import build_attacks, build_evaluation
-from robustcli.builders.models import build_surrogate, build_trained
+from robustcli.builders.models import build_class_texts, build_surrogate, build_trained, refuse_unread_texts
 from robustcli.config.unread import refuse_unread
 from robustcli.engines.loading import Loaded, collect_records
 from robustcli.evaluation import BARE, Group
@@ -27,10 +27,13 @@ def load(config: DictConfig) -> Loaded:
     refuse_unread("evaluation.before", "nothing is trained, so that there is no model before")
     if not attacks:
         refuse_unread("threat", "no attack is run: choose attacks=...")
-    surrogate = build_surrogate(config, data, device)
-    evaluation = build_evaluation(config, data, attacks, surrogate=surrogate, defended=True)
-    classifier = on_device(build_trained(config.model, config.checkpoint, data, seed=config.seed), device, "model")
+    texts = build_class_texts(config, data)
+    surrogate = build_surrogate(config, data, device, texts)
+    classifier = build_trained(config.model, config.checkpoint, data, seed=config.seed, texts=texts)
+    classifier = on_device(classifier, device, "model")
+    refuse_unread_texts([classifier, surrogate])
     assert isinstance(classifier, Classifier)
+    evaluation = build_evaluation(config, data, attacks, models=[classifier], surrogate=surrogate, defended=True)
     defences = {name: defend(classifier) for name, defend in build_defences(config, data, device).items()}
     check_draws(defences, config)
     entry = evaluation.evaluator.entry

@@ -20,7 +20,13 @@ from robustcli.builders.training import (
     moment_temperatures,
 )
 from robustcli.config.unread import refuse_all_but, refuse_unread
-from robustcli.engines.loading import candidate_fingerprints, collect_records, print_notes, refuse_unread_candidates
+from robustcli.engines.loading import (
+    candidate_fingerprints,
+    collect_records,
+    note_class_texts,
+    print_notes,
+    refuse_unread_candidates,
+)
 from robustcli.evaluation import Evaluation, Group
 from robustcli.evaluation.aggregate import robust_recall
 from robustcli.models import save_weights
@@ -92,6 +98,7 @@ def run(config: DictConfig, run: Run) -> float:
         loaded = load(config)
     model, trainer, evaluation = loaded.trainer.model, loaded.trainer, loaded.evaluation
     run.note(device=str(model.device))
+    note_class_texts(run, [model])
     judged = None if evaluation is None else config.evaluation.split  # its notes stand under the table
     print_notes({split: data for split, data in loaded.sets.items() if split != judged})
     data = {split: data.provenance() for split, data in loaded.sets.items()}

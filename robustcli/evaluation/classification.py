@@ -28,7 +28,7 @@ class ClassificationEvaluator(Evaluator):
     Args:
         radii: to which minimum-norm perturbations are extended where the model that is judged is randomised, or not the
             one that was attacked; see `_extended`.
-        data, threat, batch_size, limit, fresh, seed, on_chunk: see `Evaluator`.
+        data, threat, batch_size, limit, fresh, seed, at_model, on_chunk: see `Evaluator`.
     """
 
     directions = (DIRECTION,)
@@ -63,7 +63,7 @@ class ClassificationEvaluator(Evaluator):
 
     def batch(self, model: Any, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Images (B,C,H,W) and labels (B,) of ``rows``, where the model is."""
-        return self.data.images(rows).to(model.device), self.data.labels[rows].to(model.device)
+        return self.images(model, rows), self.data.labels[rows].to(model.device)
 
     def answers(self, model: Any, images: Tensor) -> Tensor:
         logits: Tensor = model(images)

@@ -18,6 +18,7 @@ from robustcli.attacks.core.base import is_randomised
 from robustcli.attacks.core.frozen import frozen
 from robustcli.diagnostics import Subject
 from robustcli.evaluation.access import AttackRun, Entry
+from robustcli.models.network import resizing
 from robustcli.utils.seeding import derive_seed
 
 Part = Callable[[str, Callable[[], pd.DataFrame]], pd.DataFrame]  # (name, compute) -> result, cached by name
@@ -80,6 +81,7 @@ class Evaluator(ABC):
         limit: images; None for all.
         fresh: draws of a randomised model that judge a query, none of which an attack has seen.
         seed: of the run, and so of the fresh draws.
+        at_model: the perturbation stands at the input of a model, which images are resized to first, by its own resize.
         on_chunk: called with the number of images done, for a progress display.
     """
 
@@ -94,9 +96,10 @@ class Evaluator(ABC):
         limit: int | None = None,
         fresh: int = 1,
         seed: int = 0,
+        at_model: bool = False,
         on_chunk: Callable[[int], None] | None = None,
     ) -> None:
-        self.data, self.threat, self.fresh, self.seed = data, threat, fresh, seed
+        self.data, self.threat, self.fresh, self.seed, self.at_model = data, threat, fresh, seed, at_model
         self.batch_size, self.on_chunk = batch_size, on_chunk or (lambda _: None)
         self.image_rows = torch.arange(min(limit or len(data), len(data)))
 
@@ -152,6 +155,16 @@ class Evaluator(ABC):
         told = [note for model in models for note in self.model_notes(model, int(height), int(width))]
         return [*self.data.notes, *dict.fromkeys(told)]
 
+    def resizes(self, models: Iterable[Any]) -> bool:
+        """True where one of ``models`` takes images of another size than the set's."""
+        height, width = self.data.images(self.image_rows[:1]).shape[-2:]
+        return any(resizing(height, width, getattr(model, "image_size", None)) for model in models)
+
+    def images(self, model: Any, rows: Tensor) -> Tensor:
+        """Images (B,C,H,W) of ``rows`` as an attack on ``model`` gets them, where the model is."""
+        images = self.data.images(rows).to(model.device)
+        return model.sized(images).clamp(0.0, 1.0) if self.at_model else images
+
     def model_notes(self, model: Any, height: int, width: int) -> list[str]:
         """Sentences on what ``model`` does to images of ``height`` x ``width`` pixels, and to captions."""
         return list(model.notes(height, width)) if hasattr(model, "notes") else []
@@ -159,7 +172,7 @@ class Evaluator(ABC):
     def entry(self, label: str, model: Any, defence: str | None = None) -> Entry:
         """Entry of a model, put in eval mode; its first images decide if it is randomised, unless it declares it."""
         model.eval()
-        probe = self.data.images(self.image_rows[:8]).to(model.device)
+        probe = self.images(model, self.image_rows[:8])
         with frozen(model), torch.no_grad():
             randomised = getattr(model, "randomised", None)
             if not isinstance(randomised, bool):

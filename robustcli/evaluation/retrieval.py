@@ -41,7 +41,7 @@ class RetrievalEvaluator(Evaluator):
     among each other. Positives are those of the relevance of the data set.
 
     Args:
-        data, threat, batch_size, limit, fresh, seed, on_chunk: see `Evaluator`.
+        data, threat, batch_size, limit, fresh, seed, at_model, on_chunk: see `Evaluator`.
     """
 
     directions: tuple[Direction, ...] = ("image_to_text", "text_to_image")
@@ -59,7 +59,7 @@ class RetrievalEvaluator(Evaluator):
         """Clean features (N,D) and (M,D) of the gallery, of one draw; computed once for the same weights."""
         identity = model.fingerprint()
         if identity not in self._features:
-            chunks = [self._encode_images(model, self.data.images(rows)) for rows in self.chunks()]
+            chunks = [self._encode_images(model, self.images(model, rows)) for rows in self.chunks()]
             self._features[identity] = torch.cat(chunks), self._encode_captions(model, self.captions)
         return self._features[identity]
 
@@ -73,7 +73,7 @@ class RetrievalEvaluator(Evaluator):
         image_features, text_features = self.features(model)
         position = torch.full((len(self),), -1).index_put((rows,), torch.arange(len(rows)))
         pairs = Pairs(
-            images=self.data.images(rows).to(model.device),
+            images=self.images(model, rows),
             captions=tuple(self.captions[j] for j in columns.tolist()),
             owner=position[self.owner[columns]],
             image_ids=rows,
@@ -287,7 +287,7 @@ class RetrievalEvaluator(Evaluator):
         images, captions = self.features(entry.model)
         if not entry.randomised:
             return images[None], captions
-        drawn = [self._draw_images(entry, self.data.images(rows), rows) for rows in self.chunks()]
+        drawn = [self._draw_images(entry, self.images(entry.model, rows), rows) for rows in self.chunks()]
         return torch.cat(drawn, dim=1), captions
 
     @torch.no_grad()

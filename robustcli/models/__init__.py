@@ -12,6 +12,7 @@ from robustcli.models.small_cnn import small_cnn
 from robustcli.models.tiny import tiny
 from robustcli.models.tokenizer import WordTokenizer, build_vocabulary
 from robustcli.models.weights import Model, load_weights, save_weights
+from robustcli.models.zero_shot import ZeroShot
 from robustcli.models.zoo import timm, torchvision
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "DualEncoder",
     "Model",
     "WordTokenizer",
+    "ZeroShot",
     "build_vocabulary",
     "lenet",
     "load",

@@ -92,7 +92,7 @@ class Classifier(nn.Module):
 
     def unchecked(self, images: Tensor) -> Tensor:
         """`forward` without the check of the range, for a search that starts a hair outside of [0,1]."""
-        images = self._sized(self._coloured(images.to(self.device)))
+        images = self.sized(self._coloured(images.to(self.device)))
         normalised = (images - self.mean) / self.std
         return self._logits(self.network(normalised.to(precision(self.network, normalised.dtype)))).float()
 
@@ -116,7 +116,8 @@ class Classifier(nn.Module):
             return (images * images.new_tensor(_LUMA).view(-1, 1, 1)).sum(1, keepdim=True)
         raise ValueError(f"images have {images.shape[1]} channels: expected 1 or 3")
 
-    def _sized(self, images: Tensor) -> Tensor:
+    def sized(self, images: Tensor) -> Tensor:
+        """Images (B,C,H,W) at the network's size: bilinear, antialiased where they shrink; or as they are."""
         size = self.image_size
         if size is None or images.shape[-2:] == (size, size):
             return images

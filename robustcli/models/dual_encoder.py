@@ -89,20 +89,28 @@ class DualEncoder(nn.Module):
             ValueError: a value is out of [0,1] or NaN, or the shape is not (B,C,H,W).
         """
         check = PixelCheck(images)
-        images = images.to(self.device)
-        if images.shape[-2:] != (self.image_size, self.image_size):
-            size = (self.image_size, self.image_size)
-            images = F.interpolate(images, size, mode=self.interpolation, antialias=True).clamp(
-                0.0, 1.0
-            )  # bicubic overshoots
+        features = self.unchecked(images, unit=unit)
+        check.settle()  # after the network's work is queued: a check before it would idle the device
+        return features
+
+    def unchecked(self, images: Tensor, *, unit: bool = True) -> Tensor:
+        """`encode_image` without the check of the range, for a search that starts a hair outside of [0,1]."""
+        images = self.sized(images.to(self.device))
         # Normalised within the graph, so that a gradient by ``images`` is one by pixels in [0,1], in units of eps.
         network: Any = self.network
         count = len(images)
         images = images if self.training else filled(images)
         normalised = (images - self.mean) / self.std
         features: Tensor = network.encode_image(normalised.to(precision(network.visual, normalised.dtype))).float()
-        check.settle()
         return (_unit(features) if unit else features)[:count]
+
+    def sized(self, images: Tensor) -> Tensor:
+        """Images (B,C,H,W) in [0,1] at the network's size: antialiased and clamped; or as they are."""
+        size = (self.image_size, self.image_size)
+        if images.shape[-2:] == size:
+            return images
+        resized = F.interpolate(images, size, mode=self.interpolation, antialias=True)
+        return resized.clamp(0.0, 1.0)  # bicubic overshoots
 
     def tokenize(self, captions: Sequence[str]) -> Tensor:
         """Captions -> (B,T) long, on the CPU; the ids of a caption are cached.

@@ -34,8 +34,8 @@ _OF_WEIGHTS = ("checkpoint", "shipped", "seed")
 _KINDS = {  # kind in the registry, and the end of the message where the other is needed
     Classifier: (
         "classifier",
-        "is a dual encoder, but a data set of classes needs a classifier: choose model=digits, model=resnet20_cifar "
-        "or model=torchvision, or a data set with captions.",
+        "is a dual encoder, but what asks for it needs a classifier: robustcli.models.ZeroShot makes one of it by the "
+        "texts of classes; or choose a classifier such as model=digits or model=torchvision.",
     ),
     DualEncoder: (
         "dual_encoder",

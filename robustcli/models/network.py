@@ -4,6 +4,7 @@ Shapes: B batch, C channels, H height, W width.
 """
 
 import hashlib
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -64,9 +65,13 @@ def fingerprint(network: nn.Module, *, settings: bool = False) -> str:
     Args:
         settings: also over the buffers that no file of weights holds, such as the alphas of a purifier.
     """
-    digest = hashlib.sha256()
-    tensors = network.state_dict() | (dict(network.named_buffers()) if settings else {})
-    for name, weight in sorted(tensors.items()):
-        digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}\n".encode())
-        digest.update(weight.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+    return digest(network.state_dict() | (dict(network.named_buffers()) if settings else {}))
+
+
+def digest(tensors: Mapping[str, Tensor]) -> str:
+    """sha256 (hex) over the names, types, shapes and bytes of tensors."""
+    hashed = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        hashed.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        hashed.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return hashed.hexdigest()

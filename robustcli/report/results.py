@@ -5,6 +5,7 @@ A model is named by its label, for example ``before`` and ``after``; an attack b
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import pandas as pd
 
@@ -99,7 +100,8 @@ def write_results(
         grids = _model_grids(seen, [*precisions, *fallen], findings)
         printed = 1 + len(precisions) + len(fallen) + _minimum_norm_only(evaluation)
         draw_models(album, evaluation, groups, table, seen_curve, records, _curve_attack(evaluation))
-    inputs = evaluation.evaluator.inputs(group.bare.model for group in groups)
+    models = [group.bare.model for group in groups]
+    inputs = [*evaluation.evaluator.inputs(models), *_stands(evaluation, models)]
     notes = [grids[0].note, _baselines(evaluation), *coverages(evaluation)]
     grids[0] = replace(grids[0], note=" ".join(filter(None, notes)))
     report = Report(
@@ -230,6 +232,16 @@ def _baselines(evaluation: Evaluation) -> str:
     if not names:
         return ""
     return f"Baselines, too weak for a claim of robustness: {', '.join(names)}."
+
+
+def _stands(evaluation: Evaluation, models: Sequence[Any]) -> list[str]:
+    """A sentence on where the perturbation stands, if images are perturbed and resized."""
+    attacked = evaluation.attacks and evaluation.threat.moves_images
+    if not attacked or not evaluation.evaluator.resizes(models):
+        return []
+    if evaluation.evaluator.at_model:
+        return ["The perturbation stands at the input of the model, after the resize (threat.at=model)."]
+    return ["The perturbation stands in the pixels of the data set, before the resize (threat.at=data)."]
 
 
 def _minimum_norm_only(evaluation: Evaluation) -> bool:

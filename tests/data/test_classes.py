@@ -22,6 +22,7 @@ from robustcli.data import (
     SceneClasses,
 )
 from robustcli.data.classes import class_list, held_out
+from robustcli.data.scenes.captions import vocabulary
 from robustcli.data.scenes.world import ATTRIBUTES, TEXTURES, scene_keys, single_objects
 from robustcli.utils.errors import UserError
 
@@ -275,6 +276,19 @@ def test_scene_classes_show_their_class() -> None:
     assert _spread(red, 0) > _spread(blue, 0) and _spread(blue, 2) > _spread(red, 2)
 
 
+def test_every_attribute_of_a_scene_is_a_class_that_templates_tell() -> None:
+    sets = {name: SceneClasses(name, split="test", **SCENES) for name in ("colour", "shape", "size", "place")}
+    assert [data.classes for data in sets.values()] == list(ATTRIBUTES)
+    for place, (name, data) in enumerate(sets.items()):
+        assert torch.equal(data.images(ALL[:9]), sets["shape"].images(ALL[:9]))
+        assert len(data.labels.unique()) == len(ATTRIBUTES[place])
+        said = {word for template in data.templates for word in template.split()} - {"{}"}
+        assert data.templates and all("{}" in template for template in data.templates), name
+        assert said <= set(vocabulary())
+    golden = SceneClasses("shape", split="test", train=8, val=8, test=40).fingerprint
+    assert golden == "6c5e059dbc34069148b5f369dc7319e9614ffc511d0e762563791094855ff52a", "made before there were four"
+
+
 def _spread(images: torch.Tensor, channel: int) -> float:
     """Excess of the brightest pixels of a channel over the mean of all, as an object of that colour makes it."""
     flat = images[:, channel].flatten(1)
@@ -285,7 +299,7 @@ def _spread(images: torch.Tensor, channel: int) -> float:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"attribute": "size"}, r"dataset\.attribute is 'size'"),
+        ({"attribute": "texture"}, r"dataset\.attribute is 'texture'"),
         ({"split": "dev"}, "no split 'dev'"),
         ({"size": 48}, r"dataset\.size is 48"),
         ({"train": 0, "split": "train"}, r"dataset\.train is 0"),

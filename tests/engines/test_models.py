@@ -91,7 +91,7 @@ def test_files_of_other_architectures_stand_in_one_table(tmp_path: Path) -> None
         (["models={small: {name: digits, channels: 3}}"], "error: models.small.channels is 3, but the checkpoint"),
         (["models={small: {name: digits, channels: 3}}"], "with models.small.checkpoint=null"),
         (["models={small: {widths: [8]}}"], "models.small is None"),
-        (["models={small: digits, big: tiny}"], "models.big: the model tiny is a dual encoder"),
+        (["models={small: digits, big: tiny}"], "models.big: the model reads the texts of the classes"),
         (["models={small: digits, other: scene_classes}"], "models.other: the model knows the classes"),
         (["models={small: small_cnn}"], "models.small: model small_cnn has random weights"),
         (["models={small: small_cnn}"], "give those to judge with models.small.checkpoint=FILE, or with models.small."),

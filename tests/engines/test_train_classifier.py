@@ -80,7 +80,7 @@ def test_killed_and_resumed_ends_in_the_same_bits(finished: Path, tmp_path: Path
     ("words", "message"),
     [
         (["dataset=scenes"], "has captions and no classes"),
-        (["model=tiny", "dataset=digits"], "needs a classifier"),
+        (["model=tiny", "dataset=digits"], "model.vocabulary is empty"),
         (["model=resnet20_cifar", "dataset=digits"], "the model knows the classes airplane"),
         (["trainer.batch_size=2000", "dataset=digits"], "trainer.batch_size is 2000"),
         (["objective.label_smoothing=1", "dataset=digits"], "objective.label_smoothing is 1"),

@@ -1,4 +1,4 @@
-"""``scene_classes``: scenes of one object, whose shape or colour is the class.
+"""``scene_classes``: scenes of one object, whose shape, colour, size or place is the class.
 
 Shapes: B batch, S pixels a side, N scenes.
 """
@@ -13,12 +13,19 @@ from robustcli.data.classes import PixelClasses
 from robustcli.data.files import check_fingerprint
 from robustcli.data.scenes.draws import integers
 from robustcli.data.scenes.image_cache import cached_images, check_image_settings, split_count
-from robustcli.data.scenes.world import COLOURS, KINDS, single_objects
+from robustcli.data.scenes.world import COLOURS, KINDS, PLACES, SIZES, TEXTURES, single_objects
 from robustcli.utils.errors import UserError
 from robustcli.utils.seeding import derive_seed
 
 _RECIPE = "scene-classes-1"  # raise it when a recipe would give other bytes
-_ATTRIBUTES = {"colour": (0, COLOURS), "shape": (1, KINDS)}
+_ATTRIBUTES = {"colour": (0, COLOURS), "shape": (1, KINDS), "size": (2, SIZES), "place": (3, PLACES)}
+# Captions of `Scenes` without what the class does not say, in words that a model of them knows.
+_TEMPLATES = {
+    "colour": ("something {}",),
+    "shape": tuple(f"a {size} {{}} on {texture}" for size in SIZES for texture in TEXTURES),
+    "size": tuple(f"a {{}} {kind} on {texture}" for kind in KINDS for texture in TEXTURES),
+    "place": tuple(f"something {colour} in the {{}}" for colour in COLOURS),
+}
 _STREAM = 8
 
 
@@ -29,7 +36,7 @@ class SceneClasses(PixelClasses):
     them stands in two splits. Images of the same scene differ in position, size, tone, tint and noise.
 
     Args:
-        attribute: that is the class, ``shape`` or ``colour``.
+        attribute: that is the class: ``shape``, ``colour``, ``size`` or ``place``.
         split: ``train``, ``val`` or ``test``.
         size, contrast, noise, train, val, test, seed: as in `Scenes`.
         fingerprint: that the set must have, or one for each split; None: any.
@@ -73,4 +80,5 @@ class SceneClasses(PixelClasses):
             image_ids=names,
             fingerprint=fingerprint_of(pixels, labels, classes, names),
         )
+        self.templates = _TEMPLATES[attribute]
         check_fingerprint(self, fingerprint, None)
