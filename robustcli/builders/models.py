@@ -238,8 +238,17 @@ def build_dual_encoder(config: DictConfig, checkpoint: str | None, data: ImageTe
     Raises:
         UserError: a classifier, or a dual encoder that does not know the words of ``data``.
     """
-    vocabulary = partial(build_vocabulary, data.captions)
+    vocabulary = partial(_vocabulary, data)
     return _with_words(load_dual(_settings(config), checkpoint, vocabulary=vocabulary, seed=seed), data)
+
+
+def _vocabulary(data: ImageTextData) -> tuple[str, ...]:
+    """The words of the captions, and behind them those that the set's own synonyms may put into captions: as unknown
+    words all of these would be one token, and what an edit says would be lost to any training.
+    """
+    words = build_vocabulary(data.captions)
+    synonyms = dict.fromkeys(word for others in (data.synonyms or {}).values() for word in others)
+    return (*words, *sorted(set(build_vocabulary(synonyms)) - set(words)))
 
 
 def _settings(config: DictConfig) -> dict[str, Any]:

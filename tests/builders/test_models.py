@@ -5,11 +5,12 @@ from typing import Any
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 from robustcli.builders.models import build_dual_encoder, build_trained
 from robustcli.config.compose import compose
 from robustcli.data import Scenes
-from robustcli.models import DualEncoder, save_weights
+from robustcli.models import DualEncoder, WordTokenizer, build_vocabulary, save_weights
 from robustcli.utils.errors import UserError
 
 
@@ -47,3 +48,17 @@ def test_a_folder_of_open_clip_that_brings_weights_is_judged(scenes: Scenes, tmp
     trained = build_dual_encoder(config, None, scenes, seed=3)
     torch.save(trained.network.state_dict(), tmp_path / "open_clip_pytorch_model.bin")
     assert build_trained(config, None, scenes, seed=0).fingerprint() == trained.fingerprint()
+
+
+def test_a_vocabulary_has_the_synonyms_that_no_caption_has() -> None:
+    """A training could not learn from an edit what one token for all unknown words has lost."""
+    never, rarely = (Scenes(split="train", synonym_frequency=share, train=400) for share in (0.0, 0.2))
+    config = OmegaConf.create({"_target_": "robustcli.models.tiny", "checkpoint": None})
+    words = []
+    for data in (never, rarely):
+        model = build_dual_encoder(config, None, data, seed=0)
+        assert isinstance(model.tokenizer, WordTokenizer)
+        words.append(set(model.tokenizer.words))
+    assert words[0] == words[1] and "crimson" in words[0]
+    plain = build_vocabulary(never.captions)
+    assert len(plain) < len(words[0])
