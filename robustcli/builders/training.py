@@ -30,7 +30,7 @@ from robustcli.config.unread import refuse_all_but, refuse_unread
 from robustcli.data import ImageClassData, ImageTextData
 from robustcli.data.augmentation import Augmentation
 from robustcli.data.sampling import Replace
-from robustcli.defenses import PairObjective
+from robustcli.defenses import OnClasses, PairObjective, VisualObjective
 from robustcli.evaluation import ClassificationEvaluator, RetrievalEvaluator
 from robustcli.evaluation.generation import GenerationJudge
 from robustcli.models import Classifier, DualEncoder
@@ -77,6 +77,8 @@ def build_pair_trainer(
     sizes = {"batch_size": config.trainer.batch_size, "seed": config.seed}
     # A copy: what the training began with, a resumed one too, whose weights are restored later.
     reference = copy.deepcopy(model).eval() if objective.takes_reference else None
+    if isinstance(objective, VisualObjective):
+        objective.check_model(model)
     pairing = construct(config.pairing, node="pairing")
     if not isinstance(pairing, Replace) and getattr(objective, "positives", None) == "diagonal":
         raise UserError(
@@ -144,12 +146,14 @@ def build_class_trainer(config: DictConfig, sets: Mapping[str, ImageClassData], 
     refuse_unread_texts([model])
     model = on_device(model, device, "model")
     threat, inner = build_threat(config.threat), _inner_threat(config)
-    objective = build_class_objective(config.objective)
+    objective = build_class_objective(config.objective, model)
     attack = None
     if objective.takes_attack:
         built = build_attack(config.attack, inner, captions=False, candidates=None, seed=config.seed, key="attack")
         check_reach(built, [inner])
         refuse_unread("attack.early_stop", "a training attacks every image to the last step")
+        if isinstance(objective, OnClasses):
+            refuse_unread("attack.loss", f"objective={objective.name} moves the images by a loss of its own")
         assert isinstance(built.attack, ClassifierAttack)
         attack = built.attack
     else:

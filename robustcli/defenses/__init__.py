@@ -8,17 +8,23 @@ from robustcli.defenses.objectives.mmcoa import MMCoA
 from robustcli.defenses.objectives.multimodal import Objective
 from robustcli.defenses.objectives.pairs import PairObjective
 from robustcli.defenses.objectives.pgd_at import PGDAdversarialTraining
+from robustcli.defenses.objectives.rivals import AGFT, PMGAFT, TGAZSR, AdvFLYP, SimCLIP, TeCoA
 from robustcli.defenses.objectives.trades import TRADES
+from robustcli.defenses.objectives.visual import OnClasses, VisualObjective
 from robustcli.defenses.preprocessing import JPEG, GaussianBlur, NormNoise, preprocessing
 from robustcli.defenses.purification.cleaner import Cleaner, Step
 from robustcli.defenses.purification.purified import PurifiedClassifier, PurifiedEncoder
 from robustcli.defenses.purification.purifier import Purifier
 
 __all__ = [
+    "AGFT",
     "FARE",
     "JPEG",
     "LEAF",
+    "PMGAFT",
+    "TGAZSR",
     "TRADES",
+    "AdvFLYP",
     "ClassObjective",
     "Cleaner",
     "GaussianBlur",
@@ -26,13 +32,17 @@ __all__ = [
     "MMCoA",
     "NormNoise",
     "Objective",
+    "OnClasses",
     "PGDAdversarialTraining",
     "PairObjective",
     "PurifiedClassifier",
     "PurifiedEncoder",
     "Purifier",
+    "SimCLIP",
     "Standard",
     "Step",
+    "TeCoA",
+    "VisualObjective",
     "info_nce",
     "preprocessing",
 ]

@@ -92,7 +92,7 @@ class Classifier(nn.Module):
 
     def unchecked(self, images: Tensor) -> Tensor:
         """`forward` without the check of the range, for a search that starts a hair outside of [0,1]."""
-        images = self.sized(self._coloured(images.to(self.device)))
+        images = self.sized(self.coloured(images.to(self.device)))
         normalised = (images - self.mean) / self.std
         return self._logits(self.network(normalised.to(precision(self.network, normalised.dtype)))).float()
 
@@ -107,7 +107,8 @@ class Classifier(nn.Module):
             )
         return logits
 
-    def _coloured(self, images: Tensor) -> Tensor:
+    def coloured(self, images: Tensor) -> Tensor:
+        """Images (B,C,H,W) with the channels of the network: grey ones repeated, those of three weighed by luma."""
         if images.shape[1] == self.channels:
             return images
         if images.shape[1] == 1:

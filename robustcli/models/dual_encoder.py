@@ -2,7 +2,7 @@
 
 Mean/std and resize stand here and nowhere else, so an attack or a purifier never sees a normalised image.
 
-Shapes: B batch, C channels, D embedding, T tokens, W width of the text tower.
+Shapes: B batch, C channels, D embedding, N patches, T tokens, W width of the text tower.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from robustcli.models.network import PixelCheck, fingerprint, of_image, precision, resizing
+from robustcli.models.patch_tokens import read_patches
 from robustcli.models.text import cut_captions, read_text, token_table, tokens_read
 from robustcli.utils.rowwise import filled, in_tiles
 
@@ -95,14 +96,28 @@ class DualEncoder(nn.Module):
 
     def unchecked(self, images: Tensor, *, unit: bool = True) -> Tensor:
         """`encode_image` without the check of the range, for a search that starts a hair outside of [0,1]."""
-        images = self.sized(images.to(self.device))
-        # Normalised within the graph, so that a gradient by ``images`` is one by pixels in [0,1], in units of eps.
         network: Any = self.network
-        count = len(images)
+        features: Tensor = network.encode_image(self._normalised(images)).float()
+        return (_unit(features) if unit else features)[: len(images)]
+
+    def encode_patches(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """(B,C,H,W) in [0,1] -> embeddings (B,D) and those of the patches (B,N,D) row by row, both float32 as the tower
+        gives them; the range is not checked.
+
+        Raises:
+            UserError: the image tower has no patches, see `read_patches`.
+        """
+        features, patches = read_patches(self.network, self._normalised(images))
+        return features.float()[: len(images)], patches.float()[: len(images)]
+
+    def _normalised(self, images: Tensor) -> Tensor:
+        """The input of the image tower, on the CPU at least 16 rows out of training: see `rowwise`."""
+        images = self.sized(images.to(self.device))
         images = images if self.training else filled(images)
+        # Normalised within the graph, so that a gradient by ``images`` is one by pixels in [0,1], in units of eps.
         normalised = (images - self.mean) / self.std
-        features: Tensor = network.encode_image(normalised.to(precision(network.visual, normalised.dtype))).float()
-        return (_unit(features) if unit else features)[:count]
+        network: Any = self.network
+        return normalised.to(precision(network.visual, normalised.dtype))
 
     def sized(self, images: Tensor) -> Tensor:
         """Images (B,C,H,W) in [0,1] at the network's size: antialiased and clamped; or as they are."""

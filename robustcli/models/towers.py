@@ -3,7 +3,7 @@
 Pre-norm transformers with one matrix for queries, keys and values. The output is one token a row, so
 the last block computes query, output and MLP for that token only: the same function for less work.
 
-Shapes: B batch, C channels, D embedding, T tokens, W width of a tower.
+Shapes: B batch, C channels, D embedding, N patches, T tokens, W width of a tower.
 """
 
 import math
@@ -71,16 +71,26 @@ class ImageTower(nn.Module):
         self.projection = nn.Linear(width, embed_dim, bias=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        size = self.patch_size
-        batch, channels, height, width = images.shape
-        cells = images.reshape(batch, channels, height // size, size, width // size, size).permute(0, 2, 4, 1, 3, 5)
-        x = self.patches(cells.flatten(3).flatten(1, 2))
-        x = torch.cat([self.class_token.expand(len(x), 1, -1), x], dim=1) + self.positions
-        for block in self.blocks[:-1]:
-            x = block(x, causal=False)
+        x = self._before_last(images)
         first = torch.zeros(len(x), dtype=torch.long, device=x.device)
         pooled: Tensor = self.projection(self.norm(self.blocks[-1](x, causal=False, pool=first)))
         return pooled.squeeze(1)
+
+    def tokens(self, images: Tensor) -> Tensor:
+        """(B,3,size,size) normalised -> (B,1+N,D), the class token, which `forward` gives, and the N patches."""
+        tokens: Tensor = self.projection(self.norm(self.blocks[-1](self._before_last(images), causal=False)))
+        return tokens
+
+    def _before_last(self, images: Tensor) -> Tensor:
+        """(B,1+N,W), the input of the last block."""
+        size = self.patch_size
+        batch, channels, height, width = images.shape
+        cells = images.reshape(batch, channels, height // size, size, width // size, size).permute(0, 2, 4, 1, 3, 5)
+        x: Tensor = self.patches(cells.flatten(3).flatten(1, 2))
+        x = torch.cat([self.class_token.expand(len(x), 1, -1), x], dim=1) + self.positions
+        for block in self.blocks[:-1]:
+            x = block(x, causal=False)
+        return x
 
 
 class TextTower(nn.Module):

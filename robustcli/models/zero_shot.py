@@ -131,7 +131,7 @@ class ZeroShot(Classifier):
 
     def features(self, images: Tensor) -> Tensor:
         """(B,C,H,W) in [0,1] -> unit embeddings (B,D) float32, differentiable; the range is not checked."""
-        return self.dual.unchecked(self._coloured(images.to(self.device)))
+        return self.dual.unchecked(self.coloured(images.to(self.device)))
 
     def logits_from(self, features: Tensor) -> Tensor:
         """Unit embeddings of images (B,D) -> logits (B,Y), differentiable in ``features``."""

@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from hydra.utils import get_class
 from torch import Tensor
 
 from robustcli.attacks import PGD, SequentialAttack, ThreatModel
@@ -13,8 +14,10 @@ from robustcli.config import groups as config_groups
 from robustcli.config.compose import compose
 from robustcli.data import Digits, Scenes
 from robustcli.data.sampling import ClassBatch, PairSampler
-from robustcli.defenses import ClassObjective, Cleaner, PairObjective, PurifiedClassifier
-from robustcli.models import Classifier, DualEncoder, small_cnn
+from robustcli.data.scenes.world import COLOURS
+from robustcli.defenses import Cleaner, PairObjective, PurifiedClassifier, VisualObjective
+from robustcli.models import Classifier, DualEncoder, ZeroShot, small_cnn
+from robustcli.utils.errors import UserError
 
 CHOICES = config_groups.groups()
 THREAT = ThreatModel(norm="linf", eps="8/255", words=1)
@@ -77,15 +80,22 @@ def test_an_adaptive_attacker_gets_a_gradient(purified: PurifiedClassifier, digi
 # Of the objectives of a training
 
 
-@pytest.fixture(params=CHOICES["objective"])
-def objective(request: pytest.FixtureRequest) -> ClassObjective:
-    return build_class_objective(compose("train-classifier", [f"objective={request.param}"]).objective)
-
-
-def test_a_classifier_can_be_trained_on_it(objective: ClassObjective, classifier: Classifier, digits: Digits) -> None:
+@pytest.mark.parametrize("kind", ["classifier", "dual encoder"])
+@pytest.mark.parametrize("name", CHOICES["objective"])
+def test_a_classifier_can_be_trained_on_it(
+    name: str, kind: str, classifier: Classifier, small_model: DualEncoder, digits: Digits
+) -> None:
+    if kind == "dual encoder":
+        classifier = ZeroShot(small_model, COLOURS, templates=["something {}"])
+    node = compose("train-classifier", [f"objective={name}"]).objective
+    if kind == "classifier" and issubclass(get_class(node._target_), VisualObjective):
+        with pytest.raises(UserError, match="choose model=tiny or model=open_clip"):
+            build_class_objective(node, classifier)
+        return
+    objective = build_class_objective(node, classifier)
     attack = PGD(steps=2, keep="last") if objective.takes_attack else None
     objective.check(attack, THREAT)
-    batch = ClassBatch(torch.arange(8), digits.labels[:8])
+    batch = ClassBatch(torch.arange(8), digits.labels[:8] % len(COLOURS))
     images = digits.images(batch.image_ids)
 
     def step(seed: int, threat: ThreatModel = THREAT) -> tuple[Tensor, list[Tensor], Classifier]:
@@ -99,7 +109,9 @@ def test_a_classifier_can_be_trained_on_it(objective: ClassObjective, classifier
 
     loss, slopes, model = step(1)
     assert all(
-        bool(each.abs().sum() > 0) for each, weight in zip(slopes, model.parameters(), strict=True) if weight.ndim
+        bool(each.abs().sum() > 0) == weight.requires_grad
+        for each, weight in zip(slopes, model.parameters(), strict=True)
+        if weight.ndim
     )
     again, same, _ = step(1)
     assert torch.equal(loss, again) and all(torch.equal(a, b) for a, b in zip(slopes, same, strict=True))

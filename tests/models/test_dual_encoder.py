@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from robustcli.models import DualEncoder, dual_encoder
 from robustcli.models.text import crops, read_text
+from robustcli.utils.errors import UserError
 
 from .conftest import CAPTIONS, KINDS
 
@@ -201,3 +202,28 @@ def test_reading_without_crop_equals_reading_with_it(build: Callable[..., DualEn
     torch.testing.assert_close(
         read_text(model.network, model.crop(tokens)), read_text(model.network, tokens), atol=1e-6, rtol=0
     )
+
+
+@pytest.mark.parametrize("kind", ["tiny", "clip", "custom_text"])
+def test_patches_stand_in_the_space_of_the_embeddings_row_by_row(
+    build: Callable[..., DualEncoder], kind: str, images: Tensor
+) -> None:
+    model = build(kind).eval()
+    features, patches = model.encode_patches(images)
+    torch.testing.assert_close(features, model.encode_image(images, unit=False), atol=1e-5, rtol=1e-5)
+    side = 4 if kind == "tiny" else 2
+    assert patches.shape == (4, side**2, 16) and patches.dtype == torch.float32
+    assert kind == "tiny" or not model.network.visual.output_tokens, "the tower is as it was"
+    with torch.no_grad():  # without attention and MLP a patch embedding is one of its own pixels
+        for name, weight in model.network.visual.named_parameters():
+            if "blocks" in name:
+                weight.zero_()
+    changed = images.clone()
+    changed[:, :, : 32 // side, 32 // side : 64 // side] = 0.5  # the second patch of the first row
+    apart = (model.encode_patches(images)[1] - model.encode_patches(changed)[1]).abs().amax((0, 2)) > 1e-6
+    assert apart.nonzero().flatten().tolist() == [1]
+
+
+def test_a_tower_without_patches_is_refused(build: Callable[..., DualEncoder], images: Tensor) -> None:
+    with pytest.raises(UserError, match="the image tower ModifiedResNet has no patch tokens"):
+        build("resnet").encode_patches(images)

@@ -3,6 +3,7 @@
 Shapes: B pairs, C channels, D embedding.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -11,48 +12,34 @@ from torch import Tensor
 
 from robustcli.attacks import RetrievalAttack, ThreatModel
 from robustcli.data.sampling import PairBatch
-from robustcli.defenses.objectives.pairs import PairObjective, attack_captions, attack_images
+from robustcli.defenses.objectives.losses import squared_distance
+from robustcli.defenses.objectives.pairs import Loss, PairObjective, attack_captions
+from robustcli.defenses.objectives.visual import Texts, Tower, VisualObjective
 from robustcli.models import DualEncoder
 
 
 @dataclass(frozen=True, kw_only=True)
-class FARE(PairObjective):
+class FARE(VisualObjective):
     """Squared distance of the features of an adversarial image to the original features of the clean one,
     ``|f(x + delta) - f_original(x)|^2``, in the inner and the outer loss; the features are not of unit norm (Schlarmann
-    et al. 2024, "Robust CLIP"). Captions are not read, and the text tower stays as it is.
+    et al. 2024, "Robust CLIP"). Texts are not read, and the text tower stays as it is.
 
     Args:
         name: in tables.
     """
 
-    takes_reference: ClassVar[bool] = True
-
     name: str = "fare"
 
-    @property
-    def sides(self) -> tuple[str, ...]:
-        return ("image",)
-
-    def loss(
-        self,
-        model: DualEncoder,
-        attack: RetrievalAttack | None,
-        threat: ThreatModel,
-        images: Tensor,
-        batch: PairBatch,
-        *,
-        seed: int,
-        reference: DualEncoder | None = None,
+    def step(
+        self, tower: Tower, original: Tower, images: Tensor, texts: Texts, attacked: Callable[[Loss], Tensor]
     ) -> Tensor:
-        assert reference is not None
         with torch.no_grad():
-            original = reference.encode_image(images, unit=False)
+            target = original(images)
 
         def distance(x: Tensor) -> Tensor:
-            return squared_distance(model.encode_image(x, unit=False), original)
+            return squared_distance(tower(x), target)
 
-        adversarial = attack_images(model, attack, threat, images, batch, distance, seed=seed)
-        return distance(adversarial).mean()
+        return distance(attacked(distance)).mean()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,8 +82,3 @@ class LEAF(PairObjective):
 
         captions = attack_captions(model, attack, threat, images, batch, seed=seed, objective=distance)
         return squared_distance(model.encode_text(model.tokenize(captions), unit=False), original).mean()
-
-
-def squared_distance(features: Tensor, original: Tensor) -> Tensor:
-    """(B,D) and (B,D) -> (B,): summed over the dimensions, as the papers do, not their mean."""
-    return (features - original).square().sum(1)

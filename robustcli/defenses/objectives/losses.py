@@ -1,8 +1,9 @@
-"""Contrastive losses with positives beside the diagonal.
+"""Losses of the objectives: contrastive ones with positives beside the diagonal, distances to the original model.
 
-Shapes: B images, M captions (M = B: caption ``j`` is paired with image ``j``), D embedding.
+Shapes: B images, M captions (M = B: caption ``j`` is paired with image ``j``), Y texts, D embedding, N patches.
 """
 
+import math
 from typing import Literal
 
 import torch
@@ -37,6 +38,33 @@ def info_nce(
     if directions == "image_to_text":
         return loss
     return (loss + _cross_entropy(logits.T, matches.T, positives)) / 2
+
+
+def squared_distance(features: Tensor, original: Tensor) -> Tensor:
+    """(B,D) and (B,D) -> (B,): summed over the dimensions, as the papers do, not their mean."""
+    return (features - original).square().sum(1)
+
+
+def kl_divergence(target: Tensor, logits: Tensor) -> Tensor:
+    """Logits (B,Y) and (B,Y) -> (B,): KL(softmax of ``target`` || softmax of ``logits``); gradients flow to both."""
+    return F.kl_div(logits.log_softmax(1), target.log_softmax(1), reduction="none", log_target=True).sum(1)
+
+
+def attention_maps(patches: Tensor, texts: Tensor, *, size: int) -> Tensor:
+    """Where images show what a text says (Yu et al. 2024, TGA-ZSR), (B,size,size) in [0,1].
+
+    The products of the patches with the text, as a grid, are stretched to [0,1] and then enlarged bilinearly.
+
+    Args:
+        patches: (B,N,D), N a square number, row by row.
+        texts: (B,D) of unit norm, one an image.
+    """
+    products = (patches @ texts.unsqueeze(2)).squeeze(2)
+    low, high = products.amin(1, keepdim=True), products.amax(1, keepdim=True)
+    # Equal products have no map; the bound keeps their gradient finite.
+    grid = (products - low) / (high - low).clamp(min=torch.finfo(products.dtype).eps)
+    side = math.isqrt(products.shape[1])
+    return F.interpolate(grid.view(-1, 1, side, side), (size, size), mode="bilinear").squeeze(1)
 
 
 def _cross_entropy(logits: Tensor, matches: Tensor, positives: Positives) -> Tensor:

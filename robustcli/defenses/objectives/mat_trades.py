@@ -8,11 +8,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from robustcli.attacks import RetrievalAttack, ThreatModel
 from robustcli.data.sampling import PairBatch
-from robustcli.defenses.objectives.losses import Positives, info_nce
+from robustcli.defenses.objectives.losses import Positives, info_nce, kl_divergence
 from robustcli.defenses.objectives.pairs import PairObjective, attack_captions, attack_images
 from robustcli.models import DualEncoder
 from robustcli.utils.numbers import parse_number
@@ -76,8 +75,4 @@ class MATTrades(PairObjective):
 
 def divergence(clean: Tensor, attacked: Tensor) -> Tensor:
     """Logits (B,B) and (B,B) -> (B,): KL of the softmax of each row, and of the column of its pair, their mean."""
-    return torch.stack([_kl(clean, attacked), _kl(clean.T, attacked.T)]).mean(0)
-
-
-def _kl(clean: Tensor, attacked: Tensor) -> Tensor:
-    return F.kl_div(attacked.log_softmax(1), clean.log_softmax(1), reduction="none", log_target=True).sum(1)
+    return torch.stack([kl_divergence(clean, attacked), kl_divergence(clean.T, attacked.T)]).mean(0)

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from robustcli.attacks import Pairs, RetrievalAttack, ThreatModel
+from robustcli.attacks import ImageAttack, Pairs, RetrievalAttack, ThreatModel
 from robustcli.attacks.core.frozen import frozen
 from robustcli.attacks.core.losses import Target, text_objective
 from robustcli.attacks.core.oracle import TextObjective
@@ -19,6 +19,7 @@ from robustcli.data.sampling import PairBatch
 from robustcli.models import DualEncoder
 from robustcli.utils.errors import UserError
 
+Loss = Callable[[Tensor], Tensor]  # images (B,C,H,W) -> (B,), one forward pass
 # Attacks and threat models of the command line that reach the sides of an objective, and no other.
 _REMEDIES = {
     (): ("attack=mat", "threat=both"),
@@ -137,14 +138,31 @@ def attack_images(
     threat: ThreatModel,
     images: Tensor,
     batch: PairBatch,
-    loss: Callable[[Tensor], Tensor],
+    loss: Loss,
     *,
     seed: int,
 ) -> Tensor:
-    """Images (B,C,H,W) that maximise ``loss``, (B,C,H,W) -> (B,), one forward pass of the image tower; with its
-    gradient, one backward pass more.
-    """
+    """Images (B,C,H,W) that maximise ``loss``, see `maximising_images`, by the image part of ``attack``."""
     assert attack is not None and attack.image is not None
+    return maximising_images(model, attack.image, threat, images, batch.image_ids, loss, seed=seed)
+
+
+def maximising_images(
+    model: nn.Module,
+    attack: ImageAttack,
+    threat: ThreatModel,
+    images: Tensor,
+    image_ids: Tensor,
+    loss: Loss,
+    *,
+    seed: int,
+) -> Tensor:
+    """Images (B,C,H,W) within the threat model that maximise ``loss``, a forward and a backward pass of the image tower
+    a step; ``model``, which is behind the loss, is frozen meanwhile.
+
+    Args:
+        image_ids: (B,) long; with ``seed`` they name the draws of this step.
+    """
 
     def objective(x_adv: Tensor, rows: Tensor) -> Tensor:
         if len(rows) != len(images):
@@ -152,7 +170,7 @@ def attack_images(
         return loss(x_adv)
 
     with frozen(model):
-        return attack.image.maximise(objective, images, _of_this_step(batch.image_ids, seed), threat)
+        return attack.maximise(objective, images, _of_this_step(image_ids, seed), threat)
 
 
 def _of_this_step(ids: Tensor, seed: int) -> Tensor:
