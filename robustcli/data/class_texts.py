@@ -101,33 +101,44 @@ def _names(data: ImageClassData, given: Any) -> tuple[tuple[str, ...], bool]:
 
         return tuple(IMAGENET_CLASSNAMES), True
     if given == "dataset":
-        found = _published("class_names", data.benchmark or data.name, given)
+        name = data.benchmark or data.name
+        found = _lists("class_names", name, given).get(name, ())  # of many sets it has templates alone
         return (tuple(found), True) if len(found) == len(data.classes) else (data.classes, False)
     if isinstance(given, str) and not given.endswith(_FILES):
         return tuple(_published("class_names", given, given)), True
     return class_list(given, "class_names", "give a list, a file, or imagenet."), False
 
 
-_LISTS = {"templates": "en_zeroshot_classification_templates.json", "class_names": "en_classnames.json"}
+_FILE = {"templates": "en_zeroshot_classification_templates.json", "class_names": "en_classnames.json"}
 
 
 def _published(key: str, name: str, word: str) -> list[str]:
-    """Templates or class names of a set of clip-benchmark, of which its JSON file alone is read."""
-    others = _WORDS if key == "templates" else ("imagenet", "dataset")
-    choices = f"choose {', '.join(others)}, a list or a file (.txt, .json)"
+    """Templates or class names of a set of clip-benchmark."""
+    content = _lists(key, name, word)
+    if name not in content:
+        choices = _choices(key)
+        close = "" if word == "dataset" else did_you_mean(name, [*choices, *content])
+        raise UserError(
+            f"{key} is {word!r}, but clip-benchmark has none of {name}: choose {', '.join(choices)}, a list, a "
+            f"file (.txt, .json), or a set of {', '.join(content)}{close or '.'}"
+        )
+    return content[name]
+
+
+def _lists(key: str, name: str, word: str) -> dict[str, list[str]]:
+    """Templates or class names by set, where clip-benchmark has any, of which its JSON file alone is read."""
     package = importlib.util.find_spec("clip_benchmark")
     if package is None or package.origin is None:
+        close = "" if word in _choices(key) else did_you_mean(word, _choices(key))
         raise UserError(
-            f"{key} is {word!r}{'' if word in others else did_you_mean(word, list(others))}: {choices}; lists of sets "
-            f"such as {name} come with `pip install 'robustcli[zero-shot]'`."
+            f"{key} is {word!r}: choose {', '.join(_choices(key))}, a list or a file (.txt, .json); lists of other "
+            f"sets come with `pip install 'robustcli[zero-shot]'`{close or '.'}"
         )
     # By its place: an import of its data sets would ask for packages that no list needs.
-    content = json.loads(Path(package.origin).with_name("datasets").joinpath(_LISTS[key]).read_text(encoding="utf-8"))
-    found: list[str] | None = content.get(name)
-    if not found:
-        known = [each for each, values in content.items() if values]
-        raise UserError(
-            f"{key} is {word!r}, but clip-benchmark has none of {name}{did_you_mean(name, known)}: {choices}, or a set "
-            f"of {', '.join(known)}."
-        )
-    return found
+    content = json.loads(Path(package.origin).with_name("datasets").joinpath(_FILE[key]).read_text(encoding="utf-8"))
+    return {each: values for each, values in content.items() if values}
+
+
+def _choices(key: str) -> list[str]:
+    """The words that ``key`` may be."""
+    return list(_WORDS) if key == "templates" else ["imagenet", "dataset"]

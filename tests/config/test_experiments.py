@@ -77,7 +77,7 @@ def test_a_zero_shot_protocol_takes_its_data_sets_or_those_that_are_typed(
     steps = "attacks.apgd_ensemble.steps=2" if name == "zero_shot_robustvlm" else "attacks.pgd.restarts=1"
     few = [steps, "evaluation.limit=8", "evaluation.resamples=5", "diagnostics=off", "device=cpu"]
     # Those of the field come with an extra, and no dual encoder is here that would read them.
-    monkeypatch.setattr(import_module("robustcli.data.class_texts"), "_published", lambda *_: ["a {c}"])
+    monkeypatch.setattr(import_module("robustcli.data.class_texts"), "_lists", lambda *_: {"digits": ["a {c}"]})
     argv = ["--config-dir", str(tmp_path / "my"), f"experiment={name}", "model=digits", "--multirun", *few]
     assert launch("evaluate", [*argv, "dataset=digits1,digits2", f"hydra.sweep.dir={tmp_path / 'sweep'}"]) == 0
     jobs = [json.loads((tmp_path / "sweep" / str(job) / "metrics.json").read_text()) for job in (0, 1)]

@@ -101,8 +101,9 @@ def test_lists_of_clip_benchmark(digits: Digits) -> None:
     known: ImageClassData = Digits(split="test")
     known.benchmark = "mnist"
     assert class_texts(known, "dataset", "dataset") == class_texts(digits, "mnist", "mnist")
-    known.benchmark = "cars"  # of another number of classes
-    assert class_texts(known, "simple", "dataset").names == digits.classes
+    for other in ("pets", "cars"):  # of another number of classes; of none
+        known.benchmark = other
+        assert class_texts(known, "simple", "dataset").names == digits.classes
     with pytest.raises(UserError, match="clip-benchmark has none of digits"):
         class_texts(digits, "dataset")
     with pytest.raises(UserError, match="did you mean 'cars'"):
