@@ -124,7 +124,7 @@ class SimCLIP(VisualObjective):
     """``(D(z(x'), sg z0(x)) + D(z0(x), sg z(x'))) / 2``, D the negative cosine and sg without gradients (Sim-CLIP,
     Hossain and Imteaj 2024); the inner loss is ``|f(x') - f0(x)|^2``. Texts are not read.
 
-    z0 is frozen, so that the second half has no gradient: it halves the step and doubles the value.
+    z0 is frozen, so that the second half has no gradient: the loss is D, its gradient half of that of D.
 
     Args:
         name: in tables.
