@@ -190,7 +190,7 @@ class ZeroShot(Classifier):
             raise UserError(
                 f"the model reads the texts of the classes {pairs[0]} as the same tokens, so that it cannot tell them "
                 "apart: they are equal, or it does not know their words, or cuts them off; write them in others by "
-                "class_names=[...]."
+                "class_names=[...], or choose a classifier, model=..."
             )
         if pairs:
             self.remarks = [

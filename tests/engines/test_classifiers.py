@@ -120,7 +120,7 @@ def test_an_attack_on_a_surrogate_is_weaker_and_says_so(tmp_path: Path) -> None:
     ("overrides", "said"),
     [
         (["dataset=digits", "model=digits", "attack=sga"], "edits captions"),
-        (["dataset=digits", "attack=pgd"], "needs a classifier"),
+        (["dataset=digits", "attack=pgd"], "or choose a classifier, model=..."),
         (["model=digits", "attack=pgd"], "captions need a dual encoder"),
         (["attack=autoattack"], "needs a classifier"),
         (["attack=torchattacks"], "needs a classifier"),

@@ -31,7 +31,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
     """The figures that are saved, while they are still objects."""
     kept: list[Figure] = []
     save = figures.save
-    monkeypatch.setattr(figures, "save", lambda figure, path: (kept.append(figure), save(figure, path)))
+    monkeypatch.setattr(figures, "save", lambda figure, path, **how: (kept.append(figure), save(figure, path, **how)))
     return kept
 
 
