@@ -217,6 +217,14 @@ class ClassifyingCommand(JudgingCommand):
 
 
 @dataclass(kw_only=True)
+class PromptSettings:
+    """The prompt that a training learns in place of templates, see `robustcli.models.prompt.Prompt`; None: none."""
+
+    length: int | None = bounded(1)
+    per_class: bool
+
+
+@dataclass(kw_only=True)
 class TrainClassifierCommand(ClassifyingCommand):
     """``robustcli train-classifier``."""
 
@@ -225,6 +233,7 @@ class TrainClassifierCommand(ClassifyingCommand):
     attacks: Any
     augmentation: AugmentationSettings
     trainer: TrainerSettings
+    prompt: PromptSettings
 
 
 @dataclass(kw_only=True)
