@@ -17,13 +17,13 @@ from robustcli.builders.data import build_data
 from robustcli.builders.defences import build_purified, check_draws
 from robustcli.builders.device import choose_device, on_device
 from robustcli.builders.evaluation import build_attacks, build_evaluation
-from robustcli.builders.models import build_class_texts, build_surrogate, build_trained, refuse_unread_texts
+from robustcli.builders.models import build_class_texts, build_surrogate, build_trained, refuse_unread_texts, texts_of
 from robustcli.builders.names import refuse_repeated
 from robustcli.config.unread import refuse_unread
-from robustcli.data import ClassTexts, ImageClassData, ImageTextData
+from robustcli.data import ClassTexts, ImageClassData, ImageTextData, Sentences
 from robustcli.evaluation import Evaluation, Group
 from robustcli.evaluation.evaluator import Keep
-from robustcli.models import Classifier, DualEncoder, ZeroShot
+from robustcli.models import Classifier, DualEncoder
 from robustcli.runs.run import Run
 from robustcli.utils.errors import UserError
 from robustcli.utils.progress import Progress
@@ -76,9 +76,9 @@ class Loaded:
 def note_class_texts(run: Run, models: Iterable[object]) -> None:
     """Write the texts by which dual encoders classify to the manifest: names, templates and where these are from."""
     for model in models:
-        if isinstance(model, ZeroShot):
-            names, templates = list(model.names), list(model.templates)
-            run.note(class_texts={"names": names, "templates": templates, "origin": model.origin})
+        if (texts := texts_of(model)) is not None:
+            names, templates = list(texts.names), list(texts.templates)
+            run.note(class_texts={"names": names, "templates": templates, "origin": texts.origin})
             return  # those of one command are the same for all models
 
 
@@ -96,6 +96,10 @@ def load_models(config: DictConfig, named: Mapping[str, NamedModel], *, attack: 
         refuse_repeated([*named, *map(_behind_purifier, named)])
     device = choose_device(config.device, config.threads)
     data = build_data(config.dataset, config.evaluation.split)
+    if config.purifier is not None and isinstance(data, Sentences):
+        raise UserError(
+            f"purifier is chosen, but the data set {data.name} has sentences and no image to clean: leave it out."
+        )
     texts = build_class_texts(config, data)
     models = {label: on_device(built(each, data, config.seed, texts), device, "model") for label, each in named.items()}
     defend = build_purified(config.purifier, data, device) if config.purifier is not None else None
@@ -120,7 +124,7 @@ def collect_records(
         keep: receives the adversarial examples of each run, chunk by chunk.
     """
     runs = sum(len(evaluation.runs(group)) for group in groups)
-    with Progress(runs * len(evaluation.evaluator), "judge", unit="images") as progress:
+    with Progress(runs * len(evaluation.evaluator), "judge", unit=evaluation.evaluator.unit) as progress:
 
         def show(name: str, images: int) -> None:
             progress.advance(images, run=name)
