@@ -13,7 +13,7 @@ _BEFORE, _AFTER = 60, 140  # letters around the first edit: a review has thousan
 
 
 def edited_grid(evaluator: SentenceEvaluator, records: pd.DataFrame, model: str, attack: str) -> Grid:
-    """Some sentences before and after ``attack`` on ``model``, those that fell first, around the first letter edited."""
+    """Some sentences before and after ``attack`` on ``model``, those that fell first, around their first edit."""
     own = records[(records["model"] == model) & (records["attack"] == attack)]
     own = own.sort_values("status", key=lambda status: status != "fooled", kind="stable").head(_ROWS)
     rows = []
