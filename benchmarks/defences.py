@@ -35,6 +35,7 @@ DEFENCES: Mapping[str, Sequence[str]] = {
 }
 SHIPPED = "before"
 IMAGES = 200
+STEPS = 30  # of APGD on the cross-entropy, and towards each other class
 RESAMPLES = 2000
 
 
@@ -76,6 +77,7 @@ def judging_jobs(out: Path, seeds: Sequence[int]) -> list[Job]:
                 "threat=image",
             ]
             attack = ["attacks=none", "+attack@attacks.apgd_ensemble=autoattack", "attacks.apgd_ensemble.version=apgd"]
+            attack += [f"attacks.apgd_ensemble.steps={STEPS}"]
             jobs.append(Job(f"judge/{attribute}/{seed}", [*words, *attack, *shared]))
         jobs.append(Job(f"judge/retrieval/{seed}", ["evaluate", "attacks=quick", *shared]))
     return jobs

@@ -78,6 +78,7 @@ class EvaluationSettings:
     draws: int | None = bounded(1)
     access: Any
     surrogate: Any
+    keep_inputs: bool
 
 
 @dataclass(kw_only=True)

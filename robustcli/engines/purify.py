@@ -47,7 +47,7 @@ def run(config: DictConfig, run: Run) -> float:
         loaded = load(config)
     loaded.note(run)
     with run.phase("judge"):
-        records = collect_records(run, loaded.evaluation, loaded.groups)
+        records = collect_records(run, loaded.evaluation, loaded.groups, keep=loaded.keep(config, run))
     with run.phase("report"):
         table = write_results(
             run,

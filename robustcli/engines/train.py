@@ -82,6 +82,7 @@ def load(config: DictConfig) -> LoadedTraining:
     else:
         trainer, candidates = build_class_trainer(config, sets, device), None
     judged = sets[config.evaluation.split]
+    refuse_unread("evaluation.keep_inputs", "`robustcli attack checkpoint=...` keeps those of what was trained")
     refuse_unread("evaluation.surrogate", "what was trained is attacked itself: `robustcli evaluate` takes surrogates")
     attacks = build_attacks(config, judged, candidates)
     if pairs:
