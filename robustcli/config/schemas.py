@@ -68,6 +68,7 @@ class EvaluationSettings:
 
     split: str = choice(*SPLITS)
     limit: int | None = bounded(1)
+    budget_minutes: float | None = bounded(0)
     batch_size: int = bounded(1)
     before: bool
     resamples: int = bounded(1, 1_000_000)

@@ -6,6 +6,7 @@ from urllib.parse import quote
 from omegaconf import DictConfig
 from safetensors.torch import save_file
 
+from robustcli.engines.costs import judge_within
 from robustcli.engines.loading import Loaded, NamedModel, attack_name, collect_records, load_models
 from robustcli.evaluation import Attacked, AttackRun
 from robustcli.report.results import worst_case_recall, write_results
@@ -31,8 +32,9 @@ def run(config: DictConfig, run: Run) -> float:
     with run.phase("load"):
         loaded = load(config)
     loaded.note(run)
+    cost, keep = judge_within(run, config, loaded.evaluation, loaded.groups), partial(_write_images, run, loaded)
     with run.phase("attack"):
-        records = collect_records(run, loaded.evaluation, loaded.groups, keep=partial(_write_images, run, loaded))
+        records = collect_records(run, loaded.evaluation, loaded.groups, cost, keep)
     with run.phase("report"):
         title = f"Attack: {attack_name(config)}"
         table = write_results(

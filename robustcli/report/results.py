@@ -102,7 +102,7 @@ def write_results(
         draw_models(album, evaluation, groups, table, seen_curve, records, _curve_attack(evaluation))
     models = [group.bare.model for group in groups]
     inputs = [*evaluation.evaluator.inputs(models), *_stands(evaluation, models)]
-    notes = [grids[0].note, _baselines(evaluation), *coverages(evaluation)]
+    notes = [grids[0].note, evaluation.evaluator.shortened, _baselines(evaluation), *coverages(evaluation)]
     grids[0] = replace(grids[0], note=" ".join(filter(None, notes)))
     report = Report(
         title=title,

@@ -14,14 +14,13 @@ from robustcli.utils.progress import Progress
 
 
 def train(trainer: Trainer, run: Run, unit: str) -> Training:
-    """Train to the end, from the saved state if there is one; the length and the history of the training.
+    """Train to the end, from where `Trainer.prepare` has left it; the length and the history of the training.
 
-    The state stands in ``parts/``, which is removed once the run is done. Errors are those of `Trainer.fit`.
+    Errors are those of `Trainer.fit`.
 
     Args:
         unit: of the display, such as ``pairs``.
     """
-    trainer.prepare(run.directory / "parts" / "state.pt")
     board = _tensorboard(run) if trainer.settings.tensorboard else None
     with Progress(trainer.training.steps, "train", done=trainer.step, unit=unit) as progress:
 
