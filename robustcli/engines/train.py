@@ -35,7 +35,7 @@ from robustcli.models.generators import NVAE, load_nvae, moments_at, save_nvae
 from robustcli.report.generation import write_generation
 from robustcli.report.results import write_results
 from robustcli.runs.run import Run
-from robustcli.training.history import check_tensorboard, train, write_history
+from robustcli.training.history import train, write_history
 from robustcli.training.tasks import PairTask
 from robustcli.training.trainer import Trainer
 from robustcli.utils.errors import UserError
@@ -57,10 +57,9 @@ def load(config: DictConfig) -> LoadedTraining:
     """All parts of a training and its evaluation, built before any work so that a mismatch is an early error.
 
     Raises:
-        UserError: parts that do not fit together, or a missing extra for TensorBoard.
+        UserError: parts that do not fit together.
     """
     device, pairs = choose_device(config.device, config.threads), "defense" in config
-    check_tensorboard(config.trainer.tensorboard)
     read = build_captioned if pairs else build_classes
     sets: dict[str, Any] = {split: read(config.dataset, split) for split in ("val", config.evaluation.split)}
     if (
