@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 MEASURED = ("seconds", "per_second", "mib")
 SURROUNDINGS = ("code", "packages", "machine", "torch", "device", "seeds", *INPUTS)
 BOUNDED = {"trainer.max_steps", "trainer.max_seconds"}
+BUDGETED = {"evaluation.limit", "evaluation.budget_minutes"}
 # Settings of the launcher that say where and how the old run ran; the new one has its own.
 _OF_THE_OLD_RUN = ("resume", "hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir", "hydra/launcher")
 
@@ -87,7 +88,8 @@ def rerun(directory: Path, parent: Path | None = None, *, trust: bool = False) -
 def rebuild_arguments(directory: Path) -> list[str]:
     """The command-line arguments that reproduce the run in ``directory``.
 
-    A training bounded by time is bounded by its number of steps instead: a clock gives no two equal runs.
+    A training bounded by time is bounded by its number of steps instead, and a budget of minutes by its number of
+    images: a clock gives no two equal runs.
 
     Raises:
         UserError: a training bounded by time whose metrics lack the number of its steps.
@@ -104,6 +106,9 @@ def rebuild_arguments(directory: Path) -> list[str]:
             )
         overrides = [item for item in overrides if _key(item) not in BOUNDED]
         overrides += [f"trainer.max_steps={int(steps)}", "trainer.max_seconds=null"]
+    if (budget := read_mapping(directory / "manifest.json").get("budget")) is not None:
+        overrides = [item for item in overrides if _key(item) not in BUDGETED]
+        overrides += [f"evaluation.limit={int(budget['images'])}", "evaluation.budget_minutes=null"]
     command_line = read_entry(read_mapping(directory / "manifest.json"), "command_line", list, directory)
     return [*_config_directories([str(word) for word in command_line]), *overrides]
 
@@ -116,7 +121,9 @@ def compare(old: Path, new: Path) -> Comparison:
     numbers = [(key, str(first), str(second)) for key, (first, second) in differences(before, after).items()]
     records = [read_records(place) for place in (old, new)]
     numbers += _record_differences(*records)
+    budgeted = read_mapping(old / "manifest.json").get("budget") is not None
     ignore = {*NOT_COMPARED, *(BOUNDED if _seconds_allowed(old) is not None else ())}
+    ignore |= BUDGETED if budgeted else set()
     configs = [read_mapping(place / "config.yaml") for place in (old, new)]
     manifests = [read_mapping(place / "manifest.json") for place in (old, new)]
     known = [{key: each[key] for key in SURROUNDINGS if key in each} for each in manifests]

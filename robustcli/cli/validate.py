@@ -15,6 +15,7 @@ from robustcli.config import groups as config_groups
 from robustcli.config.checks import check
 from robustcli.config.compose import compose
 from robustcli.config.overrides import key
+from robustcli.runs.trackers import tracker_names
 from robustcli.utils.errors import UserError, user_error_in_chain
 
 
@@ -39,6 +40,7 @@ def validate(name: str, argv: Sequence[str]) -> int:
     with as_job(config):
         try:
             check(config, trusted=is_trusted(argv))
+            tracker_names(config.tracker)
             engine_of(command).load(config)
         except Exception as error:
             if mistake := user_error_in_chain(error):

@@ -3,6 +3,7 @@
 from omegaconf import DictConfig
 
 from robustcli.config.unread import refuse_unread
+from robustcli.engines.costs import judge_within
 from robustcli.engines.loading import Loaded, NamedModel, attack_name, collect_records, load_models
 from robustcli.evaluation.stored import Stored
 from robustcli.report.results import worst_case_recall, write_results
@@ -26,9 +27,10 @@ def run(config: DictConfig, run: Run) -> float:
     with run.phase("load"):
         loaded = load(config)
     loaded.note(run)
+    cost = judge_within(run, config, loaded.evaluation, loaded.groups)
     keep = Stored(run.directory, loaded.evaluation, loaded.groups).keep
     with run.phase("attack"):
-        records = collect_records(run, loaded.evaluation, loaded.groups, keep=keep)
+        records = collect_records(run, loaded.evaluation, loaded.groups, cost, keep)
     with run.phase("report"):
         title = f"Attack: {attack_name(config)}"
         table = write_results(
