@@ -7,7 +7,7 @@ from typing import Any
 from robustcli.models.generators.base import Generator
 from robustcli.models.generators.files import load_nvae
 from robustcli.models.generators.nvae import NVAE
-from robustcli.models.generators.style_files import is_style_mixing, read_content, style_mixing
+from robustcli.models.generators.style_files import is_of_stylegan, read_content, style_mixing
 from robustcli.models.registry import MODELS, import_factory
 from robustcli.models.weights import find_weights, read_safetensors
 from robustcli.utils.errors import UserError
@@ -73,7 +73,7 @@ def load_generator(path: str | Path, *, temperature: float = 0.6, shipped_for: s
         )
     file = find_weights(path, shipped.get(shipped_for or ""))
     stored = read_safetensors(file, tensors=False)[0] if file.suffix == ".safetensors" else {}
-    if not stored and is_style_mixing(content := read_content(file)):
+    if not stored and is_of_stylegan(content := read_content(file)):
         return style_mixing(content, file)
     name = stored.get("generator", _PUBLISHED)
     if not isinstance(name, str) or name not in rows:

@@ -25,6 +25,7 @@ from robustcli.models.weights import check_numbers, find_weights, read_safetenso
 from robustcli.utils.errors import UserError
 
 _E4E = "Encoder4Editing"  # as ``opts.encoder_type`` has it; pSp's encoder has the same names and adds up otherwise
+_PARTS = ("encoder.", "decoder.", "style.")
 _CARS = 512  # side of the one published generator that makes letter-boxed images
 State = Mapping[str, Tensor]
 _Network = TypeVar("_Network", bound=nn.Module)
@@ -81,13 +82,13 @@ def read_content(path: Path) -> Any:
     return read_safetensors(path)[1] if path.suffix == ".safetensors" else read_torch(path, mmap=True)
 
 
-def is_style_mixing(content: Any) -> bool:
-    """True for the content of a file that has an encoder and a decoder, whose kinds are still to be seen."""
-    table = content.get("state_dict", content) if isinstance(content, Mapping) else {}
-    names = [str(name) for name in table] if isinstance(table, Mapping) else []
-    return all(
-        any(name.removeprefix("module.").startswith(part) for name in names) for part in ("encoder.", "decoder.")
-    )
+def is_of_stylegan(content: Any) -> bool:
+    """True for the content of a file of the layouts above, also where it lacks a part."""
+    if not isinstance(content, Mapping) or "configuration" in content:
+        return False
+    table = content.get("state_dict", content)
+    names = [str(name).removeprefix("module.") for name in table] if isinstance(table, Mapping) else []
+    return "g_ema" in content or any(name.startswith(_PARTS) for name in names)
 
 
 def _load_encoder(path: str | Path, kind: type[_Network]) -> _Network:
@@ -177,7 +178,7 @@ def _average(content: Mapping[str, Any], whole: State, decoder: StyleGAN2, path:
             f"checkpoint {path} has a latent_avg of {tuple(average.shape)}: expected {decoder.style_dim} numbers, or "
             f"as many for each of {decoder.latents} codes."
         )
-    check_numbers(path, {"latent_avg": average.float()}, {"latent_avg": average.float()})
+    check_numbers(path, {"latent_avg": average.float()}, {"latent_avg": torch.empty(0)})
     return average.float()
 
 
