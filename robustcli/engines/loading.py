@@ -21,6 +21,7 @@ from robustcli.builders.models import build_class_texts, build_surrogate, build_
 from robustcli.builders.names import refuse_repeated
 from robustcli.config.unread import refuse_unread
 from robustcli.data import ClassTexts, ImageClassData, ImageTextData
+from robustcli.engines.processes import attack_in_processes
 from robustcli.evaluation import AttackRun, Estimate, Evaluation, Group
 from robustcli.evaluation.evaluator import Keep
 from robustcli.evaluation.stored import Stored
@@ -123,13 +124,20 @@ def load_models(config: DictConfig, named: Mapping[str, NamedModel], *, attack: 
 
 
 def collect_records(
-    run: Run, evaluation: Evaluation, groups: Sequence[Group], cost: Estimate, keep: Keep | None = None
+    run: Run,
+    evaluation: Evaluation,
+    groups: Sequence[Group],
+    cost: Estimate,
+    keep: Keep | None = None,
+    *,
+    config: DictConfig | None = None,
 ) -> pd.DataFrame:
     """Records of an evaluation on ``groups``, with a progress bar; parts that a killed run stored are not run again.
 
     Args:
         cost: by which the display knows the time left: an image costs more under one attack than under another.
         keep: receives the adversarial examples of each run, chunk by chunk.
+        config: of a command whose attacks may run in several ``processes``; None: in this one.
     """
     images_of_run = len(evaluation.evaluator)
     works = [cost.by_run.get(each.part, 0.0) for group in groups for each in evaluation.runs(group)]
@@ -139,6 +147,9 @@ def collect_records(
             work = images * cost.by_run.get(each.part, 0.0)
             progress.advance_part(images, Part(each.title, each.part, images_of_run), work=work)
 
+        if config is not None and config.processes > 1:
+            attack_in_processes(run, config, evaluation, groups, show)
+            return evaluation.records(groups, part=run.records_part)  # of what is stored
         return evaluation.records(groups, keep=keep, part=run.records_part, show=show)
 
 
