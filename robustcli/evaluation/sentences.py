@@ -11,13 +11,15 @@ import torch
 from torch import Tensor
 
 from robustcli import metrics
-from robustcli.attacks import Gallery, Pairs
+from robustcli.attacks import Gallery, Pairs, ThreatModel
+from robustcli.attacks.core.passes import Problem
 from robustcli.data.sentences import Sentences
 from robustcli.diagnostics import RetrievalSubject
 from robustcli.evaluation.access import AttackRun, Entry
-from robustcli.evaluation.evaluator import Evaluator, Example, Keep, Part, uncached
+from robustcli.evaluation.evaluator import Attacked, Evaluator, Example, Keep, Part
 from robustcli.evaluation.records import CLEAN, SPENT, per_query
 from robustcli.evaluation.retrieval import encode_captions
+from robustcli.evaluation.timing import Timing, pair_timing
 from robustcli.utils.rowwise import cosines
 
 DIRECTION: Final = "text_to_class"
@@ -47,9 +49,27 @@ class SentenceEvaluator(Evaluator):
             raise ValueError(f"sentences alone are attacked, each as a query: not so within {self.threat!r}")
         count = len(self.data.captions)
         self.image_rows = torch.arange(count if limit is None else min(limit, count))  # of the sentences
+        self._gather()
+
+    def _gather(self) -> None:
+        """The judged sentences and their classes."""
         self.captions, self.labels = tuple(self.data.captions[: len(self)]), self.data.owner[: len(self)]
         self.matches = self.labels[:, None] == torch.arange(len(self.data.classes))  # (M,Y)
         self._features: dict[str, Tensor] = {}
+
+    def shorten(self, count: int, why: str) -> None:
+        super().shorten(count, why)
+        self._gather()
+
+    @property
+    def captions_per_image(self) -> float:
+        return 1.0
+
+    def problem(self, norm: str, randomised: bool) -> Problem:
+        return Problem(captions=1, norm=norm, randomised=randomised)
+
+    def timing(self, model: Any, rows: Tensor, threat: ThreatModel) -> Timing:
+        return pair_timing(model, self.pairs(model, rows)[0], threat)
 
     def features(self, model: Any) -> Tensor:
         """Clean features (M,D) of the sentences; computed once for the same weights."""
@@ -92,16 +112,7 @@ class SentenceEvaluator(Evaluator):
         return self._records(entry, CLEAN, CLEAN, None, self.features(entry.model), None)
 
     def attacked(self, run: AttackRun, *, keep: Keep | None = None, part: Part | None = None) -> pd.DataFrame:
-        """See `Evaluator`; nothing is handed to ``keep``, since the edited sentences stand in the records."""
-        kept, parts = part or uncached, []
-        for number, rows in enumerate(self.chunks()):
-
-            def compute(rows: Tensor = rows) -> pd.DataFrame:
-                return self._attack_chunk(run, rows)
-
-            parts.append(kept(f"{run.part}/{number:05d}", compute))
-            self.on_chunk(len(rows))
-        output = pd.concat(parts, ignore_index=True)
+        output = pd.concat(list(self.parts(run, keep=keep, part=part)), ignore_index=True)
         # Ranked together: how ties are broken depends on the place of a query among all.
         (entry,) = run.entries
         features = torch.from_numpy(np.stack(output.pop("feature").to_list())).to(entry.model.device)
@@ -132,25 +143,35 @@ class SentenceEvaluator(Evaluator):
         """None: what became of a sentence is told by its record, without a picture."""
         return []
 
-    def _attack_chunk(self, run: AttackRun, rows: Tensor) -> pd.DataFrame:
-        """One row a sentence with its edited text, which is encoded anew, and what it cost."""
+    def attack_chunk(self, run: AttackRun, rows: Tensor, keep: Keep | None) -> pd.DataFrame:
+        """One row a sentence with its edited text, which is encoded anew, and what it cost: that of the variant of the
+        attack whose text lies farthest beyond the boundary; the costs are sums over all.
+        """
         pairs, gallery = self.pairs(run.victim, rows)
-        result = run.attack(run.victim, pairs, gallery, run.threat)
-        # Audited here as well: a foreign attack need not have a base class that does so.
-        run.threat.audit(result.images, pairs.images)
-        edits = run.threat.audit_captions(result.captions, pairs.captions)
         (entry,) = run.entries
-        features = encode_captions(entry.model, result.captions, 4 * self.batch_size)
-        costs = {name: getattr(result, name).cpu().numpy() for name in SPENT}
-        return pd.DataFrame(
-            {
+        tables, margins = [], []
+        for variant, result in run.attack.variants(run.victim, pairs, gallery, run.threat).items():
+            # Audited here as well: a foreign attack need not have a base class that does so.
+            run.threat.audit(result.images, pairs.images)
+            edits = run.threat.audit_captions(result.captions, pairs.captions)
+            if keep is not None:
+                keep(run, Attacked(rows, result.images.cpu(), result.captions, variant))
+            features = encode_captions(entry.model, result.captions, 4 * self.batch_size)
+            columns = {
                 "feature": list(features.cpu().float().numpy()),
                 "edits": edits.numpy().astype("int64"),
                 "caption": list(result.captions),
                 "member": list(result.caption_members) or "",
-                **costs,
             }
-        )
+            costs = {name: getattr(result, name).cpu().numpy() for name in SPENT}
+            tables.append(pd.DataFrame({**columns, **costs}))
+            scores, true = cosines(features, self.class_vectors(entry.model)).cpu(), self.matches[rows]
+            margins.append(scores.masked_fill(true, -torch.inf).amax(1) - scores[true])
+        chosen = torch.stack(margins).argmax(0).tolist()
+        table = pd.concat([tables[which][row : row + 1] for row, which in enumerate(chosen)], ignore_index=True)
+        spent = {name: pd.concat([each[name] for each in tables], axis=1).sum(axis=1) for name in SPENT}
+        worst: pd.DataFrame = table.assign(**spent)
+        return worst
 
     def _records(
         self, entry: Entry, attack: str, access: str, eps: float | None, features: Tensor, output: pd.DataFrame | None

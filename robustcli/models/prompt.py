@@ -83,13 +83,13 @@ class Prompt:
         empty = dual.tokenize([""])[0]
         own = [token for token in dual.tokenize([_HOLDER])[0].tolist() if token not in set(empty.tolist())]
         room = tokens.shape[-1] - self.length
-        found = torch.zeros(tokens.shape[:-1] + (1,), dtype=torch.bool)
+        found = torch.zeros((*tokens.shape[:-1], 1), dtype=torch.bool)
         if len(own) == 1 and room > 0 and bool((tokens[..., -1] == empty[-1]).all()):
             found = (tokens.unfold(-1, self.length, 1) == own[0]).all(-1)
         if not bool(found.any(-1).all()):
             raise UserError(
-                f"prompt.length is {self.length}, which with a name is more than the {tokens.shape[-1]} tokens that the "
-                "model reads, or its tokenizer makes several of a letter: give fewer, or choose another model."
+                f"prompt.length is {self.length}, which with a name is more than the {tokens.shape[-1]} tokens that "
+                "the model reads, or its tokenizer makes several of a letter: give fewer, or choose another model."
             )
         return found.long().argmax(-1)
 

@@ -1,7 +1,7 @@
 """Table of sentences as an attack edited them: where other reports have pictures."""
 
 from collections.abc import Sequence
-from os.path import commonprefix
+from itertools import takewhile
 
 import pandas as pd
 
@@ -25,6 +25,7 @@ def edited_grid(evaluator: SentenceEvaluator, records: pd.DataFrame, model: str,
 
 
 def _around_the_edit(texts: Sequence[str]) -> list[str]:
-    start = max(0, len(commonprefix(list(texts))) - _BEFORE)
+    same = sum(1 for _ in takewhile(lambda letters: len(set(letters)) == 1, zip(*texts, strict=False)))
+    start = max(0, same - _BEFORE)
     stop = start + _BEFORE + _AFTER
     return [("…" if start else "") + text[start:stop] + ("…" if len(text) > stop else "") for text in texts]

@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from robustcli.cli.job import engine_of
 from robustcli.cli.launch import written_out
-from robustcli.cli.validate import _as_job
+from robustcli.cli.validate import as_job
 from robustcli.config.checks import check
 from robustcli.config.compose import compose
 from robustcli.runs.run import Run
@@ -44,7 +44,7 @@ COMMANDS = {
     "learn-alphas": ["evaluation.limit=64", "adversarial.images=2", "purifier.draws=1", "trials=1"],
 }
 # Keys of the command line itself, and of what is written beside the figures.
-ELSEWHERE = {"resume"}
+ELSEWHERE = {"resume", "tracker"}
 
 
 @contextmanager
@@ -74,7 +74,7 @@ def test_a_key_that_the_run_does_not_read_is_refused(case: str, tmp_path: Path) 
     if "dataset=sentences" in words:
         words = [*words, f"dataset.table={write_table(tmp_path / 'colours.csv', 8)}"]
     config, read, engine = composed(command, words), set[str](), engine_of(command)
-    with _as_job(config):
+    with as_job(config):
         check(config)
         settings: dict[str, Any] = flatten(plain(config))
         with Run.open(command, plain(config), tmp_path / "run", []) as run, recorded(read):
@@ -85,7 +85,7 @@ def test_a_key_that_the_run_does_not_read_is_refused(case: str, tmp_path: Path) 
     for key in unread:
         word = f"++{key}={value_of(settings[key])}"
         typed = composed(command, [*words, word])
-        with _as_job(typed):
+        with as_job(typed):
             try:
                 engine.load(typed)
             except UserError as error:

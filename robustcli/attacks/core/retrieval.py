@@ -18,6 +18,7 @@ from robustcli.attacks.core.frozen import frozen
 from robustcli.attacks.core.losses import TEXT_LOSSES, image_objective, text_objective
 from robustcli.attacks.core.oracle import ImageObjective, TextEncoder, TextObjective
 from robustcli.attacks.core.pairs import Adversarial, Alternative, DualEncoderLike, Gallery, Pairs
+from robustcli.attacks.core.passes import Passes, Problem
 from robustcli.attacks.core.success import fooled_queries, worst_of
 from robustcli.attacks.core.target import Target
 from robustcli.attacks.core.threat import ThreatModel
@@ -204,6 +205,11 @@ class RetrievalAttack(Attack):
             self.image.check(threat)
         if self.text is not None:
             self.text.check(threat)
+
+    def passes_of_parts(self, problem: Problem) -> Passes | None:
+        """Passes of a search that calls each of its parts once."""
+        image = Passes() if self.image is None else self.image.passes(problem)
+        return image and image + Passes(searches=0 if self.text is None else 1)
 
     @abstractmethod
     def search(self, target: Target, counter: QueryCounter) -> tuple[Tensor, tuple[str, ...]]:
