@@ -1,5 +1,6 @@
 """Sentences before classes: ranks, independence of the chunks, and what an attack is given."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +115,26 @@ def test_words_are_edited_too_and_the_sample_of_diagnostics_counts_sentences_alo
     subject = SentenceEvaluator(data, threat, batch_size=8).subject(Entry(label="m", model=encoder), 10)
     assert not subject.attackable("text")[:10].any() and subject.attackable("text")[10:].sum() > 8
     assert subject.attacked(attack).success[10:].sum() > 4
+
+
+def test_of_several_variants_each_sentence_has_its_worst(data: Sentences, encoder: ClassEncoder) -> None:
+    """An attack that leaves every other sentence clean in one variant, and the others in the next."""
+    attack = SepAttack(text=CharacterEdits(search="typos", positions=1, objective="margin"))
+
+    class Halves:
+        def variants(self, *arguments: Any) -> dict[str, Any]:
+            (result,) = attack.variants(*arguments).values()
+            clean = arguments[1].captions
+            halves = [
+                [new if row % 2 == side else clean[row] for row, new in enumerate(result.captions)] for side in (0, 1)
+            ]
+            return {str(side): replace(result, captions=tuple(half)) for side, half in enumerate(halves)}
+
+    tables = [judged(data, encoder, each, batch_size=64) for each in (Halves(), attack)]
+    own, whole = (each[each["attack"] == "a"] for each in tables)
+    for column in ("adversarial_rank", "adversarial_class", "caption", "edits"):
+        assert own[column].tolist() == whole[column].tolist(), column
+    assert (own["queries"] == 2 * whole["queries"]).all()
 
 
 @pytest.mark.parametrize("threat", [ThreatModel(eps=0.1, edits="query"), ThreatModel(eps=0, words=1, edits="all")])
