@@ -77,6 +77,7 @@ class EvaluationSettings:
     draws: int | None = bounded(1)
     access: Any
     surrogate: Any
+    keep_inputs: bool
 
 
 @dataclass(kw_only=True)
@@ -217,6 +218,14 @@ class ClassifyingCommand(JudgingCommand):
 
 
 @dataclass(kw_only=True)
+class PromptSettings:
+    """The prompt that a training learns in place of templates, see `robustcli.models.prompt.Prompt`; None: none."""
+
+    length: int | None = bounded(1)
+    per_class: bool
+
+
+@dataclass(kw_only=True)
 class TrainClassifierCommand(ClassifyingCommand):
     """``robustcli train-classifier``."""
 
@@ -225,6 +234,7 @@ class TrainClassifierCommand(ClassifyingCommand):
     attacks: Any
     augmentation: AugmentationSettings
     trainer: TrainerSettings
+    prompt: PromptSettings
 
 
 @dataclass(kw_only=True)

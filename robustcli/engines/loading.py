@@ -23,6 +23,7 @@ from robustcli.config.unread import refuse_unread
 from robustcli.data import ClassTexts, ImageClassData, ImageTextData
 from robustcli.evaluation import AttackRun, Estimate, Evaluation, Group
 from robustcli.evaluation.evaluator import Keep
+from robustcli.evaluation.stored import Stored
 from robustcli.models import Classifier, DualEncoder, ZeroShot
 from robustcli.runs.run import Run
 from robustcli.utils.errors import UserError
@@ -62,15 +63,25 @@ class Loaded:
         """
         run.note(device=str(self.device))
         note_class_texts(run, [group.bare.model for group in self.groups])
+        run.note_inputs(**self.fingerprints())
+
+    def fingerprints(self) -> dict[str, Any]:
+        """Fingerprints of data, weights and word sources, as the manifest has them."""
         weights = {entry.label: entry.model.fingerprint() for group in self.groups for entry in group.entries}
         surrogate = self.evaluation.attacker.surrogate
         if surrogate is not None:
             weights["evaluation.surrogate"] = surrogate.fingerprint()
-        run.note_inputs(
-            data={self.data.split: self.data.provenance()},
-            weights=weights,
-            candidates=candidate_fingerprints(self.evaluation.attacks),
-        )
+        return {
+            "data": {self.data.split: self.data.provenance()},
+            "weights": weights,
+            "candidates": candidate_fingerprints(self.evaluation.attacks),
+        }
+
+    def keep(self, config: DictConfig, run: Run) -> Keep | None:
+        """What writes adversarial inputs to the directory of ``run``, where ``evaluation.keep_inputs`` asks for it."""
+        if not config.evaluation.keep_inputs:
+            return None
+        return Stored(run.directory, self.evaluation, self.groups).keep
 
 
 def note_class_texts(run: Run, models: Iterable[object]) -> None:

@@ -30,8 +30,9 @@ from robustcli.engines.loading import (
 )
 from robustcli.evaluation import Evaluation, Group
 from robustcli.evaluation.aggregate import robust_recall
-from robustcli.models import save_weights
+from robustcli.models import ZeroShot, save_weights
 from robustcli.models.generators import NVAE, load_nvae, moments_at, save_nvae
+from robustcli.models.prompt import save_prompt
 from robustcli.report.generation import write_generation
 from robustcli.report.results import write_results
 from robustcli.runs.run import Run
@@ -81,6 +82,7 @@ def load(config: DictConfig) -> LoadedTraining:
     else:
         trainer, candidates = build_class_trainer(config, sets, device), None
     judged = sets[config.evaluation.split]
+    refuse_unread("evaluation.keep_inputs", "`robustcli attack checkpoint=...` keeps those of what was trained")
     refuse_unread("evaluation.surrogate", "what was trained is attacked itself: `robustcli evaluate` takes surrogates")
     attacks = build_attacks(config, judged, candidates)
     if pairs:
@@ -127,6 +129,8 @@ def run(config: DictConfig, run: Run) -> float:
 
     name = str(config.defense.name if "defense" in config else config.objective.name)
     save_weights(model, run.checkpoint_path("last"), {"trained_with": name})
+    if isinstance(model, ZeroShot) and model.prompt is not None:
+        save_prompt(model.dual, run.checkpoint_path("prompt"))
     run.note(weights={"after": model.fingerprint()})
     after = Group(bare=evaluation.evaluator.entry("after", model))  # anew: what is known of its clean answers is old
     with run.phase("judge after"):

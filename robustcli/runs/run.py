@@ -19,6 +19,7 @@ from urllib.parse import quote
 
 from robustcli.runs import provenance
 from robustcli.runs.manifest import begin_run, check_ours, check_same, discard, failed_at_once, now, resume_run
+from robustcli.runs.receipts import output_hashes
 from robustcli.runs.trackers import Trackers, open_trackers, tracker_names
 from robustcli.utils import files, locks
 from robustcli.utils.errors import SuspectClaim, UserError, behind
@@ -274,6 +275,7 @@ class Run:
         return page if page.is_file() else None
 
     def _complete(self) -> None:
+        self.manifest["outputs"] = output_hashes(self.directory)
         # DONE before the parts go: a run killed in between is done, or resumes from its parts.
         self._close("done")
         self._warn_of_changes()

@@ -72,8 +72,8 @@ class TextAttack(Attack):
     """Base class of attacks on captions, within a budget of words or characters that is counted on the output.
 
     Args:
-        objective: loss of a dual encoder that is maximised: ``guided``, ``drift``, ``cross_entropy`` or ``margin``; see
-            `losses`.
+        objective: loss of a dual encoder that is maximised: ``guided``, ``drift``, ``cross_entropy``, ``margin`` or
+            ``targeted``; see `losses`.
         constraints: on edited captions, beside the budget; see `constraints`.
         seed: see `Attack`.
     """
@@ -307,7 +307,7 @@ class RetrievalAttack(Attack):
             return pairs.captions
         return self.text.maximise(
             target.model,
-            objective or text_objective(self.text.objective, target),
+            objective or text_objective(self.text.objective, target, seed=self.text.seed),
             pairs.captions,
             pairs.caption_ids,
             target.threat,

@@ -7,6 +7,7 @@ from typing import Any
 from robustcli.models.generators.base import Generator
 from robustcli.models.generators.files import load_nvae
 from robustcli.models.generators.nvae import NVAE
+from robustcli.models.generators.style_files import is_of_stylegan, read_content, style_mixing
 from robustcli.models.registry import MODELS, import_factory
 from robustcli.models.weights import find_weights, read_safetensors
 from robustcli.utils.errors import UserError
@@ -56,8 +57,8 @@ def load_generator(path: str | Path, *, temperature: float = 0.6, shipped_for: s
     """A frozen generator from a file.
 
     Args:
-        path: a published .pt, a file of train-generator, or ``shipped``.
-        temperature: of the draws from the prior.
+        path: a published .pt of NVAE, e4e or Style-Transformer, a file of train-generator, or ``shipped``.
+        temperature: of the draws from the prior; StyleGAN2 has none.
         shipped_for: name of the data set whose generator ``path="shipped"`` stands for.
 
     Raises:
@@ -72,6 +73,8 @@ def load_generator(path: str | Path, *, temperature: float = 0.6, shipped_for: s
         )
     file = find_weights(path, shipped.get(shipped_for or ""))
     stored = read_safetensors(file, tensors=False)[0] if file.suffix == ".safetensors" else {}
+    if not stored and is_of_stylegan(content := read_content(file)):
+        return style_mixing(content, file)
     name = stored.get("generator", _PUBLISHED)
     if not isinstance(name, str) or name not in rows:
         raise UserError(f"checkpoint {file} is of the generator {name!r}: expected one of {', '.join(rows)}.")
