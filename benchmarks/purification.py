@@ -39,14 +39,14 @@ _SIZES = {
 
 def run(*, quick: bool = False) -> list[Row]:
     """Forward, and forward and backward to the pixels, of an NVAE of the published kind, small, at 32 and 64 px, and of
-    e4e with StyleGAN2, a quarter as wide as the published ones, at 256 px.
+    e4e with StyleGAN2, a quarter as wide as the published ones, at 128 px.
     """
     sizes = {**_SIZES, "initial_channels": 4, "num_groups_per_scale": 1} if quick else _SIZES
     rows = []
     for side, images in ((32, 2),) if quick else ((32, 4), (64, 2)):
         task = _Task(NVAE({"resolution": [3, side, side], "autoencoder": sizes}), images, 4 if quick else 32)
         rows += task.rows(f"{images} images of {side} px, {task.draws} draws", repeats=1 if quick else 2)
-    task = _Task(_faces(32, 2) if quick else _faces(256, 16), 1, 4 if quick else 32)
+    task = _Task(_faces(32, 2) if quick else _faces(128, 16), 1, 4 if quick else 32)
     return rows + task.rows(f"e4e and StyleGAN2, 1 image, {task.draws} draws", repeats=1)
 
 
