@@ -8,6 +8,7 @@ from robustcli.builders.device import choose_device, on_device
 from robustcli.builders.evaluation import build_attacks, build_evaluation
 from robustcli.builders.models import build_class_texts, build_surrogate, build_trained, refuse_unread_texts
 from robustcli.config.unread import refuse_unread
+from robustcli.engines.costs import judge_within
 from robustcli.engines.loading import Loaded, collect_records
 from robustcli.evaluation import BARE, Group
 from robustcli.models import Classifier
@@ -46,8 +47,9 @@ def run(config: DictConfig, run: Run) -> float:
     with run.phase("load"):
         loaded = load(config)
     loaded.note(run)
+    cost = judge_within(run, config, loaded.evaluation, loaded.groups)
     with run.phase("judge"):
-        records = collect_records(run, loaded.evaluation, loaded.groups)
+        records = collect_records(run, loaded.evaluation, loaded.groups, cost, loaded.keep(config, run), config=config)
     with run.phase("report"):
         table = write_results(
             run,

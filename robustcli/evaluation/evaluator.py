@@ -4,9 +4,10 @@ Shapes: B images of a chunk, C channels, H height, W width, K logits or features
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Protocol
 
 import pandas as pd
@@ -16,8 +17,10 @@ from torch import Tensor
 from robustcli.attacks import ThreatModel
 from robustcli.attacks.core.base import is_randomised
 from robustcli.attacks.core.frozen import frozen
+from robustcli.attacks.core.passes import Problem
 from robustcli.diagnostics import Subject
 from robustcli.evaluation.access import AttackRun, Entry
+from robustcli.evaluation.timing import Timing
 from robustcli.models.network import resizing
 from robustcli.utils.seeding import derive_seed
 
@@ -101,7 +104,7 @@ class Evaluator(ABC):
     ) -> None:
         self.data, self.threat, self.fresh, self.seed, self.at_model = data, threat, fresh, seed, at_model
         self.batch_size, self.on_chunk = batch_size, on_chunk or (lambda _: None)
-        self.image_rows = torch.arange(min(limit or len(data), len(data)))
+        self.image_rows, self.shortened = torch.arange(min(limit or len(data), len(data))), ""
 
     def __len__(self) -> int:
         return len(self.image_rows)
@@ -122,6 +125,25 @@ class Evaluator(ABC):
             RuntimeError: a result beyond the threat model: a failed run, never a number.
         """
 
+    def parts(
+        self,
+        run: AttackRun,
+        *,
+        keep: Keep | None = None,
+        part: Part | None = None,
+        numbers: Container[int] | None = None,
+    ) -> Iterator[pd.DataFrame]:
+        """Results of the chunks of a run, those of ``numbers`` alone where they are given; see `attacked`."""
+        cached = part or uncached
+        for number, rows in enumerate(self.chunks()):
+            if numbers is None or number in numbers:
+                yield cached(f"{run.part}/{number:05d}", partial(self.attack_chunk, run, rows, keep))
+                self.on_chunk(len(rows))
+
+    @abstractmethod
+    def attack_chunk(self, run: AttackRun, rows: Tensor, keep: Keep | None) -> pd.DataFrame:
+        """Result of a run on the images ``rows`` (B,), of which `attacked` makes records."""
+
     @abstractmethod
     def chance(self) -> dict[str, float]:
         """Recall@1 of a random ranking, by direction."""
@@ -133,6 +155,23 @@ class Evaluator(ABC):
     @abstractmethod
     def subject(self, entry: Entry, samples: int) -> Subject:
         """Subject of diagnostics: ``samples`` images, spread evenly over the set."""
+
+    @abstractmethod
+    def timing(self, model: Any, rows: Tensor, threat: ThreatModel) -> Timing:
+        """Passes of ``model`` on the images ``rows`` that can be timed."""
+
+    @abstractmethod
+    def problem(self, norm: str, randomised: bool) -> Problem:
+        """What a search of one image and its captions is run on."""
+
+    def shorten(self, count: int, why: str) -> None:
+        """Judge the first ``count`` images alone; tables and report say ``why``."""
+        self.image_rows, self.shortened = self.image_rows[:count], why
+
+    @property
+    def captions_per_image(self) -> float:
+        """Mean number of captions of an image; 0 of classes."""
+        return 0.0
 
     @abstractmethod
     def answers(self, model: Any, images: Tensor) -> Tensor:

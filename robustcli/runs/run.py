@@ -15,10 +15,12 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TextIO
-from urllib.parse import quote
 
 from robustcli.runs import provenance
 from robustcli.runs.manifest import begin_run, check_ours, check_same, discard, failed_at_once, now, resume_run
+from robustcli.runs.parts import records_part
+from robustcli.runs.receipts import output_hashes
+from robustcli.runs.trackers import Trackers, open_trackers, tracker_names
 from robustcli.utils import files, locks
 from robustcli.utils.errors import SuspectClaim, UserError, behind
 from robustcli.utils.flatten import differences, flatten, plain
@@ -37,6 +39,7 @@ class Run:
         done: True if the run is finished: its numbers stand, and there is nothing to do.
         resumed: number of resumptions after a kill or a failure.
         manifest: the content of ``manifest.json``.
+        trackers: what else receives the curves and the final numbers; none until `track`.
         log: the logger of the run; all loggers of the package reach ``log.txt`` while the run is entered.
     """
 
@@ -45,6 +48,7 @@ class Run:
         self.manifest = manifest
         self.done = done
         self.log = logging.getLogger("robustcli.runs.run")
+        self.trackers = Trackers()
         self._lock = lock
         self._exit = ExitStack()
         metrics = directory / "metrics.json"
@@ -94,6 +98,17 @@ class Run:
         except BaseException:
             lock.release()
             raise
+
+    def track(self, asked: Any, config: Mapping[str, Any]) -> None:
+        """Open the trackers of ``tracker=...``; a resumed run goes on in those of its first session.
+
+        Raises:
+            UserError: see `tracker_names`.
+        """
+        names = tracker_names(asked)
+        if names:
+            self.trackers, ids = open_trackers(names, self.directory, config, self.manifest.get("trackers", {}))
+            self.note(trackers=ids)
 
     @property
     def resumed(self) -> int:
@@ -176,23 +191,8 @@ class Run:
         *,
         keep: "Callable[[pd.DataFrame], bool] | None" = None,
     ) -> "pd.DataFrame":
-        """The table of ``compute()``, stored under ``name`` and not computed again after a resumption, unless ``keep``
-        refuses it.
-
-        It is read back from its file even when just computed: a resumed run then gets the same dtypes and bits.
-        """
-        import pandas as pd
-
-        path = self.directory / "parts" / f"{quote(name, safe=' ')}.parquet"
-        if path.exists():
-            self.log.info("part %s was computed before, kept", name)
-        else:
-            part = compute()
-            if keep is not None and not keep(part):
-                return part
-            with files.atomic(path) as temporary:
-                part.to_parquet(temporary, index=False)
-        return pd.read_parquet(path)
+        """`records_part` in the directory of the run."""
+        return records_part(self.directory, name, compute, keep=keep)
 
     def figure(self, name: str) -> Path:
         """Path of the picture ``name``, ``figures/<name>.png``; its folder is made.
@@ -238,6 +238,7 @@ class Run:
         if self.done:
             return
         with self._exit:
+            self.trackers.close(*((self._numbers(), self._page()) if error is None else ({}, None)))
             if error is None:
                 try:
                     self._complete()
@@ -251,7 +252,15 @@ class Run:
             else:
                 self._fail(error)
 
+    def _numbers(self) -> dict[str, float]:
+        return {name: float(value) for name, value in self._metrics.items()}
+
+    def _page(self) -> Path | None:
+        page = self.directory / "report.html"
+        return page if page.is_file() else None
+
     def _complete(self) -> None:
+        self.manifest["outputs"] = output_hashes(self.directory)
         # DONE before the parts go: a run killed in between is done, or resumes from its parts.
         self._close("done")
         self._warn_of_changes()

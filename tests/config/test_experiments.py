@@ -36,6 +36,7 @@ NEEDS = {
         for kind in ("standard", "trades")
         for name in ("celeba64_identities", "celebahq_gender", "stanford_cars4")
     },
+    "train_classifier/apt_unverified": ["checkpoint=robust.safetensors"],
     "train_mat/mat_clip_paper_unverified": [],
     "train_mat/mat_plus_flickr30k": [],
     "train_mat/mat_plus_coco": [],
