@@ -1,6 +1,6 @@
 """Evaluation of models, clean and under attack: one pipeline for every model, task and defence."""
 
-from robustcli.evaluation.access import ACCESS, Attacker, AttackRun, Entry, Group
+from robustcli.evaluation.access import ACCESS, SHORTENED, Attacker, AttackRun, Entry, Group
 from robustcli.evaluation.classification import ClassificationEvaluator
 from robustcli.evaluation.evaluation import Evaluation
 from robustcli.evaluation.evaluator import Attacked, Evaluator, Example, Part
@@ -11,6 +11,7 @@ __all__ = [
     "ACCESS",
     "BARE",
     "CLEAN",
+    "SHORTENED",
     "WORST",
     "AttackRun",
     "Attacked",

@@ -1,5 +1,6 @@
 """Small generators and the published outputs that ours are compared with."""
 
+import runpy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,16 @@ def published() -> Callable[[str], Any]:
         return torch.load(FIXTURES / name, weights_only=True)
 
     return read
+
+
+@pytest.fixture
+def filled() -> Callable[..., Any]:
+    """A function that draws the weights of a module from their names, as those of the published outputs were."""
+    path = FIXTURES / "fill.py"
+    if not path.is_file():
+        pytest.skip(f"no {path}: the published outputs are not on this machine")
+    namespace = runpy.run_path(str(path))
+    return namespace["fill"]  # type: ignore[no-any-return]
 
 
 def noise(model: NVAE, count: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> list[Tensor]:
