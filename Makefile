@@ -119,12 +119,10 @@ sweep: setup ## every defence from the same start over three seeds, at equal ste
 	$(RUN) train-mat --multirun experiment=sweep defense=image,mat seed=0,1,2 attacks=quick \
 	  trainer.max_steps=null trainer.max_seconds=75 hydra/launcher=joblib hydra.launcher.n_jobs=2 hydra.sweep.dir=outputs/sweep/time $(SWEEP)
 	$(VENV)/bin/python -m benchmarks.paired outputs/sweep/time
-	$(RUN) train-mat --multirun experiment=tiny_clean trainer.max_steps=900 dataset.synonym_frequency=0,0.03 \
-	  hydra.sweep.dir=outputs/sweep/synonyms/clean 'hydra.sweep.subdir=$${dataset.synonym_frequency}' $(SWEEP)
-	$(RUN) train-mat --multirun experiment=sweep attacks=quick dataset.synonym_frequency=0,0.03 defense=image,mat \
-	  'model.checkpoint=outputs/sweep/synonyms/clean/$${dataset.synonym_frequency}/checkpoints/last.safetensors' \
+	$(RUN) train-mat experiment=tiny_clean dataset.synonym_frequency=0 hydra.run.dir=outputs/sweep/synonyms/clean $(SWEEP)
+	$(RUN) train-mat --multirun experiment=sweep trainer=pairs attacks=quick evaluation.limit=200 dataset.synonym_frequency=0 \
+	  defense=image,mat seed=0,1,2 model.checkpoint=outputs/sweep/synonyms/clean/checkpoints/last.safetensors \
 	  hydra.sweep.dir=outputs/sweep/synonyms/robust $(SWEEP)
-	$(VENV)/bin/python -m benchmarks.synonyms outputs/sweep/synonyms/robust outputs/sweep/synonyms.png
 
 study: setup ## what one-to-many augmentation gives MAT, in two worlds whose truth is known (two hours on two cores; goes on where it was stopped)
 	$(VENV)/bin/python -m benchmarks.study

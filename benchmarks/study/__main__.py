@@ -3,23 +3,11 @@
 """
 
 import argparse
-import subprocess
-import sys
-import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.jobs import Job, quoted, run, run_all
 from benchmarks.study.arms import ARMS, AUGMENTATIONS, CLEAN_STEPS, EPS, FEW, SEEDS, WORLDS, slug
-
-
-@dataclass(frozen=True)
-class Job:
-    """A command, and the directory of its run below that of the study."""
-
-    place: str
-    words: Sequence[str]
 
 
 def clean_jobs(world: str) -> list[Job]:
@@ -44,7 +32,7 @@ def augmentation_jobs(world: str) -> list[Job]:
 
 def quality_job(world: str, out: Path) -> Job:
     """The measures of all directories, and the prediction that stands before the first training."""
-    named = ", ".join(f"{slug(name)}: {_quoted(out / world / 'augment' / slug(name))}" for name in AUGMENTATIONS)
+    named = ", ".join(f"{slug(name)}: {quoted(out / world / 'augment' / slug(name))}" for name in AUGMENTATIONS)
     reference = out / world / "reference" / "checkpoints" / "last.safetensors"
     words = [f"dataset.augmentations={{{named}}}", f"reference.checkpoint={reference}", *FEW, *WORLDS[world]]
     return Job(f"{world}/quality", ["augment-quality", *words])
@@ -56,7 +44,7 @@ def training_jobs(world: str, out: Path, seeds: Sequence[int]) -> list[Job]:
     jobs = []
     for seed in seeds:
         for name, arm in ARMS.items():
-            places = ",".join(_quoted(out / world / "augment" / slug(part)) for part in arm.augmentations)
+            places = ",".join(quoted(out / world / "augment" / slug(part)) for part in arm.augmentations)
             mixed = [f"dataset.augmentations=[{places}]"] if places else []
             number = [] if arm.number is None else [f"dataset.augmented_per_image={arm.number}"]
             checked = ["diagnostics=auto"] if seed == seeds[0] else []
@@ -71,47 +59,6 @@ def training_jobs(world: str, out: Path, seeds: Sequence[int]) -> list[Job]:
             ]
             jobs.append(Job(f"{world}/train/{slug(name)}/{seed}", [*words, f"threat.eps={EPS[world]}", *WORLDS[world]]))
     return jobs
-
-
-def run(job: Job, out: Path) -> None:
-    """The job to its end, from where it was stopped; nothing where it is done.
-
-    Raises:
-        SystemExit: it failed.
-    """
-    place = out / job.place
-    if (place / "DONE").exists():
-        return
-    command, *words = job.words
-    begun = (place / "config.yaml").exists()
-    words = [f"resume={place}"] if begun else [*words, f"hydra.run.dir={_quoted(place)}"]
-    begin = time.monotonic()
-    place.parent.mkdir(parents=True, exist_ok=True)
-    log = out / "logs" / f"{job.place.replace('/', '_')}.txt"
-    log.parent.mkdir(exist_ok=True)
-    with log.open("a") as file:
-        code = subprocess.run(
-            [sys.executable, "-m", "robustcli", command, *words], stdout=file, stderr=file, check=False
-        ).returncode
-    if code:
-        raise SystemExit(f"{job.place} ended with code {code}: see {log}; what is done stays, start the same again")
-    print(f"{job.place}: {time.monotonic() - begin:.0f} s", flush=True)
-
-
-def run_all(jobs: Sequence[Job], out: Path, workers: int) -> None:
-    """All jobs, ``workers`` at a time; the first that fails keeps those that did not begin from beginning."""
-    with ThreadPoolExecutor(workers) as pool:
-        pending = [pool.submit(run, job, out) for job in jobs]
-        try:
-            for each in pending:
-                each.result()
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-
-
-def _quoted(place: Path) -> str:
-    return f"'{place}'"
 
 
 def main() -> None:

@@ -120,7 +120,7 @@ def _world(out: Path, name: str, world: World) -> list[str]:
         "Gain: worst, mean of both directions, in points over no augmentation, with the 95 % interval over seeds and "
         "images.",
         "",
-        _markdown(table),
+        markdown(table),
         "",
     ]
     curves(world, gain, resamples, arms, out / f"curves_{name}.png")
@@ -167,12 +167,12 @@ def _measured(out: Path, name: str, arms: Sequence[str], gain: Floats, resamples
     return [
         f"Rank correlation of each measure with the gain over {len(labels)} augmentations:",
         "",
-        _markdown(table.round(2)),
+        markdown(table.round(2)),
         "",
         f"Prediction, written {manifest['end']}, before the first training ({first}): {right} of {len(told)} right; "
         f"rank correlation of its order with the gain {of_order:.2f} [{bounds[0]:.2f}, {bounds[1]:.2f}].",
         "",
-        _markdown(told),
+        markdown(told),
         "",
     ]
 
@@ -211,7 +211,8 @@ def curves(world: World, gain: Floats, resamples: Floats, arms: Sequence[str], p
     save(figure, path)
 
 
-def _markdown(table: pd.DataFrame) -> str:
+def markdown(table: pd.DataFrame) -> str:
+    """The table with pipes."""
     lines = ["| " + " | ".join(table.columns) + " |", "|" + " --- |" * len(table.columns)]
     lines += ["| " + " | ".join(map(str, row)) + " |" for row in table.itertuples(index=False)]
     return "\n".join(lines)

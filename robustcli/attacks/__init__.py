@@ -41,7 +41,7 @@ from robustcli.attacks.text.bert_attack import BertAttack
 from robustcli.attacks.text.cached import Cached
 from robustcli.attacks.text.candidates import CandidateSource, EmbeddingNeighbours, SynonymTable
 from robustcli.attacks.text.characters import CharacterEdits
-from robustcli.attacks.text.constraints import MaxShare, MinSimilarity, NoAntonyms
+from robustcli.attacks.text.constraints import MaxShare, MinSimilarity, NoAntonyms, NoNewWords
 from robustcli.attacks.text.masked_lm import MaskedLM
 from robustcli.attacks.text.words import WordSubstitution
 
@@ -121,6 +121,7 @@ __all__ = [
     "MinimumNorm",
     "MinimumNormAttack",
     "NoAntonyms",
+    "NoNewWords",
     "Pairs",
     "Preprocessed",
     "PreprocessedEncoder",

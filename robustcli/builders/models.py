@@ -17,6 +17,7 @@ from robustcli.config.unread import refuse_unread, typed
 from robustcli.data import ClassTexts, ImageClassData, ImageTextData, class_texts
 from robustcli.data.walks import normal
 from robustcli.models import Classifier, DualEncoder, Model, WordTokenizer, ZeroShot, build_vocabulary, load, load_dual
+from robustcli.models.prompt import Prompt, read_prompt
 from robustcli.models.registry import MODELS
 from robustcli.models.tokenizer import split_words
 from robustcli.models.weights import find_weights, held_in, read_safetensors
@@ -167,11 +168,15 @@ def build_classifier(
     *,
     seed: int,
     texts: ClassTexts | None = None,
+    prompt: Prompt | None = None,
 ) -> Classifier:
     """The classifier of ``model=...`` for the classes of ``data``, with the weights of ``checkpoint`` if one is given.
 
     A dual encoder is a classifier by ``texts``, see `ZeroShot`. Without weights a classifier starts from random ones
     and, where the config names no classes, for those of ``data``.
+
+    Args:
+        prompt: to learn in place of the templates.
 
     Raises:
         UserError: a classifier of other classes, or a dual encoder that cannot tell the texts apart.
@@ -179,10 +184,12 @@ def build_classifier(
     model = load(_settings(config), checkpoint, classes=data.classes, seed=seed)
     if isinstance(model, DualEncoder) and config.get("trainable") != "image":
         refuse_unread("model.trainable", "of a dual encoder that classifies by texts the image tower alone trains")
-    return _with_classes(model, data, texts)
+    return _with_classes(model, data, texts, prompt)
 
 
-def _with_classes(model: Model, data: ImageClassData, texts: ClassTexts | None) -> Classifier:
+def _with_classes(
+    model: Model, data: ImageClassData, texts: ClassTexts | None, prompt: Prompt | None = None
+) -> Classifier:
     """``model``, which knows the classes of ``data`` or their texts, and answers for its images; else a `UserError`."""
     if isinstance(model, DualEncoder):
         texts = texts or class_texts(data)
@@ -193,6 +200,7 @@ def _with_classes(model: Model, data: ImageClassData, texts: ClassTexts | None) 
             templates=texts.templates,
             origin=texts.origin,
             allow_equal=texts.published,
+            prompt=prompt or (None if texts.prompt is None else read_prompt(texts.prompt)),
         )
     if model.classes is not None and tuple(map(normal, model.classes)) != tuple(data.classes):
         raise UserError(

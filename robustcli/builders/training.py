@@ -33,8 +33,9 @@ from robustcli.data.sampling import Replace
 from robustcli.defenses import OnClasses, PairObjective, VisualObjective
 from robustcli.evaluation import ClassificationEvaluator, RetrievalEvaluator
 from robustcli.evaluation.generation import FiguresJudge, GenerationJudge
-from robustcli.models import Classifier, DualEncoder
+from robustcli.models import Classifier, DualEncoder, ZeroShot
 from robustcli.models.generators import NVAE, Trained
+from robustcli.models.prompt import Prompt
 from robustcli.training.tasks import ClassTask, GeneratorTask, PairTask, Task
 from robustcli.training.trainer import Trainer
 from robustcli.utils.errors import UserError
@@ -144,8 +145,16 @@ def build_class_trainer(config: DictConfig, sets: Mapping[str, ImageClassData], 
             read.
     """
     texts = build_class_texts(config, sets["train"])
-    model = build_classifier(config.model, config.checkpoint, sets["train"], seed=config.seed, texts=texts)
+    prompt = _prompt(config)
+    model = build_classifier(
+        config.model, config.checkpoint, sets["train"], seed=config.seed, texts=texts, prompt=prompt
+    )
     refuse_unread_texts([model])
+    if prompt is not None and not isinstance(model, ZeroShot):
+        raise UserError(
+            "prompt.length asks for a learnt prompt, which a dual encoder alone reads: choose model=tiny or "
+            "model=open_clip."
+        )
     model = on_device(model, device, "model")
     threat, inner = build_threat(config.threat), _inner_threat(config)
     objective = build_class_objective(config.objective, model)
@@ -174,6 +183,16 @@ def build_class_trainer(config: DictConfig, sets: Mapping[str, ImageClassData], 
         return {"accuracy": correct / len(evaluator)}
 
     return _trainer(config, model, task, accuracy)
+
+
+def _prompt(config: DictConfig) -> Prompt | None:
+    """The prompt to learn, by ``prompt``; None where the image tower trains."""
+    settings = config.prompt
+    if settings.length is None:
+        refuse_unread("prompt.per_class", "prompt.length is null, so that no prompt is learnt")
+        return None
+    refuse_unread("templates", "a learnt prompt stands in its place")
+    return Prompt(length=settings.length, per_class=settings.per_class, seed=config.seed)
 
 
 def build_generator_trainer(config: DictConfig, sets: Mapping[str, ImageClassData], device: torch.device) -> Trainer:

@@ -77,6 +77,9 @@ class Job:
         check(config, trusted=self.trusted)  # before the run is opened: a mistake in the config is no failed run
         from robustcli.runs.provenance import input_files
         from robustcli.runs.run import Run
+        from robustcli.runs.trackers import tracker_names
+
+        tracker_names(config.tracker)
 
         settings: Any = OmegaConf.to_container(config, resolve=True)
         run = Run.open(self.command, settings, directory, overrides)
@@ -85,6 +88,7 @@ class Job:
                 if run.done:
                     print(f"{run.directory} is done already", flush=True)
                     return run.objective
+                run.track(config.tracker, settings)
                 run.note_inputs(files=input_files(settings))
                 run.finish(engine_of(self.command).run(config, run))
         except Exception as error:

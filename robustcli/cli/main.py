@@ -134,6 +134,27 @@ def rerun(
     raise typer.Exit(guarded(work))
 
 
+@app.command("verify")
+def verify(
+    directory: Annotated[str, typer.Argument(metavar="DIR", help="The directory of a finished run.")],
+    trust: Annotated[bool, typer.Option("--trust", help="Load code from outside of robustcli that it names.")] = False,
+) -> None:
+    """Judge the stored inputs of a run again, without an attack.
+
+    Every verdict is confirmed or named, files that were changed since too; exit code 0, or 1 where anything differs.
+    """
+    from robustcli.cli.launch import guarded
+
+    def work() -> int:
+        from pathlib import Path
+
+        from robustcli.cli.verify import verify as judge
+
+        return judge(Path(directory), trust=trust)
+
+    raise typer.Exit(guarded(work))
+
+
 @app.command("report")
 def report(
     directories: Annotated[list[str], typer.Argument(metavar="DIR...", help="Directories of runs or of sweeps.")],

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 MEASURED = ("seconds", "per_second", "mib")
 SURROUNDINGS = ("code", "packages", "machine", "torch", "device", "seeds", *INPUTS)
 BOUNDED = {"trainer.max_steps", "trainer.max_seconds"}
+BUDGETED = {"evaluation.limit", "evaluation.budget_minutes"}
 # Settings of the launcher that say where and how the old run ran; the new one has its own.
 _OF_THE_OLD_RUN = ("resume", "hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir", "hydra/launcher")
 
@@ -66,7 +67,7 @@ def rerun(directory: Path, parent: Path | None = None, *, trust: bool = False) -
     from robustcli.config.compose import compose
 
     old = directory.absolute()
-    manifest = _finished(old)
+    manifest = finished(old)
     command = find(read_entry(manifest, "command", str, old)).name
     argv = rebuild_arguments(old)
     if not trust:
@@ -74,7 +75,7 @@ def rerun(directory: Path, parent: Path | None = None, *, trust: bool = False) -
         with one_sentence(command, argv):
             refuse_foreign(OmegaConf.to_container(compose(command, argv)))
     new = new_directory((parent or Path("outputs") / "rerun").absolute())
-    with _inside(Path(read_entry(manifest, "working_directory", str, old))):
+    with inside(Path(read_entry(manifest, "working_directory", str, old))):
         code = launch(command, [*argv, f"hydra.run.dir={quoted(new)}"], trusted=trust)
     if code != 0:
         print(f"the rebuilding ended with exit code {code}" + (f"; see {new}" if new.exists() else ""))
@@ -87,7 +88,8 @@ def rerun(directory: Path, parent: Path | None = None, *, trust: bool = False) -
 def rebuild_arguments(directory: Path) -> list[str]:
     """The command-line arguments that reproduce the run in ``directory``.
 
-    A training bounded by time is bounded by its number of steps instead: a clock gives no two equal runs.
+    A training bounded by time is bounded by its number of steps instead, and a budget of minutes by its number of
+    images: a clock gives no two equal runs.
 
     Raises:
         UserError: a training bounded by time whose metrics lack the number of its steps.
@@ -104,6 +106,9 @@ def rebuild_arguments(directory: Path) -> list[str]:
             )
         overrides = [item for item in overrides if _key(item) not in BOUNDED]
         overrides += [f"trainer.max_steps={int(steps)}", "trainer.max_seconds=null"]
+    if (budget := read_mapping(directory / "manifest.json").get("budget")) is not None:
+        overrides = [item for item in overrides if _key(item) not in BUDGETED]
+        overrides += [f"evaluation.limit={int(budget['images'])}", "evaluation.budget_minutes=null"]
     command_line = read_entry(read_mapping(directory / "manifest.json"), "command_line", list, directory)
     return [*_config_directories([str(word) for word in command_line]), *overrides]
 
@@ -114,9 +119,11 @@ def compare(old: Path, new: Path) -> Comparison:
     before, after = ({key: value for key, value in each.items() if not _measured(key)} for each in metrics)
     # Exact equality, no tolerance: equal seeds, code and machine give equal bits on a CPU.
     numbers = [(key, str(first), str(second)) for key, (first, second) in differences(before, after).items()]
-    records = [_records(place) for place in (old, new)]
+    records = [read_records(place) for place in (old, new)]
     numbers += _record_differences(*records)
+    budgeted = read_mapping(old / "manifest.json").get("budget") is not None
     ignore = {*NOT_COMPARED, *(BOUNDED if _seconds_allowed(old) is not None else ())}
+    ignore |= BUDGETED if budgeted else set()
     configs = [read_mapping(place / "config.yaml") for place in (old, new)]
     manifests = [read_mapping(place / "manifest.json") for place in (old, new)]
     known = [{key: each[key] for key in SURROUNDINGS if key in each} for each in manifests]
@@ -145,7 +152,12 @@ def print_comparison(comparison: Comparison, old: Path, new: Path) -> None:
         print(f"different: {len(comparison.numbers)} differences in {metrics} metrics and {records} records")
 
 
-def _finished(directory: Path) -> dict[str, Any]:
+def finished(directory: Path) -> dict[str, Any]:
+    """The manifest of the finished run in ``directory``, whose config, metrics and records can be read.
+
+    Raises:
+        UserError: it is no such run.
+    """
     if (directory / "multirun.yaml").exists():
         raise UserError(f"{directory} is a sweep: name one of its jobs, for example {directory / '0'}")
     if not (directory / "config.yaml").exists():
@@ -155,7 +167,7 @@ def _finished(directory: Path) -> dict[str, Any]:
     # All that is compared in the end, before the long work.
     for name in ("config.yaml", "metrics.json"):
         read_mapping(directory / name)
-    _records(directory)
+    read_records(directory)
     return read_mapping(directory / "manifest.json")
 
 
@@ -174,7 +186,8 @@ def _config_directories(command_line: Sequence[str]) -> list[str]:
 
 
 @contextlib.contextmanager
-def _inside(directory: Path) -> Iterator[None]:
+def inside(directory: Path) -> Iterator[None]:
+    """Context with the working directory of an old command line."""
     # Relative paths of the old command line hold from where it was typed; where that is gone, from here.
     with contextlib.chdir(directory if directory.is_dir() else Path.cwd()):
         yield
@@ -194,7 +207,12 @@ def _rows(found: Mapping[str, tuple[Any, Any]]) -> list[tuple[str, str, str]]:
     return [(key, str(old), str(new)) for key, (old, new) in found.items()]
 
 
-def _records(directory: Path) -> "pd.DataFrame | None":
+def read_records(directory: Path) -> "pd.DataFrame | None":
+    """The records of the run in ``directory``; None where it has none.
+
+    Raises:
+        UserError: they are damaged.
+    """
     import pandas as pd
 
     path = directory / "records.parquet"

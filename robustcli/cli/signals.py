@@ -12,7 +12,7 @@ from functools import cache
 from types import FrameType
 from typing import Any
 
-from robustcli.utils.stops import asked_to_stop, is_stop, note_stop, stop_signals
+from robustcli.utils.stops import asked_again, asked_to_stop, is_stop, note_stop, stop_signals
 
 _WATCH = 0.2  # seconds between looks for the parent
 _AGAIN = 0.05  # seconds of computing until a signal that did not stop the process is tried again
@@ -24,15 +24,24 @@ def terminable() -> Iterator[None]:
 
     During an import the first of them waits for its end, at most seconds: modules catch what is raised there, to go
     on without what they import, so that the signal would be lost or become an error of its own. One that was swallowed,
-    as in a ``__del__``, is raised again, at the end of the context at the latest; a second one does not wait. Former
-    handlers are restored. Python allows handlers in the main thread only; elsewhere nothing changes.
+    as in a ``__del__``, is raised again, at the end of the context at the latest; a second one does not wait, and a
+    second Ctrl-C ends the process at once. Former handlers are restored. Python allows handlers in the main thread
+    only; elsewhere nothing changes.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
+    interrupted: float | None = None  # when Ctrl-C asked first
+    tried_again = False
+
     def stop(number: int, frame: FrameType | None) -> None:
+        nonlocal interrupted
         first = asked_to_stop() is None
+        if not tried_again and asked_again(number, interrupted):
+            return
+        if number == signal.SIGINT and interrupted is None:
+            interrupted = time.monotonic()
         note_stop(number)
         signal.setitimer(signal.ITIMER_VIRTUAL, _AGAIN)
         if not (first and _imports(frame)):
@@ -46,7 +55,12 @@ def terminable() -> Iterator[None]:
         handled = sys.exception()
         if _imports(frame) or (handled is not None and is_stop(handled)):  # runs are being closed
             return
-        signal.raise_signal(signal.Signals(number))  # to the handler of now, which may be that of a training
+        nonlocal tried_again
+        tried_again = True
+        try:
+            signal.raise_signal(signal.Signals(number))  # to the handler of now, which may be that of a training
+        finally:
+            tried_again = False
 
     def unraisable(ignored: Any) -> None:
         # Python prints what a destructor or a callback raises, and goes on: what is raised there comes again.

@@ -15,6 +15,7 @@ from robustcli.config import groups as config_groups
 from robustcli.config.checks import check
 from robustcli.config.compose import compose
 from robustcli.config.overrides import key
+from robustcli.runs.trackers import tracker_names
 from robustcli.utils.errors import UserError, user_error_in_chain
 
 
@@ -36,9 +37,10 @@ def validate(name: str, argv: Sequence[str]) -> int:
             raise UserError(f"validate looks at one job and takes no {flags[0]}: leave it out, with one value a key.")
         config = compose(command, overrides, words, with_hydra=True)
     chosen = {group: config.hydra.runtime.choices.get(group) for group in config_groups.groups_of(command, words)}
-    with _as_job(config):
+    with as_job(config):
         try:
             check(config, trusted=is_trusted(argv))
+            tracker_names(config.tracker)
             engine_of(command).load(config)
         except Exception as error:
             if mistake := user_error_in_chain(error):
@@ -52,7 +54,7 @@ def validate(name: str, argv: Sequence[str]) -> int:
 
 
 @contextmanager
-def _as_job(config: DictConfig) -> Iterator[None]:
+def as_job(config: DictConfig) -> Iterator[None]:
     """Context in which ``config`` is as in a job: Hydra's own node stands in ``HydraConfig`` and not in ``config``."""
     holder = HydraConfig.instance()
     before = holder.cfg

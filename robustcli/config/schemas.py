@@ -36,7 +36,6 @@ class TrainerSettings:
         ema: decay of an exponential moving average of the weights, which is then evaluated and saved; None for none.
         compile: compile the image tower (torch.compile), for long runs: the first steps take a minute or two longer.
             Figures may differ from those without it by rounding.
-        tensorboard: also write the history for TensorBoard (needs the extra ``tracking``).
         save_minutes: interval of saved states in minutes; one is saved on SIGTERM and Ctrl-C too.
         eval_every: steps between validations; None: only at the end.
         log_every: steps between rows of the history.
@@ -56,7 +55,6 @@ class TrainerSettings:
     precision: str = choice("fp32", "bf16")
     ema: float | None = bounded(0, 1)
     compile: bool
-    tensorboard: bool
     save_minutes: float = bounded(0)
     eval_every: int | None = bounded(0)
     log_every: int = bounded(1)
@@ -68,6 +66,7 @@ class EvaluationSettings:
 
     split: str = choice(*SPLITS)
     limit: int | None = bounded(1)
+    budget_minutes: float | None = bounded(0)
     batch_size: int = bounded(1)
     before: bool
     resamples: int = bounded(1, 1_000_000)
@@ -78,6 +77,7 @@ class EvaluationSettings:
     draws: int | None = bounded(1)
     access: Any
     surrogate: Any
+    keep_inputs: bool
 
 
 @dataclass(kw_only=True)
@@ -161,6 +161,7 @@ class BaseCommand:
     resume: str | None
     device: str
     threads: int = bounded(1, 1024)
+    tracker: Any
     dataset: Any
 
 
@@ -232,6 +233,14 @@ class ClassifyingCommand(JudgingCommand):
 
 
 @dataclass(kw_only=True)
+class PromptSettings:
+    """The prompt that a training learns in place of templates, see `robustcli.models.prompt.Prompt`; None: none."""
+
+    length: int | None = bounded(1)
+    per_class: bool
+
+
+@dataclass(kw_only=True)
 class TrainClassifierCommand(ClassifyingCommand):
     """``robustcli train-classifier``."""
 
@@ -240,6 +249,7 @@ class TrainClassifierCommand(ClassifyingCommand):
     attacks: Any
     augmentation: AugmentationSettings
     trainer: TrainerSettings
+    prompt: PromptSettings
 
 
 @dataclass(kw_only=True)

@@ -18,6 +18,7 @@ SLOT = "{}"  # where the name of a class stands
 _OWN = {"simple": ("a photo of a {}.",), "tecoa": ("This is a photo of a {}",)}  # the latter of Mao et al. 2023
 _WORDS = ("imagenet80", *_OWN, "dataset")
 _FILES = (".txt", ".json")
+PROMPT = ".safetensors"  # of a file that holds context vectors in place of templates
 
 
 @dataclass(frozen=True)
@@ -27,12 +28,14 @@ class ClassTexts:
     Attributes:
         origin: of the templates, for the foot of a table.
         published: the names are a published list, which may have two that are equal.
+        prompt: file of context vectors that were learnt, which stand in the place of the templates.
     """
 
     names: tuple[str, ...]
     templates: tuple[str, ...]
     origin: str
     published: bool = False
+    prompt: Path | None = None
 
 
 def class_texts(data: ImageClassData, templates: Any = None, names: Any = None) -> ClassTexts:
@@ -41,14 +44,16 @@ def class_texts(data: ImageClassData, templates: Any = None, names: Any = None) 
     Args:
         templates: ``imagenet80`` (Radford et al. 2021), ``simple``, ``tecoa``, ``dataset`` (those of the set itself, or
             of clip-benchmark for its name), the name of a set of clip-benchmark, one text with ``{}``, a list of such,
-            or a file (a JSON list, or one a line). None: those of the set itself, else ``simple``.
+            or a file (a JSON list, one a line, or a learnt prompt, ``.safetensors``). None: those of the set itself,
+            else ``simple``.
         names: a list, a file, ``imagenet`` (open_clip's), ``dataset`` (clip-benchmark's for the set, where they are as
             many as its classes) or a set of clip-benchmark; None: ``data.classes``.
 
     Raises:
         UserError: an unknown word, no such file, a missing package, or another number of names than of classes.
     """
-    origin, chosen = _templates(data, templates)
+    prompt = Path(templates).expanduser() if str(templates).endswith(PROMPT) else None
+    origin, chosen = (prompt.name, (SLOT,)) if prompt is not None else _templates(data, templates)
     known, published = _names(data, names)
     if len(known) != len(data.classes):
         raise UserError(
@@ -61,7 +66,7 @@ def class_texts(data: ImageClassData, templates: Any = None, names: Any = None) 
                 f"templates has {template!r} without {SLOT}, where the name of a class would stand: write it in, such "
                 f"as 'a photo of a {SLOT}.'."
             )
-    return ClassTexts(known, chosen, origin, published)
+    return ClassTexts(known, chosen, origin, published, prompt)
 
 
 def _templates(data: ImageClassData, given: Any) -> tuple[str, tuple[str, ...]]:

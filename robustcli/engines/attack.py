@@ -1,16 +1,13 @@
 """`robustcli attack`: one attack on a data set, with every adversarial image and caption written."""
 
-from functools import partial
-from urllib.parse import quote
-
 from omegaconf import DictConfig
-from safetensors.torch import save_file
 
+from robustcli.config.unread import refuse_unread
+from robustcli.engines.costs import judge_within
 from robustcli.engines.loading import Loaded, NamedModel, attack_name, collect_records, load_models
-from robustcli.evaluation import Attacked, AttackRun
+from robustcli.evaluation.stored import Stored
 from robustcli.report.results import worst_case_recall, write_results
 from robustcli.runs.run import Run
-from robustcli.utils import files
 
 
 def load(config: DictConfig) -> Loaded:
@@ -19,20 +16,21 @@ def load(config: DictConfig) -> Loaded:
     Raises:
         UserError: see `load_models`.
     """
+    refuse_unread("evaluation.keep_inputs", "this command always keeps them")
     return load_models(config, {"model": NamedModel(config.model, config.checkpoint)}, attack=attack_name(config))
 
 
 def run(config: DictConfig, run: Run) -> float:
-    """Attack with ``attack`` and write the adversarial images to ``adversarial/``; returns the worst-case recall@1.
-
-    The images are float32 (a byte or a JPEG would undo a small perturbation); the captions stand in
-    ``records.parquet``.
+    """Attack with ``attack`` and write the adversarial images and captions to ``adversarial/``, see `Stored`; returns
+    the worst-case recall@1.
     """
     with run.phase("load"):
         loaded = load(config)
     loaded.note(run)
+    cost = judge_within(run, config, loaded.evaluation, loaded.groups)
+    keep = Stored(run.directory, loaded.evaluation, loaded.groups).keep
     with run.phase("attack"):
-        records = collect_records(run, loaded.evaluation, loaded.groups, keep=partial(_write_images, run, loaded))
+        records = collect_records(run, loaded.evaluation, loaded.groups, cost, keep)
     with run.phase("report"):
         title = f"Attack: {attack_name(config)}"
         table = write_results(
@@ -45,14 +43,3 @@ def run(config: DictConfig, run: Run) -> float:
             share=config.diagnostics.share,
         )
     return worst_case_recall(table, loaded.groups[-1].entries[-1])
-
-
-def _write_images(run: Run, loaded: Loaded, attack: AttackRun, attacked: Attacked) -> None:
-    """``adversarial/[access/][variant/]images-<first row>.safetensors`` of each chunk, at the radius of the table."""
-    if attack.threat.radius not in (None, loaded.evaluation.threat.radius):
-        return
-    access = [attack.access] if loaded.groups[0].defended else []
-    parts = [*access, *([quote(attacked.variant, safe=" ")] if attacked.variant else [])]
-    directory = run.directory.joinpath("adversarial", *parts)
-    with files.atomic(directory / f"images-{int(attacked.rows[0]):06d}.safetensors") as path:
-        save_file({"images": attacked.images.contiguous(), "rows": attacked.rows.contiguous()}, path)

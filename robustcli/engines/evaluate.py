@@ -3,6 +3,7 @@
 from omegaconf import DictConfig
 
 from robustcli.config.unread import refuse_unread
+from robustcli.engines.costs import judge_within
 from robustcli.engines.loading import Loaded, NamedModel, attack_name, collect_records, load_models
 from robustcli.report.results import worst_case_recall, write_results
 from robustcli.runs.run import Run
@@ -24,8 +25,9 @@ def run(config: DictConfig, run: Run) -> float:
     with run.phase("load"):
         loaded = load(config)
     loaded.note(run)
+    cost = judge_within(run, config, loaded.evaluation, loaded.groups)
     with run.phase("judge"):
-        records = collect_records(run, loaded.evaluation, loaded.groups)
+        records = collect_records(run, loaded.evaluation, loaded.groups, cost, loaded.keep(config, run))
     with run.phase("report"):
         table = write_results(
             run,

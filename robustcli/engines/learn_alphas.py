@@ -18,12 +18,16 @@ from robustcli.data import ImageClassData
 from robustcli.defenses import PurifiedClassifier, Purifier
 from robustcli.defenses.purification.alpha_images import AdversarialImages, attack_reconstruction
 from robustcli.defenses.purification.alpha_search import AlphaEvaluator, AlphaSearch, Trial, as_row, check_objectives
+from robustcli.engines.costs import tell_passes
 from robustcli.engines.loading import print_notes
+from robustcli.evaluation.timing import Timing, class_timing, seconds_of
 from robustcli.report.alpha_results import LearnedAlphas, write_learned_alphas
 from robustcli.runs.run import Run
 from robustcli.utils.errors import UserError
 from robustcli.utils.progress import Progress
 from robustcli.utils.seeding import derive_seed
+
+_HELD_OUT = 8  # answers to an image of the held-out split: four schedules, adversarial and clean
 
 
 def load(config: DictConfig) -> tuple[dict[str, ImageClassData], PurifiedClassifier, AlphaSearch]:
@@ -56,6 +60,8 @@ def run(config: DictConfig, run: Run) -> float:
     run.note_inputs(
         data={split: data.provenance() for split, data in sets.items()}, weights={"defence": defence.fingerprint()}
     )
+    with run.phase("load"):
+        _tell_cost(run, config, defence, sets[splits[0]])
     with run.phase("attack"):
         adversarial = {split: _attacked(run, config, defence, data) for split, data in sets.items()}
     with run.phase("search"):
@@ -99,6 +105,21 @@ def _check(config: DictConfig) -> None:
     threat = build_threat(config.threat)
     if not threat.radius:
         raise UserError(f"threat.eps is {config.threat.eps}, with which no image fools anything: give one such as 1.0.")
+
+
+def _tell_cost(run: Run, config: DictConfig, defence: PurifiedClassifier, data: ImageClassData) -> None:
+    """Print the purified answers of search and evaluation, and their time; those of the one FGSM step are few."""
+    images, answers = config.adversarial.images, config.trials * len(config.objectives) + _HELD_OUT
+    threat, device = build_threat(config.threat), defence.device
+
+    def timing(count: int) -> Timing:
+        rows = torch.arange(count)
+        return class_timing(defence, data.images(rows).to(device), data.labels[rows].to(device), threat)
+
+    most = min(config.evaluation.batch_size, images, len(data))
+    seconds = seconds_of(defence, timing, lambda timing: timing.forward(), most)
+    said = f"{images:,} images x {answers:,} purified answers of {config.purifier.draws} draws"
+    tell_passes(run, "search", said, images * answers, seconds)
 
 
 def _build_defence(config: DictConfig, data: ImageClassData, device: torch.device) -> PurifiedClassifier:

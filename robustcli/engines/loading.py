@@ -21,12 +21,13 @@ from robustcli.builders.models import build_class_texts, build_surrogate, build_
 from robustcli.builders.names import refuse_repeated
 from robustcli.config.unread import refuse_unread
 from robustcli.data import ClassTexts, ImageClassData, ImageTextData
-from robustcli.evaluation import Evaluation, Group
+from robustcli.evaluation import AttackRun, Estimate, Evaluation, Group
 from robustcli.evaluation.evaluator import Keep
+from robustcli.evaluation.stored import Stored
 from robustcli.models import Classifier, DualEncoder, ZeroShot
 from robustcli.runs.run import Run
 from robustcli.utils.errors import UserError
-from robustcli.utils.progress import Progress
+from robustcli.utils.progress import Part, Progress
 
 Data = ImageTextData | ImageClassData
 Model = DualEncoder | Classifier
@@ -62,15 +63,25 @@ class Loaded:
         """
         run.note(device=str(self.device))
         note_class_texts(run, [group.bare.model for group in self.groups])
+        run.note_inputs(**self.fingerprints())
+
+    def fingerprints(self) -> dict[str, Any]:
+        """Fingerprints of data, weights and word sources, as the manifest has them."""
         weights = {entry.label: entry.model.fingerprint() for group in self.groups for entry in group.entries}
         surrogate = self.evaluation.attacker.surrogate
         if surrogate is not None:
             weights["evaluation.surrogate"] = surrogate.fingerprint()
-        run.note_inputs(
-            data={self.data.split: self.data.provenance()},
-            weights=weights,
-            candidates=candidate_fingerprints(self.evaluation.attacks),
-        )
+        return {
+            "data": {self.data.split: self.data.provenance()},
+            "weights": weights,
+            "candidates": candidate_fingerprints(self.evaluation.attacks),
+        }
+
+    def keep(self, config: DictConfig, run: Run) -> Keep | None:
+        """What writes adversarial inputs to the directory of ``run``, where ``evaluation.keep_inputs`` asks for it."""
+        if not config.evaluation.keep_inputs:
+            return None
+        return Stored(run.directory, self.evaluation, self.groups).keep
 
 
 def note_class_texts(run: Run, models: Iterable[object]) -> None:
@@ -112,18 +123,21 @@ def load_models(config: DictConfig, named: Mapping[str, NamedModel], *, attack: 
 
 
 def collect_records(
-    run: Run, evaluation: Evaluation, groups: Sequence[Group], keep: Keep | None = None
+    run: Run, evaluation: Evaluation, groups: Sequence[Group], cost: Estimate, keep: Keep | None = None
 ) -> pd.DataFrame:
     """Records of an evaluation on ``groups``, with a progress bar; parts that a killed run stored are not run again.
 
     Args:
+        cost: by which the display knows the time left: an image costs more under one attack than under another.
         keep: receives the adversarial examples of each run, chunk by chunk.
     """
-    runs = sum(len(evaluation.runs(group)) for group in groups)
-    with Progress(runs * len(evaluation.evaluator), "judge", unit="images") as progress:
+    images_of_run = len(evaluation.evaluator)
+    works = [cost.by_run.get(each.part, 0.0) for group in groups for each in evaluation.runs(group)]
+    with Progress(len(works) * images_of_run, "judge", unit="images", work=images_of_run * sum(works)) as progress:
 
-        def show(name: str, images: int) -> None:
-            progress.advance(images, run=name)
+        def show(each: AttackRun, images: int) -> None:
+            work = images * cost.by_run.get(each.part, 0.0)
+            progress.advance_part(images, Part(each.title, each.part, images_of_run), work=work)
 
         return evaluation.records(groups, keep=keep, part=run.records_part, show=show)
 

@@ -12,6 +12,7 @@ from robustcli.builders.evaluation import build_attacks, build_evaluation, build
 from robustcli.builders.models import build_class_texts, build_surrogate, build_trained, refuse_unread_texts
 from robustcli.config.unread import refuse_unread
 from robustcli.defenses import PurifiedClassifier
+from robustcli.engines.costs import judge_within
 from robustcli.engines.loading import Loaded, collect_records
 from robustcli.evaluation import BARE, ClassificationEvaluator, Group
 from robustcli.evaluation.smoothing import ABSTAINED, Smoothing, certified_accuracy
@@ -54,8 +55,9 @@ def run(config: DictConfig, run: Run) -> float:
     with run.phase("load"):
         loaded = load(config)
     loaded.note(run)
+    cost = judge_within(run, config, loaded.evaluation, loaded.groups)
     with run.phase("judge"):
-        records = collect_records(run, loaded.evaluation, loaded.groups)
+        records = collect_records(run, loaded.evaluation, loaded.groups, cost, loaded.keep(config, run))
     smoothing, proven = build_smoothing(config), None
     metrics: dict[str, float] = {}
     if smoothing is not None:

@@ -20,6 +20,7 @@ from robustcli.builders.training import (
     moment_temperatures,
 )
 from robustcli.config.unread import refuse_all_but, refuse_unread
+from robustcli.engines.costs import judge_within, tell_training
 from robustcli.engines.loading import (
     candidate_fingerprints,
     collect_records,
@@ -29,12 +30,13 @@ from robustcli.engines.loading import (
 )
 from robustcli.evaluation import Evaluation, Group
 from robustcli.evaluation.aggregate import robust_recall
-from robustcli.models import save_weights
+from robustcli.models import ZeroShot, save_weights
 from robustcli.models.generators import NVAE, Trained, load_nvae, moments_at, save_nvae
+from robustcli.models.prompt import save_prompt
 from robustcli.report.generation import write_generation
 from robustcli.report.results import write_results
 from robustcli.runs.run import Run
-from robustcli.training.history import check_tensorboard, train, write_history
+from robustcli.training.history import train, write_history
 from robustcli.training.tasks import PairTask
 from robustcli.training.trainer import Trainer
 from robustcli.utils.errors import UserError
@@ -56,10 +58,9 @@ def load(config: DictConfig) -> LoadedTraining:
     """All parts of a training and its evaluation, built before any work so that a mismatch is an early error.
 
     Raises:
-        UserError: parts that do not fit together, or a missing extra for TensorBoard.
+        UserError: parts that do not fit together.
     """
     device, pairs = choose_device(config.device, config.threads), "defense" in config
-    check_tensorboard(config.trainer.tensorboard)
     read = build_captioned if pairs else build_classes
     sets: dict[str, Any] = {split: read(config.dataset, split) for split in ("val", config.evaluation.split)}
     if (
@@ -81,6 +82,7 @@ def load(config: DictConfig) -> LoadedTraining:
     else:
         trainer, candidates = build_class_trainer(config, sets, device), None
     judged = sets[config.evaluation.split]
+    refuse_unread("evaluation.keep_inputs", "`robustcli attack checkpoint=...` keeps those of what was trained")
     refuse_unread("evaluation.surrogate", "what was trained is attacked itself: `robustcli evaluate` takes surrogates")
     attacks = build_attacks(config, judged, candidates)
     if pairs:
@@ -105,14 +107,22 @@ def run(config: DictConfig, run: Run) -> float:
     data = {split: data.provenance() for split, data in loaded.sets.items()}
     attacks = _inner_attack(trainer) | ({} if evaluation is None else dict(evaluation.attacks))
     run.note_inputs(data=data, weights={"before": model.fingerprint()}, candidates=candidate_fingerprints(attacks))
-    groups, records = [], []
-    if evaluation is not None and config.evaluation.before:
-        # A copy: the report attacks it again for its pictures, after the training has changed the weights.
-        groups.append(Group(bare=evaluation.evaluator.entry("before", copy.deepcopy(model))))
-        with run.phase("judge before"):
-            records.append(collect_records(run, evaluation, groups))
+    unit, groups, records = "pairs" if "defense" in config else "images", [], []
+    judges_before = evaluation is not None and config.evaluation.before
+    # A copy: the report attacks it again for its pictures, after the training has changed the weights.
+    untrained = copy.deepcopy(model) if judges_before else None
+    with run.phase("load"):
+        trainer.prepare(run.directory / "parts" / "state.pt")  # a resumed training is where it was from here on
+        tell_training(run, trainer, unit)
+    if evaluation is not None:
+        after = Group(bare=evaluation.evaluator.entry("after", model))
+        cost = judge_within(run, config, evaluation, [after], times=1 + judges_before)
+        if judges_before:
+            groups.append(Group(bare=evaluation.evaluator.entry("before", untrained)))
+            with run.phase("judge before"):
+                records.append(collect_records(run, evaluation, groups, cost))
     with run.phase("train"):
-        training = train(trainer, run, "pairs" if "defense" in config else "images")
+        training = train(trainer, run, unit)
     metrics = write_history(run, training)
     if isinstance(model, NVAE | Trained):
         return _judge_generator(config, run, model, loaded.sets[config.evaluation.split], metrics)
@@ -120,10 +130,12 @@ def run(config: DictConfig, run: Run) -> float:
 
     name = str(config.defense.name if "defense" in config else config.objective.name)
     save_weights(model, run.checkpoint_path("last"), {"trained_with": name})
+    if isinstance(model, ZeroShot) and model.prompt is not None:
+        save_prompt(model.dual, run.checkpoint_path("prompt"))
     run.note(weights={"after": model.fingerprint()})
-    after = Group(bare=evaluation.evaluator.entry("after", model))
+    after = Group(bare=evaluation.evaluator.entry("after", model))  # anew: what is known of its clean answers is old
     with run.phase("judge after"):
-        records.append(collect_records(run, evaluation, [after]))
+        records.append(collect_records(run, evaluation, [after], cost))
     with run.phase("report"):
         table = write_results(
             run,

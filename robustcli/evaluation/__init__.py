@@ -2,6 +2,7 @@
 
 from robustcli.evaluation.access import ACCESS, SHORTENED, Attacker, AttackRun, Entry, Group
 from robustcli.evaluation.classification import ClassificationEvaluator
+from robustcli.evaluation.cost import Estimate, estimate
 from robustcli.evaluation.evaluation import Evaluation
 from robustcli.evaluation.evaluator import Attacked, Evaluator, Example, Part
 from robustcli.evaluation.records import BARE, CLEAN, WORST, per_query, success_rates
@@ -18,12 +19,14 @@ __all__ = [
     "Attacker",
     "ClassificationEvaluator",
     "Entry",
+    "Estimate",
     "Evaluation",
     "Evaluator",
     "Example",
     "Group",
     "Part",
     "RetrievalEvaluator",
+    "estimate",
     "per_query",
     "success_rates",
 ]

@@ -78,6 +78,11 @@ class AttackRun:
     entries: tuple[Entry, ...]
 
     @property
+    def title(self) -> str:
+        """For a display: the first model that judges it, and the attack."""
+        return f"{self.entries[0].label}: {self.name}"
+
+    @property
     def part(self) -> str:
         """Name of its cached parts, unique within an evaluation."""
         eps = "any" if self.threat.radius is None else f"{self.threat.radius:.9g}"

@@ -10,14 +10,16 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from robustcli.attacks import ClassifierAttack, judge_on_draws
+from robustcli.attacks import ClassifierAttack, ThreatModel, judge_on_draws
 from robustcli.attacks.adaptive.randomised import DrawnAnswers
 from robustcli.attacks.adaptive.surrogate import attack_for_transfer
+from robustcli.attacks.core.passes import Problem
 from robustcli.data.classes import ImageClassData
 from robustcli.diagnostics import ClassifierSubject
 from robustcli.evaluation.access import AttackRun, Entry
 from robustcli.evaluation.evaluator import Attacked, Evaluator, Example, Keep, Part, uncached
 from robustcli.evaluation.records import CLEAN, SPENT, per_query
+from robustcli.evaluation.timing import Timing, class_timing
 
 DIRECTION: Final = "image_to_class"
 
@@ -64,6 +66,16 @@ class ClassificationEvaluator(Evaluator):
     def batch(self, model: Any, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Images (B,C,H,W) and labels (B,) of ``rows``, where the model is."""
         return self.images(model, rows), self.data.labels[rows].to(model.device)
+
+    def timing(self, model: Any, rows: Tensor, threat: ThreatModel) -> Timing:
+        return class_timing(model, *self.batch(model, rows), threat)
+
+    def problem(self, norm: str, randomised: bool) -> Problem:
+        return Problem(classes=len(self.data.classes), norm=norm, randomised=randomised)
+
+    def shorten(self, count: int, why: str) -> None:
+        super().shorten(count, why)
+        self._clean.clear()
 
     def answers(self, model: Any, images: Tensor) -> Tensor:
         logits: Tensor = model(images)

@@ -12,7 +12,7 @@ from robustcli.evaluation.access import Attacker, AttackRun, Entry, Group
 from robustcli.evaluation.evaluator import Evaluator, Keep, Part
 
 _POINTS = 10  # of a curve over quantiles of minimum norms
-Show = Callable[[str, int], None]  # name of a run, and images done
+Show = Callable[[AttackRun, int], None]  # a run, and images done
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +58,7 @@ class Evaluation:
         Args:
             keep: receives the output of each attack, chunk by chunk.
             part: cache of the results of chunks, by which a killed run resumes.
-            show: progress: receives the name of the run and the number of images done.
+            show: progress: receives the run and the number of images done.
         """
         tables = []
         for group in groups:
@@ -99,6 +99,6 @@ class Evaluation:
 def _progress(show: Show | None, run: AttackRun) -> Callable[[int], None]:
     def progress(images: int) -> None:
         if show is not None:
-            show(f"{run.entries[0].label}: {run.name}", images)
+            show(run, images)
 
     return progress

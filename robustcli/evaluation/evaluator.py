@@ -16,8 +16,10 @@ from torch import Tensor
 from robustcli.attacks import ThreatModel
 from robustcli.attacks.core.base import is_randomised
 from robustcli.attacks.core.frozen import frozen
+from robustcli.attacks.core.passes import Problem
 from robustcli.diagnostics import Subject
 from robustcli.evaluation.access import AttackRun, Entry
+from robustcli.evaluation.timing import Timing
 from robustcli.models.network import resizing
 from robustcli.utils.seeding import derive_seed
 
@@ -101,7 +103,7 @@ class Evaluator(ABC):
     ) -> None:
         self.data, self.threat, self.fresh, self.seed, self.at_model = data, threat, fresh, seed, at_model
         self.batch_size, self.on_chunk = batch_size, on_chunk or (lambda _: None)
-        self.image_rows = torch.arange(min(limit or len(data), len(data)))
+        self.image_rows, self.shortened = torch.arange(min(limit or len(data), len(data))), ""
 
     def __len__(self) -> int:
         return len(self.image_rows)
@@ -133,6 +135,23 @@ class Evaluator(ABC):
     @abstractmethod
     def subject(self, entry: Entry, samples: int) -> Subject:
         """Subject of diagnostics: ``samples`` images, spread evenly over the set."""
+
+    @abstractmethod
+    def timing(self, model: Any, rows: Tensor, threat: ThreatModel) -> Timing:
+        """Passes of ``model`` on the images ``rows`` that can be timed."""
+
+    @abstractmethod
+    def problem(self, norm: str, randomised: bool) -> Problem:
+        """What a search of one image and its captions is run on."""
+
+    def shorten(self, count: int, why: str) -> None:
+        """Judge the first ``count`` images alone; tables and report say ``why``."""
+        self.image_rows, self.shortened = self.image_rows[:count], why
+
+    @property
+    def captions_per_image(self) -> float:
+        """Mean number of captions of an image; 0 of classes."""
+        return 0.0
 
     @abstractmethod
     def answers(self, model: Any, images: Tensor) -> Tensor:

@@ -14,12 +14,14 @@ import torch
 from torch import Tensor
 
 from robustcli import metrics
-from robustcli.attacks import Adversarial, Gallery, Pairs, RetrievalAttack
+from robustcli.attacks import Adversarial, Gallery, Pairs, RetrievalAttack, ThreatModel
+from robustcli.attacks.core.passes import Problem
 from robustcli.data.base import ImageTextData
 from robustcli.diagnostics import RetrievalSubject
 from robustcli.evaluation.access import AttackRun, Entry
 from robustcli.evaluation.evaluator import Attacked, Evaluator, Example, Keep, Part, fixed_draws, uncached
 from robustcli.evaluation.records import CLEAN, PRECISIONS, SPENT, per_query
+from robustcli.evaluation.timing import Timing, pair_timing
 from robustcli.utils.seeding import derive_seed
 
 Direction = Literal["image_to_text", "text_to_image"]
@@ -49,11 +51,30 @@ class RetrievalEvaluator(Evaluator):
 
     def __init__(self, *arguments: Any, **settings: Any) -> None:
         super().__init__(*arguments, **settings)
+        self._gather()
+
+    def _gather(self) -> None:
+        """Captions of the judged images, whose each is, and what is true of what."""
         self.caption_rows = torch.nonzero(self.data.owner < len(self)).flatten()
         self.captions = tuple(self.data.captions[j] for j in self.caption_rows.tolist())
         self.owner = self.data.owner[self.caption_rows]
         self.relevance = self.data.relevance(self.image_rows, self.caption_rows)
         self._features: dict[str, tuple[Tensor, Tensor]] = {}
+
+    def shorten(self, count: int, why: str) -> None:
+        super().shorten(count, why)
+        self._gather()
+
+    @property
+    def captions_per_image(self) -> float:
+        return len(self.captions) / len(self)
+
+    def problem(self, norm: str, randomised: bool) -> Problem:
+        most = int(torch.bincount(self.owner).max()) if len(self.owner) else 0
+        return Problem(captions=max(most, 1), norm=norm, randomised=randomised)
+
+    def timing(self, model: Any, rows: Tensor, threat: ThreatModel) -> Timing:
+        return pair_timing(model, self._pairs(model, rows)[0], threat)
 
     def features(self, model: Any) -> tuple[Tensor, Tensor]:
         """Clean features (N,D) and (M,D) of the gallery, of one draw; computed once for the same weights."""
@@ -69,8 +90,20 @@ class RetrievalEvaluator(Evaluator):
 
     def pairs(self, model: Any, rows: Tensor) -> tuple[Pairs, Gallery]:
         """Pairs of the images ``rows`` with their captions, and the clean gallery around them."""
-        columns = torch.nonzero(torch.isin(self.owner, rows)).flatten()
+        pairs, columns = self._pairs(model, rows)
         image_features, text_features = self.features(model)
+        return pairs, Gallery(
+            image_features=image_features,
+            text_features=text_features,
+            image_matches=self.relevance[rows].to(model.device),
+            caption_matches=self.relevance[:, columns].T.to(model.device),
+            image_rows=rows.to(model.device),
+            caption_rows=columns.to(model.device),
+        )
+
+    def _pairs(self, model: Any, rows: Tensor) -> tuple[Pairs, Tensor]:
+        """Pairs of the images ``rows`` with their captions, and the rows of these in the gallery."""
+        columns = torch.nonzero(torch.isin(self.owner, rows)).flatten()
         position = torch.full((len(self),), -1).index_put((rows,), torch.arange(len(rows)))
         pairs = Pairs(
             images=self.images(model, rows),
@@ -80,14 +113,7 @@ class RetrievalEvaluator(Evaluator):
             caption_ids=self.caption_rows[columns],
             relevance=self.relevance[rows][:, columns],
         )
-        return pairs, Gallery(
-            image_features=image_features,
-            text_features=text_features,
-            image_matches=self.relevance[rows].to(model.device),
-            caption_matches=self.relevance[:, columns].T.to(model.device),
-            image_rows=rows.to(model.device),
-            caption_rows=columns.to(model.device),
-        )
+        return pairs, columns
 
     def clean(self, entry: Entry) -> pd.DataFrame:
         images, captions = self._clean_draws(entry)

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+PROMPT = "prompt_context"  # weight of a learnt prompt, beside those of the network, which files of weights hold
+
 
 class PixelCheck:
     """Range check of images (B,C,H,W), floats in [0,1]: begun before the network runs, settled after it.

@@ -28,7 +28,7 @@ from robustcli.models.layouts import (
     stands_behind,
     without_text,
 )
-from robustcli.models.network import of_image
+from robustcli.models.network import PROMPT, of_image
 from robustcli.models.torch_files import read_torch
 from robustcli.utils.errors import UserError
 from robustcli.utils.files import atomic
@@ -89,7 +89,9 @@ def save_weights(model: Model, path: str | Path, metadata: Mapping[str, str] | N
     vocabulary and the version: the file alone rebuilds the model.
     """
     stored = {**(metadata or {}), "version": __version__, "model": model.description}
-    state = {name: weight.detach().cpu().contiguous() for name, weight in model.network.state_dict().items()}
+    content = model.network.state_dict()
+    content.pop(PROMPT, None)  # a file of its own, see `prompt`: other programs know no such weight
+    state = {name: weight.detach().cpu().contiguous() for name, weight in content.items()}
     with atomic(Path(path)) as temporary:
         save_file(state, temporary, metadata={METADATA_KEY: json.dumps(stored, sort_keys=True)})
 

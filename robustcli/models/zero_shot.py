@@ -16,7 +16,8 @@ from torch.nn import functional as F
 
 from robustcli.models.classifier import Classifier
 from robustcli.models.dual_encoder import DualEncoder
-from robustcli.models.network import digest, fingerprint
+from robustcli.models.network import PROMPT, digest, fingerprint
+from robustcli.models.prompt import Prompt
 from robustcli.models.text import cut_captions
 from robustcli.models.tokenizer import WordTokenizer, split_words
 from robustcli.utils.cache import cache_directory, unreadable, writing
@@ -51,6 +52,7 @@ class ZeroShot(Classifier):
         origin: of the templates, in a word, for the foot of a table.
         allow_equal: take classes whose texts are equal, which no model can tell apart; the foot of a table says so.
             Published lists have some: two of ImageNet's classes are "missile", two "sunglasses".
+        prompt: context vectors that stand in the place of templates; they alone train then.
 
     Attributes:
         dual, names, templates: as above.
@@ -62,6 +64,7 @@ class ZeroShot(Classifier):
     """
 
     _said: Tensor
+    prompt: Prompt | None = None
 
     def __init__(
         self,
@@ -72,6 +75,7 @@ class ZeroShot(Classifier):
         names: Sequence[str] | None = None,
         origin: str = "",
         allow_equal: bool = False,
+        prompt: Prompt | None = None,
     ) -> None:
         super().__init__(
             dual.network,
@@ -82,19 +86,22 @@ class ZeroShot(Classifier):
             description=dual.description,
         )
         self.dual, self.remarks, self.origin = dual, dual.remarks, origin
-        self.names, self.templates = tuple(classes if names is None else names), tuple(templates)
+        self.names = tuple(classes if names is None else names)
+        self.prompt, self.templates = prompt, tuple(templates) if prompt is None else (prompt.template,)
         _check(classes, self.names, self.templates)
         self.texts = tuple(tuple(each.replace(SLOT, name) for each in self.templates) for name in self.names)
         self._tokens = self._tokenized(allow_equal=allow_equal)
         # A buffer, so that a fingerprint over modules covers the texts.
         said = hashlib.sha256(json.dumps([self.classes, self.texts]).encode()).digest()
         self.register_buffer("_said", torch.tensor(list(said), dtype=torch.uint8), persistent=False)
+        dual.set_trainable("image")
+        if prompt is not None:
+            prompt.install(dual, len(self.names))
         weights = dict(dual.network.named_parameters())
         self._text_weights = [weight for name, weight in weights.items() if _of_text(name)]
-        dual.set_trainable("image")
         for name, weight in weights.items():
-            if not name.startswith("visual"):
-                weight.requires_grad_(False)
+            if not name.startswith("visual") or prompt is not None:
+                weight.requires_grad_(name == PROMPT)
         self._class_features: Tensor | None = None
         self._versions: list[int] = []
         self._key = ""
@@ -102,7 +109,11 @@ class ZeroShot(Classifier):
 
     @property
     def class_features(self) -> Tensor:
-        """Class weights (Y,D) float32 of unit norm, without gradients, on the device of the network."""
+        """Class weights (Y,D) float32 of unit norm, on the device of the network; without gradients, but by the context
+        vectors of a prompt that trains.
+        """
+        if self._context is not None and self._context.requires_grad and torch.is_grad_enabled():
+            return self._encoded(self._tokens)
         # The counters of in-place changes: a few microseconds, where a hash of the weights takes a tenth of a second.
         versions = [weight._version for weight in self._text_weights]
         if self._class_features is None or versions != self._versions:
@@ -129,6 +140,13 @@ class ZeroShot(Classifier):
         bias: Tensor | None = getattr(self.network, "logit_bias", None)
         return bias
 
+    @property
+    def _context(self) -> Tensor | None:
+        if self.prompt is None:
+            return None
+        context: Tensor = self.network.get_parameter(PROMPT)
+        return context
+
     def features(self, images: Tensor) -> Tensor:
         """(B,C,H,W) in [0,1] -> unit embeddings (B,D) float32, differentiable; the range is not checked."""
         return self.dual.unchecked(self.coloured(images.to(self.device)))
@@ -145,11 +163,14 @@ class ZeroShot(Classifier):
         return self.dual.sized(images)
 
     def train(self, mode: bool = True) -> "ZeroShot":
-        """Train mode of the image tower alone.
+        """Train mode of the image tower alone; of nothing where a prompt trains.
 
         Raises:
             UserError: the text tower was made trainable, so that class weights would lag behind it.
         """
+        if self.prompt is not None:
+            super().train(False)
+            return self
         if mode and any(weight.requires_grad for weight in self._text_weights):
             raise UserError(
                 "the text tower of a zero-shot classifier stays as it is, since its class weights are computed once: "
@@ -180,6 +201,8 @@ class ZeroShot(Classifier):
         """Tokens (Y,P,T) long of all texts; classes that have those of another are remarked, or a `UserError`."""
         rows = self.dual.tokenize([text for each in self.texts for text in each])
         tokens = rows.view(len(self.names), len(self.templates), -1)
+        if self.prompt is not None:
+            self._places = self.prompt.places(self.dual, tokens)
         seen: dict[bytes, str] = {}
         pairs = []
         for name, each in zip(self.names, tokens, strict=True):
@@ -202,6 +225,9 @@ class ZeroShot(Classifier):
     def _update(self) -> None:
         """The class weights of the text tower as it is now: as before, from the cache, or computed."""
         state = {name: weight for name, weight in self.network.state_dict().items() if _of_text(name)}
+        if self._context is not None:  # it changes from step to step: not worth a place on the disk
+            self._class_features = self._encoded(self._tokens)
+            return
         told = [_RECIPE, digest(state), self.dual.description, digest({"tokens": self._tokens}), self.device.type]
         key = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
         if self._class_features is not None and key == self._key:
@@ -236,15 +262,30 @@ class ZeroShot(Classifier):
 
     def _encoded(self, tokens: Tensor) -> Tensor:
         """Tokens (Y,P,T) -> (Y,D): the mean of the unit embeddings over templates, made unit again."""
-        batches = torch.split(tokens.flatten(0, 1), _TEXTS)
-        units = torch.cat([self.dual.encode_text(batch) for batch in batches])
+        rows = torch.split(torch.arange(tokens.shape[0] * tokens.shape[1]), _TEXTS)
+        flat = tokens.flatten(0, 1)
+        units = torch.cat([self.dual.encode_text(flat[each], self._vectors(flat[each], each)) for each in rows])
         return F.normalize(units.view(*tokens.shape[:2], -1).mean(1), dim=-1)
+
+    def _vectors(self, tokens: Tensor, rows: Tensor) -> Tensor | None:
+        """Embeddings (K,T,W) of the texts ``rows`` (K,), in which the context stands in its places; None: no prompt."""
+        if self.prompt is None or self._context is None:
+            return None
+        embeddings = self.dual.token_embedding()(tokens.to(self.device))
+        context = self._context if self.prompt.per_class else self._context.expand(len(self.names), -1, -1)
+        places = self._places.flatten()[rows][:, None] + torch.arange(self.prompt.length)
+        index = torch.arange(len(rows))[:, None].expand_as(places)
+        owners = rows // self._tokens.shape[1]
+        mixed: Tensor = embeddings.index_put((index, places), context[owners.to(self.device)].to(embeddings))
+        return mixed
 
     def _unknown(self) -> list[str]:
         """A sentence on words of the class texts that the model's own vocabulary lacks: all of them are one token."""
         if not isinstance(self.dual.tokenizer, WordTokenizer):
             return []
         words = dict.fromkeys(word for each in self.texts for text in each for word in split_words(text))
+        if self.prompt is not None:  # the words that give way to the context are not read
+            words = dict.fromkeys(word for name in self.names for word in split_words(name))
         unknown = [word for word in words if word not in set(self.dual.tokenizer.words)]
         if not unknown:
             return []

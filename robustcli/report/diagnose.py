@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
+from rich.console import Console
 from torch import Tensor
 
 from robustcli.attacks import (
@@ -47,6 +48,34 @@ def diagnostics_of(
         share: of the passes that the attacks of the evaluation took on a model, which its diagnostics may take under
             ``auto``, see ``limit`` of `diagnose`; None: no limit.
     """
+
+    def part(name: str, progress: Progress) -> Part:
+        return _part(run, name, progress)
+
+    findings = find_all(evaluation, groups, table, records, extent=extent, share=share, part=part)
+    if findings:
+        with files.atomic(run.directory / "diagnostics.csv") as path:
+            pd.DataFrame([vars(finding) for finding in findings]).to_csv(path, index=False)
+    return findings
+
+
+def find_all(
+    evaluation: Evaluation,
+    groups: Sequence[Group],
+    table: pd.DataFrame,
+    records: pd.DataFrame,
+    *,
+    extent: str,
+    share: float | None,
+    part: Callable[[str, Progress], Part] | None = None,
+    shown: bool = True,
+) -> list[Finding]:
+    """`diagnostics_of` without a run to write to.
+
+    Args:
+        part: cache of the findings of a number, by its name and the display; None: no cache.
+        shown: show the progress.
+    """
     if extent == "off":
         return []
     # One battery of further attacks a figure, so the plan decides the cost.
@@ -57,7 +86,8 @@ def diagnostics_of(
         for name in _diagnosed_attacks(evaluation, entry, table, extent)
     ]
     findings: list[Finding] = []
-    with Progress(len(plan) * len(CHECKS), "diagnostics", unit="checks") as progress:
+    quiet = None if shown else Console(quiet=True)
+    with Progress(len(plan) * len(CHECKS), "diagnostics", unit="checks", console=quiet) as progress:
         for number, (group, entry, name) in enumerate(plan, start=1):
             sources = {each.label: each.model for other in groups for each in other.entries}
             try:
@@ -73,15 +103,12 @@ def diagnostics_of(
                     sources=sources,
                     keys=keys,
                     limit=limit,
-                    part=_part(run, f"diagnostics/{entry.label}/{name}", progress),
+                    part=part and part(f"diagnostics/{entry.label}/{name}", progress),
                     show=lambda check: progress.advance(0, check=check),
                 )
             except Exception as error:  # all attacking is done: no fault of a diagnosis may lose its results
                 findings += failed(error, model=entry.label, name=name)
             progress.advance(number * len(CHECKS) - progress.steps)  # those of one that failed as a whole
-    if plan:
-        with files.atomic(run.directory / "diagnostics.csv") as path:
-            pd.DataFrame([vars(finding) for finding in findings]).to_csv(path, index=False)
     return findings
 
 

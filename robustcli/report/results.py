@@ -90,6 +90,7 @@ def write_results(
     chance = {f"chance/{name}/recall_at_1": value for name, value in evaluation.evaluator.chance().items()}
     flat = {**(metrics or {}), **_flat(table, defended), **_flat(curve, defended, curve=True), **chance}
     run.write_metrics(flat, pd.concat([table, curve], ignore_index=True))
+    _track_curves(run, pd.concat([table, curve], ignore_index=True))
     # Records and metrics are on disk from here on: diagnostics, transfer and pictures attack again and may be killed.
     names = {entry.label: (shown or {}).get(entry.label, entry.label) for group in groups for entry in group.entries}
     with run.phase("diagnostics"):
@@ -114,7 +115,7 @@ def write_results(
         draw_models(album, evaluation, groups, table, seen_curve, records, _curve_attack(evaluation))
     models = [group.bare.model for group in groups]
     inputs = [*evaluation.evaluator.inputs(models), *_stands(evaluation, models)]
-    notes = [grids[0].note, _baselines(evaluation), *coverages(evaluation)]
+    notes = [grids[0].note, evaluation.evaluator.shortened, _baselines(evaluation), *coverages(evaluation)]
     grids[0] = replace(grids[0], note=" ".join(filter(None, notes)))
     report = Report(
         title=title,
@@ -131,6 +132,17 @@ def write_results(
     if diagnostics == "strict":  # last: a refused claim keeps its results on disk
         refuse_suspects(findings)
     return table
+
+
+def _track_curves(run: Run, rows: pd.DataFrame) -> None:
+    """Recall over eps of each attack for the trackers; their step is eps in thousandths of the pixel range."""
+    points: dict[int, dict[str, float]] = {}
+    for row in rows[(rows["attack"] != CLEAN) & rows["eps"].notna()].to_dict("records"):
+        parts = [str(row[key]) for key in ("model", "access", "attack", "direction")]
+        name = "/".join(["curve", *parts, "recall_at_1"])
+        points.setdefault(round(1000 * row["eps"]), {})[name] = float(row["recall_at_1"])
+    for step in sorted(points):
+        run.trackers.scalars(step, points[step])
 
 
 def _summarise_models(evaluation: Evaluation, records: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:

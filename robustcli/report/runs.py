@@ -10,6 +10,7 @@ import yaml
 from robustcli.config.overrides import key
 from robustcli.diagnostics import SUSPECT
 from robustcli.evaluation.records import CLEAN
+from robustcli.runs.finished import is_run, why_open
 from robustcli.utils import files
 from robustcli.utils.errors import UserError
 from robustcli.utils.flatten import flatten
@@ -68,7 +69,7 @@ def find_runs(directories: Sequence[Path]) -> RunsFound:
     others: list[Path] = []
     for directory in dict.fromkeys(place for each in directories for place in _places(each)):
         if not (directory / "DONE").exists():
-            begun[directory] = _why_open(directory)
+            begun[directory] = why_open(directory)
         elif _holds_figures(directory):
             finished.append(read_run(directory))
         else:
@@ -83,7 +84,7 @@ def read_run(directory: Path) -> FinishedRun:
         UserError: it is not finished, judged nothing under attack, or its files are damaged.
     """
     if not (directory / "DONE").exists():
-        raise UserError(f"{directory} holds no finished run: {_why_open(directory)}.")
+        raise UserError(f"{directory} holds no finished run: {why_open(directory)}.")
     if not _holds_figures(directory):
         raise UserError(f"{directory} holds no table of models under attacks: name a run that has one.")
     try:
@@ -112,24 +113,13 @@ def _places(directory: Path) -> list[Path]:
     """Directories of runs: ``directory`` itself, or those below it that stand in no other."""
     if not directory.is_dir():
         raise UserError(f"{directory} is no directory: name those of runs or sweeps, such as outputs/evaluate.")
-    if _is_run(directory):
+    if is_run(directory):
         return [directory.absolute()]
     names = {path.parent.absolute() for name in ("manifest.json", "FAILED") for path in directory.rglob(name)}
-    found = sorted(place for place in names if _is_run(place) and not names & set(place.parents))
+    found = sorted(place for place in names if is_run(place) and not names & set(place.parents))
     if not found:
         raise UserError(f"there is no run in {directory} or below it.")
     return found
-
-
-def _is_run(directory: Path) -> bool:
-    return any((directory / name).is_file() for name in ("manifest.json", "FAILED"))
-
-
-def _why_open(directory: Path) -> str:
-    failed = directory / "FAILED"
-    if failed.is_file():
-        return "it failed: " + (failed.read_text(encoding="utf-8").splitlines() or ["no reason is given"])[0]
-    return "it still runs or was stopped" if _is_run(directory) else "there is no run"
 
 
 def _holds_figures(directory: Path) -> bool:

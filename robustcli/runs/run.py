@@ -19,6 +19,8 @@ from urllib.parse import quote
 
 from robustcli.runs import provenance
 from robustcli.runs.manifest import begin_run, check_ours, check_same, discard, failed_at_once, now, resume_run
+from robustcli.runs.receipts import output_hashes
+from robustcli.runs.trackers import Trackers, open_trackers, tracker_names
 from robustcli.utils import files, locks
 from robustcli.utils.errors import SuspectClaim, UserError, behind
 from robustcli.utils.flatten import differences, flatten, plain
@@ -37,6 +39,7 @@ class Run:
         done: True if the run is finished: its numbers stand, and there is nothing to do.
         resumed: number of resumptions after a kill or a failure.
         manifest: the content of ``manifest.json``.
+        trackers: what else receives the curves and the final numbers; none until `track`.
         log: the logger of the run; all loggers of the package reach ``log.txt`` while the run is entered.
     """
 
@@ -45,6 +48,7 @@ class Run:
         self.manifest = manifest
         self.done = done
         self.log = logging.getLogger("robustcli.runs.run")
+        self.trackers = Trackers()
         self._lock = lock
         self._exit = ExitStack()
         metrics = directory / "metrics.json"
@@ -94,6 +98,17 @@ class Run:
         except BaseException:
             lock.release()
             raise
+
+    def track(self, asked: Any, config: Mapping[str, Any]) -> None:
+        """Open the trackers of ``tracker=...``; a resumed run goes on in those of its first session.
+
+        Raises:
+            UserError: see `tracker_names`.
+        """
+        names = tracker_names(asked)
+        if names:
+            self.trackers, ids = open_trackers(names, self.directory, config, self.manifest.get("trackers", {}))
+            self.note(trackers=ids)
 
     @property
     def resumed(self) -> int:
@@ -238,6 +253,7 @@ class Run:
         if self.done:
             return
         with self._exit:
+            self.trackers.close(*((self._numbers(), self._page()) if error is None else ({}, None)))
             if error is None:
                 try:
                     self._complete()
@@ -251,7 +267,15 @@ class Run:
             else:
                 self._fail(error)
 
+    def _numbers(self) -> dict[str, float]:
+        return {name: float(value) for name, value in self._metrics.items()}
+
+    def _page(self) -> Path | None:
+        page = self.directory / "report.html"
+        return page if page.is_file() else None
+
     def _complete(self) -> None:
+        self.manifest["outputs"] = output_hashes(self.directory)
         # DONE before the parts go: a run killed in between is done, or resumes from its parts.
         self._close("done")
         self._warn_of_changes()

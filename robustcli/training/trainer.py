@@ -28,7 +28,7 @@ from robustcli.training.tasks import Task
 from robustcli.utils.errors import UserError
 from robustcli.utils.files import atomic
 from robustcli.utils.seeding import derive_seed
-from robustcli.utils.stops import stop_signals
+from robustcli.utils.stops import asked_again, stop_signals
 
 _TIMED_STEPS = 4  # after a first one that is not counted
 
@@ -224,15 +224,21 @@ class Trainer:
         if settings.max_seconds is None:
             assert settings.max_steps is not None
             return settings.max_steps, None
-        # A copy of the model is trained and thrown away; validation and compilation, which would be timed too, are off.
-        short = replace(settings, max_steps=1 + _TIMED_STEPS, max_seconds=None, lr=0.0, eval_every=None, compile=False)
+        each = self.seconds_of_a_step(_TIMED_STEPS)
+        affordable = max(1, round(settings.max_seconds / each))
+        return affordable if settings.max_steps is None else min(affordable, settings.max_steps), each
+
+    def seconds_of_a_step(self, timed: int = 2) -> float:
+        """Seconds of a step, the mean of ``timed`` of them after a first one; nothing of the training is changed.
+
+        A copy of the model is trained and thrown away; validation and compilation, which would be timed too, are off.
+        """
+        short = replace(self.settings, max_steps=1 + timed, max_seconds=None, lr=0.0, eval_every=None, compile=False)
         trial = Trainer(copy.deepcopy(self.model), self.task, short, seed=self.seed, validate=lambda model: {})
         ends: list[float] = []
         trial.prepare()
         trial.fit(lambda figures: ends.append(_computing_seconds(self.model.device)))
-        each = (ends[-1] - ends[0]) / _TIMED_STEPS  # the first step pays for allocations and candidate tables
-        affordable = max(1, round(settings.max_seconds / each))
-        return affordable if settings.max_steps is None else min(affordable, settings.max_steps), each
+        return (ends[-1] - ends[0]) / timed  # the first step pays for allocations and candidate tables
 
     def _save(self) -> None:
         if self.state is None:
@@ -250,12 +256,18 @@ class Trainer:
 
 
 class _Stop:
-    """Handler of signals that keeps the last one that asked to stop, until the step is over."""
+    """Handler of signals that keeps the last one that asked to stop, until the step is over; a second Ctrl-C does not
+    wait.
+    """
 
     def __init__(self) -> None:
         self.requested: int | None = None
+        self._interrupted: float | None = None
 
     def __call__(self, number: int, _frame: Any) -> None:
+        asked_again(number, self._interrupted)  # which ends the process: a step of a large model may take minutes
+        if number == signal.SIGINT:
+            self._interrupted = self._interrupted or time.monotonic()
         self.requested = number
 
     def raise_if_requested(self) -> None:

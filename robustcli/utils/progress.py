@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
@@ -11,16 +12,32 @@ from rich.progress import Progress as Bar
 from rich.text import Text
 
 
+@dataclass(frozen=True)
+class Part:
+    """A part of the work that is shown within it, such as one attack of an evaluation.
+
+    Attributes:
+        title: as shown; ``key`` tells two parts of the same title apart.
+        total: steps of the part.
+    """
+
+    title: str
+    key: str
+    total: int
+
+
 class Progress:
     """Counts steps and shows them with loss, recall, samples per second and the time that is left.
 
-    Use as a context manager and call :meth:`advance` after each step. It writes to the standard error.
+    Use as a context manager and call :meth:`advance` after each step. It writes to the standard error. Work within work
+    is one display: the part that runs has a line of its own under that of the whole.
 
     Args:
         total: steps in all; None where they are not known.
         description: of the work, for example ``train``.
         done: steps of earlier sessions, for a resumed run.
         unit: of ``samples`` in :meth:`advance`.
+        work: of all steps together, in any unit, where they are not equally long; None: they are.
         every_seconds: interval of the plain lines where there is no terminal.
         console: output; None: the standard error.
         clock: monotone, in seconds.
@@ -33,6 +50,7 @@ class Progress:
         *,
         done: int = 0,
         unit: str = "samples",
+        work: float | None = None,
         every_seconds: float = 15.0,
         console: Console | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -43,6 +61,9 @@ class Progress:
         self._clock = clock
         self._first = self._printed = done
         self._samples = 0
+        self._work, self._worked = work, 0.0
+        self._part: Part | None = None
+        self._part_steps = 0
         self._fields: dict[str, str] = {}
         self._bar: Bar | None = None
         self._begin = self._shown = clock()
@@ -83,25 +104,41 @@ class Progress:
         elif self._clock() - self._shown >= self.every_seconds:
             self._line()
 
+    def advance_part(self, n: int, part: Part, *, work: float = 0.0) -> None:
+        """Count ``n`` steps of ``part``, ``work`` of that of the whole; the first of another part begins it."""
+        begun = self._part is not None and self._part.key == part.key
+        self._part, self._part_steps = part, n + (self._part_steps if begun else 0)
+        self._worked += work
+        self.advance(n)
+
     def text(self) -> str:
         """The fields, the rate and the time left, as shown."""
         spent = self._clock() - self._begin
         parts = [f"{name} {value}" for name, value in self._fields.items()]
+        if self._part is not None and self._bar is None:  # a terminal has a line of its own for it
+            parts.append(f"{self._part.title} {self._part_steps}/{self._part.total}")
         if spent > 0 and self._samples:
             parts.append(f"{_number(self._samples / spent)} {self.unit}/s")
         left = self.time_left()
         if left is not None:
-            parts.append(f"{_duration(left)} left")
+            parts.append(f"{duration(left)} left")
         return "  ".join(parts)
 
     def time_left(self) -> float | None:
         """Seconds until the end, at the mean speed of this session; None before the first step or without a total."""
         spent, made = self._clock() - self._begin, self.steps - self._first
+        if self._work:
+            return max(0.0, self._work - self._worked) * spent / self._worked if self._worked else None
         return None if self.total is None or not made else (self.total - self.steps) * spent / made
 
     def _show(self) -> None:
         assert self._bar is not None
         self._bar.update(self._bar.task_ids[0], completed=self.steps, text=self.text())
+        if self._part is not None:
+            if len(self._bar.task_ids) == 1:
+                self._bar.add_task(self._part.title, text="")
+            title, total = f"  {self._part.title}", self._part.total
+            self._bar.update(self._bar.task_ids[1], description=title, completed=self._part_steps, total=total)
 
     def _line(self) -> None:
         self._shown, self._printed = self._clock(), self.steps
@@ -117,7 +154,8 @@ def _number(value: Any) -> str:
     return f"{number:.0f}" if abs(number) >= 1000 else f"{number:.3g}"
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Hours, minutes and seconds, such as ``0:07:30``."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}"

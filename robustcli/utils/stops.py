@@ -1,8 +1,14 @@
 """Signals that ask a process to stop, and exceptions that they have become."""
 
+import os
 import signal
+import sys
+import time
+from contextlib import suppress
 
 from robustcli.utils.errors import behind
+
+_SAME = 0.5  # seconds within which two Ctrl-C are one
 
 
 def stop_signals() -> list[int]:
@@ -19,6 +25,22 @@ _asked: list[int] = []
 def note_stop(number: int | None) -> None:
     """Remember that the signal ``number`` asked to stop; None: forget it."""
     _asked[:] = [] if number is None else [number]
+
+
+def asked_again(number: int, first: float | None) -> bool:
+    """End the process at once for the second Ctrl-C: files appear whole or not at all, so that a run can go on from it.
+
+    A terminal and a program around this one may both pass on a single Ctrl-C: True for one within half a second of
+    ``first``, the time of the one before (`time.monotonic`; None: there was none), which is the same and to be ignored.
+    """
+    if number != signal.SIGINT or first is None:
+        return False
+    if time.monotonic() - first < _SAME:
+        return True
+    with suppress(OSError):
+        show_cursor = "\x1b[?25h\n" if sys.stderr.isatty() else ""  # which a progress bar has hidden
+        os.write(2, f"{show_cursor}stopped at once by a second Ctrl-C\n".encode())
+    os._exit(128 + number)
 
 
 def asked_to_stop() -> int | None:

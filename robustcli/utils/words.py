@@ -58,6 +58,20 @@ def read_table(table: Mapping[str, Sequence[str]] | str | Path, key: str) -> Map
         ) from error
 
 
+def read_words(path: str | Path, key: str) -> list[str]:
+    """Words of a text file, between blanks or line ends.
+
+    Raises:
+        UserError: a file that is not there or cannot be read; it names ``key``.
+    """
+    try:
+        return Path(path).read_text(encoding="utf-8").split()
+    except FileNotFoundError as error:
+        raise UserError(f"{key} is {str(path)!r}, which does not exist: give a file of words.") from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"{key} is {str(path)!r}, which cannot be read: {error}.") from error
+
+
 def _others(entry: Sequence[str] | Mapping[str, Sequence[str]]) -> list[str]:
     """Words of an entry, of all parts of speech where it has several, each once."""
     lists = list(entry.values()) if isinstance(entry, Mapping) else [entry]

@@ -43,6 +43,13 @@ def run(config, run):
     if config.checkpoint == "wait":
         (run.directory / "waiting").touch()
         time.sleep(60)
+    if config.checkpoint == "stubborn":
+        (run.directory / "waiting").touch()
+        try:
+            time.sleep(60)
+        finally:
+            (run.directory / "clearing up").touch()
+            time.sleep(60)
     return float(config.seed) + 0.5
 engine = types.ModuleType("robustcli.engines.train")
 engine.run = run
@@ -426,6 +433,20 @@ def test_signals_end_a_run_in_order(start: Any, tmp_path: Path, number: signal.S
     assert f"go on with: robustcli train-mat resume={tmp_path / 'run'}\n" in err
     manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
     assert manifest["status"] == "interrupted" and not (tmp_path / "run" / "FAILED").exists()
+
+
+def test_a_second_ctrl_c_quits_at_once(start: Any, tmp_path: Path) -> None:
+    process = start("checkpoint=stubborn", "hydra.run.dir=run")
+    wait_for((tmp_path / "run" / "waiting").exists, process)
+    process.send_signal(signal.SIGINT)
+    wait_for((tmp_path / "run" / "clearing up").exists, process)
+    process.send_signal(signal.SIGINT)  # the same one, passed on by a program around it
+    time.sleep(0.6)
+    assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 130 and err.endswith("stopped at once by a second Ctrl-C\n") and "Traceback" not in err
+    assert not (tmp_path / "run" / "FAILED").exists()
 
 
 def test_joblib_runs_jobs_side_by_side_and_survives_a_failed_one(start: Any, tmp_path: Path) -> None:

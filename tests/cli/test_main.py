@@ -144,7 +144,7 @@ def test_list_of_an_unknown_group_names_the_nearest(capfd: pytest.CaptureFixture
         ([], "defense=mat,te", ["defense=mat,tecoa", "defense=mat,text"]),
         ([], "trainer.max_", ["trainer.max_steps=", "trainer.max_seconds="]),
         ([], "trainer.log_every", ["trainer.log_every=", "trainer.log_every=10"]),
-        ([], "trainer.tensorboard=", ["trainer.tensorboard=true", "trainer.tensorboard=false"]),
+        ([], "trainer.compile=", ["trainer.compile=true", "trainer.compile=false"]),
         (["dataset=table"], "dataset.caption_c", ["dataset.caption_column=", "dataset.caption_column=caption"]),
         (["--cfg"], "", ["job", "hydra", "all"]),
         ([], "hydra/launcher=jo", ["hydra/launcher=joblib"]),

@@ -6,7 +6,7 @@ import pytest
 
 from robustcli.cli.job import engine_of
 from robustcli.cli.launch import written_out
-from robustcli.cli.validate import _as_job
+from robustcli.cli.validate import as_job
 from robustcli.config.checks import check
 from robustcli.config.compose import compose
 from robustcli.models.weights import ASSETS
@@ -23,7 +23,7 @@ UNREAD = "nothing would read it, because"
 
 def loaded(command: str, *words: str) -> Any:
     config = compose(command, written_out(command, words), with_hydra=True)
-    with _as_job(config):
+    with as_job(config):
         check(config)
         return engine_of(command).load(config)
 

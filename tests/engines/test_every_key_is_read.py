@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from robustcli.cli.job import engine_of
 from robustcli.cli.launch import written_out
-from robustcli.cli.validate import _as_job
+from robustcli.cli.validate import as_job
 from robustcli.config.checks import check
 from robustcli.config.compose import compose
 from robustcli.runs.run import Run
@@ -34,7 +34,7 @@ COMMANDS = {
     "learn-alphas": ["evaluation.limit=64", "adversarial.images=2", "purifier.draws=1", "trials=1"],
 }
 # Keys of the command line itself, and of what is written beside the figures.
-ELSEWHERE = {"resume"}
+ELSEWHERE = {"resume", "tracker"}
 
 
 @contextmanager
@@ -61,7 +61,7 @@ def composed(command: str, words: list[str]) -> DictConfig:
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_key_that_the_run_does_not_read_is_refused(command: str, tmp_path: Path) -> None:
     config, read, engine = composed(command, COMMANDS[command]), set[str](), engine_of(command)
-    with _as_job(config):
+    with as_job(config):
         check(config)
         settings: dict[str, Any] = flatten(plain(config))
         with Run.open(command, plain(config), tmp_path / "run", []) as run, recorded(read):
@@ -72,7 +72,7 @@ def test_a_key_that_the_run_does_not_read_is_refused(command: str, tmp_path: Pat
     for key in unread:
         word = f"++{key}={value_of(settings[key])}"
         typed = composed(command, [*COMMANDS[command], word])
-        with _as_job(typed):
+        with as_job(typed):
             try:
                 engine.load(typed)
             except UserError as error:

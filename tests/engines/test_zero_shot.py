@@ -111,6 +111,22 @@ def test_it_trains_as_a_classifier_and_the_file_serves_retrieval(tmp_path: Path)
     assert load_dual(saved).encode_image(torch.rand(1, 3, 32, 32)).shape == (1, 128)
 
 
+def test_a_prompt_is_learnt_against_attacks_and_its_file_says_the_classes(tmp_path: Path) -> None:
+    words = [*TINY, "dataset.attribute=shape", *FEW, *APGD, "evaluation.limit=16"]
+    preset = ["experiment=apt_unverified", "model=tiny", "model.checkpoint=shipped", "prompt.length=4"]
+    steps = ["attacks=none", "trainer.max_steps=2", "trainer.batch_size=16", "trainer.lr=0.1"]
+    common = [*TINY[:1], *SMALL, "dataset.attribute=shape", "evaluation.limit=16", "diagnostics=off"]
+    figures = run(tmp_path / "run", "train-classifier", *common, *preset, *steps)
+    folder = tmp_path / "run" / "checkpoints"
+    before = load_dual("tiny").network.state_dict()
+    after = load_file(folder / "last.safetensors")
+    assert after.keys() == before.keys() and all(torch.equal(after[name], before[name]) for name in before)
+    again = run(tmp_path / "again", "evaluate", *words, f"templates={folder / 'prompt.safetensors'}")
+    assert again[CLEAN] == figures[f"after/clean/{FIGURE}"]
+    plain = run(tmp_path / "plain", "evaluate", *words)
+    assert again[CLEAN] != plain[CLEAN], "the words of the set are others"
+
+
 def test_keys_that_nothing_would_read_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
     unread = "nothing would read it, because"
     digits = ["dataset=digits", "model=digits", "attacks=none", "diagnostics=off"]
@@ -122,6 +138,11 @@ def test_keys_that_nothing_would_read_are_refused(capsys: pytest.CaptureFixture[
     assert "without {}" in refused(capsys, "evaluate", *TINY, "templates=[a photo]")
     said = refused(capsys, "evaluate", *TINY, "class_names=[a1, a2, a3, a4, a5, a6]")
     assert "the classes 'a1' and 'a2' as the same tokens" in said
+    said = refused(capsys, "train-classifier", *TINY, "prompt.length=4", "templates=simple")
+    assert f"{unread} a learnt prompt stands in its place" in said
+    assert f"{unread} prompt.length is null" in refused(capsys, "train-classifier", *TINY, "prompt.per_class=true")
+    said = refused(capsys, "train-classifier", "dataset=digits", "model=digits", "prompt.length=4")
+    assert "which a dual encoder alone reads" in said
     text = ["dataset=scenes", "model=tiny", *SMALL, "threat=text", "threat.at=model"]
     assert f"threat.at=model: {unread} threat.eps is 0" in refused(capsys, "evaluate", *text)
 

@@ -230,7 +230,7 @@ def test_a_killed_evaluation_goes_on_where_it_stopped(classifier: Classifier, re
 def test_images_are_counted_for_the_display(classifier: Classifier) -> None:
     evaluation, seen = evaluation_of(batch_size=8, access=("static",)), list[tuple[str, int]]()
     group = group_of(evaluation, classifier)
-    evaluation.records([group], show=lambda name, images: seen.append((name, images)))
+    evaluation.records([group], show=lambda run, images: seen.append((run.title, images)))
     assert sum(images for _, images in seen) == IMAGES * len(evaluation.runs(group))
 
 

@@ -37,7 +37,6 @@ SETTINGS: dict[str, Any] = {
     "precision": "fp32",
     "ema": None,
     "compile": False,
-    "tensorboard": False,
     "save_minutes": 60.0,
     "eval_every": None,
     "log_every": 1,

@@ -4,7 +4,7 @@ import io
 
 from rich.console import Console
 
-from robustcli.utils.progress import Progress
+from robustcli.utils.progress import Part, Progress
 
 
 class Clock:
@@ -86,3 +86,29 @@ def test_names_are_plain_text_in_a_bar_and_in_a_line() -> None:
         with Progress(1, "transfer: [/red]", console=console) as progress:
             progress.advance(run="[bold]a:smile:")
         assert "transfer: [/red]" in out.getvalue() and "[bold]a:smile:" in out.getvalue()
+
+
+def test_a_part_has_its_own_count_and_the_time_left_goes_by_the_work_that_is_left() -> None:
+    clock, (console, out) = Clock(), plain()
+    with Progress(20, "judge", unit="images", work=100.0, console=console, clock=clock) as progress:
+        clock.now += 20
+        progress.advance_part(4, Part("model: pgd", "a", 10), work=2.0)
+        clock.now += 20
+        progress.advance_part(6, Part("model: pgd", "a", 10), work=3.0)
+        clock.now += 40
+        progress.advance_part(5, Part("model: pgd", "b", 10), work=5.0)  # another radius
+    assert out.getvalue().splitlines() == [
+        "judge 4/20  model: pgd 4/10  0.2 images/s  0:16:20 left",
+        "judge 10/20  model: pgd 10/10  0.25 images/s  0:12:40 left",
+        "judge 15/20  model: pgd 5/10  0.188 images/s  0:12:00 left",
+    ]
+
+
+def test_a_terminal_shows_the_part_in_a_line_of_its_own_within_one_display() -> None:
+    out = io.StringIO()
+    console = Console(file=out, width=100, force_terminal=True, color_system=None, _environ={})
+    with Progress(20, "judge", console=console) as progress:
+        progress.advance_part(10, Part("first", "a", 10))
+        progress.advance_part(3, Part("second", "b", 10))
+    *_, outer, inner = [line for line in out.getvalue().splitlines() if line.strip(" \x1b[?25h")][-2:]
+    assert "13/20" in outer and "second" in inner and "3/10" in inner

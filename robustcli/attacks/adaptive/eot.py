@@ -5,7 +5,7 @@ Shapes: B images, N images of the pairs, M captions.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from robustcli.attacks.core.base import ImageAttack
 from robustcli.attacks.core.counter import QueryCounter, spread
 from robustcli.attacks.core.oracle import LogitOracle
 from robustcli.attacks.core.pairs import Alternative
+from robustcli.attacks.core.passes import Passes, Problem
 from robustcli.attacks.core.retrieval import RetrievalAttack, TextAttack
 from robustcli.attacks.core.target import Target
 from robustcli.attacks.core.threat import ThreatModel
@@ -46,6 +47,10 @@ class EOT(WrappedAttack):
     def __post_init__(self) -> None:
         super().__post_init__()
         checked(self.draws, self.chunk, self.reduce)
+
+    def passes(self, problem: Problem) -> Passes | None:
+        spent = self.attack.passes(problem)
+        return None if spent is None else spent * self.draws
 
     def search(
         self, oracle: LogitOracle, images: Tensor, labels: Tensor, sample_ids: Tensor, threat: ThreatModel
@@ -83,6 +88,11 @@ class RetrievalEOT(RetrievalAttack):
     def __post_init__(self) -> None:
         self._store(image=self.attack.image, text=self.attack.text, seed=self.attack.seed)
         checked(self.draws, self.chunk)
+
+    def passes(self, problem: Problem) -> Passes | None:
+        spent = self.attack.passes(problem)
+        draws = {"forward": self.draws, "backward": self.draws}
+        return spent and replace(spent, **{name: times * getattr(spent, name) for name, times in draws.items()})
 
     def search(self, target: Target, counter: QueryCounter) -> tuple[Tensor, tuple[str, ...]]:
         first = next(iter(self.alternatives(target, counter).values()))

@@ -15,6 +15,7 @@ from robustcli.attacks.core.counter import QueryCounter
 from robustcli.attacks.core.frozen import frozen
 from robustcli.attacks.core.oracle import LogitOracle
 from robustcli.attacks.core.pairs import Alternative, DualEncoderLike, Gallery, Pairs
+from robustcli.attacks.core.passes import Passes, Problem
 from robustcli.attacks.core.retrieval import RetrievalAttack, TextAttack
 from robustcli.attacks.core.target import Target
 from robustcli.attacks.core.threat import ThreatModel
@@ -35,6 +36,9 @@ class Surrogate(WrappedAttack):
     """
 
     model: Classifier = field(kw_only=False, repr=False)
+
+    def passes(self, problem: Problem) -> Passes | None:
+        return passes_for_transfer(self.attack, problem)
 
     def search(
         self, oracle: LogitOracle, images: Tensor, labels: Tensor, sample_ids: Tensor, threat: ThreatModel
@@ -63,6 +67,11 @@ def attack_for_transfer(
     return x_adv, counter
 
 
+def passes_for_transfer(attack: ClassifierAttack, problem: Problem) -> Passes | None:
+    """Passes of `attack_for_transfer` for one image."""
+    return (attack.replace(early_stop=False) if isinstance(attack, ImageAttack) else attack).passes(problem)
+
+
 @dataclass(frozen=True, kw_only=True)
 class RetrievalSurrogate(RetrievalAttack):
     """Transfer attack on a dual encoder: the search runs on a surrogate, without a query of the target.
@@ -83,6 +92,9 @@ class RetrievalSurrogate(RetrievalAttack):
 
     def __post_init__(self) -> None:
         self._store(image=self.attack.image, text=self.attack.text, seed=self.attack.seed)
+
+    def passes(self, problem: Problem) -> Passes | None:
+        return self.attack.passes(problem)
 
     def search(self, target: Target, counter: QueryCounter) -> tuple[Tensor, tuple[str, ...]]:
         first = next(iter(self.alternatives(target, counter).values()))

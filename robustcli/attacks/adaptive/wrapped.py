@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from robustcli.attacks.core.base import ClassifierAttack
+from robustcli.attacks.core.passes import Passes, Problem
 from robustcli.attacks.core.threat import ThreatModel
 from robustcli.utils.numbers import Number
 
@@ -29,6 +30,9 @@ class WrappedAttack(ClassifierAttack):
 
     def check(self, threat: ThreatModel) -> None:
         self.attack.check(threat)
+
+    def passes(self, problem: Problem) -> Passes | None:
+        return self.attack.passes(problem)
 
     @property
     def baseline(self) -> bool:

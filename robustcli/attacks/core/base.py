@@ -19,6 +19,7 @@ from robustcli.attacks.core.frozen import frozen
 from robustcli.attacks.core.losses import IMAGE_LOSSES
 from robustcli.attacks.core.oracle import ImageObjective, ImageOracle, LogitOracle
 from robustcli.attacks.core.pairs import ImageAdversarial, check_images, check_labels
+from robustcli.attacks.core.passes import Passes, Problem
 from robustcli.attacks.core.threat import ThreatModel
 from robustcli.utils.errors import UserError
 from robustcli.utils.numbers import Number, one_of
@@ -58,6 +59,12 @@ class Attack(ABC):
         Raises:
             UserError: names the setting that does not fit, and one that does.
         """
+
+    def passes(self, problem: Problem) -> Passes | None:
+        """Passes of the search for one image, at most or exactly; None of a search that cannot tell. Those by which a
+        result is judged are not among them.
+        """
+        return None
 
     @property
     def baseline(self) -> bool:

@@ -19,7 +19,8 @@ from robustcli.attacks.core.gallery_losses import (
 from robustcli.attacks.core.oracle import ImageObjective, TextObjective
 from robustcli.attacks.core.target import PairedCaptions, Target
 from robustcli.utils.numbers import one_of
-from robustcli.utils.rowwise import paired_cosines
+from robustcli.utils.rowwise import cosines, paired_cosines
+from robustcli.utils.seeding import generator
 
 __all__ = [
     "IMAGE_LOSSES",
@@ -29,12 +30,14 @@ __all__ = [
     "divergence",
     "guided",
     "image_objective",
+    "targeted",
     "text_drift",
     "text_objective",
 ]
 
 IMAGE_LOSSES = (*GALLERY_LOSSES, "own_pair", "drift", "infonce")
-TEXT_LOSSES = ("guided", "drift", "cross_entropy", "margin")
+TEXT_LOSSES = ("guided", "drift", "cross_entropy", "margin", "targeted")
+TARGETS = 3  # of a caption that is edited towards one of them
 
 
 def image_objective(loss: str, target: Target, text_features: Tensor | None = None) -> ImageObjective:
@@ -51,13 +54,17 @@ def image_objective(loss: str, target: Target, text_features: Tensor | None = No
     return makers[loss](target, text_features)
 
 
-def text_objective(objective: str, target: Target, image_features: Tensor | None = None) -> TextObjective:
+def text_objective(
+    objective: str, target: Target, image_features: Tensor | None = None, *, seed: int = 0
+) -> TextObjective:
     """The loss called ``objective`` of the captions of ``target``; ``image_features`` (N,D): attacked images,
-    default the clean ones.
+    default the clean ones; ``seed``: of the targets that ``targeted`` draws.
     """
     if one_of("objective", objective, TEXT_LOSSES) in GALLERY_LOSSES:
         paired_features = None if image_features is None else image_features[target.owner]
         return caption_over_gallery(objective, target, paired_features)
+    if objective == "targeted":
+        return targeted(target, seed)
     makers = {"guided": guided, "drift": text_drift}
     return makers[objective](target, image_features)
 
@@ -131,3 +138,29 @@ def guided(target: Target, image_features: Tensor | None) -> TextObjective:
 def text_drift(target: Target, _image_features: Tensor | None) -> TextObjective:
     """KL(clean caption || attacked caption) (Zhang et al. 2022); it needs no image."""
     return lambda features, rows: divergence(target.text_features[rows], features)
+
+
+def targeted(target: Target, seed: int) -> TextObjective:
+    """The cosine to the closest of `TARGETS` images of the gallery, drawn among those that the caption is not true of
+    (after the retrieval protocol of Abad Rocamora et al. 2025, LEAF).
+
+    A draw depends on ``seed``, the caption's id and the gallery, so on no other caption of the batch. Without an image
+    that it is not true of a caption has the loss 0 and stays as it is. The verdict is as for any other loss: a caption
+    is fooled where any false image ranks first, be it a target or not.
+    """
+    images, none = target.gallery.image_features, target.gallery.caption_matches.shape[1]
+    drawn = []
+    for caption_id, true in zip(target.pairs.caption_ids.tolist(), target.gallery.caption_matches.cpu(), strict=True):
+        false = torch.nonzero(~true).flatten()
+        chosen = false[torch.randperm(len(false), generator=generator(seed, "targets", caption_id))[:TARGETS]]
+        drawn.append(F.pad(chosen, (0, TARGETS - len(chosen)), value=none))
+    rows_of_targets = torch.stack(drawn).to(images.device) if drawn else images.new_zeros(0, TARGETS).long()
+
+    def objective(features: Tensor, rows: Tensor) -> Tensor:
+        table = rows_of_targets[rows]
+        missing = table == none
+        to_targets = cosines(features, images).gather(1, table.masked_fill(missing, 0))
+        best = to_targets.masked_fill(missing, -torch.inf).amax(1)
+        return torch.where(missing.all(1), 0.0, best)
+
+    return objective

@@ -18,6 +18,7 @@ from robustcli.attacks.core.frozen import frozen
 from robustcli.attacks.core.losses import TEXT_LOSSES, image_objective, text_objective
 from robustcli.attacks.core.oracle import ImageObjective, TextEncoder, TextObjective
 from robustcli.attacks.core.pairs import Adversarial, Alternative, DualEncoderLike, Gallery, Pairs
+from robustcli.attacks.core.passes import Passes, Problem
 from robustcli.attacks.core.success import fooled_queries, worst_of
 from robustcli.attacks.core.target import Target
 from robustcli.attacks.core.threat import ThreatModel
@@ -71,8 +72,8 @@ class TextAttack(Attack):
     """Base class of attacks on captions, within a budget of words or characters that is counted on the output.
 
     Args:
-        objective: loss of a dual encoder that is maximised: ``guided``, ``drift``, ``cross_entropy`` or ``margin``; see
-            `losses`.
+        objective: loss of a dual encoder that is maximised: ``guided``, ``drift``, ``cross_entropy``, ``margin`` or
+            ``targeted``; see `losses`.
         constraints: on edited captions, beside the budget; see `constraints`.
         seed: see `Attack`.
     """
@@ -205,6 +206,11 @@ class RetrievalAttack(Attack):
         if self.text is not None:
             self.text.check(threat)
 
+    def passes_of_parts(self, problem: Problem) -> Passes | None:
+        """Passes of a search that calls each of its parts once."""
+        image = Passes() if self.image is None else self.image.passes(problem)
+        return image and image + Passes(searches=0 if self.text is None else 1)
+
     @abstractmethod
     def search(self, target: Target, counter: QueryCounter) -> tuple[Tensor, tuple[str, ...]]:
         """The search, out of `attack_images` and `attack_captions`: images (N,C,H,W) and M captions."""
@@ -301,7 +307,7 @@ class RetrievalAttack(Attack):
             return pairs.captions
         return self.text.maximise(
             target.model,
-            objective or text_objective(self.text.objective, target),
+            objective or text_objective(self.text.objective, target, seed=self.text.seed),
             pairs.captions,
             pairs.caption_ids,
             target.threat,

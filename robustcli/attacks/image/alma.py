@@ -11,8 +11,9 @@ from torch import Tensor
 from robustcli.attacks.core.balls import L2
 from robustcli.attacks.core.class_losses import dlr
 from robustcli.attacks.core.oracle import LogitOracle
+from robustcli.attacks.core.passes import Passes, Problem
 from robustcli.attacks.core.threat import ThreatModel
-from robustcli.attacks.image.nearest import NearestAdversarials
+from robustcli.attacks.image.nearest import NearestAdversarials, update
 from robustcli.attacks.image.refined import RefinedMinimumNorm
 from robustcli.utils.errors import UserError
 from robustcli.utils.numbers import Number, at_least, parse_number
@@ -64,6 +65,9 @@ class ALMA(RefinedMinimumNorm):
                 f"threat.norm is {threat.norm!r}, but ALMA is here for l2: threat=smallest, or threat.norm=l2 with its "
                 "threat.eps; attack=fmn is for both norms."
             )
+
+    def approach_passes(self, problem: Problem) -> Passes:
+        return (update(problem) + Passes(backward=1)) * self.steps + update(problem)
 
     def approach(self, oracle: LogitOracle, best: NearestAdversarials, sample_ids: Tensor, threat: ThreatModel) -> None:
         clean, labels = best.clean, best.labels

@@ -15,6 +15,7 @@ from robustcli.attacks.core.base import ImageAttack
 from robustcli.attacks.core.class_losses import dlr_targeted, margin
 from robustcli.attacks.core.counter import QueryCounter
 from robustcli.attacks.core.oracle import ImageObjective, ImageOracle, LogitOracle, ObjectiveValue, copies_per_pass
+from robustcli.attacks.core.passes import Passes, Problem, both, forward
 from robustcli.attacks.core.restarts import best_of, better, lowest
 from robustcli.attacks.core.threat import ThreatModel
 from robustcli.utils.errors import UserError
@@ -56,6 +57,12 @@ class APGD(ImageAttack):
             raise UserError(f"attack.rho is {self.rho}: expected a share between 0 and 1, such as 0.75.")
         if self.loss == "infonce":
             raise UserError("attack.loss=infonce moves all images together, so a step of one's own means nothing.")
+
+    def passes(self, problem: Problem) -> Passes:
+        single = (both(max(self.steps, 1)) + forward(min(self.steps, 1))) * self.restarts
+        if self.targets and not problem.captions:  # each with a pass that reads its margin, after one for the ranking
+            single = forward(1) + (single + forward(1)) * min(self.targets, problem.classes - 1)
+        return single.bounded(self.early_stop and problem.stops_early)
 
     def ascend(
         self,

@@ -13,6 +13,7 @@ from robustcli.attacks.adaptive.eot import EOT
 from robustcli.attacks.core.base import ClassifierAttack
 from robustcli.attacks.core.class_losses import margin
 from robustcli.attacks.core.oracle import LogitOracle
+from robustcli.attacks.core.passes import Passes, Problem, forward
 from robustcli.attacks.core.restarts import better, lowest
 from robustcli.attacks.core.threat import ThreatModel
 from robustcli.attacks.image.apgd import APGD
@@ -58,6 +59,15 @@ class AutoAttack(ClassifierAttack):
     def check(self, threat: ThreatModel) -> None:
         for member in self.members().values():
             member.check(threat)
+
+    def passes(self, problem: Problem) -> Passes:
+        margin_of_member = forward(_DRAWS if problem.randomised else 1)
+        total = Passes(at_most=problem.stops_early)
+        for member in self.members().values():
+            spent = member.passes(problem)
+            assert spent is not None  # all of them are ours
+            total += spent + margin_of_member
+        return total
 
     def members(self) -> Mapping[str, ClassifierAttack]:
         """The attacks by name, in their order."""

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from robustcli.attacks.core.class_losses import LogitScale, margin
 from robustcli.attacks.core.oracle import LogitOracle
+from robustcli.attacks.core.passes import Passes, Problem
 from robustcli.attacks.core.threat import ThreatModel
-from robustcli.attacks.image.nearest import NearestAdversarials
+from robustcli.attacks.image.nearest import NearestAdversarials, update
 from robustcli.attacks.image.refined import RefinedMinimumNorm
 from robustcli.utils.errors import UserError
 from robustcli.utils.numbers import at_least, parse_number
@@ -76,6 +77,10 @@ class CW(RefinedMinimumNorm):
                 f"threat.norm is {threat.norm!r}, but Carlini and Wagner's attack is for l2: threat=smallest, or "
                 "threat.norm=l2 with its threat.eps; attack=fmn is for both norms."
             )
+
+    def approach_passes(self, problem: Problem) -> Passes:
+        descents = (update(problem) + Passes(backward=1)) * (self.search_steps * self.steps)
+        return ((descents + update(problem) * _HALVINGS) * self.restarts).bounded()
 
     def approach(self, oracle: LogitOracle, best: NearestAdversarials, sample_ids: Tensor, threat: ThreatModel) -> None:
         images, scale = best.clean, LogitScale(best.labels)

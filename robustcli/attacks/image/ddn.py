@@ -12,8 +12,9 @@ from torch import Tensor
 from robustcli.attacks.core.balls import L2
 from robustcli.attacks.core.class_losses import LogitScale, cross_entropy
 from robustcli.attacks.core.oracle import LogitOracle
+from robustcli.attacks.core.passes import Passes, Problem
 from robustcli.attacks.core.threat import ThreatModel
-from robustcli.attacks.image.nearest import NearestAdversarials
+from robustcli.attacks.image.nearest import NearestAdversarials, update
 from robustcli.attacks.image.refined import RefinedMinimumNorm
 from robustcli.utils.errors import UserError
 from robustcli.utils.numbers import Number, at_least, parse_number
@@ -57,6 +58,9 @@ class DDN(RefinedMinimumNorm):
                 f"threat.norm is {threat.norm!r}, but DDN is for l2: threat=smallest, or threat.norm=l2 with its "
                 "threat.eps; attack=fmn is for both norms."
             )
+
+    def approach_passes(self, problem: Problem) -> Passes:
+        return (update(problem) + Passes(backward=1)) * self.steps + update(problem)
 
     def approach(self, oracle: LogitOracle, best: NearestAdversarials, sample_ids: Tensor, threat: ThreatModel) -> None:
         clean, labels, ball, scale = best.clean, best.labels, L2(0.0), LogitScale(best.labels)

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from robustcli.attacks.core.oracle import LogitOracle
+from robustcli.attacks.core.passes import Passes, Problem
 from robustcli.attacks.core.threat import ThreatModel
 from robustcli.attacks.image.hyperplane import nearest_hyperplane, rival_classes
-from robustcli.attacks.image.nearest import NearestAdversarials
+from robustcli.attacks.image.nearest import NearestAdversarials, update
 from robustcli.attacks.image.refined import RefinedMinimumNorm
 from robustcli.utils.numbers import at_least, parse_number
 
@@ -44,6 +45,11 @@ class DeepFool(RefinedMinimumNorm):
             at_least("classes", self.classes, 2)
         at_least("steps", self.steps, 0)
         self._store(overshoot=parse_number("overshoot", self.overshoot))
+
+    def approach_passes(self, problem: Problem) -> Passes:
+        rivals = min(problem.classes, self.classes or problem.classes) - 1
+        step = update(problem) + Passes(forward=1, backward=rivals)
+        return (update(problem) + step * self.steps).bounded()
 
     def approach(self, oracle: LogitOracle, best: NearestAdversarials, sample_ids: Tensor, threat: ThreatModel) -> None:
         x_adv, labels = best.clean, best.labels

@@ -12,9 +12,10 @@ from robustcli.attacks.core.balls import Ball
 from robustcli.attacks.core.base import MinimumNormAttack
 from robustcli.attacks.core.counter import QueryCounter
 from robustcli.attacks.core.oracle import LogitOracle, copies_per_pass
+from robustcli.attacks.core.passes import Passes, Problem
 from robustcli.attacks.core.threat import ThreatModel
 from robustcli.attacks.image.hyperplane import biased_step, nearest_hyperplane, rival_classes
-from robustcli.attacks.image.nearest import NearestAdversarials
+from robustcli.attacks.image.nearest import NearestAdversarials, update
 from robustcli.utils.errors import UserError
 from robustcli.utils.numbers import at_least, parse_number
 
@@ -61,6 +62,12 @@ class FAB(MinimumNormAttack):
         if not 0 < beta < 1:
             raise UserError(f"attack.beta is {beta}: give a share between 0 and 1, such as 0.9.")
         self._store(alpha_max=alpha_max, eta=eta, beta=beta)
+
+    def passes(self, problem: Problem) -> Passes:
+        rivals = problem.classes - 1
+        starts = self.restarts * (min(self.targets, rivals) if self.targets else 1)
+        step = update(problem) + Passes(forward=1, backward=1 if self.targets else rivals)
+        return (update(problem) + step * (starts * self.steps)).bounded()
 
     def search(
         self, oracle: LogitOracle, images: Tensor, labels: Tensor, sample_ids: Tensor, threat: ThreatModel

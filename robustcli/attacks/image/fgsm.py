@@ -11,6 +11,7 @@ from torch import Tensor
 
 from robustcli.attacks.core.base import ImageAttack
 from robustcli.attacks.core.oracle import ImageOracle
+from robustcli.attacks.core.passes import Passes, Problem, both
 from robustcli.attacks.core.threat import ThreatModel
 
 
@@ -30,6 +31,9 @@ class FGSM(ImageAttack):
     @property
     def baseline(self) -> bool:
         return True  # a step of full length may overshoot: at an unbounded eps some images of a curved model stand
+
+    def passes(self, problem: Problem) -> Passes:
+        return both(1)
 
     def ascend(
         self,

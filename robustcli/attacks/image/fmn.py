@@ -12,9 +12,10 @@ from torch import Tensor
 from robustcli.attacks.core.balls import L2, Ball
 from robustcli.attacks.core.class_losses import margin
 from robustcli.attacks.core.oracle import LogitOracle
+from robustcli.attacks.core.passes import Passes, Problem
 from robustcli.attacks.core.threat import ThreatModel
 from robustcli.attacks.image.hyperplane import dual_norm
-from robustcli.attacks.image.nearest import NearestAdversarials
+from robustcli.attacks.image.nearest import NearestAdversarials, update
 from robustcli.attacks.image.refined import RefinedMinimumNorm
 from robustcli.utils.numbers import Number, at_least, parse_number
 
@@ -49,6 +50,9 @@ class FMN(RefinedMinimumNorm):
             alpha=None if self.alpha is None else parse_number("alpha", self.alpha),
             gamma=parse_number("gamma", self.gamma),
         )
+
+    def approach_passes(self, problem: Problem) -> Passes:
+        return (update(problem) + Passes(backward=1)) * self.steps + update(problem)
 
     def approach(self, oracle: LogitOracle, best: NearestAdversarials, sample_ids: Tensor, threat: ThreatModel) -> None:
         images, labels = best.clean, best.labels

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from robustcli.attacks.core.base import MinimumNormAttack
 from robustcli.attacks.core.oracle import LogitOracle
+from robustcli.attacks.core.passes import Passes, Problem
 from robustcli.attacks.core.threat import ThreatModel
 from robustcli.attacks.image.alma import ALMA
 from robustcli.attacks.image.cw import CW
@@ -18,7 +19,7 @@ from robustcli.attacks.image.ddn import DDN
 from robustcli.attacks.image.deepfool import DeepFool
 from robustcli.attacks.image.fab import FAB
 from robustcli.attacks.image.fmn import FMN
-from robustcli.attacks.image.nearest import NearestAdversarials
+from robustcli.attacks.image.nearest import NearestAdversarials, update
 from robustcli.utils.numbers import at_least, one_of
 
 
@@ -43,6 +44,15 @@ class MinimumNorm(MinimumNormAttack):
         super().__post_init__()
         at_least("steps", self.steps, 0)
         self._store(members=tuple(one_of("members", name, tuple(_MEMBERS)) for name in self.members))
+
+    def passes(self, problem: Problem) -> Passes:
+        total = Passes(at_most=True)
+        for name in self.members:
+            if problem.norm == "l2" or name not in _L2_ALONE:
+                spent = _MEMBERS[name](self).passes(problem)
+                assert spent is not None  # all of them are ours
+                total += spent + update(problem)
+        return total
 
     def search(
         self, oracle: LogitOracle, images: Tensor, labels: Tensor, sample_ids: Tensor, threat: ThreatModel

@@ -9,10 +9,16 @@ from torch import Tensor
 from robustcli.attacks.core.balls import Ball
 from robustcli.attacks.core.class_losses import margin
 from robustcli.attacks.core.oracle import LogitOracle
+from robustcli.attacks.core.passes import Passes, Problem, forward
 from robustcli.attacks.core.randomness import sample_noise
 
 _ROUNDING = 1e-5  # of the largest logit
 _CONFIRMATIONS = 2  # further passes that a success against a randomised model has to fool
+
+
+def update(problem: Problem) -> Passes:
+    """Passes of a forward pass whose result goes into `NearestAdversarials.update`, with what confirms it."""
+    return forward(1 + (_CONFIRMATIONS if problem.randomised else 0))
 
 
 class NearestAdversarials:

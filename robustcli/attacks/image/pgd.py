@@ -12,6 +12,7 @@ from torch import Tensor
 from robustcli.attacks.core.balls import Ball
 from robustcli.attacks.core.base import ImageAttack
 from robustcli.attacks.core.oracle import ImageOracle
+from robustcli.attacks.core.passes import Passes, Problem, both, forward
 from robustcli.attacks.core.restarts import best_of, better, lowest
 from robustcli.attacks.core.threat import ThreatModel
 from robustcli.utils.errors import UserError
@@ -76,6 +77,10 @@ class PGD(ImageAttack):
         Also if there are none, which is a start and no search.
         """
         return not self.steps or self.steps * self.step_size(eps) >= eps * (1 - 1e-9)  # of 20/255 by 10 steps of 2/255
+
+    def passes(self, problem: Problem) -> Passes:
+        last = forward(0 if self.keep == "last" and self.restarts == 1 else 1)
+        return ((both(self.steps) + last) * self.restarts).bounded(self.early_stop and problem.stops_early)
 
     def ascend(
         self,

@@ -12,10 +12,11 @@ from torch import Tensor
 from robustcli.attacks.core.balls import parse_eps
 from robustcli.attacks.core.base import ClassifierAttack, MinimumNormAttack
 from robustcli.attacks.core.oracle import LogitOracle
+from robustcli.attacks.core.passes import Passes, Problem
 from robustcli.attacks.core.threat import ThreatModel
 from robustcli.attacks.image.apgd import APGD
 from robustcli.attacks.image.fab import FAB
-from robustcli.attacks.image.nearest import NearestAdversarials
+from robustcli.attacks.image.nearest import NearestAdversarials, update
 from robustcli.utils.errors import UserError
 from robustcli.utils.numbers import Number, at_least
 
@@ -59,6 +60,14 @@ class ReducedAutoAttack(MinimumNormAttack):
                 f"threat.norm is {threat.norm!r}, but the reduced AutoAttack is for l2: choose threat=smallest, or "
                 "threat.norm=l2 with its threat.eps; attack=autoattack is for both norms."
             )
+
+    def passes(self, problem: Problem) -> Passes:
+        total = update(problem).bounded()
+        for _, _, member in self._members(problem.classes, randomised=problem.randomised):
+            spent = member.passes(problem)
+            assert spent is not None  # all of them are ours
+            total += spent + update(problem)
+        return total
 
     def search(
         self, oracle: LogitOracle, images: Tensor, labels: Tensor, sample_ids: Tensor, threat: ThreatModel

@@ -13,10 +13,11 @@ from robustcli.attacks.core.balls import Linf
 from robustcli.attacks.core.base import MinimumNormAttack
 from robustcli.attacks.core.class_losses import margin
 from robustcli.attacks.core.oracle import LogitOracle
+from robustcli.attacks.core.passes import Passes, Problem, both
 from robustcli.attacks.core.randomness import sample_noise
 from robustcli.attacks.core.threat import ThreatModel
 from robustcli.attacks.image.hyperplane import Hyperplane, biased_step
-from robustcli.attacks.image.nearest import NearestAdversarials
+from robustcli.attacks.image.nearest import NearestAdversarials, update
 from robustcli.utils.numbers import at_least
 
 _HALVINGS = 8  # forward passes of the bisection after a search
@@ -43,6 +44,18 @@ class RefinedMinimumNorm(MinimumNormAttack):
     def __post_init__(self) -> None:
         super().__post_init__()
         at_least("refine", self.refine, 0)
+
+    @abstractmethod
+    def approach_passes(self, problem: Problem) -> Passes:
+        """Passes of `approach` for one image."""
+
+    def passes(self, problem: Problem) -> Passes:
+        search = self.approach_passes(problem)
+        if not self.refine:
+            return search
+        gradient = update(problem) + Passes(backward=1)
+        along = (update(problem) + both(1)) * self.refine
+        return (search + gradient * (_FAR_STARTS * _FAR_STEPS) + update(problem) * _HALVINGS + along).bounded()
 
     @abstractmethod
     def approach(self, oracle: LogitOracle, best: NearestAdversarials, sample_ids: Tensor, threat: ThreatModel) -> None:

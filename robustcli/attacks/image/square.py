@@ -15,6 +15,7 @@ from torch import Tensor
 from robustcli.attacks.core.balls import Ball
 from robustcli.attacks.core.base import ImageAttack
 from robustcli.attacks.core.oracle import ImageOracle, copies_per_pass
+from robustcli.attacks.core.passes import Passes, Problem, forward
 from robustcli.attacks.core.randomness import sample_noise
 from robustcli.attacks.core.threat import ThreatModel
 from robustcli.utils.errors import UserError
@@ -51,6 +52,9 @@ class Square(ImageAttack):
             raise UserError(f"attack.p_init is {self.p_init}: expected a share above 0 and up to 1, such as 0.8.")
         if self.loss == "infonce":
             raise UserError("attack.loss=infonce moves all images together, but Square each on its own: use PGD.")
+
+    def passes(self, problem: Problem) -> Passes:
+        return forward(self.queries).bounded(self.early_stop and problem.stops_early)
 
     def ascend(
         self,

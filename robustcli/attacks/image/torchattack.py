@@ -22,6 +22,7 @@ from robustcli.attacks.adaptive.bpda import BPDA
 from robustcli.attacks.core.base import ClassifierAttack
 from robustcli.attacks.core.counter import QueryCounter, spread
 from robustcli.attacks.core.oracle import LogitOracle
+from robustcli.attacks.core.passes import Passes, Problem, both
 from robustcli.attacks.core.threat import ThreatModel
 from robustcli.utils.errors import UserError
 from robustcli.utils.numbers import Number, parse_number
@@ -38,6 +39,8 @@ _L2 = ("CW", "PGDL2", "PGDRSL2", "DeepFool", "EADEN", "GN")
 _SPARSE = ("EADL1", "SparseFool", "OnePixel", "Pixle", "JSMA")
 _RADII = ("eps", "max_epsilon")
 _BASELINES = ("VANILA", "GN", "FGSM", "FFGSM", "RFGSM")  # nothing, noise, and one step
+_ONE_STEP = ("FGSM", "FFGSM")
+_STEPS = ("BIM", "RFGSM", "PGD", "PGDL2", "MIFGSM")  # a forward and a backward pass each
 _FEWEST_CLASSES = {"APGDT": 4, "AutoAttack": 4}  # the targeted DLR sorts the highest four
 _COLOURED = ("TIFGSM", "PIFGSM", "PIFGSMPP")  # blur by kernels of three channels
 _NORMS = {"linf": "Linf", "l2": "L2"}  # FAB's L1 stops with an error in 3.5.1
@@ -94,6 +97,11 @@ class TorchAttack(ClassifierAttack):
     @property
     def baseline(self) -> bool:
         return self.name in _BASELINES
+
+    def passes(self, problem: Problem) -> Passes | None:
+        if self.name in _ONE_STEP:
+            return both(1)
+        return both(self.steps) if self.name in _STEPS else None  # what others ask of the model stands in their code
 
     @property
     def steps(self) -> int:

@@ -11,6 +11,7 @@ from torch import Tensor
 from robustcli.attacks.core.counter import QueryCounter
 from robustcli.attacks.core.losses import divergence, text_objective
 from robustcli.attacks.core.oracle import ImageObjective
+from robustcli.attacks.core.passes import Passes, Problem
 from robustcli.attacks.core.randomness import sample_noise
 from robustcli.attacks.core.retrieval import RetrievalAttack
 from robustcli.attacks.core.target import Target
@@ -39,6 +40,9 @@ class CoAttack(RetrievalAttack):
     def __post_init__(self) -> None:
         super().__post_init__()
         one_of("caption", self.caption, ("last", "all"))
+
+    def passes(self, problem: Problem) -> Passes | None:
+        return self.passes_of_parts(problem)
 
     def search(self, target: Target, counter: QueryCounter) -> tuple[Tensor, tuple[str, ...]]:
         captions = self.attack_captions(target, counter, text_objective("drift", target))

@@ -5,7 +5,7 @@ Shapes: N images, M captions, C channels, P captions of an image.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from torch import Tensor
 from robustcli.attacks.core.base import ImageAttack
 from robustcli.attacks.core.counter import QueryCounter
 from robustcli.attacks.core.pairs import Adversarial, Alternative, DualEncoderLike, Gallery, Pairs
+from robustcli.attacks.core.passes import Passes, Problem, forward
 from robustcli.attacks.core.retrieval import RetrievalAttack
 from robustcli.attacks.core.target import Target
 from robustcli.attacks.core.threat import ThreatModel
@@ -70,6 +71,21 @@ class RetrievalAutoAttack(RetrievalAttack):
         adversarial: Adversarial = self(model, pairs, gallery, threat)
         return adversarial.images, adversarial.captions
 
+    def passes(self, problem: Problem) -> Passes | None:
+        """Those of all queries of an image: of its own, and of each of its captions, which gets an image of its own."""
+        text, captions = Passes(searches=0 if self.text is None else 1), problem.captions
+        if self.image is None:
+            return text * 2
+        search, sga = self.image.passes(problem), SGA(image=self._of_sga(), text=self.text).passes(problem)
+        if search is None or sga is None:
+            return None
+        tried = forward(1) + text  # an image that is encoded, and the captions that are searched against it
+        of_image = (search + tried) * (2 + _NEGATIVES + 1) + forward(1) + tried + tried * captions
+        of_caption = (search + tried) * 3 + forward(1) + tried * (2 + captions)
+        # The captions of a caption's query are searched once each, its images are made and encoded for every caption.
+        images = replace(of_caption, searches=0) * captions + Passes(searches=of_caption.searches)
+        return (text * 2 + of_image + sga + images).bounded()
+
     def alternatives(self, target: Target, counter: QueryCounter) -> Mapping[str, Alternative]:
         """``image_to_text``, and ``text_to_image_1`` to ``text_to_image_P``: the images in the last are each for one
         of their captions, the first to the last.
@@ -120,7 +136,7 @@ class RetrievalAutoAttack(RetrievalAttack):
         if not len(rows):
             return
         part, caption_rows = target.part(rows)
-        image = PGD(steps=10, loss="own_pair", seed=self.seed)
+        image = self._of_sga()
         part_counter = QueryCounter.of(len(rows))
         x_adv, edited = SGA(image=image, text=self.text, seed=self.seed).search(part, part_counter)
         counter.add(part_counter, rows)
@@ -131,6 +147,9 @@ class RetrievalAutoAttack(RetrievalAttack):
         for queries, query_rows in ((images, rows), (captions, caption_rows)):
             queries.try_pairs(query_rows, images_with_sga[queries.image_rows[query_rows]], captions_with_sga, "SGA")
             queries.try_images(query_rows, images_with_sga[queries.image_rows[query_rows]], "SGA")
+
+    def _of_sga(self) -> PGD:
+        return PGD(steps=10, loss="own_pair", seed=self.seed)
 
     def _member(self, name: str) -> ImageAttack | None:
         if self.image is None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from robustcli.attacks.core.counter import QueryCounter
+from robustcli.attacks.core.passes import Passes, Problem
 from robustcli.attacks.core.retrieval import RetrievalAttack
 from robustcli.attacks.core.target import Target
 
@@ -15,6 +16,9 @@ from robustcli.attacks.core.target import Target
 @dataclass(frozen=True, kw_only=True)
 class SepAttack(RetrievalAttack):
     """Sep-Attack (Zhang et al. 2022): either side against the clean other one; with one part None the other alone."""
+
+    def passes(self, problem: Problem) -> Passes | None:
+        return self.passes_of_parts(problem)
 
     def search(self, target: Target, counter: QueryCounter) -> tuple[Tensor, tuple[str, ...]]:
         return self.attack_images(target, counter), self.attack_captions(target, counter)
@@ -25,6 +29,9 @@ class SequentialAttack(RetrievalAttack):
     """Attack of MAT (Waseda et al. 2026, section 3.2): the text against the clean image, then the image against that
     text, once.
     """
+
+    def passes(self, problem: Problem) -> Passes | None:
+        return self.passes_of_parts(problem)
 
     def search(self, target: Target, counter: QueryCounter) -> tuple[Tensor, tuple[str, ...]]:
         captions = self.attack_captions(target, counter)

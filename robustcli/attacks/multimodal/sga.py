@@ -5,7 +5,7 @@ S scales.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from robustcli.attacks.core.counter import QueryCounter
 from robustcli.attacks.core.losses import text_objective
 from robustcli.attacks.core.oracle import ImageObjective
+from robustcli.attacks.core.passes import Passes, Problem
 from robustcli.attacks.core.retrieval import RetrievalAttack
 from robustcli.attacks.core.target import Target
 from robustcli.utils.rowwise import paired_cosines
@@ -44,6 +45,13 @@ class SGA(RetrievalAttack):
     scales: Sequence[float] = (0.5, 0.75, 1.25, 1.5)
     sigma: float = 0.05
     noise: Noise | None = field(default=None, repr=False)
+
+    def passes(self, problem: Problem) -> Passes | None:
+        spent = self.passes_of_parts(problem)
+        if spent is None or self.image is None:
+            return spent
+        images = replace(spent, searches=0) * (1 + len(self.scales))  # each copy of an image is a pass
+        return images + (Passes() if self.text is None else Passes(forward=1, searches=2))
 
     def search(self, target: Target, counter: QueryCounter) -> tuple[Tensor, tuple[str, ...]]:
         captions = self.attack_captions(target, counter, text_objective("guided", target))

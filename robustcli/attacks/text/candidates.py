@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from robustcli.attacks.core.oracle import of_words
 from robustcli.attacks.core.pairs import DualEncoderLike
 from robustcli.utils.errors import UserError
-from robustcli.utils.words import affixes, read_table
+from robustcli.utils.words import affixes, read_table, read_words
 
 Replacements = list[tuple[int, str]]  # (position of the word, its replacement), best first within a position
 
@@ -115,7 +115,7 @@ class EmbeddingNeighbours:
     """
 
     def __init__(self, model: DualEncoderLike, words: Sequence[str] | str | Path, top_k: int = 10) -> None:
-        listed = _read_lines(words) if isinstance(words, str | Path) else words
+        listed = read_words(words, "candidates.words") if isinstance(words, str | Path) else words
         self.words = list(dict.fromkeys(word.lower() for word in listed))
         self.top_k = top_k
         self._neighbours = _nearest(self.words, _word_vectors(model, self.words), top_k)
@@ -153,15 +153,6 @@ def look_up(table: Mapping[str, Sequence[str]], caption: str) -> Replacements:
 
 def _lower(table: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
     return {str(word).lower(): [str(other) for other in others] for word, others in table.items()}
-
-
-def _read_lines(path: str | Path) -> list[str]:
-    try:
-        return Path(path).read_text(encoding="utf-8").split()
-    except FileNotFoundError as error:
-        raise UserError(f"candidates.words is {str(path)!r}, which does not exist: give a file of words.") from error
-    except OSError as error:
-        raise UserError(f"candidates.words is {str(path)!r}, which cannot be read: {error}.") from error
 
 
 @torch.no_grad()

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from robustcli.attacks.core.edit_distance import Words
 from robustcli.attacks.core.oracle import TextEncoder
 from robustcli.utils.errors import UserError
-from robustcli.utils.words import affixes, read_table
+from robustcli.utils.words import affixes, read_table, read_words
 
 
 class SentenceEncoder(Protocol):
@@ -102,6 +102,47 @@ class NoAntonyms:
 
     def _keeps(self, old: set[str], new: set[str]) -> bool:
         return all(new.isdisjoint(self._opposites.get(word, set()) - old) for word in old - new)
+
+
+class NoNewWords:
+    """Ban on words: an edited caption holds no word of a list that the clean one lacks, so that an edit of characters
+    leaves a misspelling and never another word (after LEAF, Abad Rocamora et al. 2025: "no new English word").
+
+    Words are compared in lower case and without the punctuation around them.
+
+    Args:
+        words: those of the language: a list, or a file with words between blanks or line ends.
+        compat: the rule of LEAF's published code instead: strictly fewer words of the list than before, each counted
+            as often as it stands. It forbids any edit of a caption that has none of them, and an edit beside them, but
+            takes a new word where two others are broken.
+
+    Raises:
+        UserError: no word at all, or a file that cannot be read.
+    """
+
+    def __init__(self, *, words: Sequence[str] | str | Path, compat: bool = False) -> None:
+        key = "attack.constraints: words"
+        listed = read_words(words, key) if isinstance(words, str | Path) else words
+        self.words, self.compat = words, compat
+        self._list = frozenset(str(word).lower() for word in listed)
+        if not self._list:
+            raise UserError(f"{key} is {words!r}, which holds no word: give a list, or a file of words.")
+
+    def __repr__(self) -> str:
+        shown = repr(self.words) if isinstance(self.words, str | Path) else f"{len(self.words)} words"
+        return f"NoNewWords({shown}, compat={self.compat})"
+
+    def allowed(
+        self, clean: Sequence[str], edited: Sequence[str], encoder: TextEncoder, *, slack: float = 0.0
+    ) -> Sequence[bool]:
+        return [self._keeps(self._known(old), self._known(new)) for old, new in zip(clean, edited, strict=True)]
+
+    def _keeps(self, old: Sequence[str], new: Sequence[str]) -> bool:
+        return len(new) < len(old) if self.compat else set(new) <= set(old)
+
+    def _known(self, caption: str) -> list[str]:
+        """Words of the list that stand in the caption, with repetition."""
+        return [core for word in caption.split() if (core := affixes(word)[1].lower()) in self._list]
 
 
 def _words(caption: str) -> set[str]:

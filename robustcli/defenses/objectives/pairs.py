@@ -124,7 +124,8 @@ def attack_captions(
         caption_ids=_of_this_step(batch.caption_ids[rows], seed),
     )
     with frozen(model):
-        objective = objective or text_objective(attack.text.objective, Target(model, pairs, None))
+        target = Target(model, pairs, None)
+        objective = objective or text_objective(attack.text.objective, target, seed=attack.text.seed)
         adversarial = attack.text.maximise(model, objective, pairs.captions, pairs.caption_ids, threat)
     captions = list(batch.captions)
     for row, caption in zip(rows.tolist(), adversarial, strict=True):

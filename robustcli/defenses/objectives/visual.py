@@ -180,6 +180,11 @@ class OnClasses(ClassObjective):
                 f"objective={objective.name} trains the image tower of a dual encoder, which the model is not: choose "
                 "model=tiny or model=open_clip, or take objective=pgd_at."
             )
+        if model.prompt is not None:
+            raise UserError(
+                f"objective={objective.name} trains the image tower, which a learnt prompt leaves as it is: choose "
+                "objective=pgd_at, trades or standard, or prompt.length=null."
+            )
         objective.check_model(model.dual)
         self.objective, self.name = objective, objective.name
         # A copy: what the training began with, a resumed one too, whose weights are restored later.

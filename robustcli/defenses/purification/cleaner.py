@@ -24,6 +24,11 @@ class Cleaner(nn.Module, ABC):
     def randomised(self) -> bool:
         """True if two passes over the same image differ."""
 
+    @property
+    def bounded(self) -> bool:
+        """True if cleaned images are within [0,1]; the input of others goes to the network without that check."""
+        return True
+
     @abstractmethod
     def prepare(self, images: Tensor) -> list[Tensor]:
         """First half, shared by all draws: images (B,C,H,W) in [0,1] -> tensors with B as their first dimension."""
@@ -103,6 +108,10 @@ class StraightThrough(Cleaner):
     @property
     def randomised(self) -> bool:
         return self.cleaner.randomised
+
+    @property
+    def bounded(self) -> bool:
+        return self.cleaner.bounded
 
     def prepare(self, images: Tensor) -> list[Tensor]:
         with torch.no_grad():  # the images go along for their gradient; no graph of the cleaner is kept

@@ -15,7 +15,7 @@ from robustcli.attacks.adaptive.averaging import EncoderWrapper
 from robustcli.attacks.core.frozen import frozen
 from robustcli.attacks.core.pairs import DualEncoderLike
 from robustcli.defenses.purification.cleaner import Cleaner, StraightThrough
-from robustcli.models import Classifier
+from robustcli.models import Classifier, DualEncoder
 from robustcli.models.network import fingerprint
 from robustcli.utils.errors import UserError
 from robustcli.utils.numbers import at_least
@@ -172,7 +172,7 @@ class PurifiedClassifier(nn.Module):
         super().__init__()
         self.classifier, self.cleaner = classifier, cleaner
         self.draws, self.memory = _checked(cleaner, draws, memory), memory
-        self._drawn = FoldedDraws(cleaner, classifier, memory)
+        self._drawn = FoldedDraws(cleaner, classifier if cleaner.bounded else classifier.unchecked, memory)
 
     @property
     def randomised(self) -> bool:
@@ -247,7 +247,10 @@ class PurifiedEncoder(EncoderWrapper):
         super().__init__(model)
         self.cleaner = cleaner
         self.draws, self.memory = _checked(cleaner, draws, memory), memory
-        self._drawn = FoldedDraws(cleaner, model.encode_image, memory)
+        encode = model.encode_image
+        if isinstance(model, DualEncoder) and not cleaner.bounded:
+            encode = model.unchecked
+        self._drawn = FoldedDraws(cleaner, encode, memory)
 
     def encode_image(self, images: Tensor) -> Tensor:
         """(B,C,H,W) in [0,1] -> (B,D) of unit norm."""

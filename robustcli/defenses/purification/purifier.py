@@ -103,6 +103,11 @@ class Purifier(Cleaner):
         """True if two passes over the same image differ."""
         return bool((self.alphas > 0).any()) or self._drawn_before
 
+    @property
+    def bounded(self) -> bool:
+        """True if the generator makes images within [0,1]; the paper does not clamp what a StyleGAN2 makes."""
+        return self.generator.bounded
+
     def forward(self, images: Tensor, noise: Sequence[Tensor] | None = None) -> Tensor:
         """(B,C,H,W) in [0,1] -> the same, purified; as the generator puts them out, which an NVAE does within [0,1].
 

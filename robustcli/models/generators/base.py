@@ -19,10 +19,12 @@ class Generator(nn.Module, ABC):
     Attributes:
         latent_shapes: of one sample's latents, coarse to fine, L of them.
         resolution: (C,H,W) of the images.
+        bounded: the images that it makes are within [0,1].
     """
 
     latent_shapes: tuple[tuple[int, ...], ...]
     resolution: tuple[int, int, int]
+    bounded = True
 
     @abstractmethod
     def encode(self, images: Tensor) -> list[Tensor]:

@@ -8,6 +8,7 @@ from robustcli.models.generators.avae import AVAE, published
 from robustcli.models.generators.ddpm import DDPM
 from robustcli.models.generators.files import load_nvae
 from robustcli.models.generators.nvae import NVAE
+from robustcli.models.generators.style_files import is_of_stylegan, read_content, style_mixing
 from robustcli.models.registry import MODELS, import_factory
 from robustcli.models.weights import find_weights, read_safetensors
 from robustcli.utils.errors import UserError
@@ -137,8 +138,9 @@ def load_generator(
     """A frozen generator from a file.
 
     Args:
-        path: a published .pt, a file of train-generator, for a ``ddpm`` a folder of diffusers, or ``shipped``.
-        temperature: of the draws, where it has one.
+        path: a published .pt of NVAE, e4e, Style-Transformer or A-VAE, a file of train-generator, for a ``ddpm`` a
+            folder of diffusers, or ``shipped``.
+        temperature: of the draws, where it has one; StyleGAN2 has none.
         shipped_for: name of the data set whose generator ``path="shipped"`` stands for.
         kind: that is asked for, a row of the registry; of an ``nvae`` the file may name another one that draws anew.
 
@@ -158,6 +160,8 @@ def load_generator(
     rows = [name for name, row in MODELS.items() if row.kind == "generator"]
     file = find_weights(path, name)
     stored = read_safetensors(file, tensors=False)[0] if file.suffix == ".safetensors" else {}
+    if not stored and is_of_stylegan(content := read_content(file)):
+        return style_mixing(content, file)
     held = stored.get("generator", _PUBLISHED)
     if not isinstance(held, str) or held not in rows:
         raise UserError(f"checkpoint {file} is of the generator {held!r}: expected one of {', '.join(rows)}.")

@@ -57,7 +57,7 @@ def load_nvae(path: str | Path, *, temperature: float = 0.6, shipped: str | None
             model = NVAE(stored.configuration, temperature=temperature)
     except (TypeError, ValueError, AttributeError, KeyError, OverflowError) as error:
         raise UserError(f"the configuration in checkpoint {found} describes no NVAE ({error}).") from error
-    _check_match(found, state, model.state_dict())
+    check_match(found, state, model.state_dict(), "the NVAE that its configuration describes")
     check_numbers(found, state, model.state_dict())
     model.load_state_dict(state, assign=True)
     return model.requires_grad_(False).eval()
@@ -114,7 +114,7 @@ def _read_published(path: Path) -> _Stored:
     entries = {key: _plain(value) for key, value in tables.items()}
     at = {_temperature(path, key): value for key, value in entries.items() if key.startswith(_AT)}
     if not entries:
-        raise UserError(f"checkpoint {path} has no {_WEIGHTS!r}: it holds {_listed(content)}.")
+        raise UserError(f"checkpoint {path} has no {_WEIGHTS!r}: it holds {listed(content)}.")
     return _Stored(configuration, entries.get(_WEIGHTS, {}), at)
 
 
@@ -137,7 +137,7 @@ def _configuration(path: Path, content: Mapping[str, Any]) -> Mapping[str, Any]:
     if not isinstance(found, Mapping) or not {"autoencoder", "resolution"} <= set(found):
         raise UserError(
             f"checkpoint {path} has no 'configuration' of 'autoencoder' and 'resolution': it is not of an NVAE "
-            f"(it holds {_listed(content)}); a published .pt and a file of train-generator have one."
+            f"(it holds {listed(content)}); a published .pt and a file of train-generator have one."
         )
     return found
 
@@ -152,16 +152,16 @@ def _chosen(path: Path, stored: _Stored, temperature: float) -> Mapping[str, Ten
     )
 
 
-def _check_match(path: Path, state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+def check_match(path: Path, state: Mapping[str, Tensor], expected: Mapping[str, Tensor], what: str) -> None:
+    """`UserError` where names or shapes of the weights in a file are not those that are expected of ``what``."""
     lacking, odd = [name for name in expected if name not in state], [name for name in state if name not in expected]
     wrong = [name for name in expected if name in state and state[name].shape != expected[name].shape]
     if lacking or odd or wrong:
         kind, names = next((k, n) for k, n in (("lacks", lacking), ("adds", odd), ("has of another shape", wrong)) if n)
-        raise UserError(
-            f"checkpoint {path} is not of the NVAE that its configuration describes: it {kind} {_listed(names)}."
-        )
+        raise UserError(f"checkpoint {path} is not of {what}: it {kind} {listed(names)}.")
 
 
-def _listed(names: Iterable[Any]) -> str:
+def listed(names: Iterable[Any]) -> str:
+    """The first four names, and how many more there are."""
     found = [str(name) for name in names]
     return ", ".join(found[:4]) + (f" and {len(found) - 4} more" if len(found) > 4 else "")

@@ -155,6 +155,37 @@ def test_the_text_losses_are_what_they_say(model: ToyDual) -> None:
             assert losses[k] == pytest.approx(float(-shares[target.pairs.matches()[:, j]].sum().log()), abs=1e-5)
 
 
+def test_the_targeted_loss_is_the_cosine_to_the_closest_of_three_false_images(model: ToyDual) -> None:
+    """The draw in full: of the false images of a caption, by the seed and its id, in whatever batch it stands."""
+    target = _target(model, (1, 3, 2, 1, 1, 1))
+    ids, matches = target.pairs.caption_ids.tolist(), target.pairs.matches()
+    rows, features = torch.tensor([4, 0, 4, 8]), _features(4, target.text_features, 3)
+    losses, drawn = text_objective("targeted", target, seed=7)(features, rows), set[tuple[int, ...]]()
+    for k, j in enumerate(rows.tolist()):
+        false = torch.nonzero(~matches[:, j]).flatten()
+        chosen = false[torch.randperm(len(false), generator=generator(7, "targets", ids[j]))[:3]]
+        drawn.add(tuple(sorted(chosen.tolist())))
+        best = max(float(target.image_features[i].double() @ features[k].double()) for i in chosen)
+        assert float(losses[k]) == pytest.approx(best, abs=1e-6)
+    assert len(drawn) > 1
+    assert not torch.equal(text_objective("targeted", target, seed=8)(features, rows), losses)
+
+
+def test_the_targeted_loss_of_a_caption_with_fewer_false_images_than_targets(model: ToyDual) -> None:
+    """Those that there are; and where it is true of all, nothing is to be gained, and no gradient is a NaN."""
+    pairs = make_pairs(model, (1, 1, 1))
+    relevance = pairs.matches().clone()
+    relevance[:, 1] = True
+    target = Target(model, Pairs(**{**vars(pairs), "relevance": relevance}), None)
+    features = _features(3, target.text_features, 3).requires_grad_()
+    losses = text_objective("targeted", target)(features, torch.arange(3))
+    cosines = target.image_features @ features[0].detach()
+    assert float(losses[0].detach()) == pytest.approx(float(cosines[1:].max()), abs=1e-6)
+    assert losses[1] == 0
+    (gradient,) = torch.autograd.grad(losses.sum(), features)
+    assert gradient.isfinite().all() and gradient[0].any() and not gradient[1].any()
+
+
 def _margin(similarities: Tensor, true: Tensor, loss: str) -> float:
     best_true = float(similarities[true].max())
     false = sorted(similarities[~true].tolist(), reverse=True)

@@ -3,16 +3,19 @@
 Shapes: M captions.
 """
 
+import string
 from collections.abc import Sequence
 
 import pytest
 import torch
 from torch import Tensor
 
-from robustcli.attacks import CharacterEdits, Characters
+from robustcli.attacks import CharacterEdits, Characters, SepAttack, ThreatModel
 from robustcli.attacks.core.losses import TEXT_LOSSES, Target, text_objective
 from robustcli.attacks.core.oracle import TextObjective
 from robustcli.attacks.text.characters import ALPHABET, NEIGHBOURS
+from robustcli.builders.attacks import build_attack
+from robustcli.config.compose import compose
 from robustcli.utils.errors import UserError
 
 from ..conftest import LetterDual, ToyDual, make_pairs
@@ -140,3 +143,23 @@ def test_captions_of_all_sorts_and_settings(letters: LetterDual) -> None:
     for bad in ({"search": "beam"}, {"positions": 0}, {"alphabet": ""}, {"max_characters": -1}, {"objective": "own"}):
         with pytest.raises(UserError, match=next(iter(bad)).removeprefix("max_") + " is "):
             CharacterEdits(**bad)
+
+
+def test_the_targets_of_an_attack_are_those_of_its_seed(letters: LetterDual) -> None:
+    target = Target(letters, make_pairs(letters, (1,) * 6), None)
+    pairs, found = target.pairs, set[tuple[str, ...]]()
+    for seed in (1, 2):
+        attack = CharacterEdits(max_characters=2, alphabet=LETTERS, objective="targeted", seed=seed)
+        result = SepAttack(text=attack)(letters, pairs)
+        towards = text_objective("targeted", target, seed=seed)
+        assert result.captions == attack.maximise(letters, towards, pairs.captions, pairs.caption_ids)
+        found.add(result.captions)
+    assert len(found) == 2
+
+
+def test_leaf_s_preset_puts_in_letters_of_both_cases_digits_punctuation_and_the_blank() -> None:
+    node = compose("evaluate", ["attack=characters_leaf", "threat=characters"]).attack
+    built = build_attack(node, ThreatModel(eps=0, characters=1), captions=True, candidates=None, seed=0, key="attack")
+    attack = built.attack.text  # type: ignore[attr-defined]
+    assert attack == CharacterEdits(alphabet=attack.alphabet, positions=20, objective="cross_entropy")
+    assert sorted(attack.alphabet) == sorted(string.ascii_letters + string.digits + string.punctuation + " ")

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from robustcli.attacks import MaxShare, MinSimilarity, NoAntonyms
+from robustcli.attacks import CharacterEdits, MaxShare, MinSimilarity, NoAntonyms, NoNewWords
 from robustcli.attacks.core.oracle import TextEncoder
 from robustcli.utils.errors import UserError
 
-from ..conftest import ToyDual, words
+from ..conftest import LetterDual, ToyDual, words
 
 
 class Angles:
@@ -77,6 +77,37 @@ def test_no_opposite_comes_in(model: ToyDual, tmp_path: Path) -> None:
     assert attack.maximise(model, lambda f, r: f.sum(1), ["a red ball"], torch.tensor([0])) == ("a red ball",)
 
 
+CLEAN = ["the cart stood", "The cart, the horse", "xyz", "a cart"]
+EDITED = ["the car stood", "the czrt, the horse", "xyz the", "a c art"]
+
+
+def test_no_word_of_the_list_comes_in(model: ToyDual, tmp_path: Path) -> None:
+    encoder, file = TextEncoder(model), tmp_path / "words.txt"
+    file.write_text("the a cart\nCar horse  art\n")
+    for source in (file, str(file), ["the", "A", "cart", "car", "horse", "art"]):
+        assert NoNewWords(words=source).allowed(CLEAN, EDITED, encoder) == [False, True, False, False]
+    # Fewer of them than before: one as often as it stands, and a new one beside two that are broken is none.
+    published = NoNewWords(words=file, compat=True)
+    assert published.allowed(CLEAN, EDITED, encoder) == [False, True, False, False]
+    clean, edited = ["the cart", "xyz", "the cart a", "the the"], ["the cart!", "xyy", "car x", "the th"]
+    assert published.allowed(clean, edited, encoder) == [False, False, True, True]
+    assert NoNewWords(words=file).allowed(clean, edited, encoder) == [True, True, False, True]
+
+
+def test_a_search_of_characters_leaves_no_other_word(letters: LetterDual) -> None:
+    """Without the rule it would take the edit that the rule forbids."""
+
+    def found(**settings: Any) -> str:
+        attack = CharacterEdits(max_characters=1, alphabet="bcfhmrt", positions=99, **settings)
+        (text,) = attack.maximise(letters, lambda f, rows: f.sum(1), ["cat"], torch.tensor([0]))
+        return text
+
+    free = found()
+    assert free != "cat"
+    other = found(constraints=[NoNewWords(words=["cat", free])])
+    assert other not in ("cat", free)
+
+
 def test_mistakes_name_what_is_wrong(tmp_path: Path) -> None:
     path = tmp_path / "three.txt"
     path.write_text("one two three\n")
@@ -86,8 +117,12 @@ def test_mistakes_name_what_is_wrong(tmp_path: Path) -> None:
         lambda: NoAntonyms(table=path),
         lambda: NoAntonyms(table=tmp_path / "absent.txt"),
         lambda: NoAntonyms(table=tmp_path / "absent.json"),
+        lambda: NoNewWords(words=tmp_path / "absent.txt"),
+        lambda: NoNewWords(words=tmp_path),
+        lambda: NoNewWords(words=[]),
     ):
-        with pytest.raises(UserError, match=r"attack\.constraints: (minimum|maximum|table) is"):
+        with pytest.raises(UserError, match=r"attack\.constraints: (minimum|maximum|table|words) is"):
             make()
     shown = repr([MinSimilarity(minimum=0.5), MaxShare(maximum=1), NoAntonyms(table={"a": ["b"]})])
     assert shown == "[MinSimilarity(minimum=0.5, encoder=None), MaxShare(maximum=1.0), NoAntonyms(1 words)]"
+    assert repr(NoNewWords(words=["a", "b"])) == "NoNewWords(2 words, compat=False)"

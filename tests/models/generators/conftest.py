@@ -3,14 +3,22 @@
 import runpy
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from robustcli.models.generators import NVAE
+from robustcli.models.generators import (
+    E4EEncoder,
+    Frame,
+    Generator,
+    StyleGAN2,
+    StyleMixing,
+    StyleTransformerEncoder,
+)
 
+Network = TypeVar("Network", bound=nn.Module)
 FIXTURES = Path(__file__).parents[4] / "shared" / "fixtures"
 AUTOENCODER = {
     "num_scales": 2,
@@ -49,17 +57,7 @@ def published() -> Callable[[str], Any]:
     return read
 
 
-@pytest.fixture
-def filled() -> Callable[..., Any]:
-    """A function that draws the weights of a module from their names, as those of the published outputs were."""
-    path = FIXTURES / "fill.py"
-    if not path.is_file():
-        pytest.skip(f"no {path}: the published outputs are not on this machine")
-    namespace = runpy.run_path(str(path))
-    return namespace["fill"]  # type: ignore[no-any-return]
-
-
-def noise(model: NVAE, count: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> list[Tensor]:
+def noise(model: Generator, count: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> list[Tensor]:
     """Standard-normal tensors for the latents."""
     source = torch.Generator().manual_seed(seed)
     return [torch.randn((count, *shape), generator=source, dtype=dtype) for shape in model.latent_shapes]
@@ -70,7 +68,46 @@ def pictures(count: int, resolution: tuple[int, ...], seed: int = 0, dtype: torc
     return torch.rand(count, *resolution, generator=torch.Generator().manual_seed(seed), dtype=dtype)
 
 
-def linear(model: NVAE) -> Tensor:
+def linear(model: Generator) -> Tensor:
     """The alphas i/L."""
     number = len(model.latent_shapes)
     return torch.arange(1, number + 1) / number
+
+
+@pytest.fixture
+def filled() -> Callable[..., Any]:
+    """The function that gives a network the weights of the published outputs; skipped where those are absent."""
+    if not (FIXTURES / "fill.py").is_file():
+        pytest.skip(f"no {FIXTURES / 'fill.py'}: the published outputs are not on this machine")
+    return runpy.run_path(str(FIXTURES / "fill.py"))["fill"]
+
+
+def shaken(model: Network, seed: int = 0) -> Network:
+    """The network with biases, norms and strengths of noise that are not those of a new one, 0 and 1."""
+    source = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, value in model.state_dict().items():
+            if value.ndim < 2 and value.is_floating_point():
+                value += 0.1 * torch.randn(value.shape, generator=source, dtype=value.dtype)
+            if name.endswith("running_var"):
+                value.abs_()
+    return model.requires_grad_(False)
+
+
+def faces(size: int = 16, *, seed: int = 0, width: int = 2, frame: Frame | None = None) -> StyleMixing:
+    """An e4e encoder in front of a StyleGAN2, of some thousand weights."""
+    decoder = StyleGAN2(size, style_dim=8 * width, channels=[4] * (size.bit_length() - 2), mapping_layers=2, seed=seed)
+    encoder = E4EEncoder(size, width=width, seed=seed)
+    return _mixing(encoder, decoder, frame or Frame(size, size, (0, size)), seed)
+
+
+def cars(size: int = 32, *, seed: int = 0, frame: Frame | None = None) -> StyleMixing:
+    """A Style-Transformer encoder in front of a StyleGAN2, whose images have black bands."""
+    decoder = StyleGAN2(size, style_dim=16, channels=[4] * (size.bit_length() - 2), mapping_layers=2, seed=seed)
+    encoder = StyleTransformerEncoder(latents=decoder.latents, width=2, seed=seed)
+    return _mixing(encoder, decoder, frame or Frame(size // 4, size // 2, (size // 16, size // 2 - size // 16)), seed)
+
+
+def _mixing(encoder: E4EEncoder | StyleTransformerEncoder, decoder: StyleGAN2, frame: Frame, seed: int) -> StyleMixing:
+    average = torch.randn(decoder.style_dim, generator=torch.Generator().manual_seed(seed))
+    return shaken(StyleMixing(encoder, decoder, average, frame=frame), seed)

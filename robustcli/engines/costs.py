@@ -1,0 +1,72 @@
+"""What a command will cost, told before its long work starts, and how many images a budget of minutes pays for."""
+
+from collections.abc import Sequence
+
+from omegaconf import DictConfig
+
+from robustcli.evaluation import Estimate, Evaluation, Group, estimate
+from robustcli.runs.run import Run
+from robustcli.training.trainer import Trainer
+from robustcli.utils.errors import UserError
+from robustcli.utils.progress import duration
+
+_SHORT = 20  # steps of a training that is over before a few of them are timed
+
+
+def judge_within(
+    run: Run, config: DictConfig, evaluation: Evaluation, groups: Sequence[Group], *, times: int = 1
+) -> Estimate:
+    """Print what judging ``groups`` ``times`` over will cost, cut the images to what ``evaluation.budget_minutes`` pays
+    for, and keep both in the manifest.
+
+    The number of images is chosen once: a resumed run keeps that of its first session, whatever the machine does now.
+
+    Raises:
+        UserError: the budget does not pay for one image.
+    """
+    minutes, kept = config.evaluation.budget_minutes, run.manifest.get("budget")
+    with run.phase("load"):  # where a mistake leaves no directory behind
+        found = estimate(evaluation, groups, times=times)
+        if minutes is not None:
+            count = int(kept["images"]) if kept else found.affordable(minutes)
+            if not count:
+                one = f"{found.seconds / found.images:.2g} s"
+                raise UserError(
+                    f"evaluation.budget_minutes is {minutes:g}, but one image takes {one} under these attacks: give it "
+                    "more, or take fewer attacks, such as attacks=quick."
+                )
+            if count < found.images:
+                evaluation.evaluator.shorten(count, _shortened(count, found.images, minutes))
+                found = estimate(evaluation, groups, times=times)
+            run.note(budget={"minutes": minutes, "images": count})
+    _tell(run, "judge", str(found) + (f" (evaluation.budget_minutes={minutes:g})" if minutes is not None else ""))
+    run.note(estimate={"judge": found.seconds})
+    return found
+
+
+def _shortened(count: int, images: int, minutes: float) -> str:
+    first = f"Judged on the first {count:,} of {images:,} images"
+    return f"{first}, which is what evaluation.budget_minutes={minutes:g} pays for."
+
+
+def tell_training(run: Run, trainer: Trainer, unit: str) -> None:
+    """Print the steps of a training and the time that a few timed ones make of them; call after `Trainer.prepare`."""
+    left = trainer.training.steps - trainer.step
+    said = f"{left:,} steps of {trainer.samples_per_step:,} {unit}"
+    if left > _SHORT:
+        each = trainer.training.step_seconds or trainer.seconds_of_a_step()
+        said += f": about {duration(left * each)} by timed steps, validations aside"
+        run.note(estimate={"train": left * each})
+    _tell(run, "train", said)
+
+
+def tell_passes(run: Run, name: str, said: str, passes: int, seconds: float) -> None:
+    """Print what a search that is no evaluation will cost: ``passes`` of ``seconds`` each."""
+    _tell(run, name, f"{said}, {passes:,} forward passes: about {duration(passes * seconds)} by timed passes")
+    run.note(estimate={name: passes * seconds})
+
+
+def _tell(run: Run, name: str, said: str) -> None:
+    again = " (in all, with what was done before)" if run.resumed and name != "train" else ""
+    print(f"{name}: {said}{again}", flush=True)
+    run.log.info("%s: %s", name, said)

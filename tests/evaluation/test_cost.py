@@ -1,0 +1,144 @@
+"""What an evaluation says it will cost, and that asking changes nothing."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from robustcli.attacks import PGD, SGA, Attack, SepAttack, SynonymTable, ThreatModel, WordSubstitution
+from robustcli.data import Scenes
+from robustcli.data.classes import PixelClasses
+from robustcli.data.scenes import synonym_table
+from robustcli.evaluation import (
+    Attacker,
+    ClassificationEvaluator,
+    Evaluation,
+    Group,
+    RetrievalEvaluator,
+    cost,
+    estimate,
+)
+from robustcli.models import Classifier, DualEncoder
+from robustcli.utils.seeding import generator
+
+from ..attacks.conftest import SmallNet, attack_of
+
+THREAT = ThreatModel(eps=0.05, words=1)
+
+
+def classes() -> Classifier:
+    return Classifier(SmallNet().eval(), classes=tuple("abcd"), mean=(0.0,) * 3, std=(1.0,) * 3)
+
+
+def on_classes(attacks: dict[str, Attack], *, radii: tuple[float, ...] = (), **more: Any) -> tuple[Evaluation, Group]:
+    pixels = torch.rand(12, 3, 8, 8, generator=generator(3))
+    model = classes()
+    data = PixelClasses(
+        "noise",
+        "test",
+        pixels=pixels,
+        scale=1.0,
+        labels=model(pixels).argmax(1),
+        classes=tuple("abcd"),
+        image_ids=[str(number) for number in range(12)],
+        fingerprint="0",
+    )
+    evaluator = ClassificationEvaluator(data, THREAT, batch_size=6)
+    evaluation = Evaluation(evaluator=evaluator, attacks=attacks, threat=THREAT, radii=radii, **more)
+    return evaluation, Group(bare=evaluator.entry("m", model))
+
+
+def on_pairs(scenes: Scenes, model: DualEncoder, attack: Attack) -> tuple[Evaluation, Group]:
+    evaluator = RetrievalEvaluator(scenes, THREAT, batch_size=4, limit=8)
+    evaluation = Evaluation(evaluator=evaluator, attacks={"it": attack}, threat=THREAT)
+    return evaluation, Group(bare=evaluator.entry("m", model))
+
+
+def words() -> WordSubstitution:
+    return WordSubstitution(candidates=SynonymTable({word: list(others) for word, others in synonym_table().items()}))
+
+
+def test_it_is_images_times_attacks_times_passes() -> None:
+    attacks = {"pgd": PGD(steps=4, early_stop=False), "one": PGD(steps=1, early_stop=False)}
+    found = estimate(*_asked(on_classes(attacks, radii=(0.1,), curve=None)))
+    # Two radii of each attack; clean, and the verdict of each of four runs, are a pass an image.
+    assert (found.images, found.attacks, found.runs) == (12, 2, 4)
+    assert found.passes.forward == 12 * (2 * (4 + 1) + 2 * (1 + 1) + 1 + 4)
+    assert found.passes.backward == 12 * (2 * 4 + 2 * 1) and not found.passes.at_most
+    assert str(found).startswith(
+        "12 images x 1 model x 2 attacks in 4 runs, 228 forward and 120 backward passes: about "
+    )
+    twice = estimate(*_asked(on_classes(attacks, radii=(0.1,), curve=None)), times=2)
+    assert twice.passes.forward == 2 * found.passes.forward and twice.models == 2
+
+
+def _asked(built: tuple[Evaluation, Group]) -> tuple[Evaluation, list[Group]]:
+    return built[0], [built[1]]
+
+
+def test_a_search_that_may_stop_early_is_at_most_and_one_that_cannot_tell_is_named() -> None:
+    early = estimate(*_asked(on_classes({"pgd": PGD(steps=4)})))
+    assert early.passes.at_most and "at most 84 forward and 48 backward passes: at most 0:00:0" in str(early)
+    unknown = estimate(*_asked(on_classes({"pgd": PGD(steps=4), "ta": attack_of("torchattacks")})))
+    assert unknown.unknown == ("ta",) and "(without ta, which cannot tell)" in str(unknown)
+    transfer = estimate(*_asked(on_classes({"pgd": PGD(steps=4)}, attacker=Attacker(surrogate=classes()))))
+    assert not transfer.passes.at_most and transfer.passes.backward == 48
+
+
+def test_searches_of_captions_are_those_of_all_captions(scenes: Scenes, small_model: DualEncoder) -> None:
+    sep = SepAttack(image=PGD(steps=2), text=words())
+    evaluation, group = on_pairs(scenes, small_model, sep)
+    captions = len(evaluation.evaluator.captions)  # type: ignore[attr-defined]
+    found = estimate(evaluation, [group])
+    assert found.passes.searches == captions and found.passes.backward == 8 * 2
+    assert (
+        estimate(*_asked(on_pairs(scenes, small_model, SGA(image=PGD(steps=2), text=words())))).passes.searches
+        == 2 * captions
+    )
+    images = replace(evaluation, threat=ThreatModel(eps=0.05))
+    assert not estimate(images, [group]).passes.searches
+
+
+@pytest.mark.parametrize("kind", ["classes", "pairs"])
+def test_the_timed_passes_leave_no_trace(kind: str, scenes: Scenes, small_model: DualEncoder) -> None:
+    def build() -> tuple[Evaluation, Group]:
+        if kind == "classes":
+            return on_classes({"pgd": PGD(steps=3, eps=0.1)})
+        return on_pairs(scenes, small_model, SepAttack(image=PGD(steps=2), text=words()))
+
+    untouched, group = build()
+    expected = untouched.records([group])
+    evaluation, group = build()
+    state, weights = torch.get_rng_state(), group.bare.model.fingerprint()
+    flags = [part.training for part in group.bare.model.network.modules()]
+    estimate(evaluation, [group])
+    assert torch.equal(torch.get_rng_state(), state) and group.bare.model.fingerprint() == weights
+    assert [part.training for part in group.bare.model.network.modules()] == flags
+    assert all(weight.grad is None and weight.requires_grad for weight in group.bare.model.network.parameters())
+    assert evaluation.records([group]).equals(expected)
+
+
+def test_the_time_is_that_of_the_timed_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def seconds_of(model: Any, timing_of: Any, part: Any, most: int) -> float:
+        asked.append(most)
+        part(timing_of(2))
+        return [0.5, 2.0][len(asked) - 1]  # a forward pass, then one with its gradient
+
+    monkeypatch.setattr(cost, "seconds_of", seconds_of)
+    found = estimate(*_asked(on_classes({"pgd": PGD(steps=4, early_stop=False)})))
+    assert found.seconds == 12 * (7 * 0.5 + 4 * 1.5) and asked == [6, 6]
+    assert found.affordable(1.0) == int(60 / 9.5) and found.affordable(100) == 12 and found.affordable(0.01) == 0
+
+
+def test_what_is_judged_within_a_budget_is_what_a_limit_of_as_many_images_judges(
+    scenes: Scenes, small_model: DualEncoder
+) -> None:
+    attack = SepAttack(image=PGD(steps=2), text=words())
+    evaluation, group = on_pairs(scenes, small_model, attack)
+    evaluation.evaluator.shorten(5, "for want of time")
+    evaluator = RetrievalEvaluator(scenes, THREAT, batch_size=4, limit=5)
+    limited = Evaluation(evaluator=evaluator, attacks={"it": attack}, threat=THREAT)
+    assert evaluation.records([group]).equals(limited.records([Group(bare=evaluator.entry("m", small_model))]))
