@@ -84,13 +84,16 @@ rivals: setup ## install what `make bench` compares our attacks with
 zoo: setup ## the diagnostics of planted defences, none of which may pass as ok, and of honest networks (minutes)
 	$(VENV)/bin/python -m tests.diagnostics.zoo
 
-assets: setup ## make the shipped weights again, 40 minutes (robustcli/assets; the recipes are conf/experiment/*/{tiny,nvae}_*.yaml)
+assets: setup ## make the shipped weights again, 40 minutes (robustcli/assets; the recipes are conf/experiment/*/{tiny,nvae,avae,ndvae,ddpm}_*.yaml)
 	$(RUN) train-mat experiment=tiny_clean hydra.run.dir=outputs/assets/tiny_scenes
 	$(RUN) train-classifier experiment=tiny_digits hydra.run.dir=outputs/assets/tiny_digits
 	$(RUN) train-classifier experiment=tiny_scene_classes hydra.run.dir=outputs/assets/tiny_scene_classes
 	$(RUN) train-generator experiment=nvae_digits hydra.run.dir=outputs/assets/nvae_digits
 	$(RUN) train-generator experiment=nvae_scene_classes hydra.run.dir=outputs/assets/nvae_scene_classes
-	for name in tiny_scenes tiny_digits tiny_scene_classes nvae_digits nvae_scene_classes; do
+	for name in avae_digits ndvae_digits ddpm_digits; do # the last needs robustcli[diffusion]
+	  $(RUN) train-generator experiment=$$name hydra.run.dir=outputs/assets/$$name
+	done
+	for name in tiny_scenes tiny_digits tiny_scene_classes nvae_digits nvae_scene_classes avae_digits ndvae_digits ddpm_digits; do
 	  install -m 644 outputs/assets/$$name/checkpoints/last.safetensors robustcli/assets/$$name.safetensors
 	done
 

@@ -108,6 +108,21 @@ class DiagnosticsSettings:
 
 
 @dataclass(kw_only=True)
+class CertifySettings:
+    """Settings of randomised smoothing, see `robustcli.evaluation.smoothing`; the keys of ``certify``.
+
+    Args:
+        sigma: None: no certified row.
+    """
+
+    sigma: float | None = bounded(0)
+    selection: int = bounded(1)
+    samples: int = bounded(1)
+    alpha: float = bounded(0, 1)
+    defences: bool
+
+
+@dataclass(kw_only=True)
 class AugmentationSettings:
     """Settings of the augmentation of training images; the keys of ``conf/augmentation``."""
 
@@ -253,6 +268,7 @@ class TrainGeneratorCommand(EvaluatingCommand):
 class AttackCommand(ClassifyingCommand):
     """``robustcli attack``."""
 
+    processes: int = bounded(1, 1024)
     attack: Any
     candidates: Any = None
     purifier: Any = None
@@ -262,6 +278,7 @@ class AttackCommand(ClassifyingCommand):
 class EvaluateCommand(ClassifyingCommand):
     """``robustcli evaluate``."""
 
+    processes: int = bounded(1, 1024)
     attack: Any = None
     attacks: Any
     candidates: Any = None
@@ -275,9 +292,11 @@ class EvaluateCommand(ClassifyingCommand):
 class PurifyCommand(ClassifyingCommand):
     """``robustcli purify``."""
 
+    processes: int = bounded(1, 1024)
     purifier: Any
     baselines: Any
     variants: Any = None
+    certify: CertifySettings
     attacks: Any
 
 
