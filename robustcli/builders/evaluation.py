@@ -18,10 +18,11 @@ from robustcli.builders.attacks import (
     threat_on,
 )
 from robustcli.builders.names import refuse_reserved
-from robustcli.config.unread import refuse_unread
+from robustcli.config.unread import refuse_all_but, refuse_unread
 from robustcli.data import ImageClassData, ImageTextData, Sentences
 from robustcli.evaluation import (
     ACCESS,
+    SHORTENED,
     Attacker,
     ClassificationEvaluator,
     Evaluation,
@@ -29,6 +30,7 @@ from robustcli.evaluation import (
     RetrievalEvaluator,
     SentenceEvaluator,
 )
+from robustcli.evaluation.smoothing import Smoothing
 from robustcli.models.network import resizing
 from robustcli.utils.errors import UserError
 from robustcli.utils.numbers import at_least, parse_number
@@ -120,6 +122,25 @@ def _refuse_unread(
         refuse_unread("evaluation.eps_curve", f"its radii are multiples of threat.eps, which is {config.threat.eps}")
     if not settings.eps_curve and threat.radius is not None and not config.get("transfer"):
         refuse_unread("evaluation.curve_attack", "evaluation.eps_curve is [], so that no curve is drawn")
+
+
+def build_smoothing(config: DictConfig) -> Smoothing | None:
+    """The certificate of ``certify``, None where its sigma is null.
+
+    Raises:
+        UserError: a threat model in another norm than L2, in which the certificate is, or keys without a sigma.
+    """
+    settings: Any = OmegaConf.to_container(config.certify, resolve=True)
+    settings.pop("defences")
+    if settings["sigma"] is None:
+        refuse_all_but("certify", ["sigma"], "certify.sigma is null, which certifies nothing")
+        return None
+    if config.threat.norm != "l2":
+        raise UserError(
+            f"certify.sigma is {settings['sigma']}, but randomised smoothing proves an L2 norm, and threat.norm is "
+            f"{config.threat.norm}: set threat=l2, or leave certify.sigma out."
+        )
+    return Smoothing(**settings)
 
 
 def build_attacks(
@@ -242,8 +263,8 @@ def _access(settings: DictConfig, *, defended: bool) -> tuple[str, ...]:
     if not isinstance(asked, ListConfig):
         raise UserError(f"evaluation.access is {asked!r}: give a list, such as [static,bpda,adaptive].")
     access = tuple(str(each) for each in asked)
-    if unknown := [each for each in access if each not in ACCESS]:
-        raise UserError(f"evaluation.access has {unknown[0]!r}: choose of {', '.join(ACCESS)}.")
+    if unknown := [each for each in access if each not in (*ACCESS, SHORTENED)]:
+        raise UserError(f"evaluation.access has {unknown[0]!r}: choose of {', '.join((*ACCESS, SHORTENED))}.")
     if not defended and access != ("adaptive",):
         raise UserError(
             f"evaluation.access is {list(access)}, but nothing stands in front of the model, so that an attacker sees "

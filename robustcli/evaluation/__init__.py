@@ -1,6 +1,6 @@
 """Evaluation of models, clean and under attack: one pipeline for every model, task and defence."""
 
-from robustcli.evaluation.access import ACCESS, Attacker, AttackRun, Entry, Group
+from robustcli.evaluation.access import ACCESS, SHORTENED, Attacker, AttackRun, Entry, Group
 from robustcli.evaluation.classification import ClassificationEvaluator
 from robustcli.evaluation.cost import Estimate, estimate
 from robustcli.evaluation.evaluation import Evaluation
@@ -13,6 +13,7 @@ __all__ = [
     "ACCESS",
     "BARE",
     "CLEAN",
+    "SHORTENED",
     "WORST",
     "AttackRun",
     "Attacked",

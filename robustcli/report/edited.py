@@ -24,8 +24,12 @@ def edited_grid(evaluator: SentenceEvaluator, records: pd.DataFrame, model: str,
     return Grid(title, ["class", "sentence", "as edited", "answer", "answer to it as edited"], rows)
 
 
+def _shared(texts: Sequence[str]) -> int:
+    """Number of letters that all texts begin with."""
+    return sum(1 for _ in takewhile(lambda letters: len(set(letters)) == 1, zip(*texts, strict=False)))
+
+
 def _around_the_edit(texts: Sequence[str]) -> list[str]:
-    same = sum(1 for _ in takewhile(lambda letters: len(set(letters)) == 1, zip(*texts, strict=False)))
-    start = max(0, same - _BEFORE)
+    start = max(0, _shared(texts) - _BEFORE)
     stop = start + _BEFORE + _AFTER
     return [("…" if start else "") + text[start:stop] + ("…" if len(text) > stop else "") for text in texts]

@@ -16,6 +16,7 @@ from robustcli.evaluation.aggregate import (
     fallen_by_attack,
     fallen_by_member,
     paper_table,
+    resubmitted,
     robust_recall,
     summarise,
     up_to_radius,
@@ -24,7 +25,14 @@ from robustcli.evaluation.aggregate import (
 )
 from robustcli.evaluation.records import WORST
 from robustcli.report.album import Album
-from robustcli.report.defences import NO_ADAPTIVE, access_grid, masking_warnings, paper_grid, strict_grid
+from robustcli.report.defences import (
+    NO_ADAPTIVE,
+    access_grid,
+    masking_warnings,
+    paper_grid,
+    resubmission_grid,
+    strict_grid,
+)
 from robustcli.report.diagnose import coverages, diagnostics_of, transfers
 from robustcli.report.diagnostics import diagnostics_grid, print_findings, with_verdicts
 from robustcli.report.edited import edited_grid
@@ -61,6 +69,7 @@ def write_results(
     diagnostics: str = "off",
     share: float | None = None,
     transfer: bool = False,
+    proven: Grid | None = None,
 ) -> pd.DataFrame:
     """Write records, metrics, pictures and the report of an evaluation and print its tables; returns the summary at the
     radius of the table.
@@ -72,6 +81,7 @@ def write_results(
         shown: label -> longer name in tables and pictures.
         diagnostics, share: extent of the diagnostics, and how much they may take, see `diagnostics_of`.
         transfer: measure the transfer between models too, at the cost of one more attack on each of them.
+        proven: a table of certificates, which stands second.
 
     Raises:
         SuspectClaim: a figure is suspect under ``diagnostics="strict"``; all results are written by then.
@@ -96,6 +106,8 @@ def write_results(
         transferred = album.attempt("the transfer table", lambda: transfers(run, evaluation, groups, attack)) or []
     if defended:
         grids, printed = _defence_grids(evaluation, records, seen, seen_curve), 1
+        if proven is not None:
+            grids, printed = [grids[0], proven, *grids[1:]], 2
         draw_defences(album, evaluation, groups, pd.concat([seen, seen_curve], ignore_index=True))
     else:
         fallen = _fallen_grids(at_radius(records, evaluation.threat.radius).replace({"model": names}))
@@ -209,7 +221,11 @@ def _defence_grids(
 ) -> list[Grid]:
     norm, radii = evaluation.threat.norm, _radii(evaluation)
     whole = pd.concat([table, curve], ignore_index=True)
-    grids = [access_grid(table, evaluation.threat.ball.eps, norm=norm), strict_grid(whole, radii, norm=norm)]
+    eps = evaluation.threat.ball.eps
+    grids = [access_grid(table, eps, norm=norm), strict_grid(whole, radii, norm=norm)]
+    if evaluation.attacks:
+        again = resubmitted(records, eps, resamples=evaluation.resamples, seed=evaluation.seed)
+        grids += [resubmission_grid(again, eps, norm=norm)] if len(again) else []
     claimed = paper_table(records, radii, resamples=evaluation.resamples, seed=evaluation.seed)
     return [*grids, *([paper_grid(claimed, radii, norm=norm)] if len(claimed) else [])]
 

@@ -9,6 +9,7 @@ _ACCESS = {
     "static": "static: the attacker knows the model alone and nothing of what stands in front of it.",
     "transfer": "transfer: the attacker knows a surrogate, and nothing of the judged model.",
     "bpda": "BPDA: the attacker runs the defence, but takes the cleaner's gradient for the identity.",
+    "shortened": "shorter: the attacker takes the gradient of a cleaner of fewer steps than the one that is judged.",
     "adaptive": "adaptive: the attacker knows all weights and averages gradients over draws, but not the draws of the "
     "verdict.",
 }

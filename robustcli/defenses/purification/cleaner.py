@@ -29,6 +29,11 @@ class Cleaner(nn.Module, ABC):
         """True if cleaned images are within [0,1]; the input of others goes to the network without that check."""
         return True
 
+    @property
+    def plain(self) -> "Cleaner":
+        """The cleaner whose graph tells what a pass needs: itself, without checkpoints or approximate gradients."""
+        return self
+
     @abstractmethod
     def prepare(self, images: Tensor) -> list[Tensor]:
         """First half, shared by all draws: images (B,C,H,W) in [0,1] -> tensors with B as their first dimension."""
@@ -51,6 +56,17 @@ class Cleaner(nn.Module, ABC):
             return self.sample_noise(0, like)
         rows = [self.sample_noise(1, like, named_generator(seed, "clean", draw, name)) for name in names]
         return [torch.cat(parts) for parts in zip(*rows, strict=True)]
+
+    def codes(self, images: Tensor) -> Tensor:
+        """What is kept of images (B,C,H,W), as (B,K), for an attack that moves it: here the image itself, cleaned
+        without noise; deterministic.
+        """
+        noise = [torch.zeros_like(part) for part in self.named_noise(list(range(len(images))), images, seed=0)]
+        return self.finish(self.prepare(images), noise).flatten(1)
+
+    def shortened(self) -> "Cleaner | None":
+        """The same cleaner in less work, for an attacker's gradients; None where there is none."""
+        return None
 
     def forward(self, images: Tensor) -> Tensor:
         """(B,C,H,W) in [0,1] -> the same, cleaned."""
@@ -101,6 +117,10 @@ class StraightThrough(Cleaner):
     @property
     def bounded(self) -> bool:
         return self.cleaner.bounded
+
+    @property
+    def plain(self) -> Cleaner:
+        return self.cleaner.plain
 
     def prepare(self, images: Tensor) -> list[Tensor]:
         with torch.no_grad():  # the images go along for their gradient; no graph of the cleaner is kept

@@ -87,14 +87,14 @@ class FoldedDraws:
             kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
             return tensor
 
-        source = torch.Generator(image.device).manual_seed(0)
-        with frozen(self.cleaner, *self._modules()), torch.enable_grad():
-            prepared = [part.detach().requires_grad_(True) for part in self.cleaner.prepare(image)]
-            noise = self.cleaner.sample_noise(1, image, source)
+        source, cleaner = torch.Generator(image.device).manual_seed(0), self.cleaner.plain
+        with frozen(cleaner, *self._modules()), torch.enable_grad():
+            prepared = [part.detach().requires_grad_(True) for part in cleaner.prepare(image)]
+            noise = cleaner.sample_noise(1, image, source)
             with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-                self.function(self.cleaner.finish(prepared, noise))
+                self.function(cleaner.finish(prepared, noise))
         # Convolutions save their weights for the backward pass: there anyway, and once for all entries.
-        modules = [self.cleaner, *self._modules()]
+        modules = [cleaner, *self._modules()]
         weights = {part.untyped_storage().data_ptr() for module in modules for part in module.parameters()}
         return sum(size for place, size in kept.items() if place not in weights)
 
@@ -218,6 +218,17 @@ class PurifiedClassifier(nn.Module):
         """The same defence with the identity in place of the cleaner's gradient, for BPDA."""
         return PurifiedClassifier(self.classifier, StraightThrough(self.cleaner), draws=self.draws, memory=self.memory)
 
+    def shortened(self) -> "PurifiedClassifier | None":
+        """The same defence with a cleaner of less work, for an attacker's gradients; None where it has none."""
+        short = self.cleaner.shortened()
+        return (
+            None if short is None else PurifiedClassifier(self.classifier, short, draws=self.draws, memory=self.memory)
+        )
+
+    def codes(self, images: Tensor) -> Tensor:
+        """What the cleaner keeps of images (B,C,H,W), as (B,K); see `Cleaner.codes`."""
+        return self.cleaner.codes(images)
+
     def fingerprint(self) -> str:
         """sha256 (hex) over the weights of the classifier and of the cleaner, and over its alphas."""
         return fingerprint(self, settings=True)
@@ -265,6 +276,15 @@ class PurifiedEncoder(EncoderWrapper):
     def straight_through(self) -> "PurifiedEncoder":
         """The same defence with the identity in place of the cleaner's gradient, for BPDA."""
         return PurifiedEncoder(self.model, StraightThrough(self.cleaner), draws=self.draws, memory=self.memory)
+
+    def shortened(self) -> "PurifiedEncoder | None":
+        """The same defence with a cleaner of less work, for an attacker's gradients; None where it has none."""
+        short = self.cleaner.shortened()
+        return None if short is None else PurifiedEncoder(self.model, short, draws=self.draws, memory=self.memory)
+
+    def codes(self, images: Tensor) -> Tensor:
+        """What the cleaner keeps of images (B,C,H,W), as (B,K); see `Cleaner.codes`."""
+        return self.cleaner.codes(images)
 
     def fingerprint(self) -> str:
         """sha256 (hex) over the weights of the model and of the cleaner, and over its alphas."""

@@ -5,6 +5,7 @@ Coarse latents of the image are kept, fine ones drawn anew, and the mixture is d
 Shapes: B images, R draws, C channels, H height, W width; L latents, coarse to fine.
 """
 
+import copy
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -108,6 +109,13 @@ class Purifier(Cleaner):
         """True if the generator makes images within [0,1]; the paper does not clamp what a StyleGAN2 makes."""
         return self.generator.bounded
 
+    @property
+    def plain(self) -> "Purifier":
+        """The purifier without checkpoints: a block that is computed again needs what it would have kept."""
+        plain = copy.copy(self)
+        plain.checkpoint = False
+        return plain
+
     def forward(self, images: Tensor, noise: Sequence[Tensor] | None = None) -> Tensor:
         """(B,C,H,W) in [0,1] -> the same, purified; as the generator puts them out, which an NVAE does within [0,1].
 
@@ -143,6 +151,19 @@ class Purifier(Cleaner):
         if [tuple(tensor.shape) for tensor in noise] != expected:
             raise ValueError(f"noise is {[tuple(tensor.shape) for tensor in noise]}: expected {expected}")
         return self.generator.decode(features, self.alphas, noise, checkpoint=self.checkpoint)
+
+    def codes(self, images: Tensor) -> Tensor:
+        """Features of the encoder (B,K), those of latent i weighed by what is kept of it, 1 - a_i, and all latents
+        alike
+        whatever their size.
+        """
+        before = None if self._drawn_before else self.preprocess
+        features = self.generator.encode(images if before is None else before(images))
+        if len(features) != len(self.alphas):  # of a generator whose features are not one a latent
+            return torch.cat([feature.flatten(1) for feature in features], dim=1)
+        kept = (1.0 - self.alphas).to(images)
+        parts = [weight * feature.flatten(1) for weight, feature in zip(kept, features, strict=True)]
+        return torch.cat([part / part.shape[1] ** 0.5 for part in parts], dim=1)
 
     def sample_noise(self, count: int, like: Tensor, source: torch.Generator | None = None) -> list[Tensor]:
         shapes = ([self.resolution] if self._drawn_before else []) + list(self.generator.latent_shapes)
