@@ -35,6 +35,7 @@ FILES = {
     "class_shards": ["dataset.root=shards"],
     **{name: ["dataset.root=images"] for name in ("celebahq_gender", "celeba64_identities", "stanford_cars4")},
     "npz": ["dataset.file=a.npz"],
+    "sentences": ["dataset.table=a.csv"],
 }
 
 
