@@ -65,9 +65,7 @@ def judging_jobs(out: Path, seeds: Sequence[int]) -> list[Job]:
     for seed in seeds:
         last = {name: weights(out, name, seed, len(parts) - 1) for name, parts in DEFENCES.items()}
         named = ", ".join([f"{SHIPPED}: shipped", *(f"{name}: {quoted(place)}" for name, place in last.items())])
-        # Diagnostics once: they cost more than the attacks.
-        checked = f"diagnostics={'auto' if seed == seeds[0] else 'off'}"
-        shared = [f"checkpoints={{{named}}}", f"evaluation.limit={IMAGES}", "evaluation.eps_curve=[]", checked]
+        shared = [f"checkpoints={{{named}}}", f"evaluation.limit={IMAGES}", "evaluation.eps_curve=[]"]
         for attribute in ATTRIBUTES:
             words = [
                 "evaluate",
@@ -78,8 +76,10 @@ def judging_jobs(out: Path, seeds: Sequence[int]) -> list[Job]:
             ]
             attack = ["attacks=none", "+attack@attacks.apgd_ensemble=autoattack", "attacks.apgd_ensemble.version=apgd"]
             attack += [f"attacks.apgd_ensemble.steps={STEPS}"]
-            jobs.append(Job(f"judge/{attribute}/{seed}", [*words, *attack, *shared]))
-        jobs.append(Job(f"judge/retrieval/{seed}", ["evaluate", "attacks=quick", *shared]))
+            # Diagnostics of one judgement: of ten models they cost more than the attacks.
+            checked = f"diagnostics={'auto' if (attribute, seed) == (ATTRIBUTES[0], seeds[0]) else 'off'}"
+            jobs.append(Job(f"judge/{attribute}/{seed}", [*words, *attack, *shared, checked]))
+        jobs.append(Job(f"judge/retrieval/{seed}", ["evaluate", "attacks=quick", *shared, "diagnostics=off"]))
     return jobs
 
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from benchmarks.report import Row, cpu_seconds
 from robustcli.attacks import APGD
 from robustcli.data import SceneClasses
+from robustcli.data.scenes.world import COLOURS
 from robustcli.models import DualEncoder, ZeroShot, load_dual
 
 _BATCH = 50  # as in the field's code
@@ -35,7 +36,7 @@ def run(*, quick: bool = False) -> list[Row]:
 def _step(name: str, count: int) -> Row:
     """APGD on a model of random weights against as many bare passes, forward and backward, as it makes."""
     dual = load_dual({"name": "open_clip", "architecture": name, "pretrained": "random"} if name == _LARGE else name)
-    model = ZeroShot(dual, [f"class {number}" for number in range(10)], templates=["a photo of a {}."])
+    model = ZeroShot(dual, list(COLOURS), templates=["something {}."])
     images = torch.rand(count, 3, dual.image_size, dual.image_size, generator=torch.Generator().manual_seed(0))
     labels = model(images).argmax(1)
     attack = APGD(eps=1e-4, steps=_STEPS, loss="cross_entropy", early_stop=False)

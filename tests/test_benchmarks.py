@@ -24,9 +24,13 @@ PARTS = {
         "small network, DeepFool, top 10",
         "small network, C&W, 10 steps",
     },
-    "zero_shot": {"colours, half fall", "colours, few fall"},
+    "zero_shot": {"colours, few fall", "colours, half fall", "tiny, batch 2, APGD of 2 steps"},
     "bounded": {"digits, AutoAttack, eps 0.11", "digits, PGD, 5 steps, eps 0.11", "digits, PGD, 5 steps, eps 0.002"},
-    "purification": {f"2 images of 32 px, 4 draws, {part}" for part in ("forward", "forward and backward")},
+    "purification": {
+        f"{what}, 4 draws, {part}"
+        for what in ("2 images of 32 px", "e4e and StyleGAN2, 1 image")
+        for part in ("forward", "forward and backward")
+    },
     "augment_quality": {"text measures"},
     "towers": {"clean step", "gradient to the pixels"},
     "augmentation": {

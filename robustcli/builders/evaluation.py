@@ -13,13 +13,13 @@ from robustcli.builders.attacks import (
     Candidates,
     build_attack,
     build_suite,
-    build_threat,
     check_reach,
     check_unit,
+    threat_on,
 )
 from robustcli.builders.names import refuse_reserved
 from robustcli.config.unread import refuse_all_but, refuse_unread
-from robustcli.data import ImageClassData, ImageTextData
+from robustcli.data import ImageClassData, ImageTextData, Sentences
 from robustcli.evaluation import (
     ACCESS,
     SHORTENED,
@@ -28,6 +28,7 @@ from robustcli.evaluation import (
     Evaluation,
     Evaluator,
     RetrievalEvaluator,
+    SentenceEvaluator,
 )
 from robustcli.evaluation.smoothing import Smoothing
 from robustcli.models.network import resizing
@@ -59,7 +60,7 @@ def build_evaluation(
         UserError: an ``evaluation.curve_attack`` outside of the suite, an unknown access, a number of EOT draws below
             1, an unbounded threat model for a defence, or an override that the evaluation would not read.
     """
-    settings, threat = config.evaluation, build_threat(config.threat)
+    settings, threat = config.evaluation, threat_on(config.threat, data, attacked=bool(attacks))
     if isinstance(data, ImageClassData):
         # Read by nothing without captions: to take them in silence would make a threat model look wider than it is.
         for name in ("words", "characters", "edits"):
@@ -70,7 +71,7 @@ def build_evaluation(
     at_model = _at_model(config, data, [*models, *([] if surrogate is None else [surrogate])], defended=defended)
     evaluator = _evaluator(config, data, threat, radii, at_model=at_model)
     gallery = None
-    if surrogate is not None and isinstance(evaluator, RetrievalEvaluator):
+    if surrogate is not None and isinstance(evaluator, RetrievalEvaluator | SentenceEvaluator):
         gallery = _gallery_of(evaluator, surrogate)
     draws, chunk = _draws(settings.eot)
     if surrogate is not None:
@@ -160,9 +161,10 @@ def build_attacks(
     Raises:
         UserError: see `check_unit`, `build_suite` and `build_attack`.
     """
-    threat, captions = build_threat(config.threat), isinstance(data, ImageTextData)
-    settings: Any = {"captions": captions, "candidates": candidates, "seed": config.seed}
     nodes = {f"attacks.{each}": node for each, node in config.get("attacks", {}).items()}
+    attacked, captions = bool(nodes) or name is not None, isinstance(data, ImageTextData)
+    threat = threat_on(config.threat, data, attacked=attacked)
+    settings: Any = {"captions": captions, "candidates": candidates, "seed": config.seed}
     check_unit(nodes if name is None else {**nodes, "attack": config.attack}, threat, data)
     suite = build_suite(config.attacks, threat, **settings) if "attacks" in config else {}
     if name is not None:
@@ -185,7 +187,7 @@ def _at_model(
     Raises:
         UserError: ``threat.at=model`` for a training, behind a purifier, or with models of several input sizes.
     """
-    if config.threat.at == "data":
+    if config.threat.at == "data" or isinstance(data, Sentences):
         return False
     if not models:
         raise UserError(
@@ -221,6 +223,8 @@ def _evaluator(
     fresh = at_least("fresh", settings.fresh, 1, node="evaluation")
     common: dict[str, Any] = {"batch_size": settings.batch_size, "limit": settings.limit, "fresh": fresh}
     common |= {"seed": config.seed, "at_model": at_model}
+    if isinstance(data, Sentences):
+        return SentenceEvaluator(data, threat, **common)
     if isinstance(data, ImageTextData):
         return RetrievalEvaluator(data, threat, **common)
     return ClassificationEvaluator(data, threat, **common, radii=radii)
@@ -279,7 +283,7 @@ def _draws(eot: Any) -> tuple[int, int | None]:
     return eot, None
 
 
-def _gallery_of(evaluator: RetrievalEvaluator, model: Any) -> Any:
+def _gallery_of(evaluator: RetrievalEvaluator | SentenceEvaluator, model: Any) -> Any:
     """Function from pairs to the evaluator's whole gallery, encoded by ``model``.
 
     The embeddings of two models share no space, so a surrogate ranks against a gallery of its own.

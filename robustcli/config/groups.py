@@ -53,7 +53,7 @@ def groups_of(command: str, argv: Sequence[str] = ()) -> dict[str, list[str]]:
     known, own = groups(argv), command.replace("-", "_")
     found = {group: known[group] for group in default_groups(own) if group in known}
     if EXPERIMENT in found:
-        found[EXPERIMENT] = [name for name in found[EXPERIMENT] if name.rpartition("/")[0] in (own, "")]
+        found[EXPERIMENT] = [name for name in found[EXPERIMENT] if "/" not in name or name.startswith(f"{own}/")]
     return {group: choices for group, choices in found.items() if choices}
 
 

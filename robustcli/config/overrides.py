@@ -130,11 +130,11 @@ def at_their_keys(words: Sequence[str]) -> list[str]:
 
 
 def in_folder(word: str, choices: Collection[str]) -> str:
-    """``experiment=tiny_clean`` as ``experiment=train_mat/tiny_clean``: each name that is alone in one folder.
+    """``experiment=tiny_clean`` as ``experiment=train_mat/tiny_clean``: each name with the folder of its command.
 
     Args:
         choices: of the group that ``word`` sets.
     """
     name, _, names = word.partition("=")
-    whole = {choice.rpartition("/")[2]: choice for choice in choices}
+    whole = {choice.partition("/")[2]: choice for choice in choices}
     return f"{name}=" + ",".join(each if each in choices else whole.get(each, each) for each in names.split(","))

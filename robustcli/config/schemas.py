@@ -268,6 +268,7 @@ class TrainGeneratorCommand(EvaluatingCommand):
 class AttackCommand(ClassifyingCommand):
     """``robustcli attack``."""
 
+    processes: int = bounded(1, 1024)
     attack: Any
     candidates: Any = None
     purifier: Any = None
@@ -277,6 +278,7 @@ class AttackCommand(ClassifyingCommand):
 class EvaluateCommand(ClassifyingCommand):
     """``robustcli evaluate``."""
 
+    processes: int = bounded(1, 1024)
     attack: Any = None
     attacks: Any
     candidates: Any = None
@@ -290,6 +292,7 @@ class EvaluateCommand(ClassifyingCommand):
 class PurifyCommand(ClassifyingCommand):
     """``robustcli purify``."""
 
+    processes: int = bounded(1, 1024)
     purifier: Any
     baselines: Any
     variants: Any = None

@@ -30,7 +30,7 @@ def run(config: DictConfig, run: Run) -> float:
     cost = judge_within(run, config, loaded.evaluation, loaded.groups)
     keep = Stored(run.directory, loaded.evaluation, loaded.groups).keep
     with run.phase("attack"):
-        records = collect_records(run, loaded.evaluation, loaded.groups, cost, keep)
+        records = collect_records(run, loaded.evaluation, loaded.groups, cost, keep, config=config)
     with run.phase("report"):
         title = f"Attack: {attack_name(config)}"
         table = write_results(

@@ -27,7 +27,7 @@ def run(config: DictConfig, run: Run) -> float:
     loaded.note(run)
     cost = judge_within(run, config, loaded.evaluation, loaded.groups)
     with run.phase("judge"):
-        records = collect_records(run, loaded.evaluation, loaded.groups, cost, loaded.keep(config, run))
+        records = collect_records(run, loaded.evaluation, loaded.groups, cost, loaded.keep(config, run), config=config)
     with run.phase("report"):
         table = write_results(
             run,

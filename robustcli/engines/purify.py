@@ -57,7 +57,7 @@ def run(config: DictConfig, run: Run) -> float:
     loaded.note(run)
     cost = judge_within(run, config, loaded.evaluation, loaded.groups)
     with run.phase("judge"):
-        records = collect_records(run, loaded.evaluation, loaded.groups, cost, loaded.keep(config, run))
+        records = collect_records(run, loaded.evaluation, loaded.groups, cost, loaded.keep(config, run), config=config)
     smoothing, proven = build_smoothing(config), None
     metrics: dict[str, float] = {}
     if smoothing is not None:

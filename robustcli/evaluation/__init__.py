@@ -7,6 +7,7 @@ from robustcli.evaluation.evaluation import Evaluation
 from robustcli.evaluation.evaluator import Attacked, Evaluator, Example, Part
 from robustcli.evaluation.records import BARE, CLEAN, WORST, per_query, success_rates
 from robustcli.evaluation.retrieval import RetrievalEvaluator
+from robustcli.evaluation.sentences import SentenceEvaluator
 
 __all__ = [
     "ACCESS",
@@ -26,6 +27,7 @@ __all__ = [
     "Group",
     "Part",
     "RetrievalEvaluator",
+    "SentenceEvaluator",
     "estimate",
     "per_query",
     "success_rates",

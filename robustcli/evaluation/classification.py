@@ -17,7 +17,7 @@ from robustcli.attacks.core.passes import Problem
 from robustcli.data.classes import ImageClassData
 from robustcli.diagnostics import ClassifierSubject
 from robustcli.evaluation.access import AttackRun, Entry
-from robustcli.evaluation.evaluator import Attacked, Evaluator, Example, Keep, Part, uncached
+from robustcli.evaluation.evaluator import Attacked, Evaluator, Example, Keep, Part
 from robustcli.evaluation.records import CLEAN, SPENT, per_query
 from robustcli.evaluation.timing import Timing, class_timing
 
@@ -53,14 +53,7 @@ class ClassificationEvaluator(Evaluator):
         return self._clean[entry.label][1]
 
     def attacked(self, run: AttackRun, *, keep: Keep | None = None, part: Part | None = None) -> pd.DataFrame:
-        kept, parts = part or uncached, []
-        for number, rows in enumerate(self.chunks()):
-
-            def compute(rows: Tensor = rows) -> pd.DataFrame:
-                return self._attack_chunk(run, rows, keep)
-
-            parts.append(kept(f"{run.part}/{number:05d}", compute))
-            self.on_chunk(len(rows))
+        parts = list(self.parts(run, keep=keep, part=part))
         return pd.concat(parts, ignore_index=True)
 
     def batch(self, model: Any, rows: Tensor) -> tuple[Tensor, Tensor]:
@@ -136,7 +129,7 @@ class ClassificationEvaluator(Evaluator):
         run.threat.audit(x_adv, images)  # of a foreign attack too, whatever its base class checks
         return x_adv, costs | {"norm": norm.cpu().numpy(), "member": np.array(members, dtype=object)}
 
-    def _attack_chunk(self, run: AttackRun, rows: Tensor, keep: Keep | None) -> pd.DataFrame:
+    def attack_chunk(self, run: AttackRun, rows: Tensor, keep: Keep | None) -> pd.DataFrame:
         images, labels = self.batch(run.victim, rows)
         x_adv, costs = self.perturbed(run, images, labels, rows)
         if keep is not None:

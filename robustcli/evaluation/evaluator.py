@@ -4,9 +4,10 @@ Shapes: B images of a chunk, C channels, H height, W width, K logits or features
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Protocol
 
 import pandas as pd
@@ -88,6 +89,7 @@ class Evaluator(ABC):
     """
 
     directions: tuple[str, ...]
+    unit: str = "images"  # that are counted in a progress display
 
     def __init__(
         self,
@@ -123,6 +125,25 @@ class Evaluator(ABC):
         Raises:
             RuntimeError: a result beyond the threat model: a failed run, never a number.
         """
+
+    def parts(
+        self,
+        run: AttackRun,
+        *,
+        keep: Keep | None = None,
+        part: Part | None = None,
+        numbers: Container[int] | None = None,
+    ) -> Iterator[pd.DataFrame]:
+        """Results of the chunks of a run, those of ``numbers`` alone where they are given; see `attacked`."""
+        cached = part or uncached
+        for number, rows in enumerate(self.chunks()):
+            if numbers is None or number in numbers:
+                yield cached(f"{run.part}/{number:05d}", partial(self.attack_chunk, run, rows, keep))
+                self.on_chunk(len(rows))
+
+    @abstractmethod
+    def attack_chunk(self, run: AttackRun, rows: Tensor, keep: Keep | None) -> pd.DataFrame:
+        """Result of a run on the images ``rows`` (B,), of which `attacked` makes records."""
 
     @abstractmethod
     def chance(self) -> dict[str, float]:

@@ -19,7 +19,7 @@ from robustcli.attacks.core.passes import Problem
 from robustcli.data.base import ImageTextData
 from robustcli.diagnostics import RetrievalSubject
 from robustcli.evaluation.access import AttackRun, Entry
-from robustcli.evaluation.evaluator import Attacked, Evaluator, Example, Keep, Part, fixed_draws, uncached
+from robustcli.evaluation.evaluator import Attacked, Evaluator, Example, Keep, Part, fixed_draws
 from robustcli.evaluation.records import CLEAN, PRECISIONS, SPENT, per_query
 from robustcli.evaluation.timing import Timing, pair_timing
 from robustcli.utils.seeding import derive_seed
@@ -124,14 +124,7 @@ class RetrievalEvaluator(Evaluator):
         return pd.concat(sides, ignore_index=True)
 
     def attacked(self, run: AttackRun, *, keep: Keep | None = None, part: Part | None = None) -> pd.DataFrame:
-        kept, parts = part or uncached, []
-        for number, rows in enumerate(self.chunks()):
-
-            def compute(rows: Tensor = rows) -> pd.DataFrame:
-                return self._attack_chunk(run, rows, keep)
-
-            parts.append(kept(f"{run.part}/{number:05d}", compute))
-            self.on_chunk(len(rows))
+        parts = list(self.parts(run, keep=keep, part=part))
         output = pd.concat(_same_variants(parts), ignore_index=True)
         tables = [self._table(run, entry, output[output["model"] == entry.label]) for entry in run.entries]
         return pd.concat(tables, ignore_index=True)
@@ -196,7 +189,7 @@ class RetrievalEvaluator(Evaluator):
             )
         return shown
 
-    def _attack_chunk(self, run: AttackRun, rows: Tensor, keep: Keep | None) -> pd.DataFrame:
+    def attack_chunk(self, run: AttackRun, rows: Tensor, keep: Keep | None) -> pd.DataFrame:
         """One row for each image and each caption, entry and variant of the attack, with the features of R draws.
 
         All features are encoded from the output pixels and strings; those that the attack computed are not used.

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from robustcli.diagnostics import OK, SUSPECT, Finding, refuse_suspects, verdict
-from robustcli.evaluation import CLEAN, Entry, Evaluation, Group
+from robustcli.evaluation import CLEAN, Entry, Evaluation, Group, SentenceEvaluator
 from robustcli.evaluation.aggregate import (
     at_radius,
     fallen_by_attack,
@@ -21,6 +21,7 @@ from robustcli.evaluation.aggregate import (
     summarise,
     up_to_radius,
     with_worst,
+    worst_attack,
 )
 from robustcli.evaluation.records import WORST
 from robustcli.report.album import Album
@@ -34,6 +35,7 @@ from robustcli.report.defences import (
 )
 from robustcli.report.diagnose import coverages, diagnostics_of, transfers
 from robustcli.report.diagnostics import diagnostics_grid, print_findings, with_verdicts
+from robustcli.report.edited import edited_grid
 from robustcli.report.html import publish
 from robustcli.report.markdown import Report, literal
 from robustcli.report.pictures import draw_defences, draw_models
@@ -112,6 +114,7 @@ def write_results(
         precisions = [precision_grid(seen)] if evaluation.evaluator.several else []
         grids = _model_grids(seen, [*precisions, *fallen], findings)
         printed = 1 + len(precisions) + len(fallen) + _minimum_norm_only(evaluation)
+        grids += _edited_grids(evaluation, groups, table, records)
         draw_models(album, evaluation, groups, table, seen_curve, records, _curve_attack(evaluation))
     models = [group.bare.model for group in groups]
     inputs = [*evaluation.evaluator.inputs(models), *_stands(evaluation, models)]
@@ -202,6 +205,17 @@ def _model_grids(table: pd.DataFrame, further: Sequence[Grid], findings: Sequenc
     return [*grids, *(attack_grid(table, measure) for measure in measures)]
 
 
+def _edited_grids(
+    evaluation: Evaluation, groups: Sequence[Group], table: pd.DataFrame, records: pd.DataFrame
+) -> list[Grid]:
+    """Of sentences a table for each model, under its worst attack; none of what has pictures."""
+    evaluator = evaluation.evaluator
+    if not isinstance(evaluator, SentenceEvaluator):
+        return []
+    found = [(group.bare.label, worst_attack(table, group.bare.label)) for group in groups]
+    return [edited_grid(evaluator, records, label, worst) for label, worst in found if worst is not None]
+
+
 def _defence_grids(
     evaluation: Evaluation, records: pd.DataFrame, table: pd.DataFrame, curve: pd.DataFrame
 ) -> list[Grid]:
@@ -278,10 +292,12 @@ def _minimum_norm_only(evaluation: Evaluation) -> bool:
 
 
 def _threat(evaluation: Evaluation, *, defended: bool) -> list[str]:
-    captions, attacker = "text_to_image" in evaluation.evaluator.directions, evaluation.attacker
+    directions, attacker = set(evaluation.evaluator.directions), evaluation.attacker
+    images = "text_to_class" not in directions
+    captions = bool(directions & {"text_to_image", "text_to_class"})
     access = ("transfer",) if attacker.surrogate is not None else ("adaptive",)
     if not defended:
-        return threat_model(evaluation.threat, captions=captions, access=access)
+        return threat_model(evaluation.threat, captions=captions, images=images, access=access)
     known = access if attacker.surrogate is not None else tuple(dict.fromkeys(("static", *attacker.access)))
     fresh = f"Every query is judged on {evaluation.evaluator.fresh} fresh answers of a defence that draws."
     return [*threat_model(evaluation.threat, captions=captions, access=known), fresh]

@@ -15,10 +15,10 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TextIO
-from urllib.parse import quote
 
 from robustcli.runs import provenance
 from robustcli.runs.manifest import begin_run, check_ours, check_same, discard, failed_at_once, now, resume_run
+from robustcli.runs.parts import records_part
 from robustcli.runs.receipts import output_hashes
 from robustcli.runs.trackers import Trackers, open_trackers, tracker_names
 from robustcli.utils import files, locks
@@ -191,23 +191,8 @@ class Run:
         *,
         keep: "Callable[[pd.DataFrame], bool] | None" = None,
     ) -> "pd.DataFrame":
-        """The table of ``compute()``, stored under ``name`` and not computed again after a resumption, unless ``keep``
-        refuses it.
-
-        It is read back from its file even when just computed: a resumed run then gets the same dtypes and bits.
-        """
-        import pandas as pd
-
-        path = self.directory / "parts" / f"{quote(name, safe=' ')}.parquet"
-        if path.exists():
-            self.log.info("part %s was computed before, kept", name)
-        else:
-            part = compute()
-            if keep is not None and not keep(part):
-                return part
-            with files.atomic(path) as temporary:
-                part.to_parquet(temporary, index=False)
-        return pd.read_parquet(path)
+        """`records_part` in the directory of the run."""
+        return records_part(self.directory, name, compute, keep=keep)
 
     def figure(self, name: str) -> Path:
         """Path of the picture ``name``, ``figures/<name>.png``; its folder is made.

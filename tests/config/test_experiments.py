@@ -19,12 +19,24 @@ EXPERIMENTS = [
 # What only the user has, for those that need it. The others run, cut down by the words here.
 FACES = ["dataset.root=images"]
 NEEDS = {
-    "purify/celeba64_identities": [*FACES, "purifier.generator=a.pt"],
+    **{
+        f"purify/{name}": [*FACES, "purifier.generator=a.pt"]
+        for name in (
+            *("celeba64_identities", "celebahq_gender", "stanford_cars4"),
+            *(
+                f"mlvgm/{task}/{rule}_{step}"
+                for task in ("gender", "ids", "cars")
+                for rule in ("linear", "cosine", "learned")
+                for step in ("none", "noise", "blur")
+            ),
+        )
+    },
     **{
         f"train_classifier/{kind}_{name}": FACES
         for kind in ("standard", "trades")
         for name in ("celeba64_identities", "celebahq_gender", "stanford_cars4")
     },
+    "train_classifier/apt_unverified": ["checkpoint=robust.safetensors"],
     "train_mat/mat_clip_paper_unverified": [],
     "train_mat/mat_plus_flickr30k": [],
     "train_mat/mat_plus_coco": [],

@@ -60,21 +60,29 @@ PRESETS: Mapping[str, tuple[float, ...]] = {
     "paper_cosine_cars": tuple(round(value, 3) for value in cosine(16)),
     **{f"learned_{task}": values for task, values in LEARNED.items()},
 }
+_BY_LENGTH: Mapping[str, Mapping[int, tuple[float, ...]]] = {
+    "learned": {len(values): values for values in LEARNED.values()},
+    **{
+        f"paper_{rule}": {length: PRESETS[f"paper_{rule}_{task}"] for task, length in _LENGTHS.items()}
+        for rule in ("linear", "cosine")
+    },
+}
 _FORMULAS: Mapping[str, Callable[[int], list[float]]] = {
     "linear": linear,
     "cosine": cosine,
     "none": lambda count: [0.0] * count,
 }
-NAMES = (*_FORMULAS, "learned", *PRESETS)
+NAMES = (*_FORMULAS, *_BY_LENGTH, *PRESETS)
 
 
 def schedule(alphas: str | Path | Sequence[float] | Tensor, count: int) -> Tensor:
     """The alphas of ``count`` latents, (L,) float64 in [0,1], coarse to fine.
 
     Args:
-        alphas: ``linear``, ``cosine`` or ``none`` (all 0, reconstruction alone); ``learned``, the paper's vector for L
-            latents; the name of a preset, see `PRESETS`; L numbers; or a file of them: a JSON list or what
-            ``learn-alphas`` writes, a .txt or .csv of one a line, a .npy, or the directory of a ``learn-alphas`` run.
+        alphas: ``linear``, ``cosine`` or ``none`` (all 0, reconstruction alone); ``learned``, ``paper_linear`` and
+            ``paper_cosine``, the paper's vectors for L latents; the name of a preset, see `PRESETS`; L numbers; or a
+            file of them: a JSON list or what ``learn-alphas`` writes, a .txt or .csv of one a line, a .npy, or the
+            directory of a ``learn-alphas`` run.
         count: L.
 
     Raises:
@@ -108,11 +116,10 @@ def _named(name: str, count: int) -> Sequence[float]:
         return _FORMULAS[name](count)
     if name in PRESETS:
         return PRESETS[name]
-    for task, length in _LENGTHS.items():
-        if length == count:
-            return LEARNED[task]
+    if count in _BY_LENGTH[name]:
+        return _BY_LENGTH[name][count]
     raise UserError(
-        f"{_KEY} is 'learned', but the paper learned none for a generator of {count} latents (only for "
+        f"{_KEY} is {name!r}, but the paper has none for a generator of {count} latents (only for "
         f"{', '.join(map(str, _LENGTHS.values()))}): learn them with `robustcli learn-alphas`, and give its directory "
         f"as {_KEY}=DIRECTORY."
     )

@@ -29,6 +29,11 @@ class Cleaner(nn.Module, ABC):
         """True if cleaned images are within [0,1]; the input of others goes to the network without that check."""
         return True
 
+    @property
+    def plain(self) -> "Cleaner":
+        """The cleaner whose graph tells what a pass needs: itself, without checkpoints or approximate gradients."""
+        return self
+
     @abstractmethod
     def prepare(self, images: Tensor) -> list[Tensor]:
         """First half, shared by all draws: images (B,C,H,W) in [0,1] -> tensors with B as their first dimension."""
@@ -112,6 +117,10 @@ class StraightThrough(Cleaner):
     @property
     def bounded(self) -> bool:
         return self.cleaner.bounded
+
+    @property
+    def plain(self) -> Cleaner:
+        return self.cleaner.plain
 
     def prepare(self, images: Tensor) -> list[Tensor]:
         with torch.no_grad():  # the images go along for their gradient; no graph of the cleaner is kept

@@ -87,14 +87,14 @@ class FoldedDraws:
             kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
             return tensor
 
-        source = torch.Generator(image.device).manual_seed(0)
-        with frozen(self.cleaner, *self._modules()), torch.enable_grad():
-            prepared = [part.detach().requires_grad_(True) for part in self.cleaner.prepare(image)]
-            noise = self.cleaner.sample_noise(1, image, source)
+        source, cleaner = torch.Generator(image.device).manual_seed(0), self.cleaner.plain
+        with frozen(cleaner, *self._modules()), torch.enable_grad():
+            prepared = [part.detach().requires_grad_(True) for part in cleaner.prepare(image)]
+            noise = cleaner.sample_noise(1, image, source)
             with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-                self.function(self.cleaner.finish(prepared, noise))
+                self.function(cleaner.finish(prepared, noise))
         # Convolutions save their weights for the backward pass: there anyway, and once for all entries.
-        modules = [self.cleaner, *self._modules()]
+        modules = [cleaner, *self._modules()]
         weights = {part.untyped_storage().data_ptr() for module in modules for part in module.parameters()}
         return sum(size for place, size in kept.items() if place not in weights)
 

@@ -5,6 +5,7 @@ Coarse latents of the image are kept, fine ones drawn anew, and the mixture is d
 Shapes: B images, R draws, C channels, H height, W width; L latents, coarse to fine.
 """
 
+import copy
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -107,6 +108,13 @@ class Purifier(Cleaner):
     def bounded(self) -> bool:
         """True if the generator makes images within [0,1]; the paper does not clamp what a StyleGAN2 makes."""
         return self.generator.bounded
+
+    @property
+    def plain(self) -> "Purifier":
+        """The purifier without checkpoints: a block that is computed again needs what it would have kept."""
+        plain = copy.copy(self)
+        plain.checkpoint = False
+        return plain
 
     def forward(self, images: Tensor, noise: Sequence[Tensor] | None = None) -> Tensor:
         """(B,C,H,W) in [0,1] -> the same, purified; as the generator puts them out, which an NVAE does within [0,1].

@@ -94,9 +94,12 @@ def shaken(model: Network, seed: int = 0) -> Network:
     return model.requires_grad_(False)
 
 
-def faces(size: int = 16, *, seed: int = 0, width: int = 2, frame: Frame | None = None) -> StyleMixing:
+def faces(
+    size: int = 16, *, seed: int = 0, width: int = 2, channels: int = 4, frame: Frame | None = None
+) -> StyleMixing:
     """An e4e encoder in front of a StyleGAN2, of some thousand weights."""
-    decoder = StyleGAN2(size, style_dim=8 * width, channels=[4] * (size.bit_length() - 2), mapping_layers=2, seed=seed)
+    several = [channels] * (size.bit_length() - 2)
+    decoder = StyleGAN2(size, style_dim=8 * width, channels=several, mapping_layers=2, seed=seed)
     encoder = E4EEncoder(size, width=width, seed=seed)
     return _mixing(encoder, decoder, frame or Frame(size, size, (0, size)), seed)
 

@@ -1,0 +1,51 @@
+"""Several processes attack side by side: the same bits, any number of them, and no silence where one is lost."""
+
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import pandas as pd
+import psutil
+import pytest
+
+from robustcli.cli.launch import launch
+
+SMALL = ["dataset.train=16", "dataset.val=16", "dataset.test=24", "evaluation.limit=12", "evaluation.batch_size=3"]
+WORDS = [*SMALL, "diagnostics=off", "evaluation.eps_curve=[]", "evaluation.resamples=20", "attack=sep"]
+
+
+def records(place: Path, *words: str, code: int = 0) -> pd.DataFrame | None:
+    assert launch("attack", [*WORDS, *words, f"hydra.run.dir={place}"]) == code
+    return pd.read_parquet(place / "records.parquet") if code == 0 else None
+
+
+def test_three_processes_leave_the_files_of_one(tmp_path: Path) -> None:
+    alone = records(tmp_path / "one", "attack.image.steps=2")
+    several = records(tmp_path / "three", "attack.image.steps=2", "processes=3")
+    pd.testing.assert_frame_equal(alone, several, check_exact=True)
+    stored = [sorted((tmp_path / name / "adversarial").iterdir()) for name in ("one", "three")]
+    assert [path.name for path in stored[0]] == [path.name for path in stored[1]] and len(stored[0]) == 4
+    assert all(first.read_bytes() == second.read_bytes() for first, second in zip(*stored, strict=True))
+
+
+def test_one_that_is_killed_ends_the_run_in_one_sentence_and_another_number_goes_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def kill() -> None:
+        parts = tmp_path / "run" / "parts"
+        while not any(parts.glob("*.parquet")):
+            time.sleep(0.05)
+        workers = [each for each in psutil.Process().children() if "spawn_main" in " ".join(each.cmdline())]
+        os.kill(workers[0].pid, signal.SIGKILL)
+
+    threading.Thread(target=kill, daemon=True).start()
+    records(tmp_path / "run", "attack.image.steps=60", "processes=2", code=1)
+    said = capsys.readouterr().err
+    assert "of 2 was lost (signal 9" in said and f"resume={tmp_path / 'run'}" in said
+    kept = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "run" / "parts").iterdir()}
+    assert kept
+    assert launch("attack", [*WORDS, "attack.image.steps=60", f"resume={tmp_path / 'run'}"]) == 0
+    alone = records(tmp_path / "alone", "attack.image.steps=60")
+    pd.testing.assert_frame_equal(alone, pd.read_parquet(tmp_path / "run" / "records.parquet"), check_exact=True)
