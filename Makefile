@@ -12,7 +12,7 @@ RUN := $(VENV)/bin/robustcli
 # Threads that spin against each other cost more than they give on a small machine: one a process, unless the caller says otherwise.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help setup shell lowest newest demo purify test mutants fuzz chaos coverage full-size gpu-check lint bench rivals zoo assets smoke sweep study clean
+.PHONY: help setup shell lowest newest demo purify test mutants fuzz chaos coverage full-size gpu-check lint bench rivals zoo assets smoke sweep study docs dist clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -84,13 +84,16 @@ rivals: setup ## install what `make bench` compares our attacks with
 zoo: setup ## the diagnostics of planted defences, none of which may pass as ok, and of honest networks (minutes)
 	$(VENV)/bin/python -m tests.diagnostics.zoo
 
-assets: setup ## make the shipped weights again, 40 minutes (robustcli/assets; the recipes are conf/experiment/*/{tiny,nvae}_*.yaml)
+assets: setup ## make the shipped weights again, 40 minutes (robustcli/assets; the recipes are conf/experiment/*/{tiny,nvae,avae,ndvae,ddpm}_*.yaml)
 	$(RUN) train-mat experiment=tiny_clean hydra.run.dir=outputs/assets/tiny_scenes
 	$(RUN) train-classifier experiment=tiny_digits hydra.run.dir=outputs/assets/tiny_digits
 	$(RUN) train-classifier experiment=tiny_scene_classes hydra.run.dir=outputs/assets/tiny_scene_classes
 	$(RUN) train-generator experiment=nvae_digits hydra.run.dir=outputs/assets/nvae_digits
 	$(RUN) train-generator experiment=nvae_scene_classes hydra.run.dir=outputs/assets/nvae_scene_classes
-	for name in tiny_scenes tiny_digits tiny_scene_classes nvae_digits nvae_scene_classes; do
+	for name in avae_digits ndvae_digits ddpm_digits; do # the last needs robustcli[diffusion]
+	  $(RUN) train-generator experiment=$$name hydra.run.dir=outputs/assets/$$name
+	done
+	for name in tiny_scenes tiny_digits tiny_scene_classes nvae_digits nvae_scene_classes avae_digits ndvae_digits ddpm_digits; do
 	  install -m 644 outputs/assets/$$name/checkpoints/last.safetensors robustcli/assets/$$name.safetensors
 	done
 
@@ -123,6 +126,26 @@ sweep: setup ## every defence from the same start over three seeds, at equal ste
 
 study: setup ## what one-to-many augmentation gives MAT, in two worlds whose truth is known (two hours on two cores; goes on where it was stopped)
 	$(VENV)/bin/python -m benchmarks.study
+
+.venv-docs/.installed: pyproject.toml
+	@test -n "$(PYTHON)" || { echo 'no Python 3.11 or newer was found: install one, or name it with PYTHON=...' >&2; exit 1; }
+	$(PYTHON) -m venv --upgrade-deps .venv-docs
+	.venv-docs/bin/python -m pip install --quiet --group docs --group dist
+	touch $@
+
+docs: .venv-docs/.installed ## the site of the documentation in build/site, strict: a broken link or anchor fails
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --quiet --strict
+
+dist: .venv-docs/.installed ## sdist and wheel in dist/, checked, under 15 MB, and the wheel run from an empty environment
+	rm -rf dist
+	.venv-docs/bin/python -m build --outdir dist
+	.venv-docs/bin/python -m twine check --strict dist/*
+	test "$$(stat -c %s dist/*.whl)" -lt 15000000 || { echo 'the wheel is larger than 15 MB' >&2; exit 1; }
+	out=$$(mktemp -d)
+	trap 'rm -rf "$$out"' EXIT
+	$(PYTHON) -m venv --upgrade-deps $$out/empty
+	$$out/empty/bin/python -m pip install --quiet -c constraints.txt dist/*.whl
+	cd $$out && empty/bin/robustcli --version && empty/bin/robustcli list > list.txt && empty/bin/robustcli evaluate evaluation=smoke attacks=quick hydra.run.dir=$$out/run
 
 clean: ## remove caches and builds (never outputs/ or .venv)
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage* coverage.xml

@@ -6,6 +6,7 @@ from functools import partial
 from robustcli.attacks.adaptive.averaging import AveragedClassifier, AveragedEncoder
 from robustcli.attacks.adaptive.bpda import BPDA, Preprocessed, PreprocessedEncoder
 from robustcli.attacks.adaptive.eot import EOT, RetrievalEOT
+from robustcli.attacks.adaptive.latents import LatentDrift
 from robustcli.attacks.adaptive.randomised import DrawnAnswers, judge_on_draws
 from robustcli.attacks.adaptive.surrogate import RetrievalSurrogate, Surrogate
 from robustcli.attacks.adaptive.transfer import retrieval_transfer_matrix, transfer_matrix
@@ -26,6 +27,7 @@ from robustcli.attacks.image.deepfool import DeepFool
 from robustcli.attacks.image.fab import FAB
 from robustcli.attacks.image.fgsm import FGSM
 from robustcli.attacks.image.fmn import FMN
+from robustcli.attacks.image.low_frequency import LowFrequency
 from robustcli.attacks.image.minimum_norm import MinimumNorm
 from robustcli.attacks.image.pgd import PGD
 from robustcli.attacks.image.reduced_autoattack import ReducedAutoAttack
@@ -48,6 +50,8 @@ from robustcli.attacks.text.words import WordSubstitution
 ATTACKS: Mapping[str, Callable[..., Attack]] = {
     "fgsm": FGSM,
     "pgd": PGD,
+    "low_frequency": LowFrequency,
+    "latents": LatentDrift,
     "apgd": APGD,
     "square": Square,
     "autoattack": AutoAttack,
@@ -107,8 +111,10 @@ __all__ = [
     "ImageAdversarial",
     "ImageAttack",
     "ImageOracle",
+    "LatentDrift",
     "Linf",
     "LogitOracle",
+    "LowFrequency",
     "MaskedLM",
     "MaxShare",
     "MinSimilarity",

@@ -5,7 +5,7 @@ attack holds the settings of its search alone.
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from hydra.utils import get_class
@@ -27,7 +27,7 @@ from robustcli.builders.hook import construct
 from robustcli.builders.names import refuse_reserved
 from robustcli.config.overrides import BUDGETS
 from robustcli.config.unread import refuse_unread
-from robustcli.data import ImageClassData, ImageTextData
+from robustcli.data import ImageClassData, ImageTextData, Sentences
 from robustcli.diagnostics import ConfigKeys
 from robustcli.utils.errors import UserError
 
@@ -57,6 +57,27 @@ def build_threat(config: DictConfig) -> ThreatModel:
     settings: Any = OmegaConf.to_container(config, resolve=True)
     settings.pop("at", None)  # a property of the evaluation: the same ball, around images of another size
     return ThreatModel(**settings)
+
+
+def threat_on(config: DictConfig, data: ImageTextData | ImageClassData, *, attacked: bool) -> ThreatModel:
+    """`build_threat` as it is on ``data``: of sentences the attacker edits the query, and their classes stay.
+
+    Args:
+        attacked: whether any attack is run.
+
+    Raises:
+        UserError: an attack on images where the data set has none.
+    """
+    threat = build_threat(config)
+    if not isinstance(data, Sentences):
+        return threat
+    refuse_unread("threat.edits", f"the sentences of the data set {data.name} are edited, which are the queries")
+    if threat.moves_images and attacked:
+        raise UserError(
+            f"threat.eps is {config.eps}, but the data set {data.name} has sentences and no image to change: choose "
+            "threat=text for words, or threat=characters."
+        )
+    return replace(threat, eps=0.0, edits="query")
 
 
 def build_attack(

@@ -8,7 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from robustcli.builders.hook import construct
 from robustcli.config.unread import refuse_unread
-from robustcli.data import ImageClassData, ImageTextData
+from robustcli.data import ImageClassData, ImageTextData, Sentences
 from robustcli.data.augment import Augmented, FewerCaptions, read_manifest, read_method
 from robustcli.utils.errors import UserError
 from robustcli.utils.flatten import flatten
@@ -131,9 +131,14 @@ def build_captioned(config: DictConfig, split: str) -> ImageTextData:
     """`build_data` for a command that needs captions.
 
     Raises:
-        UserError: the data set has classes.
+        UserError: the data set has classes, or sentences without images.
     """
     data = build_data(config, split)
+    if isinstance(data, Sentences):
+        raise UserError(
+            f"dataset {data.name} has sentences with classes and no images: `robustcli evaluate` and `attack` read it, "
+            "which judge a text tower; choose one such as dataset=scenes."
+        )
     if not isinstance(data, ImageTextData):
         raise UserError(f"dataset {data.name} has classes and no captions: choose one such as dataset=scenes.")
     return data
@@ -147,5 +152,6 @@ def build_classes(config: DictConfig, split: str) -> ImageClassData:
     """
     data = build_data(config, split)
     if not isinstance(data, ImageClassData):
-        raise UserError(f"dataset {data.name} has captions and no classes: choose one such as dataset=scene_classes.")
+        kind = "sentences and no images" if isinstance(data, Sentences) else "captions and no classes"
+        raise UserError(f"dataset {data.name} has {kind}: choose one such as dataset=scene_classes.")
     return data

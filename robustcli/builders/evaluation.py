@@ -13,21 +13,24 @@ from robustcli.builders.attacks import (
     Candidates,
     build_attack,
     build_suite,
-    build_threat,
     check_reach,
     check_unit,
+    threat_on,
 )
 from robustcli.builders.names import refuse_reserved
-from robustcli.config.unread import refuse_unread
-from robustcli.data import ImageClassData, ImageTextData
+from robustcli.config.unread import refuse_all_but, refuse_unread
+from robustcli.data import ImageClassData, ImageTextData, Sentences
 from robustcli.evaluation import (
     ACCESS,
+    SHORTENED,
     Attacker,
     ClassificationEvaluator,
     Evaluation,
     Evaluator,
     RetrievalEvaluator,
+    SentenceEvaluator,
 )
+from robustcli.evaluation.smoothing import Smoothing
 from robustcli.models.network import resizing
 from robustcli.utils.errors import UserError
 from robustcli.utils.numbers import at_least, parse_number
@@ -57,7 +60,7 @@ def build_evaluation(
         UserError: an ``evaluation.curve_attack`` outside of the suite, an unknown access, a number of EOT draws below
             1, an unbounded threat model for a defence, or an override that the evaluation would not read.
     """
-    settings, threat = config.evaluation, build_threat(config.threat)
+    settings, threat = config.evaluation, threat_on(config.threat, data, attacked=bool(attacks))
     if isinstance(data, ImageClassData):
         # Read by nothing without captions: to take them in silence would make a threat model look wider than it is.
         for name in ("words", "characters", "edits"):
@@ -68,7 +71,7 @@ def build_evaluation(
     at_model = _at_model(config, data, [*models, *([] if surrogate is None else [surrogate])], defended=defended)
     evaluator = _evaluator(config, data, threat, radii, at_model=at_model)
     gallery = None
-    if surrogate is not None and isinstance(evaluator, RetrievalEvaluator):
+    if surrogate is not None and isinstance(evaluator, RetrievalEvaluator | SentenceEvaluator):
         gallery = _gallery_of(evaluator, surrogate)
     draws, chunk = _draws(settings.eot)
     if surrogate is not None:
@@ -121,6 +124,25 @@ def _refuse_unread(
         refuse_unread("evaluation.curve_attack", "evaluation.eps_curve is [], so that no curve is drawn")
 
 
+def build_smoothing(config: DictConfig) -> Smoothing | None:
+    """The certificate of ``certify``, None where its sigma is null.
+
+    Raises:
+        UserError: a threat model in another norm than L2, in which the certificate is, or keys without a sigma.
+    """
+    settings: Any = OmegaConf.to_container(config.certify, resolve=True)
+    settings.pop("defences")
+    if settings["sigma"] is None:
+        refuse_all_but("certify", ["sigma"], "certify.sigma is null, which certifies nothing")
+        return None
+    if config.threat.norm != "l2":
+        raise UserError(
+            f"certify.sigma is {settings['sigma']}, but randomised smoothing proves an L2 norm, and threat.norm is "
+            f"{config.threat.norm}: set threat=l2, or leave certify.sigma out."
+        )
+    return Smoothing(**settings)
+
+
 def build_attacks(
     config: DictConfig,
     data: ImageTextData | ImageClassData,
@@ -139,9 +161,10 @@ def build_attacks(
     Raises:
         UserError: see `check_unit`, `build_suite` and `build_attack`.
     """
-    threat, captions = build_threat(config.threat), isinstance(data, ImageTextData)
-    settings: Any = {"captions": captions, "candidates": candidates, "seed": config.seed}
     nodes = {f"attacks.{each}": node for each, node in config.get("attacks", {}).items()}
+    attacked, captions = bool(nodes) or name is not None, isinstance(data, ImageTextData)
+    threat = threat_on(config.threat, data, attacked=attacked)
+    settings: Any = {"captions": captions, "candidates": candidates, "seed": config.seed}
     check_unit(nodes if name is None else {**nodes, "attack": config.attack}, threat, data)
     suite = build_suite(config.attacks, threat, **settings) if "attacks" in config else {}
     if name is not None:
@@ -164,7 +187,7 @@ def _at_model(
     Raises:
         UserError: ``threat.at=model`` for a training, behind a purifier, or with models of several input sizes.
     """
-    if config.threat.at == "data":
+    if config.threat.at == "data" or isinstance(data, Sentences):
         return False
     if not models:
         raise UserError(
@@ -200,6 +223,8 @@ def _evaluator(
     fresh = at_least("fresh", settings.fresh, 1, node="evaluation")
     common: dict[str, Any] = {"batch_size": settings.batch_size, "limit": settings.limit, "fresh": fresh}
     common |= {"seed": config.seed, "at_model": at_model}
+    if isinstance(data, Sentences):
+        return SentenceEvaluator(data, threat, **common)
     if isinstance(data, ImageTextData):
         return RetrievalEvaluator(data, threat, **common)
     return ClassificationEvaluator(data, threat, **common, radii=radii)
@@ -238,8 +263,8 @@ def _access(settings: DictConfig, *, defended: bool) -> tuple[str, ...]:
     if not isinstance(asked, ListConfig):
         raise UserError(f"evaluation.access is {asked!r}: give a list, such as [static,bpda,adaptive].")
     access = tuple(str(each) for each in asked)
-    if unknown := [each for each in access if each not in ACCESS]:
-        raise UserError(f"evaluation.access has {unknown[0]!r}: choose of {', '.join(ACCESS)}.")
+    if unknown := [each for each in access if each not in (*ACCESS, SHORTENED)]:
+        raise UserError(f"evaluation.access has {unknown[0]!r}: choose of {', '.join((*ACCESS, SHORTENED))}.")
     if not defended and access != ("adaptive",):
         raise UserError(
             f"evaluation.access is {list(access)}, but nothing stands in front of the model, so that an attacker sees "
@@ -258,7 +283,7 @@ def _draws(eot: Any) -> tuple[int, int | None]:
     return eot, None
 
 
-def _gallery_of(evaluator: RetrievalEvaluator, model: Any) -> Any:
+def _gallery_of(evaluator: RetrievalEvaluator | SentenceEvaluator, model: Any) -> Any:
     """Function from pairs to the evaluator's whole gallery, encoded by ``model``.
 
     The embeddings of two models share no space, so a surrogate ranks against a gallery of its own.

@@ -14,9 +14,19 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from robustcli.builders.device import on_device
 from robustcli.config.unread import refuse_unread, typed
-from robustcli.data import ClassTexts, ImageClassData, ImageTextData, class_texts
+from robustcli.data import ClassTexts, ImageClassData, ImageTextData, Sentences, class_texts
 from robustcli.data.walks import normal
-from robustcli.models import Classifier, DualEncoder, Model, WordTokenizer, ZeroShot, build_vocabulary, load, load_dual
+from robustcli.models import (
+    ClassEncoder,
+    Classifier,
+    DualEncoder,
+    Model,
+    WordTokenizer,
+    ZeroShot,
+    build_vocabulary,
+    load,
+    load_dual,
+)
 from robustcli.models.prompt import Prompt, read_prompt
 from robustcli.models.registry import MODELS
 from robustcli.models.tokenizer import split_words
@@ -35,19 +45,26 @@ def build_class_texts(config: DictConfig, data: ImageTextData | ImageClassData) 
     Raises:
         UserError: see `class_texts`; or one of both was asked for, and there are captions.
     """
-    if isinstance(data, ImageClassData):
+    pictures = isinstance(data, Sentences) and data.pictures() is not None
+    if isinstance(data, ImageClassData) or (isinstance(data, Sentences) and not pictures):
         given = (config[key] for key in _TEXTS)
         return class_texts(data, *(list(each) if isinstance(each, ListConfig) else each for each in given))
     for key in _TEXTS:
-        refuse_unread(key, f"the data set {data.name} has captions and no classes")
+        why = "dataset.class_images gives the classes as pictures" if pictures else "has captions and no classes"
+        refuse_unread(key, why if pictures else f"the data set {data.name} {why}")
     return None
 
 
 def refuse_unread_texts(models: Iterable[object]) -> None:
     """A `UserError` for an override of the texts of classes where no model reads texts."""
-    if not any(isinstance(model, ZeroShot) for model in models):
+    if not any(texts_of(model) for model in models):
         for key in _TEXTS:
             refuse_unread(key, "no model here is a dual encoder, which alone reads texts of classes")
+
+
+def texts_of(model: object) -> ZeroShot | None:
+    """The texts by which ``model`` classifies images or sentences; None of a model that reads none."""
+    return model.texts if isinstance(model, ClassEncoder) else model if isinstance(model, ZeroShot) else None
 
 
 def build_trained(
@@ -58,7 +75,8 @@ def build_trained(
     seed: int,
     texts: ClassTexts | None = None,
 ) -> DualEncoder | Classifier:
-    """The model of ``model=...`` to judge on ``data``: a dual encoder for captions, a classifier for classes.
+    """The model of ``model=...`` to judge on ``data``: a dual encoder for captions, a classifier for classes; for
+    sentences a dual encoder before their classes.
 
     Args:
         checkpoint: file of the weights; None: those that the config names.
@@ -69,6 +87,23 @@ def build_trained(
         UserError: random weights, which answer by chance, unless ``model.pretrained=random`` asks for them; see
             `build_dual_encoder` and `build_classifier` too.
     """
+    model = _trained(config, checkpoint, data, seed=seed, texts=texts)
+    if not isinstance(data, Sentences):
+        return model
+    assert isinstance(model, DualEncoder)
+    if (pictures := data.pictures()) is not None:
+        return ClassEncoder(model, pictures=pictures)
+    return ClassEncoder(model, texts=_zero_shot(model, data, texts))
+
+
+def _trained(
+    config: DictConfig,
+    checkpoint: str | None,
+    data: ImageTextData | ImageClassData,
+    *,
+    seed: int,
+    texts: ClassTexts | None,
+) -> DualEncoder | Classifier:
     if checkpoint is not None and (path := _of_another_model(config, checkpoint)) is not None:
         if isinstance(data, ImageTextData):
             return _with_words(load_dual(path), data)
@@ -192,16 +227,7 @@ def _with_classes(
 ) -> Classifier:
     """``model``, which knows the classes of ``data`` or their texts, and answers for its images; else a `UserError`."""
     if isinstance(model, DualEncoder):
-        texts = texts or class_texts(data)
-        model = ZeroShot(
-            model,
-            data.classes,
-            names=texts.names,
-            templates=texts.templates,
-            origin=texts.origin,
-            allow_equal=texts.published,
-            prompt=prompt or (None if texts.prompt is None else read_prompt(texts.prompt)),
-        )
+        model = _zero_shot(model, data, texts, prompt)
     if model.classes is not None and tuple(map(normal, model.classes)) != tuple(data.classes):
         raise UserError(
             f"the model knows the classes {_shortened(model.classes)}, but dataset {data.name} has "
@@ -214,6 +240,21 @@ def _with_classes(
         )
     _try(model, data)
     return model
+
+
+def _zero_shot(
+    model: DualEncoder, data: ImageClassData | Sentences, texts: ClassTexts | None, prompt: Prompt | None = None
+) -> ZeroShot:
+    texts = texts or class_texts(data)
+    return ZeroShot(
+        model,
+        data.classes,
+        names=texts.names,
+        templates=texts.templates,
+        origin=texts.origin,
+        allow_equal=texts.published,
+        prompt=prompt or (None if texts.prompt is None else read_prompt(texts.prompt)),
+    )
 
 
 def _try(model: Classifier, data: ImageClassData) -> None:

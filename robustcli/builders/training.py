@@ -25,21 +25,23 @@ from robustcli.builders.models import (
     build_dual_encoder,
     refuse_unread_texts,
 )
-from robustcli.builders.objectives import build_class_objective, build_elbo, build_objective
+from robustcli.builders.objectives import build_class_objective, build_image_objective, build_objective
 from robustcli.config.unread import refuse_all_but, refuse_unread
 from robustcli.data import ImageClassData, ImageTextData
 from robustcli.data.augmentation import Augmentation
 from robustcli.data.sampling import Replace
 from robustcli.defenses import OnClasses, PairObjective, VisualObjective
 from robustcli.evaluation import ClassificationEvaluator, RetrievalEvaluator
-from robustcli.evaluation.generation import GenerationJudge
+from robustcli.evaluation.generation import FiguresJudge, GenerationJudge
 from robustcli.models import Classifier, DualEncoder, ZeroShot
-from robustcli.models.generators import NVAE
+from robustcli.models.generators import NVAE, Trained
 from robustcli.models.prompt import Prompt
 from robustcli.training.tasks import ClassTask, GeneratorTask, PairTask, Task
 from robustcli.training.trainer import Trainer
 from robustcli.utils.errors import UserError
 from robustcli.utils.numbers import parse_number
+
+_LIKELIHOOD = ("bits_per_dim", "likelihood_bits", "mse")  # of the records of an NVAE, those of a validation
 
 
 def build_pair_trainer(
@@ -200,30 +202,35 @@ def build_generator_trainer(config: DictConfig, sets: Mapping[str, ImageClassDat
         UserError: a generator of another resolution than the data; or see `moment_temperatures`.
     """
     refuse_unread("trainer.eps_scale", "a generator trains against no attack")
-    if not moment_temperatures(config):  # read after the training only: a mistake must not cost one
-        refuse_all_but("moments", ["temperatures"], "moments.temperatures is [], which estimates none again")
     model = build_generator(config.generator, config.checkpoint, sets["train"], seed=config.seed)
     model = on_device(model, device, "generator")
+    if isinstance(model, Trained):
+        refuse_unread("moments", f"a generator of the kind {model.kind} has no batch norms")
+    elif not moment_temperatures(config):  # read after the training only: a mistake must not cost one
+        refuse_all_but("moments", ["temperatures"], "moments.temperatures is [], which estimates none again")
     task = GeneratorTask(
         sets["train"],
-        build_elbo(config.objective),
+        build_image_objective(config.objective, model),
         _augmentation(config),
         batch_size=config.trainer.batch_size,
         seed=config.seed,
     )
-    evaluator = build_generation_judge(config, sets["val"])
+    evaluator = build_generation_judge(config, sets["val"], model)
 
-    def likelihood(trained: NVAE) -> dict[str, float]:
+    def likelihood(trained: NVAE | Trained) -> dict[str, float]:
         figures = evaluator.figures(evaluator.records(trained))
-        return {key: figures[key] for key in ("bits_per_dim", "likelihood_bits", "mse")}
+        return figures if isinstance(trained, Trained) else {key: figures[key] for key in _LIKELIHOOD}
 
     return _trainer(config, model, task, likelihood)
 
 
-def build_generation_judge(config: DictConfig, data: ImageClassData) -> GenerationJudge:
-    """The evaluator of a generator on ``data``: bits per dimension, reconstructions and samples."""
+def build_generation_judge(config: DictConfig, data: ImageClassData, model: NVAE | Trained) -> Any:
+    """The evaluator of a generator on ``data``: of an NVAE bits per dimension, reconstructions and samples; of another
+    one the figures that it has.
+    """
+    kind = FiguresJudge if isinstance(model, Trained) else GenerationJudge
     settings = config.evaluation
-    return GenerationJudge(data, batch_size=settings.batch_size, limit=settings.limit, seed=config.seed)
+    return kind(data, batch_size=settings.batch_size, limit=settings.limit, seed=config.seed)
 
 
 def moment_temperatures(config: DictConfig) -> list[float]:

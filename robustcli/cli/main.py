@@ -163,8 +163,9 @@ def report(
         str | None, typer.Option(metavar="CSV", help="Numbers of papers: attack, published, and what tells the row.")
     ] = None,
     out: Annotated[
-        str | None, typer.Option(metavar="DIR", help="Write table.md, table.tex and table.csv there.")
+        str | None, typer.Option(metavar="DIR", help="Write table.md, table.tex, table.html and table.csv there.")
     ] = None,
+    show: Annotated[bool, typer.Option("--open", help="Open it in a browser.")] = False,
 ) -> None:
     """Join runs and sweeps into one table."""
     from robustcli.cli.launch import guarded
@@ -175,7 +176,8 @@ def report(
         from robustcli.engines.report import report as join
 
         paths = [None if each is None else Path(each).expanduser() for each in (published, out)]
-        join([Path(each).expanduser() for each in directories], measure=measure, published=paths[0], out=paths[1])
+        places = [Path(each).expanduser() for each in directories]
+        join(places, measure=measure, published=paths[0], out=paths[1], show=show)
         return 0
 
     raise typer.Exit(guarded(work))
@@ -193,6 +195,26 @@ def compare(
         from robustcli.engines.compare import print_comparison
 
         print_comparison(first, second)
+        return 0
+
+    raise typer.Exit(guarded(work))
+
+
+@app.command("view")
+def view(
+    directory: Annotated[str, typer.Argument(metavar="DIR", help="Where runs stand.")] = "outputs",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Of 127.0.0.1; 0: any free one.")] = 8265,
+    show: Annotated[bool, typer.Option("--open", help="Open it in a browser.")] = False,
+) -> None:
+    """Show runs in a browser: list, filter, open, compare (read-only, on this machine alone)."""
+    from robustcli.cli.launch import guarded
+
+    def work() -> int:
+        from pathlib import Path
+
+        from robustcli.view.server import serve
+
+        serve(Path(directory).expanduser(), port=port, show=show)
         return 0
 
     raise typer.Exit(guarded(work))

@@ -108,6 +108,21 @@ class DiagnosticsSettings:
 
 
 @dataclass(kw_only=True)
+class CertifySettings:
+    """Settings of randomised smoothing, see `robustcli.evaluation.smoothing`; the keys of ``certify``.
+
+    Args:
+        sigma: None: no certified row.
+    """
+
+    sigma: float | None = bounded(0)
+    selection: int = bounded(1)
+    samples: int = bounded(1)
+    alpha: float = bounded(0, 1)
+    defences: bool
+
+
+@dataclass(kw_only=True)
 class AugmentationSettings:
     """Settings of the augmentation of training images; the keys of ``conf/augmentation``."""
 
@@ -281,6 +296,7 @@ class PurifyCommand(ClassifyingCommand):
     purifier: Any
     baselines: Any
     variants: Any = None
+    certify: CertifySettings
     attacks: Any
 
 

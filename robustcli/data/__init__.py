@@ -14,6 +14,7 @@ from robustcli.data.karpathy import KarpathyJSON
 from robustcli.data.parquet import CaptionParquet
 from robustcli.data.scenes import Scenes
 from robustcli.data.scenes.classes import SceneClasses
+from robustcli.data.sentences import Sentences
 from robustcli.data.shards import Shards
 from robustcli.data.tables import CaptionTable
 from robustcli.data.torchvision_files import TorchvisionFiles
@@ -37,6 +38,7 @@ __all__ = [
     "Pcam",
     "SceneClasses",
     "Scenes",
+    "Sentences",
     "Shards",
     "Stl10",
     "Svhn",

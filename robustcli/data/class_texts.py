@@ -8,9 +8,9 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from robustcli.data.classes import ImageClassData, class_list, listed
+from robustcli.data.classes import class_list, listed
 from robustcli.utils.errors import UserError
 from robustcli.utils.suggest import did_you_mean
 
@@ -19,6 +19,15 @@ _OWN = {"simple": ("a photo of a {}.",), "tecoa": ("This is a photo of a {}",)} 
 _WORDS = ("imagenet80", *_OWN, "dataset")
 _FILES = (".txt", ".json")
 PROMPT = ".safetensors"  # of a file that holds context vectors in place of templates
+
+
+class Classes(Protocol):
+    """Protocol of a data set with classes, see `ImageClassData`: what their texts are made from."""
+
+    name: str
+    classes: tuple[str, ...]
+    templates: tuple[str, ...]
+    benchmark: str | None
 
 
 @dataclass(frozen=True)
@@ -38,7 +47,7 @@ class ClassTexts:
     prompt: Path | None = None
 
 
-def class_texts(data: ImageClassData, templates: Any = None, names: Any = None) -> ClassTexts:
+def class_texts(data: Classes, templates: Any = None, names: Any = None) -> ClassTexts:
     """The texts of the classes of ``data``.
 
     Args:
@@ -69,7 +78,7 @@ def class_texts(data: ImageClassData, templates: Any = None, names: Any = None) 
     return ClassTexts(known, chosen, origin, published, prompt)
 
 
-def _templates(data: ImageClassData, given: Any) -> tuple[str, tuple[str, ...]]:
+def _templates(data: Classes, given: Any) -> tuple[str, tuple[str, ...]]:
     """Where the templates are from, and the templates."""
     if given is None:
         given = "dataset" if data.templates else "simple"
@@ -97,7 +106,7 @@ def _templates(data: ImageClassData, given: Any) -> tuple[str, tuple[str, ...]]:
     return f"of {name}, clip-benchmark", tuple(each.replace("{c}", SLOT) for each in found)
 
 
-def _names(data: ImageClassData, given: Any) -> tuple[tuple[str, ...], bool]:
+def _names(data: Classes, given: Any) -> tuple[tuple[str, ...], bool]:
     """The names of the classes, and True for those of a published list."""
     if given is None:
         return data.classes, False

@@ -22,6 +22,8 @@ _TOKEN = re.compile(r"[^\t]+#\d+\t")
 _USUAL = {
     "image_column": ("image", "image_name", "file_name", "filename", "filepath", "image_path", "path", "img"),
     "caption_column": ("caption", "captions", "comment", "text", "title", "sentence", "description"),
+    "text_column": ("text", "sentence", "review", "content", "title", "description"),
+    "label_column": ("label", "class", "category", "sentiment", "class index", "stars"),
     "split_column": ("split", "set", "subset", "partition"),
 }
 

@@ -119,7 +119,7 @@ def _name(paths: list[Path]) -> str:
 
 
 def _rows(path: Path, columns: Mapping[str, str], root: Path | None, split: str, faults: Faults) -> Iterator[Row]:
-    for blob, cells in _cells(path, columns):
+    for blob, cells in read_cells(path, columns):
         where = f"{path}, row {blob.offset}"
         data, name = _bytes(cells[0]), _path(cells[0])
         captions = cells[1] if isinstance(cells[1], list) else [cells[1]]
@@ -137,7 +137,7 @@ def _rows(path: Path, columns: Mapping[str, str], root: Path | None, split: str,
             yield Row(where, name, Blob(root / name), captions, of)
 
 
-def _cells(path: Path, columns: Mapping[str, str]) -> Iterator[tuple[ParquetBlob, list[Any]]]:
+def read_cells(path: Path, columns: Mapping[str, str]) -> Iterator[tuple[ParquetBlob, list[Any]]]:
     """Place and wanted cells of each row; a row group at a time stands in memory."""
     from pyarrow import ArrowException, parquet
 
@@ -152,7 +152,7 @@ def _cells(path: Path, columns: Mapping[str, str]) -> Iterator[tuple[ParquetBlob
         for group in range(file.num_row_groups):
             table = file.read_row_group(group, columns=list(dict.fromkeys(columns.values())))
             for place in range(len(table)):
-                blob = ParquetBlob(path, row, column=columns["image_column"], group=group, place=place)
+                blob = ParquetBlob(path, row, column=columns.get("image_column", ""), group=group, place=place)
                 yield blob, [table[column][place].as_py() for column in columns.values()]
                 row += 1
     except (ArrowException, OSError) as error:

@@ -15,6 +15,7 @@ from robustcli.defenses.preprocessing import JPEG, GaussianBlur, NormNoise, prep
 from robustcli.defenses.purification.cleaner import Cleaner, Step
 from robustcli.defenses.purification.purified import PurifiedClassifier, PurifiedEncoder
 from robustcli.defenses.purification.purifier import Purifier
+from robustcli.defenses.purification.rivals import AdversarialVAE, DiffPure, NoisyVAE
 
 __all__ = [
     "AGFT",
@@ -25,11 +26,14 @@ __all__ = [
     "TGAZSR",
     "TRADES",
     "AdvFLYP",
+    "AdversarialVAE",
     "ClassObjective",
     "Cleaner",
+    "DiffPure",
     "GaussianBlur",
     "MATTrades",
     "MMCoA",
+    "NoisyVAE",
     "NormNoise",
     "Objective",
     "OnClasses",

@@ -39,7 +39,11 @@ def judge_within(
                 evaluation.evaluator.shorten(count, _shortened(count, found.images, minutes))
                 found = estimate(evaluation, groups, times=times)
             run.note(budget={"minutes": minutes, "images": count})
-    _tell(run, "judge", str(found) + (f" (evaluation.budget_minutes={minutes:g})" if minutes is not None else ""))
+    processes = config.get("processes", 1)
+    shared = f" of one process, shared by {processes}" if processes > 1 else ""
+    _tell(
+        run, "judge", str(found) + shared + (f" (evaluation.budget_minutes={minutes:g})" if minutes is not None else "")
+    )
     run.note(estimate={"judge": found.seconds})
     return found
 

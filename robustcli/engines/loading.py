@@ -17,15 +17,15 @@ from robustcli.builders.data import build_data
 from robustcli.builders.defences import build_purified, check_draws
 from robustcli.builders.device import choose_device, on_device
 from robustcli.builders.evaluation import build_attacks, build_evaluation
-from robustcli.builders.models import build_class_texts, build_surrogate, build_trained, refuse_unread_texts
+from robustcli.builders.models import build_class_texts, build_surrogate, build_trained, refuse_unread_texts, texts_of
 from robustcli.builders.names import refuse_repeated
 from robustcli.config.unread import refuse_unread
-from robustcli.data import ClassTexts, ImageClassData, ImageTextData
+from robustcli.data import ClassTexts, ImageClassData, ImageTextData, Sentences
 from robustcli.engines.processes import attack_in_processes
 from robustcli.evaluation import AttackRun, Estimate, Evaluation, Group
 from robustcli.evaluation.evaluator import Keep
 from robustcli.evaluation.stored import Stored
-from robustcli.models import Classifier, DualEncoder, ZeroShot
+from robustcli.models import Classifier, DualEncoder
 from robustcli.runs.run import Run
 from robustcli.utils.errors import UserError
 from robustcli.utils.progress import Part, Progress
@@ -88,9 +88,9 @@ class Loaded:
 def note_class_texts(run: Run, models: Iterable[object]) -> None:
     """Write the texts by which dual encoders classify to the manifest: names, templates and where these are from."""
     for model in models:
-        if isinstance(model, ZeroShot):
-            names, templates = list(model.names), list(model.templates)
-            run.note(class_texts={"names": names, "templates": templates, "origin": model.origin})
+        if (texts := texts_of(model)) is not None:
+            names, templates = list(texts.names), list(texts.templates)
+            run.note(class_texts={"names": names, "templates": templates, "origin": texts.origin})
             return  # those of one command are the same for all models
 
 
@@ -108,6 +108,10 @@ def load_models(config: DictConfig, named: Mapping[str, NamedModel], *, attack: 
         refuse_repeated([*named, *map(_behind_purifier, named)])
     device = choose_device(config.device, config.threads)
     data = build_data(config.dataset, config.evaluation.split)
+    if config.purifier is not None and isinstance(data, Sentences):
+        raise UserError(
+            f"purifier is chosen, but the data set {data.name} has sentences and no image to clean: leave it out."
+        )
     texts = build_class_texts(config, data)
     models = {label: on_device(built(each, data, config.seed, texts), device, "model") for label, each in named.items()}
     defend = build_purified(config.purifier, data, device) if config.purifier is not None else None
@@ -139,9 +143,9 @@ def collect_records(
         keep: receives the adversarial examples of each run, chunk by chunk.
         config: of a command whose attacks may run in several ``processes``; None: in this one.
     """
-    images_of_run = len(evaluation.evaluator)
+    images_of_run, unit = len(evaluation.evaluator), evaluation.evaluator.unit
     works = [cost.by_run.get(each.part, 0.0) for group in groups for each in evaluation.runs(group)]
-    with Progress(len(works) * images_of_run, "judge", unit="images", work=images_of_run * sum(works)) as progress:
+    with Progress(len(works) * images_of_run, "judge", unit=unit, work=images_of_run * sum(works)) as progress:
 
         def show(each: AttackRun, images: int) -> None:
             work = images * cost.by_run.get(each.part, 0.0)

@@ -1,8 +1,11 @@
 """`robustcli report`: one table over runs and sweeps, printed and written as Markdown, LaTeX and CSV."""
 
+import webbrowser
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import mkdtemp
 
+from robustcli.report.html import render_tables
 from robustcli.report.join import join
 from robustcli.report.joined import frame_of, grid_of, markdown_of, tex_of
 from robustcli.report.runs import find_runs
@@ -12,21 +15,34 @@ from robustcli.utils.errors import UserError, reason_of
 
 
 def report(
-    directories: Sequence[Path], *, measure: str = "recall_at_1", published: Path | None = None, out: Path | None = None
+    directories: Sequence[Path],
+    *,
+    measure: str = "recall_at_1",
+    published: Path | None = None,
+    out: Path | None = None,
+    show: bool = False,
 ) -> None:
     """Print the table of the runs in ``directories`` or below them.
 
     Args:
-        out: folder for ``table.md``, ``table.tex`` and ``table.csv``; None: nothing is written.
+        out: folder for ``table.md``, ``table.tex``, ``table.html`` and ``table.csv``; None: nothing is written.
+        show: open the table in a browser, or the ``report.html`` of the run or sweep that is named alone.
 
     Raises:
         UserError: no runs, damaged ones, or a folder that cannot be written to.
     """
     joined = join(find_runs(directories), measure=measure, published=published)
     print_grid(grid_of(joined))
+    page = render_tables("Joined table", [grid_of(joined)])
+    own = directories[0] / "report.html"
+    if show:
+        if len(directories) > 1 or not own.is_file():
+            own = Path(mkdtemp(prefix="robustcli-")) / "table.html"
+            files.write_text(own, page)
+        _open(own)
     if out is None:
         return
-    texts = {"table.md": markdown_of(joined), "table.tex": tex_of(joined)}
+    texts = {"table.md": markdown_of(joined), "table.tex": tex_of(joined), "table.html": page}
     try:
         out.mkdir(parents=True, exist_ok=True)
         for name, text in texts.items():
@@ -36,3 +52,8 @@ def report(
     except OSError as error:
         raise UserError(f"--out {out} cannot be written: {reason_of(error)}.") from error
     print(f"written: {', '.join(str(out / name) for name in [*texts, 'table.csv'])}")
+
+
+def _open(page: Path) -> None:
+    address = page.absolute().as_uri()
+    print(f"open: {address}" + ("" if webbrowser.open(address) else " (no browser was found: open it by hand)"))

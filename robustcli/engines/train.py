@@ -31,7 +31,7 @@ from robustcli.engines.loading import (
 from robustcli.evaluation import Evaluation, Group
 from robustcli.evaluation.aggregate import robust_recall
 from robustcli.models import ZeroShot, save_weights
-from robustcli.models.generators import NVAE, load_nvae, moments_at, save_nvae
+from robustcli.models.generators import NVAE, Trained, load_nvae, moments_at, save_nvae
 from robustcli.models.prompt import save_prompt
 from robustcli.report.generation import write_generation
 from robustcli.report.results import write_results
@@ -94,7 +94,8 @@ def load(config: DictConfig) -> LoadedTraining:
 def run(config: DictConfig, run: Run) -> float:
     """Train as ``config`` says and evaluate the model, before the training too if ``evaluation.before`` is set.
 
-    Returns the recall@1 under the worst attack, see `robust_recall`, or the bits per dimension of a generator.
+    Returns the recall@1 under the worst attack, see `robust_recall`, or the bits per dimension of an NVAE, or the first
+    figure of another generator.
     """
     with run.phase("load"):
         loaded = load(config)
@@ -123,7 +124,7 @@ def run(config: DictConfig, run: Run) -> float:
     with run.phase("train"):
         training = train(trainer, run, unit)
     metrics = write_history(run, training)
-    if isinstance(model, NVAE):
+    if isinstance(model, NVAE | Trained):
         return _judge_generator(config, run, model, loaded.sets[config.evaluation.split], metrics)
     assert evaluation is not None
 
@@ -155,24 +156,32 @@ def _inner_attack(trainer: Trainer) -> dict[str, Attack | None]:
     return {"attack": trainer.task.attack} if isinstance(trainer.task, PairTask) else {}
 
 
-def _judge_generator(config: DictConfig, run: Run, model: NVAE, data: Any, metrics: Mapping[str, float]) -> float:
-    """Save a trained generator with its moments, and evaluate the saved file; returns its bits per dimension."""
+def _judge_generator(
+    config: DictConfig, run: Run, model: NVAE | Trained, data: Any, metrics: Mapping[str, float]
+) -> float:
+    """Save a trained generator, an NVAE with its moments, and evaluate the saved file; returns its bits per dimension,
+    or its first figure.
+    """
     saved, settings = run.checkpoint_path("last"), config.moments
-    with run.phase("moments"):
-        # In training the batch norms of the decoder saw latents of the posterior; those of the prior differ in moments.
-        at = {
-            temperature: moments_at(
-                model, temperature, batches=settings.batches, batch_size=settings.batch_size, seed=config.seed
-            )
-            for temperature in moment_temperatures(config)
-        }
-        save_nvae(model, saved, at=at, half=config.half)
     # Evaluated as others will load it, rounding of `half` included.
-    model = load_nvae(saved, temperature=model.temperature).to(model.device)
-    run.note(weights={"after": model.fingerprint()})
-    evaluator = build_generation_judge(config, data)
+    if isinstance(model, Trained):
+        model.save(saved, half=config.half)
+        learnt: NVAE | Trained = type(model).load(saved).to(model.device)
+    else:
+        with run.phase("moments"):
+            # In training the batch norms of the decoder saw latents of the posterior; those of the prior differ.
+            at = {
+                temperature: moments_at(
+                    model, temperature, batches=settings.batches, batch_size=settings.batch_size, seed=config.seed
+                )
+                for temperature in moment_temperatures(config)
+            }
+            save_nvae(model, saved, at=at, half=config.half)
+        learnt = load_nvae(saved, temperature=model.temperature).to(model.device)
+    run.note(weights={"after": learnt.fingerprint()})
+    evaluator = build_generation_judge(config, data, learnt)
     with run.phase("judge"):
-        records = run.records_part("records", lambda: evaluator.records(model))
+        records = run.records_part("records", lambda: evaluator.records(learnt))
     with run.phase("report"):
-        figures = write_generation(run, evaluator, model, records, metrics)
-    return figures["bits_per_dim"]
+        figures = write_generation(run, evaluator, learnt, records, metrics)
+    return figures["bits_per_dim"] if "bits_per_dim" in figures else next(iter(figures.values()))

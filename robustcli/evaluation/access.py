@@ -2,6 +2,7 @@
 
 ``static``: the model without its test-time defence, whose adversarial images are judged on every defence; ``transfer``:
 a surrogate alone; ``bpda``: the defended model with the identity as gradient of its purifier (Athalye et al. 2018);
+``shortened``: the defended model with a cleaner of fewer steps, which is cheaper and another model; only on request;
 ``adaptive``: the whole defended model, gradients of a randomised one averaged over draws (EOT). The verdict is always
 that of the deployed model, on fresh draws.
 """
@@ -23,6 +24,7 @@ from robustcli.attacks import (
 from robustcli.evaluation.records import BARE
 
 ACCESS = ("static", "bpda", "adaptive")
+SHORTENED = "shortened"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +94,8 @@ class Attacker:
     """Attacker model of an evaluation: its kinds of access to the models.
 
     Attributes:
-        access: of `ACCESS`, those that are run against a test-time defence; a bare model is attacked with full access.
+        access: of `ACCESS` and `SHORTENED`, those that are run against a test-time defence; a bare model is attacked
+            with full access.
         eot: draws that are averaged for each gradient of a randomised model.
         chunk: images of a forward pass of such an average at most; None: any number.
         surrogate: the model that all attacks are computed on in place of the deployed one; None: no transfer.
@@ -133,10 +136,18 @@ class Attacker:
             return
         # Computed once on the bare model and judged on every defence; for the bare model it is the adaptive attack.
         yield run("static", attack, group.bare.model, *group.entries)
-        for access in ("bpda", "adaptive"):
+        for access in ("bpda", SHORTENED, "adaptive"):
             for entry in group.defended if access in self.access else ():
-                victim = entry.model.straight_through() if access == "bpda" else entry.model
-                yield run(access, self.adaptive(attack, entry), victim, entry)
+                victim = self._victim(access, entry)
+                if victim is not None:
+                    yield run(access, self.adaptive(attack, entry), victim, entry)
+
+    def _victim(self, access: str, entry: Entry) -> Any:
+        """What an attack with ``access`` computes on; None where the defence has no shorter form."""
+        if access == SHORTENED:
+            short = entry.model.shortened()
+            return short if short is None else short.eval()
+        return entry.model.straight_through() if access == "bpda" else entry.model
 
     def _transferred(self, attack: Attack) -> Attack:
         if isinstance(attack, RetrievalAttack):

@@ -3,6 +3,7 @@
 Shares are in [0,1]; intervals are 95 %, by a bootstrap over images.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 
 import pandas as pd
@@ -13,6 +14,7 @@ from robustcli import metrics
 from robustcli.evaluation.records import BARE, CLEAN, PRECISIONS, WORST, clean_of, success_rates, verdicts_of, within
 
 KS = (1, 5, 10)
+_TIMES = (1, 2, 3, 5, 10)  # that an attacker hands in the same image
 _KEYS = ["model", "defence", "attack", "access", "eps", "direction"]
 _QUERY = ["model", "direction", "query_id"]
 
@@ -131,6 +133,26 @@ def paper_table(records: pd.DataFrame, radii: Sequence[float], *, resamples: int
             figures = _interval("accuracy", (part["norm"] > eps).astype(float), part["image_id"], resamples, seed)
             median = float(part["norm"].median())
             rows.append({"model": model, "attack": attack, "eps": eps, **figures, "median_norm": median})
+    return pd.DataFrame(rows)
+
+
+def resubmitted(records: pd.DataFrame, eps: float, *, resamples: int, seed: int) -> pd.DataFrame:
+    """One row a randomised model and number of ``times``: ``right``, the chance that all of so many answers to the
+    worst image of each query within ``eps`` are right, with its interval; 1 less it is the chance that one submission
+    passes.
+
+    Of R fresh draws of which m are right, every choice of k alike: C(m,k) / C(R,k), unbiased for draws that are alike.
+    """
+    worst = up_to_radius(records, eps)
+    worst = worst[(worst["attack"] == WORST) & (worst["access"] == WORST) & (worst["draws"] > 1)]
+    rows = []
+    for model, part in worst.groupby("model", sort=False):
+        draws = int(part["draws"].max())
+        right = (part["mean"].astype(float) * draws).round().astype(int)
+        for times in (k for k in _TIMES if k <= draws):
+            chance = right.map(lambda m, k=times, n=draws: math.comb(m, k) / math.comb(n, k))
+            figures = _interval("right", chance, part["image_id"], resamples, seed)
+            rows.append({"model": model, "eps": eps, "times": times, **figures})
     return pd.DataFrame(rows)
 
 

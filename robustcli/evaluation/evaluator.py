@@ -89,6 +89,7 @@ class Evaluator(ABC):
     """
 
     directions: tuple[str, ...]
+    unit: str = "images"  # that are counted in a progress display
 
     def __init__(
         self,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from robustcli.data import ImageClassData
-from robustcli.models.generators import NVAE, bits, bound
+from robustcli.models.generators import NVAE, Trained, bits, bound
 from robustcli.utils.seeding import derive_seed, generator
 
 
@@ -74,3 +74,42 @@ class GenerationJudge:
         table = {name: (value / bits(model)).cpu().double().numpy() for name, value in columns.items()}
         error = (rebuilt - images).square().mean((1, 2, 3)).cpu().double().numpy()
         return pd.DataFrame({"image_id": [self.data.image_ids[row] for row in rows.tolist()], **table, "mse": error})
+
+
+class FiguresJudge:
+    """Evaluator of a generator that is no NVAE, by its own figures, on the first ``limit`` images of a set.
+
+    Args:
+        limit: images; None: all.
+        seed: of the draws.
+    """
+
+    def __init__(self, data: ImageClassData, *, batch_size: int, limit: int | None, seed: int) -> None:
+        self.data, self.batch_size, self.seed = data, batch_size, seed
+        self.count = len(data) if limit is None else min(limit, len(data))
+
+    @torch.no_grad()
+    def records(self, model: Trained) -> pd.DataFrame:
+        """Records, one row an image, of the figures of ``model``."""
+        frames = []
+        for rows in torch.split(torch.arange(self.count), self.batch_size):
+            seed = derive_seed(self.seed, "judge", int(rows[0]))
+            figures = model.figures(self.data.images(rows).to(model.device), seed=seed)
+            names = {"image_id": [self.data.image_ids[row] for row in rows.tolist()]}
+            frames.append(pd.DataFrame(names | {key: value.cpu().double().numpy() for key, value in figures.items()}))
+        return pd.concat(frames, ignore_index=True)
+
+    def figures(self, records: pd.DataFrame) -> dict[str, float]:
+        """Means of the records; the first is the one that a training is judged by."""
+        return {str(name): float(value) for name, value in records.drop(columns="image_id").mean().items()}
+
+    @torch.no_grad()
+    def rebuilt(self, model: Trained, count: int) -> tuple[Tensor, Tensor]:
+        """Images and what the network makes of them, both (count,C,H,W) on the CPU."""
+        images = self.data.images(torch.arange(min(count, self.count)))
+        return images, model.rebuilt(images.to(model.device), seed=derive_seed(self.seed, "rebuilt")).cpu()
+
+    @torch.no_grad()
+    def samples(self, model: Trained, count: int) -> Tensor:
+        """Samples (count,C,H,W), on the CPU."""
+        return model.sampled(count, seed=derive_seed(self.seed, "samples")).cpu()

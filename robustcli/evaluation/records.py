@@ -7,8 +7,8 @@ Columns: ``model`` (the row of the table) and ``defence`` (its test-time defence
 ``majority`` (most are); of retrieval the number of ``positives`` and, attacked where there is an attack and as a mean
 over draws, ``map_at_r`` and ``r_precision`` (see `metrics.Ranking`); ``norm`` of the perturbation and ``edits`` of the
 caption; ``followed`` (a minimum-norm perturbation scaled up to a radius); costs. Classifiers add ``label``,
-``clean_class`` and ``adversarial_class``, pairs the edited ``caption``. ``member`` is that of an ensemble that gave the
-image or the caption, empty of other attacks.
+``clean_class`` and ``adversarial_class``, pairs the edited ``caption``, sentences both. ``member`` is that of an
+ensemble that gave the image or the caption, empty of other attacks.
 
 Shapes: Q queries of one direction.
 """
@@ -22,7 +22,7 @@ from torch import Tensor
 
 from robustcli.metrics import attack_success_drop, attack_success_flip
 
-Direction = Literal["image_to_text", "text_to_image", "image_to_class"]
+Direction = Literal["image_to_text", "text_to_image", "image_to_class", "text_to_class"]
 
 CLEAN = "clean"  # attack and access of a record without attack
 WORST = "worst"
@@ -45,7 +45,8 @@ def per_query(
     """One row a query: direction, query_id, image_id, clean and adversarial rank, True where each is 1, and status.
 
     Args:
-        direction: ``image_to_text``, ``text_to_image``, or ``image_to_class`` for a classifier.
+        direction: ``image_to_text``, ``text_to_image``, or ``image_to_class`` for a classifier,
+            ``text_to_class`` for sentences.
         query_ids: of the Q queries.
         image_ids: of the image of each query, the cluster of the bootstrap.
         clean_rank: (Q,) long, rank of the best positive, from 1.

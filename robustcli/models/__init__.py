@@ -1,5 +1,6 @@
 """Dual encoders (images and captions in one space) and classifiers, each in a wrapper that takes pixels in [0,1]."""
 
+from robustcli.models.class_encoder import ClassEncoder
 from robustcli.models.classifier import Classifier
 from robustcli.models.clip import open_clip
 from robustcli.models.dual_encoder import DualEncoder
@@ -16,6 +17,7 @@ from robustcli.models.zero_shot import ZeroShot
 from robustcli.models.zoo import timm, torchvision
 
 __all__ = [
+    "ClassEncoder",
     "Classifier",
     "DualEncoder",
     "Model",

@@ -31,7 +31,7 @@ def resolve(config: str | Path | Mapping[str, Any]) -> tuple[Factory, dict[str, 
     if name is None:
         return import_factory(MODELS["open_clip"].target), settings
     if name in MODELS:
-        if MODELS[name].kind == "generator":
+        if MODELS[name].kind in ("generator", "trained"):
             raise UserError(f"model is {name!r}, which is a generator: robustcli.models.generators.load_generator")
         return import_factory(MODELS[name].target), settings
     if name in presets():

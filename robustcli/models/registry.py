@@ -12,7 +12,7 @@ from robustcli.utils.errors import UserError
 from robustcli.utils.targets import resolve_target
 
 Factory = Callable[..., Any]
-Kind = Literal["classifier", "dual_encoder", "generator"]
+Kind = Literal["classifier", "dual_encoder", "generator", "trained"]  # `trained`: `Trained`, without latents to mix
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,9 @@ MODELS: Mapping[str, Row] = {
         "generator",
         {"digits": "nvae_digits", "scene_classes": "nvae_scene_classes", "scenes": "nvae_scene_classes"},
     ),
+    "avae": Row("robustcli.models.generators.avae", "trained", {"digits": "avae_digits"}),
+    "ddpm": Row("robustcli.models.generators.ddpm", "trained", {"digits": "ddpm_digits"}),
+    "ndvae": Row("robustcli.models.generators.ndvae", "trained", {"digits": "ndvae_digits"}),
 }
 
 

@@ -13,13 +13,21 @@ from matplotlib.figure import Figure
 
 from robustcli.attacks.core.threat import NORMS, shown
 from robustcli.evaluation.records import BARE, CLEAN, WORST
+from robustcli.evaluation.smoothing import ABSTAINED, certified_accuracy
 from robustcli.report.figures import COLOURS, FAINT, INK, MARKERS, legend, save
 from robustcli.report.tables import DIRECTIONS, MISSING, Grid, directions_of, label_of
 
 if TYPE_CHECKING:
     import pandas as pd
 
-ACCESS = {"static": "static", "transfer": "transfer", "bpda": "BPDA", "adaptive": "adaptive", WORST: "worst"}
+ACCESS = {
+    "static": "static",
+    "transfer": "transfer",
+    "bpda": "BPDA",
+    "shortened": "shorter",
+    "adaptive": "adaptive",
+    WORST: "worst",
+}
 _VERDICTS = {"recall_at_1": "one fresh answer", "majority": "most of them", "worst": "all of them"}
 _NOTICED = 0.01  # accuracy; below it a difference may be chance among fresh answers
 NO_ADAPTIVE = (
@@ -58,9 +66,9 @@ def access_grid(table: "pd.DataFrame", eps: float, *, norm: str) -> Grid:
     ways = "" if directions == ["image_to_class"] else f", {' / '.join(DIRECTIONS[each] for each in directions)}"
     title = f"{named} in percent{ways}, changes up to {NORMS[norm]} {shown(eps, norm)}, judged on fresh draws"
     note = (
-        "static: found on the bare model; BPDA: the cleaner's gradient taken for the identity; adaptive: through the "
-        "defence, averaged over draws; worst: for each query what hurts most, smallest changes followed on to the "
-        "radius among it. ± reaches to the farther end of the 95 % interval."
+        "static: found on the bare model; BPDA: the cleaner's gradient taken for the identity; shorter: through a "
+        "cleaner of fewer steps; adaptive: through the defence, averaged over draws; worst: for each query what hurts "
+        "most, smallest changes followed on to the radius among it. ± reaches to the farther end of the 95 % interval."
     )
     return Grid(title, ["model", *(_heading(access, attack) for access, attack in columns)], rows, note)
 
@@ -96,6 +104,47 @@ def paper_grid(table: "pd.DataFrame", radii: Sequence[float], *, norm: str) -> G
     return Grid(title, ["model", "attack", "median norm", *(shown(eps, norm) for eps in radii)], rows, note)
 
 
+def resubmission_grid(table: "pd.DataFrame", eps: float, *, norm: str) -> Grid:
+    """Accuracy at one radius if the same image may be handed in several times: models as rows, numbers as columns.
+
+    Args:
+        table: of `resubmitted`.
+    """
+    times = list(dict.fromkeys(table["times"]))
+    rows = []
+    for model, part in table.groupby("model", sort=False):
+        cells = {row["times"]: _cell(row, "right") for row in part.to_dict("records")}
+        rows.append([str(model), *(cells[each] for each in times)])
+    title = (
+        f"In percent within {NORMS[norm]} {shown(eps, norm)}, where the attacker hands the same image in so many times"
+    )
+    note = (
+        "An image counts as right if all of so many fresh answers are. It is the one that left the fewest of them "
+        "right, chosen after they were drawn."
+    )
+    return Grid(title, ["model", *(str(each) for each in times)], rows, note)
+
+
+def certified_grid(tables: Mapping[str, "pd.DataFrame"], radii: Sequence[float], *, sigma: float, alpha: float) -> Grid:
+    """Certified accuracy over the L2 radii: models as rows.
+
+    Args:
+        tables: of `Smoothing.certify`, by the label of the model.
+    """
+    rows = []
+    for label, table in tables.items():
+        proven = [f"{100 * certified_accuracy(table, eps):.1f}" for eps in radii]
+        abstained = f"{100 * (table['predicted'] == ABSTAINED).mean():.1f}"
+        rows.append([label, f"{100 * table['correct'].mean():.1f}", *proven, abstained])
+    title = f"Proven in percent within an L2 norm, the vote under noise of {sigma:g} (randomised smoothing)"
+    note = (
+        f"No attack within the radius changes the vote, with a confidence of {100 * (1 - alpha):g} % for each image. "
+        "The radius is that of the vote under noise: it says nothing of the model without. abstained: no class has "
+        "half of the votes for sure."
+    )
+    return Grid(title, ["model", "right", *(shown(eps, "l2") for eps in radii), "abstained"], rows, note)
+
+
 def masking_warnings(table: "pd.DataFrame", radii: Sequence[float], *, norm: str) -> list[str]:
     """One warning for each defence on which static or BPDA attacks succeed more often than adaptive ones.
 
@@ -107,7 +156,9 @@ def masking_warnings(table: "pd.DataFrame", radii: Sequence[float], *, norm: str
     sentences = []
     for model in dict.fromkeys(worst["model"]):
         for eps in radii:
-            by_access = {access: left.get((model, access, eps)) for access in ("static", "bpda", "adaptive")}
+            by_access = {
+                access: left.get((model, access, eps)) for access in ("static", "bpda", "shortened", "adaptive")
+            }
             adaptive = by_access.pop("adaptive")
             weaker = {access: value for access, value in by_access.items() if value is not None}
             if adaptive is None or not weaker or model in bare:
@@ -189,11 +240,11 @@ def _show(axes: Any, image: Any) -> None:
 
 
 def _columns(table: "pd.DataFrame") -> list[tuple[str, str]]:
-    """(access, attack) in the order of the table; of BPDA the worst alone, a check for gradient masking."""
+    """(access, attack) in the order of the table; of BPDA and shorter chains the worst alone, against masking."""
     columns = [(CLEAN, CLEAN)]
-    for access in ("static", "transfer", "bpda", "adaptive"):
+    for access in ("static", "transfer", "bpda", "shortened", "adaptive"):
         attacks = list(dict.fromkeys(table[table["access"] == access]["attack"]))
-        columns += [(access, attack) for attack in attacks if access != "bpda" or attack == WORST]
+        columns += [(access, attack) for attack in attacks if access not in ("bpda", "shortened") or attack == WORST]
     return [*columns, (WORST, WORST)]
 
 

@@ -15,7 +15,14 @@ from robustcli.attacks import (
 )
 from robustcli.diagnostics import CHECKS, SAMPLES, Finding, Part, diagnose, failed
 from robustcli.diagnostics.context import ENSEMBLES
-from robustcli.evaluation import ClassificationEvaluator, Entry, Evaluation, Group, RetrievalEvaluator
+from robustcli.evaluation import (
+    ClassificationEvaluator,
+    Entry,
+    Evaluation,
+    Group,
+    RetrievalEvaluator,
+    SentenceEvaluator,
+)
 from robustcli.evaluation.aggregate import worst_attack
 from robustcli.evaluation.records import BARE, CLEAN
 from robustcli.report.tables import Grid, label_of
@@ -114,12 +121,13 @@ def find_all(
 
 def coverages(evaluation: Evaluation) -> list[str]:
     """Lines on attacks that edit captions, those alike together: the words and captions that they have edits for."""
-    if not isinstance(evaluation.evaluator, RetrievalEvaluator) or not evaluation.threat.moves_texts:
+    evaluator = evaluation.evaluator
+    if not isinstance(evaluator, RetrievalEvaluator | SentenceEvaluator) or not evaluation.threat.moves_texts:
         return []
     names: dict[str, list[str]] = {}
     for name, attack in evaluation.attacks.items():
         text = attack.text if isinstance(attack, RetrievalAttack) else None
-        if text is not None and (covered := text.coverage(evaluation.evaluator.captions)) is not None:
+        if text is not None and (covered := text.coverage(evaluator.captions)) is not None:
             names.setdefault(str(covered), []).append(label_of(name))
     return [f"{', '.join(alike)}: {covered}." for covered, alike in names.items()]
 
@@ -132,7 +140,7 @@ def transfers(run: Run, evaluation: Evaluation, groups: Sequence[Group], name: s
     """
     evaluator, attack, parts = evaluation.evaluator, evaluation.attacks[name], []
     models = {entry.label: entry.model for group in groups for entry in group.entries}
-    with Progress(len(evaluator), f"transfer: {name}", unit="images") as progress:
+    with Progress(len(evaluator), f"transfer: {name}", unit=evaluator.unit) as progress:
         for rows in evaluator.chunks():
             parts.append(_chunk_transfers(evaluation, attack, models, rows))
             progress.advance(len(rows))
@@ -191,6 +199,10 @@ def _chunk_transfers(evaluation: Evaluation, attack: Any, models: Mapping[str, A
     if isinstance(evaluator, RetrievalEvaluator):
         assert isinstance(attack, RetrievalAttack)
         return retrieval_transfer_matrix(attack, models, evaluator.pairs(first, rows)[0], threat)
+    if isinstance(evaluator, SentenceEvaluator):
+        assert isinstance(attack, RetrievalAttack)
+        matrix = retrieval_transfer_matrix(attack, models, evaluator.pairs(first, rows)[0], threat)
+        return matrix[matrix["direction"] == "text_to_image"].assign(direction=evaluator.directions[0])
     assert isinstance(evaluator, ClassificationEvaluator) and isinstance(attack, ClassifierAttack)
     images, labels = evaluator.batch(first, rows)
     matrix = transfer_matrix(attack, models, images, labels, threat, sample_ids=rows)

@@ -8,8 +8,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from robustcli.evaluation.generation import GenerationJudge
-from robustcli.models.generators import NVAE
+from robustcli.evaluation.generation import FiguresJudge, GenerationJudge
+from robustcli.models.generators import NVAE, Trained
 from robustcli.report.album import Album
 from robustcli.report.figures import INK, save
 from robustcli.report.html import publish
@@ -18,10 +18,20 @@ from robustcli.report.tables import Grid, print_grid
 from robustcli.runs.run import Run
 
 _COLUMNS, _MOST_ROWS = 8, 9
+_NAMES = {  # of the figures of `Trained`
+    "mse": "squared error of a reconstruction",
+    "kl": "KL of the posterior, nats an entry of the latent",
+    "noise_mse": "squared error of the predicted noise",
+    "noise_mse_tenth": "the same at a tenth of the levels",
+}
 
 
 def write_generation(
-    run: Run, evaluator: GenerationJudge, model: NVAE, records: pd.DataFrame, history: Mapping[str, float]
+    run: Run,
+    evaluator: GenerationJudge | FiguresJudge,
+    model: NVAE | Trained,
+    records: pd.DataFrame,
+    history: Mapping[str, float],
 ) -> dict[str, float]:
     """Write records, metrics, pictures and the report, and print the table; returns the metrics of the generator.
 
@@ -37,17 +47,20 @@ def write_generation(
         ["", "value"],
         _rows(figures, model),
     )
-    album = Album(run)
-    _draw(album, evaluator, model)
+    album, caveats = Album(run), ["Bits are an upper bound, from one draw of the latents for each image."]
+    if isinstance(model, Trained):
+        assert isinstance(evaluator, FiguresJudge)
+        _draw_trained(album, evaluator, model)
+        caveats = []
+    else:
+        assert isinstance(evaluator, GenerationJudge)
+        _draw(album, evaluator, model)
     report = Report(
         title=f"A generator of {evaluator.data.name}",
         threat=[],
         tables=[grid],
         figures=album.pictures,
-        caveats=[
-            *map(literal, album.failures),
-            "Bits are an upper bound, from one draw of the latents for each image.",
-        ],
+        caveats=[*map(literal, album.failures), *caveats],
     )
     publish(run, report)
     print_grid(grid)
@@ -56,14 +69,17 @@ def write_generation(
     return figures
 
 
-def _rows(figures: Mapping[str, float], model: NVAE) -> list[tuple[str, str]]:
+def _rows(figures: Mapping[str, float], model: NVAE | Trained) -> list[tuple[str, str]]:
+    weights = ("weights", f"{sum(weight.numel() for weight in model.parameters()):,}")
+    if isinstance(model, Trained):
+        return [*((_NAMES[name], f"{value:.5f}") for name, value in figures.items()), weights]
     latents = [f"{value:.3f}" for name, value in figures.items() if name.startswith("latent_")]
     return [
         ("bits per dimension", f"{figures['bits_per_dim']:.3f}"),
         ("of them in the likelihood", f"{figures['likelihood_bits']:.3f}"),
         ("in the latents, coarse to fine", ", ".join(latents)),
         ("squared error of a reconstruction", f"{figures['mse']:.5f}"),
-        ("weights", f"{sum(weight.numel() for weight in model.parameters()):,}"),
+        weights,
     ]
 
 
@@ -87,6 +103,19 @@ def _draw(album: Album, evaluator: GenerationJudge, model: NVAE) -> None:
     album.draw("reconstructions", "Images, and what is left of them when no latent is drawn anew.", rebuilt)
     album.draw("swept", f"From all {number} latents of the image to none: the finest are drawn anew first.", swept)
     album.draw("samples", f"Drawn from the prior at temperature {model.temperature:g}.", sampled)
+
+
+def _draw_trained(album: Album, evaluator: FiguresJudge, model: Trained) -> None:
+    def rebuilt(path: Path) -> None:
+        images, made = evaluator.rebuilt(model, _COLUMNS)
+        image_grid([("image", images), ("rebuilt", made)], path)
+
+    def sampled(path: Path) -> None:
+        samples = evaluator.samples(model, 4 * _COLUMNS)
+        image_grid([("", samples[i : i + _COLUMNS]) for i in range(0, len(samples), _COLUMNS)], path)
+
+    album.draw("reconstructions", "Images, and what the network makes of them.", rebuilt)
+    album.draw("samples", "Drawn from noise alone.", sampled)
 
 
 def image_grid(rows: Sequence[tuple[str, Tensor]], path: Path) -> None:

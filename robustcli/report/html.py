@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 from robustcli.diagnostics import OK, SUSPECT
 from robustcli.report.markdown import Report, command_line, provenance, render_report, rerun_line
-from robustcli.report.tables import NUMBER_STARTS
+from robustcli.report.tables import NUMBER_STARTS, Grid
 from robustcli.runs.run import Run
 
 if TYPE_CHECKING:
-    from jinja2 import Template
+    from jinja2 import Environment
     from markdown_it import MarkdownIt
 
 _KINDS = {".png": "image/png", ".svg": "image/svg+xml"}
@@ -37,13 +37,9 @@ def render_html(report: Report, manifest: Mapping[str, Any], directory: Path) ->
         manifest: of the run; gives the command and the provenance.
         directory: of the run, for the command that rebuilds it.
     """
-    from markupsafe import Markup
-
-    from robustcli.report.markdown import package_file
-
-    script = package_file("report.js")
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return _template().render(
+    return render(
+        "report.html.j2",
+        report.title,
         report=report,
         figures=[(picture, _data(picture.path)) for picture in report.figures],
         command=command_line(manifest),
@@ -55,10 +51,25 @@ def render_html(report: Report, manifest: Mapping[str, Any], directory: Path) ->
             ("Caveats", [_markdown(each) for each in report.caveats]),
         ],
         summary=[_markdown(each) for each in report.summary.split("\n\n") if each],
-        style=Markup(package_file("report.css")),
-        script=Markup(script),
-        digest=digest,
     )
+
+
+def render_tables(title: str, grids: Sequence[Grid], sentences: Sequence[str] = ()) -> str:
+    """Tables as a page like that of a run, with warnings above them."""
+    return render("tables.html.j2", title, grids=grids, sentences=sentences)
+
+
+def render(template: str, title: str, **parts: Any) -> str:
+    """A page of ``templates/``: one file, whose policy lets it load nothing; parts that are no Markup are text."""
+    from markupsafe import Markup
+
+    from robustcli.report.markdown import package_file
+
+    script = package_file("report.js")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    style = Markup(package_file("report.css"))
+    page = _environment().get_template(template)
+    return page.render(title=title, style=style, script=Markup(script), digest=digest, **parts)
 
 
 def _data(path: Path) -> str:
@@ -97,7 +108,7 @@ def _numeric(rows: Sequence[Sequence[str]], index: int) -> bool:
 
 
 @cache
-def _template() -> "Template":
+def _environment() -> "Environment":
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
@@ -109,4 +120,4 @@ def _template() -> "Template":
     )
     environment.filters |= {"lines": _lines, "verdict": _verdict}
     environment.tests |= {"numeric": _numeric}
-    return environment.get_template("report.html.j2")
+    return environment

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from robustcli.attacks.core.threat import shown
 from robustcli.defenses import Purifier
-from robustcli.evaluation import ClassificationEvaluator, Entry, Evaluation, Group
+from robustcli.evaluation import ClassificationEvaluator, Entry, Evaluation, Group, SentenceEvaluator
 from robustcli.evaluation.aggregate import worst_attack
 from robustcli.report.album import Album
 from robustcli.report.defences import Strip, accuracy_over_radius, strips
@@ -50,6 +50,8 @@ def draw_models(
         also = ", which edits captions at eps 0 too" if captions and not several else ""
         caption = f"What is left over the eps of the image attack ({name}{also})."
         album.draw("recall_over_eps", caption, draw, curve_grid(curve, partial(shown, norm=evaluation.threat.norm)))
+    if isinstance(evaluation.evaluator, SentenceEvaluator):
+        return  # they have no picture, see `edited_grid`
     for entry in (group.bare for group in groups):
         worst = worst_attack(table, entry.label)
         if worst is None:

@@ -10,22 +10,32 @@ from typing import Any
 import pandas as pd
 
 from robustcli.diagnostics import OK, SUSPECT, Finding, refuse_suspects, verdict
-from robustcli.evaluation import CLEAN, Entry, Evaluation, Group
+from robustcli.evaluation import CLEAN, Entry, Evaluation, Group, SentenceEvaluator
 from robustcli.evaluation.aggregate import (
     at_radius,
     fallen_by_attack,
     fallen_by_member,
     paper_table,
+    resubmitted,
     robust_recall,
     summarise,
     up_to_radius,
     with_worst,
+    worst_attack,
 )
 from robustcli.evaluation.records import WORST
 from robustcli.report.album import Album
-from robustcli.report.defences import NO_ADAPTIVE, access_grid, masking_warnings, paper_grid, strict_grid
+from robustcli.report.defences import (
+    NO_ADAPTIVE,
+    access_grid,
+    masking_warnings,
+    paper_grid,
+    resubmission_grid,
+    strict_grid,
+)
 from robustcli.report.diagnose import coverages, diagnostics_of, transfers
 from robustcli.report.diagnostics import diagnostics_grid, print_findings, with_verdicts
+from robustcli.report.edited import edited_grid
 from robustcli.report.html import publish
 from robustcli.report.markdown import Report, literal
 from robustcli.report.pictures import draw_defences, draw_models
@@ -59,6 +69,7 @@ def write_results(
     diagnostics: str = "off",
     share: float | None = None,
     transfer: bool = False,
+    proven: Grid | None = None,
 ) -> pd.DataFrame:
     """Write records, metrics, pictures and the report of an evaluation and print its tables; returns the summary at the
     radius of the table.
@@ -70,6 +81,7 @@ def write_results(
         shown: label -> longer name in tables and pictures.
         diagnostics, share: extent of the diagnostics, and how much they may take, see `diagnostics_of`.
         transfer: measure the transfer between models too, at the cost of one more attack on each of them.
+        proven: a table of certificates, which stands second.
 
     Raises:
         SuspectClaim: a figure is suspect under ``diagnostics="strict"``; all results are written by then.
@@ -94,12 +106,15 @@ def write_results(
         transferred = album.attempt("the transfer table", lambda: transfers(run, evaluation, groups, attack)) or []
     if defended:
         grids, printed = _defence_grids(evaluation, records, seen, seen_curve), 1
+        if proven is not None:
+            grids, printed = [grids[0], proven, *grids[1:]], 2
         draw_defences(album, evaluation, groups, pd.concat([seen, seen_curve], ignore_index=True))
     else:
         fallen = _fallen_grids(at_radius(records, evaluation.threat.radius).replace({"model": names}))
         precisions = [precision_grid(seen)] if evaluation.evaluator.several else []
         grids = _model_grids(seen, [*precisions, *fallen], findings)
         printed = 1 + len(precisions) + len(fallen) + _minimum_norm_only(evaluation)
+        grids += _edited_grids(evaluation, groups, table, records)
         draw_models(album, evaluation, groups, table, seen_curve, records, _curve_attack(evaluation))
     models = [group.bare.model for group in groups]
     inputs = [*evaluation.evaluator.inputs(models), *_stands(evaluation, models)]
@@ -190,12 +205,27 @@ def _model_grids(table: pd.DataFrame, further: Sequence[Grid], findings: Sequenc
     return [*grids, *(attack_grid(table, measure) for measure in measures)]
 
 
+def _edited_grids(
+    evaluation: Evaluation, groups: Sequence[Group], table: pd.DataFrame, records: pd.DataFrame
+) -> list[Grid]:
+    """Of sentences a table for each model, under its worst attack; none of what has pictures."""
+    evaluator = evaluation.evaluator
+    if not isinstance(evaluator, SentenceEvaluator):
+        return []
+    found = [(group.bare.label, worst_attack(table, group.bare.label)) for group in groups]
+    return [edited_grid(evaluator, records, label, worst) for label, worst in found if worst is not None]
+
+
 def _defence_grids(
     evaluation: Evaluation, records: pd.DataFrame, table: pd.DataFrame, curve: pd.DataFrame
 ) -> list[Grid]:
     norm, radii = evaluation.threat.norm, _radii(evaluation)
     whole = pd.concat([table, curve], ignore_index=True)
-    grids = [access_grid(table, evaluation.threat.ball.eps, norm=norm), strict_grid(whole, radii, norm=norm)]
+    eps = evaluation.threat.ball.eps
+    grids = [access_grid(table, eps, norm=norm), strict_grid(whole, radii, norm=norm)]
+    if evaluation.attacks:
+        again = resubmitted(records, eps, resamples=evaluation.resamples, seed=evaluation.seed)
+        grids += [resubmission_grid(again, eps, norm=norm)] if len(again) else []
     claimed = paper_table(records, radii, resamples=evaluation.resamples, seed=evaluation.seed)
     return [*grids, *([paper_grid(claimed, radii, norm=norm)] if len(claimed) else [])]
 
@@ -262,10 +292,12 @@ def _minimum_norm_only(evaluation: Evaluation) -> bool:
 
 
 def _threat(evaluation: Evaluation, *, defended: bool) -> list[str]:
-    captions, attacker = "text_to_image" in evaluation.evaluator.directions, evaluation.attacker
+    directions, attacker = set(evaluation.evaluator.directions), evaluation.attacker
+    images = "text_to_class" not in directions
+    captions = bool(directions & {"text_to_image", "text_to_class"})
     access = ("transfer",) if attacker.surrogate is not None else ("adaptive",)
     if not defended:
-        return threat_model(evaluation.threat, captions=captions, access=access)
+        return threat_model(evaluation.threat, captions=captions, images=images, access=access)
     known = access if attacker.surrogate is not None else tuple(dict.fromkeys(("static", *attacker.access)))
     fresh = f"Every query is judged on {evaluation.evaluator.fresh} fresh answers of a defence that draws."
     return [*threat_model(evaluation.threat, captions=captions, access=known), fresh]

@@ -54,6 +54,8 @@ class SweepTable(Callback):
             print(f"error: the table of the sweep is not written: {why}", file=sys.stderr, flush=True)
             raise SystemExit(1) from error  # Hydra makes a warning of any other
         print_sweep(directory, self.metrics)
+        with suppress(OSError):  # the tables are written and printed
+            write_page(directory, self.metrics)
 
 
 def collect(directory: Path) -> "pd.DataFrame":
@@ -152,6 +154,16 @@ def print_sweep(directory: Path, metrics: Sequence[str] = ("objective",)) -> Non
     if means is not None:
         print_grid(seeds_grid(means, metrics))
     print(f"table: {directory / 'sweep.csv'}")
+
+
+def write_page(directory: Path, metrics: Sequence[str] = ("objective",)) -> None:
+    """Write ``report.html`` of a sweep: the printed tables as a page."""
+    from robustcli.report.html import render_tables
+
+    table = collect(directory)
+    means = over_seeds(table)
+    grids = [jobs_grid(table, metrics), *([] if means is None else [seeds_grid(means, metrics)])]
+    files.write_text(directory / "report.html", render_tables(f"Sweep {'/'.join(directory.parts[-2:])}", grids))
 
 
 def jobs_grid(table: "pd.DataFrame", metrics: Sequence[str] = ("objective",)) -> Grid:

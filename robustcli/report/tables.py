@@ -39,7 +39,13 @@ ATTACK_LABELS = {  # of the attacks in the order of the columns; others follow u
     "retrieval_autoattack": "retrieval AutoAttack",
     "worst": "worst",
 }
-DIRECTIONS = {"image_to_text": "image to text", "text_to_image": "text to image", "image_to_class": "image to class"}
+DIRECTIONS = {
+    "image_to_text": "image to text",
+    "text_to_image": "text to image",
+    "image_to_class": "image to class",
+    "text_to_class": "text to class",
+}
+_CLASSES = ("image_to_class", "text_to_class")
 TITLES = {
     "recall_at_1": "Recall@1",
     "recall_at_5": "Recall@5",
@@ -130,6 +136,8 @@ def cost_grid(frame: "pd.DataFrame") -> Grid:
     note = (
         "The norm is that of successful perturbations, on pixels in [0, 1]; passes and gradients are those of an image."
     )
+    if set(frame["direction"]) == {"text_to_class"}:
+        note = "Passes and gradients are those of a sentence."
     return Grid(
         "How far the attacks went, and their cost", ["model", "attack", *(headings[k] for k in keys)], rows, note
     )
@@ -246,12 +254,13 @@ def _check(frame: "pd.DataFrame", measure: str) -> None:
 def directions_of(frame: "pd.DataFrame") -> list[str]:
     """The directions of ``frame``; both of retrieval where it has either."""
     directions = set(frame["direction"])
-    return ["image_to_class"] if directions == {"image_to_class"} else ["image_to_text", "text_to_image"]
+    alone = [name for name in _CLASSES if directions == {name}]
+    return alone or ["image_to_text", "text_to_image"]
 
 
 def title_of(measure: str, directions: Sequence[str]) -> str:
     """``measure`` in words; recall of the label among the classes is accuracy."""
-    if "image_to_class" in directions:
+    if set(_CLASSES) & set(directions):
         return CLASS_TITLES.get(measure, measure)
     return TITLES.get(measure, measure)
 

@@ -13,6 +13,7 @@ from robustcli.utils.suggest import did_you_mean
 
 _KINDS: Mapping[str, tuple[Callable[..., torch.optim.Optimizer], Mapping[str, Any]]] = {
     "adamw": (torch.optim.AdamW, {"betas": (0.9, 0.98)}),
+    "adam": (torch.optim.Adam, {"betas": (0.0, 0.99)}),  # without momentum, for a critic and its generator in turn
     "sgd": (torch.optim.SGD, {"momentum": 0.9}),
     "adamax": (torch.optim.Adamax, {"betas": (0.9, 0.999), "eps": 1e-3}),  # eps of NVAE (Vahdat and Kautz 2020)
 }
@@ -21,10 +22,11 @@ _KINDS: Mapping[str, tuple[Callable[..., torch.optim.Optimizer], Mapping[str, An
 def build_optimiser(
     name: str, weights: Iterable[nn.Parameter], *, lr: float, weight_decay: float
 ) -> torch.optim.Optimizer:
-    """AdamW, SGD or Adamax over the weights that take a gradient.
+    """AdamW, Adam, SGD or Adamax over the weights that take a gradient.
 
     Args:
-        name: ``adamw``, ``sgd`` with momentum 0.9, or ``adamax``. The decay of ``adamw`` is decoupled from the gradient
+        name: ``adamw``, ``adam`` without momentum, ``sgd`` with momentum 0.9, or ``adamax``. The decay of ``adamw``
+            is decoupled from the gradient
             (Loshchilov and Hutter 2019), that of the others is added to it.
         lr: learning rate of the first update, until `scheduled_lr` sets it.
         weight_decay: of matrices and kernels; norms, biases and a temperature have none.

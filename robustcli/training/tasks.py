@@ -13,7 +13,6 @@ from robustcli.data.augmentation import Augmentation
 from robustcli.data.sampling import ClassBatch, Epochs, PairBatch, Pairing, PairSampler
 from robustcli.defenses import ClassObjective, PairObjective
 from robustcli.models import Classifier, DualEncoder
-from robustcli.models.generators import ELBO, NVAE
 from robustcli.utils.seeding import generator
 
 
@@ -107,6 +106,13 @@ class ClassTask:
         return self.objective.loss(model, self.attack, self.threat, images, batch, seed=seed)
 
 
+class ImageObjective(Protocol):
+    """An objective of networks of images, such as `ELBO`."""
+
+    def loss(self, model: Any, images: Tensor, *, number: int, seed: int) -> Tensor:
+        """The loss of images (B,C,H,W) in [0,1], batch ``number`` of the run; ``seed`` names its draws."""
+
+
 class GeneratorTask:
     """Training of a generator on images, which are augmented first; their labels are not read.
 
@@ -115,7 +121,13 @@ class GeneratorTask:
     """
 
     def __init__(
-        self, data: ImageClassData, objective: ELBO, augmentation: Augmentation, *, batch_size: int, seed: int
+        self,
+        data: ImageClassData,
+        objective: ImageObjective,
+        augmentation: Augmentation,
+        *,
+        batch_size: int,
+        seed: int,
     ) -> None:
         self.data, self.objective, self.augmentation, self.seed = data, objective, augmentation, seed
         self.sampler = Epochs(data, batch_size=batch_size, seed=seed)
@@ -125,7 +137,7 @@ class GeneratorTask:
         # The number stands in for the batch: it counts micro-batches, and so does the warm-up of the KL.
         return number, _augmented(self.augmentation, self.data.images(rows), rows, self.seed, number)
 
-    def loss(self, model: NVAE, batch: int, images: Tensor, *, seed: int) -> Tensor:
+    def loss(self, model: Any, batch: int, images: Tensor, *, seed: int) -> Tensor:
         return self.objective.loss(model, images, number=batch, seed=seed)
 
 

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from robustcli.config.schemas import TrainerSettings
 from robustcli.models import Model
-from robustcli.models.generators import NVAE
+from robustcli.models.generators import NVAE, Trained
 from robustcli.training.optimizers import blend, build_optimiser, scheduled_lr
 from robustcli.training.tasks import Task
 from robustcli.utils.errors import UserError
@@ -62,7 +62,7 @@ class Trainer:
 
     def __init__(
         self,
-        model: Model | NVAE,
+        model: Model | NVAE | Trained,
         task: Task,
         settings: TrainerSettings,
         *,
@@ -292,7 +292,7 @@ def _deferred_stop() -> Iterator[_Stop]:
             signal.signal(number, handler)
 
 
-def _copied(model: Model | NVAE) -> dict[str, Tensor]:
+def _copied(model: Model | NVAE | Trained) -> dict[str, Tensor]:
     return {key: value.detach().clone() for key, value in model.network.state_dict().items()}
 
 

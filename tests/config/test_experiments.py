@@ -54,6 +54,10 @@ RUNS = {
     "train_classifier/tiny_scene_classes": SCENES,
     "train_generator/nvae_digits": [],
     "train_generator/nvae_scene_classes": SCENES,
+    "train_generator/avae_digits": [],
+    "train_generator/ndvae_digits": [],
+    "train_generator/ddpm_digits": [],
+    "train_generator/ddpm_scene_classes": SCENES,
 }
 
 
@@ -69,6 +73,8 @@ def test_it_composes_with_its_command_and_says_what_it_is(command: str, name: st
 
 @pytest.mark.parametrize("name", RUNS)
 def test_it_runs(name: str, tmp_path: Path) -> None:
+    if "ddpm" in name:
+        pytest.importorskip("diffusers", reason="diffusers is heavy (60 MB, 7 s of import): robustcli[diffusion]")
     command = next(command for command, other in EXPERIMENTS if other == name)
     few = [] if command == "train-generator" else ["evaluation.resamples=5"]
     assert launch(command, [f"experiment={name}", *SHORT, *few, *RUNS[name], f"hydra.run.dir={tmp_path / 'run'}"]) == 0

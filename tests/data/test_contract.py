@@ -138,7 +138,8 @@ FILES: dict[str, Make] = {
     "class_folders": class_folders,
     "npz": npz,
 }
-ELSEWHERE = ("cifar10",)  # in the layout of a library, which test_classes.py writes
+# In the layout of a library, which test_classes.py writes; and sentences, which have classes in place of images.
+ELSEWHERE = ("cifar10", "sentences")
 # Embedded sets whose whole size a test need not wait for.
 CHEAP = {
     "scenes": ["dataset.train=24", "dataset.val=8", "dataset.test=8"],

@@ -42,6 +42,8 @@ def gradients(model: torch.nn.Module) -> list[Tensor]:
 
 @pytest.fixture(params=CHOICES["purifier"])
 def purified(request: pytest.FixtureRequest, digits: Digits, classifier: Classifier) -> PurifiedClassifier:
+    if request.param == "diffpure":
+        pytest.importorskip("diffusers", reason="diffusers is heavy (60 MB, 7 s of import): robustcli[diffusion]")
     node = compose("purify", [f"purifier={request.param}"]).purifier
     model = build_purified(node, digits, torch.device("cpu"))(classifier)
     assert isinstance(model, PurifiedClassifier)

@@ -17,6 +17,8 @@ from robustcli.runs.run import Run
 from robustcli.utils.errors import UserError
 from robustcli.utils.flatten import flatten, plain
 
+from ..colours import COLOURS, write_table
+
 SCENES = ["dataset.train=16", "dataset.val=8", "dataset.test=8", "threat.edits=query"]
 TRAINER = ["trainer.max_steps=1", "trainer.batch_size=8"]
 DIGITS = ["dataset=digits", "model=digits"]
@@ -24,12 +26,20 @@ FEW = ["evaluation.limit=4", "diagnostics=off"]
 PAIRS = ["attacks=none", "+attack@attacks.sep=sep", "attacks.sep.image.steps=1", "attacks.sep.text.search=hotflip"]
 ONE = ["attacks=none", "+attack@attacks.fgsm=fgsm"]
 PURIFIED = ["purifier=noise", "purifier.draws=1", "evaluation.fresh=1", "evaluation.access=[static]"]
+TYPOS = ["attacks=none", "attack=typos", "attack.positions=2"]
 COMMANDS = {
     "train-mat": [*SCENES, *TRAINER, *FEW, *PAIRS, "model.checkpoint=null", "evaluation.before=false"],
     "train-classifier": [*DIGITS, *TRAINER, *FEW, *ONE, "objective=pgd_at"],
     "train-generator": [*TRAINER, "evaluation.limit=4"],
     "attack": [*DIGITS, *FEW, "attack=fgsm", "threat=image"],
     "evaluate": [*SCENES, *FEW, *PAIRS],
+    "evaluate sentences": [
+        "dataset=sentences",
+        f"dataset.classes=[{','.join(COLOURS)}]",
+        "threat=characters",
+        *FEW,
+        *TYPOS,
+    ],
     "purify": [*FEW, *ONE, *PURIFIED, "~baselines.noise", "~baselines.blur", "evaluation.eps_curve=[1]"],
     "learn-alphas": ["evaluation.limit=64", "adversarial.images=2", "purifier.draws=1", "trials=1"],
 }
@@ -58,9 +68,12 @@ def composed(command: str, words: list[str]) -> DictConfig:
     return compose(command, written_out(command, words), with_hydra=True)
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_a_key_that_the_run_does_not_read_is_refused(command: str, tmp_path: Path) -> None:
-    config, read, engine = composed(command, COMMANDS[command]), set[str](), engine_of(command)
+@pytest.mark.parametrize("case", COMMANDS)
+def test_a_key_that_the_run_does_not_read_is_refused(case: str, tmp_path: Path) -> None:
+    command, words = case.split()[0], COMMANDS[case]
+    if "dataset=sentences" in words:
+        words = [*words, f"dataset.table={write_table(tmp_path / 'colours.csv', 8)}"]
+    config, read, engine = composed(command, words), set[str](), engine_of(command)
     with as_job(config):
         check(config)
         settings: dict[str, Any] = flatten(plain(config))
@@ -71,7 +84,7 @@ def test_a_key_that_the_run_does_not_read_is_refused(command: str, tmp_path: Pat
     accepted = []
     for key in unread:
         word = f"++{key}={value_of(settings[key])}"
-        typed = composed(command, [*COMMANDS[command], word])
+        typed = composed(command, [*words, word])
         with as_job(typed):
             try:
                 engine.load(typed)

@@ -10,6 +10,7 @@ from robustcli.evaluation.aggregate import (
     fallen_by_attack,
     fallen_by_member,
     paper_table,
+    resubmitted,
     summarise,
     up_to_radius,
     with_worst,
@@ -209,3 +210,13 @@ def test_intervals_are_over_images_and_not_over_their_queries() -> None:
         assert [five[f"{name}_{end}"] for end in ("low", "high")] == pytest.approx(
             [one[f"{name}_{end}"] for end in ("low", "high")]
         )
+
+
+def test_an_image_that_is_handed_in_again_and_again() -> None:
+    """Two images of which 8 and 5 of 10 answers are right: the chance that k of them all are, by counting choices."""
+    images = {"x": 0.8, "y": 0.5}
+    rows = [record("a", CLEAN, CLEAN, name, 1.0, draws=10) for name in images]
+    rows += [record("a", "pgd", "adaptive", name, mean, eps=1.0, norm=1.0, draws=10) for name, mean in images.items()]
+    table = resubmitted(frame(rows), 1.0, resamples=10, seed=0).set_index("times")["right"]
+    by_hand = {1: (8 + 5) / 10, 2: (28 + 10) / 45, 3: (56 + 10) / 120, 5: (56 + 1) / 252, 10: 0}
+    assert table.to_dict() == pytest.approx({times: both / 2 for times, both in by_hand.items()})

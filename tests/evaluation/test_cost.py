@@ -133,6 +133,15 @@ def test_the_time_is_that_of_the_timed_passes(monkeypatch: pytest.MonkeyPatch) -
     assert found.affordable(1.0) == int(60 / 9.5) and found.affordable(100) == 12 and found.affordable(0.01) == 0
 
 
+def test_the_time_of_pairs_has_their_searches_and_encoded_captions(
+    scenes: Scenes, small_model: DualEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cost, "seconds_of", lambda *_: 1.0)  # of whatever is done with an image and all its captions
+    found = estimate(*_asked(on_pairs(scenes, small_model, SepAttack(image=PGD(steps=2), text=words()))))
+    # Three forward passes and a search; image and captions are encoded for the clean row and for the verdict.
+    assert found.seconds == pytest.approx(8 * (3 + 1 + 2 * 2))
+
+
 def test_what_is_judged_within_a_budget_is_what_a_limit_of_as_many_images_judges(
     scenes: Scenes, small_model: DualEncoder
 ) -> None:

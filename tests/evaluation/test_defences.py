@@ -259,3 +259,19 @@ def test_a_defence_in_front_of_a_dual_encoder_is_judged_as_strictly(scenes: Scen
     shares = drawn["mean"] * FRESH
     assert (shares - shares.round()).abs().max() < 1e-9
     assert ((drawn["worst"].astype(float) <= drawn["mean"]) & (drawn["mean"] <= 1)).all()
+
+
+class Shorter(Step):
+    """A cleaner that an attacker may shorten to one without noise."""
+
+    def shortened(self) -> Step:
+        return Step(NormNoise(0.0))
+
+
+def test_a_shorter_chain_is_attacked_on_request_and_the_whole_one_judged(classifier: Classifier) -> None:
+    evaluation = evaluation_of(access=("shortened",), pgd=PGD(steps=2, early_stop=False))
+    group = group_of(evaluation, classifier, noise=Shorter(NormNoise(1.0)), jpeg=Step(JPEG(quality=50)))
+    runs = [run for run in evaluation.attacker.runs(group, {"pgd": [(PGD(steps=2), THREAT)]}) if run.access != "static"]
+    (run,) = runs
+    assert run.access == "shortened" and [entry.label for entry in run.entries] == ["noise"], "JPEG has no shorter form"
+    assert run.victim is not run.entries[0].model and not run.victim.randomised and run.victim.classifier is classifier

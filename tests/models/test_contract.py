@@ -35,7 +35,7 @@ CHEAP: Mapping[str, Mapping[str, Any]] = {  # for rows whose defaults are large;
     "tiny": SIZES,
     "torchvision": {"architecture": "squeezenet1_1", "image_size": 32},
 }
-ENCODERS = [name for name, row in MODELS.items() if row.kind != "generator"]
+ENCODERS = [name for name, row in MODELS.items() if row.kind not in ("generator", "trained")]
 GENERATORS = [name for name, row in MODELS.items() if row.kind == "generator"]
 Build = Callable[..., Model]
 
@@ -162,7 +162,7 @@ def test_the_seed_names_the_weights(name: str, build: Build) -> None:
 @pytest.mark.parametrize("group", ["model", "generator"])
 def test_rows_and_files_of_settings_belong_together(group: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Each row is some file's ``_target_``, which `robustcli list` shows; each file's target is a row."""
-    kinds = {"generator"} if group == "generator" else {"classifier", "dual_encoder"}
+    kinds = {"generator", "trained"} if group == "generator" else {"classifier", "dual_encoder"}
     rows = {row.target for row in MODELS.values() if row.kind in kinds}
     assert {preset(choice, group)["_target_"] for choice in presets(group)} == rows
     print_choices(group)

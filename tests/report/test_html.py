@@ -2,8 +2,6 @@
 
 import base64
 import re
-import shutil
-from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -18,8 +16,10 @@ from robustcli.report.markdown import Picture, Report
 from robustcli.report.tables import Grid
 from robustcli.runs.run import Run
 
+from ..browser import WIDTHS, chromium, errors, shown
+
 ODD = "<script>alert(1)</script> \"quoted\" 'so' $x$ **b** שלום 🙂 &amp; `code`"
-WIDTHS = (390, 1440)
+browser = pytest.fixture(scope="module")(chromium)
 
 
 @pytest.fixture(scope="module")
@@ -115,32 +115,6 @@ def test_the_drawing_of_a_figure_has_the_same_bytes(tmp_path: Path) -> None:
     assert made[0] == made[1]
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    """Chromium without a window."""
-    webdriver = pytest.importorskip("selenium.webdriver", reason="the extra `browser` is not installed")
-    program, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if not program or not driver:
-        pytest.skip("there is no chromium with its chromedriver")
-    options = webdriver.ChromeOptions()
-    options.binary_location = program
-    for flag in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    chrome = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
-    yield chrome
-    chrome.quit()
-
-
-def shown(browser: Any, page: str, folder: Path, width: int, *, dark: bool = False) -> None:
-    (folder / "report.html").write_text(page)
-    size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-    scheme = {"features": [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]}
-    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", scheme)
-    browser.get(f"file://{folder / 'report.html'}")
-
-
 @pytest.mark.parametrize("width", WIDTHS)
 def test_nothing_overflows_and_the_console_is_silent(browser: Any, page: str, tmp_path: Path, width: int) -> None:
     shown(browser, page, tmp_path, width)
@@ -148,7 +122,7 @@ def test_nothing_overflows_and_the_console_is_silent(browser: Any, page: str, tm
         "return [document.documentElement.scrollWidth, document.querySelectorAll('.scroll').length]"
     )
     assert wide <= width and held == 3
-    assert [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []
+    assert errors(browser) == []
     broken = "return [...document.images].filter(each => each.complete && !each.naturalWidth).length"
     assert browser.execute_script("for (const each of document.images) each.loading = 'eager';" + broken) == 0
 

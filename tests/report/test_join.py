@@ -242,7 +242,7 @@ def test_long_settings_are_shortened_but_never_alike(tmp_path: Path) -> None:
 def test_from_the_command_line(real: Path, tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["report", str(real), "--out", str(tmp_path / "out")])
     assert done.exit_code == 0
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"table.md", "table.tex", "table.csv"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"table.md", "table.tex", "table.html", "table.csv"}
     metrics = pd.read_csv(real / "a" / "metrics.csv").set_index("attack")["recall_at_1"]
     table = pd.read_csv(tmp_path / "out" / "table.csv").set_index("attack")["recall_at_1"]
     assert table.to_dict() == {label_of(name): value for name, value in metrics.items()}
@@ -274,3 +274,13 @@ def test_a_number_without_interval_has_none(tmp_path: Path) -> None:
         evaluated(tmp_path / name, clean_and(value), [f"dataset={name}"], data=name)
     assert math.isnan(joined(tmp_path).rows[-1].figures["PGD", "image_to_class"].low)
     assert cells(joined(tmp_path))[-1][-1] == "40.0"
+
+
+def test_the_table_is_opened_in_a_browser(real: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+    monkeypatch.setattr("webbrowser.open", lambda address: bool(seen.append(address)) or True)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    runs = sorted(path.parent for path in real.rglob("DONE"))
+    assert CliRunner().invoke(app, ["report", str(runs[0]), "--open"]).exit_code == 0
+    assert CliRunner().invoke(app, ["report", str(real), "--open"]).exit_code == 0
+    assert seen[0] == (runs[0] / "report.html").as_uri() and "PGD" in Path(seen[1].removeprefix("file://")).read_text()

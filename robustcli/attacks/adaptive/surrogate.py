@@ -4,7 +4,7 @@ Shapes: B samples, C channels, H height, W width, N images, M captions.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -69,7 +69,8 @@ def attack_for_transfer(
 
 def passes_for_transfer(attack: ClassifierAttack, problem: Problem) -> Passes | None:
     """Passes of `attack_for_transfer` for one image."""
-    return (attack.replace(early_stop=False) if isinstance(attack, ImageAttack) else attack).passes(problem)
+    spent = attack.passes(problem)
+    return replace(spent, at_most=False) if isinstance(attack, ImageAttack) and spent is not None else spent
 
 
 @dataclass(frozen=True, kw_only=True)

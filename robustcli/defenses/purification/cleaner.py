@@ -57,6 +57,17 @@ class Cleaner(nn.Module, ABC):
         rows = [self.sample_noise(1, like, named_generator(seed, "clean", draw, name)) for name in names]
         return [torch.cat(parts) for parts in zip(*rows, strict=True)]
 
+    def codes(self, images: Tensor) -> Tensor:
+        """What is kept of images (B,C,H,W), as (B,K), for an attack that moves it: here the image itself, cleaned
+        without noise; deterministic.
+        """
+        noise = [torch.zeros_like(part) for part in self.named_noise(list(range(len(images))), images, seed=0)]
+        return self.finish(self.prepare(images), noise).flatten(1)
+
+    def shortened(self) -> "Cleaner | None":
+        """The same cleaner in less work, for an attacker's gradients; None where there is none."""
+        return None
+
     def forward(self, images: Tensor) -> Tensor:
         """(B,C,H,W) in [0,1] -> the same, cleaned."""
         return self.finish(self.prepare(images), self.sample_noise(len(images), images))

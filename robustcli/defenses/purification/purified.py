@@ -218,6 +218,17 @@ class PurifiedClassifier(nn.Module):
         """The same defence with the identity in place of the cleaner's gradient, for BPDA."""
         return PurifiedClassifier(self.classifier, StraightThrough(self.cleaner), draws=self.draws, memory=self.memory)
 
+    def shortened(self) -> "PurifiedClassifier | None":
+        """The same defence with a cleaner of less work, for an attacker's gradients; None where it has none."""
+        short = self.cleaner.shortened()
+        return (
+            None if short is None else PurifiedClassifier(self.classifier, short, draws=self.draws, memory=self.memory)
+        )
+
+    def codes(self, images: Tensor) -> Tensor:
+        """What the cleaner keeps of images (B,C,H,W), as (B,K); see `Cleaner.codes`."""
+        return self.cleaner.codes(images)
+
     def fingerprint(self) -> str:
         """sha256 (hex) over the weights of the classifier and of the cleaner, and over its alphas."""
         return fingerprint(self, settings=True)
@@ -265,6 +276,15 @@ class PurifiedEncoder(EncoderWrapper):
     def straight_through(self) -> "PurifiedEncoder":
         """The same defence with the identity in place of the cleaner's gradient, for BPDA."""
         return PurifiedEncoder(self.model, StraightThrough(self.cleaner), draws=self.draws, memory=self.memory)
+
+    def shortened(self) -> "PurifiedEncoder | None":
+        """The same defence with a cleaner of less work, for an attacker's gradients; None where it has none."""
+        short = self.cleaner.shortened()
+        return None if short is None else PurifiedEncoder(self.model, short, draws=self.draws, memory=self.memory)
+
+    def codes(self, images: Tensor) -> Tensor:
+        """What the cleaner keeps of images (B,C,H,W), as (B,K); see `Cleaner.codes`."""
+        return self.cleaner.codes(images)
 
     def fingerprint(self) -> str:
         """sha256 (hex) over the weights of the model and of the cleaner, and over its alphas."""

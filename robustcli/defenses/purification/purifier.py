@@ -152,6 +152,19 @@ class Purifier(Cleaner):
             raise ValueError(f"noise is {[tuple(tensor.shape) for tensor in noise]}: expected {expected}")
         return self.generator.decode(features, self.alphas, noise, checkpoint=self.checkpoint)
 
+    def codes(self, images: Tensor) -> Tensor:
+        """Features of the encoder (B,K), those of latent i weighed by what is kept of it, 1 - a_i, and all latents
+        alike
+        whatever their size.
+        """
+        before = None if self._drawn_before else self.preprocess
+        features = self.generator.encode(images if before is None else before(images))
+        if len(features) != len(self.alphas):  # of a generator whose features are not one a latent
+            return torch.cat([feature.flatten(1) for feature in features], dim=1)
+        kept = (1.0 - self.alphas).to(images)
+        parts = [weight * feature.flatten(1) for weight, feature in zip(kept, features, strict=True)]
+        return torch.cat([part / part.shape[1] ** 0.5 for part in parts], dim=1)
+
     def sample_noise(self, count: int, like: Tensor, source: torch.Generator | None = None) -> list[Tensor]:
         shapes = ([self.resolution] if self._drawn_before else []) + list(self.generator.latent_shapes)
         return [standard_normal((count, *shape), like, source) for shape in shapes]

@@ -57,7 +57,7 @@ class ELBO:
             number: of the batch in the run, for the warm-up.
             seed: names the draws.
         """
-        nll, kl = bound(model, images, seed=seed)
+        nll, kl = self.terms(model, images, seed=seed)
         weight = self.beta * min(1.0, number / self.warmup) if self.warmup else self.beta
         loss = (nll.mean() + weight * self._weighed(kl, model, balanced=weight < self.beta)) / bits(model)
         if self.spectral:
@@ -65,6 +65,10 @@ class ELBO:
         if self.batch_norm:
             loss = loss + self.batch_norm * largest_gains(model)
         return loss
+
+    def terms(self, model: NVAE, images: Tensor, *, seed: int) -> tuple[Tensor, Tensor]:
+        """Negative log-likelihood (B,) and KL (B,L) in nats."""
+        return bound(model, images, seed=seed)
 
     def _weighed(self, kl: Tensor, model: NVAE, *, balanced: bool) -> Tensor:
         """The KL in nats, summed over latents; weights of the balance have the mean 1."""
@@ -77,15 +81,16 @@ class ELBO:
         return (each * weights / weights.mean()).sum()
 
 
-def bound(model: NVAE, images: Tensor, *, seed: int) -> tuple[Tensor, Tensor]:
+def bound(model: NVAE, images: Tensor, *, seed: int, seen: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Negative log-likelihood (B,) and KL (B,L) in nats, from one draw of the posterior, which ``seed`` names.
 
     Args:
         images: (B,C,H,W) in [0,1].
+        seen: images of which the posterior is, such as noisy ones; None: those very images.
     """
     source = generator(seed, "posterior")
     noise = [torch.randn((len(images), *shape), generator=source) for shape in model.latent_shapes]
-    inference = model.infer(images, [each.to(images) for each in noise])
+    inference = model.infer(images if seen is None else seen, [each.to(images) for each in noise])
     log_prob = model.mixture(inference.parameters).log_prob(2.0 * images - 1.0)
     return -log_prob.sum((1, 2)), inference.kl
 

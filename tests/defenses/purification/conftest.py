@@ -1,8 +1,13 @@
 """A generator and a classifier that are small enough for a test."""
 
-import pytest
+from collections.abc import Callable
 
-from robustcli.models import Classifier, small_cnn
+import pytest
+import torch
+from torch import Tensor
+
+from robustcli.data import Digits
+from robustcli.models import Classifier, load, small_cnn
 from robustcli.models.generators import NVAE
 
 SIZES = {
@@ -30,3 +35,15 @@ def generator() -> NVAE:
 def classifier() -> Classifier:
     """Ten classes of grey images, with random weights."""
     return small_cnn(classes=[str(digit) for digit in range(10)], channels=1, widths=[4, 4, 4], seed=0)
+
+
+@pytest.fixture
+def shipped_digits() -> Callable[[], tuple[Classifier, Tensor, Tensor]]:
+    """A function that gives the shipped classifier of digits, and 64 test images with their labels."""
+
+    def made() -> tuple[Classifier, Tensor, Tensor]:
+        network, data = load("digits"), Digits(split="test")
+        assert isinstance(network, Classifier)
+        return network, data.images(torch.arange(64)), data.labels[:64]
+
+    return made
