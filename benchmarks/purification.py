@@ -1,6 +1,6 @@
 """Purification with many draws an image: folded, with one encoding an image, against two plainer ways.
 
-For an NVAE, and for e4e in front of a StyleGAN2, whose encoder is most of the work of a pass.
+For an NVAE, and for e4e in front of a StyleGAN2.
 
 *image by image* is how the published code does it: each image is repeated once a draw, all copies are encoded and
 decoded, and the weights ask for gradients. *draw by draw* does so for one copy at a time; it is timed once.
