@@ -149,10 +149,7 @@ class DualEncoder(nn.Module):
 
         On the CPU T' is a multiple of 16, or T, but in training: see `rowwise`.
         """
-        if not len(tokens):
-            return tokens
-        length = tokens_read(self.network, tokens)
-        return tokens[:, : length if self.training or self.mean.is_cuda else in_tiles(length)]
+        return tokens[:, : int(self._widths(tokens).max())] if len(tokens) else tokens
 
     def encode_text(self, tokens: Tensor, embeddings: Tensor | None = None, *, unit: bool = True) -> Tensor:
         """(B,T) long -> (B,D) float32 of unit norm, or as the tower gives them if ``unit`` is False.
@@ -164,16 +161,43 @@ class DualEncoder(nn.Module):
         Raises:
             ValueError: embeddings of another batch size, or shorter than the cropped tokens.
         """
-        tokens = self.crop(tokens)  # before the transfer: on the CPU the length costs no synchronisation
+        widths = self._widths(tokens)  # before the transfer: on the CPU the length costs no synchronisation
+        tokens = tokens[:, : int(widths.max())] if len(tokens) else tokens
         if embeddings is not None:
             if len(embeddings) != len(tokens) or embeddings.shape[1] < tokens.shape[1]:
                 raise ValueError(f"embeddings {tuple(embeddings.shape)} do not cover the tokens {tuple(tokens.shape)}")
             embeddings = embeddings[:, : tokens.shape[1]].to(self.device)
+        of_width = (
+            [torch.nonzero(widths == width).flatten() for width in sorted(set(widths.tolist()))] if len(tokens) else []
+        )
+        if len(of_width) < 2:
+            features = self._read(tokens, embeddings)
+        else:  # a text has the width of its own length, whatever stands beside it
+            parts = [
+                self._read(
+                    tokens[rows, : int(widths[rows[0]])],
+                    None if embeddings is None else embeddings[rows.to(self.device), : int(widths[rows[0]])],
+                )
+                for rows in of_width
+            ]
+            features = torch.cat(parts)[torch.argsort(torch.cat(of_width)).to(self.device)]
+        return _unit(features) if unit else features
+
+    def _widths(self, tokens: Tensor) -> Tensor:
+        """(B,T) -> (B,) long on the CPU: tokens of each text that are computed with; of all one width in training and
+        on a GPU.
+        """
+        lengths = tokens_read(self.network, tokens).cpu()
+        if self.training or self.mean.is_cuda:
+            return lengths.amax().expand(len(lengths)) if len(lengths) else lengths
+        return in_tiles(lengths).clamp(max=tokens.shape[1])
+
+    def _read(self, tokens: Tensor, embeddings: Tensor | None) -> Tensor:
+        """(B,T) long -> (B,D) float32 as the tower gives them."""
         tokens, count = tokens.to(self.device), len(tokens)
         if not self.training:
             tokens, embeddings = filled(tokens), None if embeddings is None else filled(embeddings)
-        features = read_text(self.network, tokens, embeddings).float()
-        return (_unit(features) if unit else features)[:count]
+        return read_text(self.network, tokens, embeddings).float()[:count]
 
     def token_embedding(self) -> nn.Embedding:
         """The table (ids, W) that turns token ids into vectors."""

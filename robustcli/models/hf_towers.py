@@ -55,17 +55,17 @@ class HuggingFaceTowers(nn.Module):
         projected: Tensor = getattr(self, name)(pooled) if hasattr(self, name) else pooled  # SigLIP has heads within
         return projected
 
-    def tokens_read(self, tokens: Tensor) -> int:
-        """The number of tokens of a batch (B,T), from the first, that its features depend on."""
+    def tokens_read(self, tokens: Tensor) -> Tensor:
+        """(B,T) -> (B,) long: the number of tokens of each text, from the first, that its features depend on."""
         if self.padding is not None:
-            ends = (tokens != self.padding).long() * torch.arange(1, tokens.shape[1] + 1)
+            ends = ((tokens != self.padding).long() * torch.arange(1, tokens.shape[1] + 1)).amax(dim=-1)
         elif self.end is None:
-            return tokens.shape[1]
+            ends = torch.full((len(tokens),), tokens.shape[1])
         elif self.end == 2:  # configurations of before 2023, which the library reads off at the highest id
             ends = tokens.argmax(dim=-1) + 1
         else:
             ends = (tokens == self.end).int().argmax(dim=-1) + 1
-        return int(ends.max())
+        return ends
 
     def token_table(self) -> nn.Embedding:
         """The look-up table of the token ids."""

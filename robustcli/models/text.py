@@ -24,11 +24,11 @@ def crops(network: nn.Module) -> bool:
     return plain and pooling == "argmax" and getattr(tower, "attn_mask", None) is not None
 
 
-def tokens_read(network: nn.Module, tokens: Tensor) -> int:
-    """The number of tokens of a batch (B,T), from the first, that its features depend on."""
+def tokens_read(network: nn.Module, tokens: Tensor) -> Tensor:
+    """(B,T) -> (B,) long: the number of tokens of each text, from the first, that its features depend on."""
     if isinstance(network, HuggingFaceTowers):
         return network.tokens_read(tokens)
-    return int(tokens.argmax(dim=-1).max()) + 1 if crops(network) else tokens.shape[1]
+    return tokens.argmax(dim=-1) + 1 if crops(network) else torch.full((len(tokens),), tokens.shape[1])
 
 
 def cut_captions(tokenizer: Callable[..., Tensor], captions: Sequence[str]) -> int:

@@ -20,8 +20,11 @@ def filled(rows: Tensor) -> Tensor:
     return torch.cat([rows, rows[-1:].detach().expand(missing, *rows.shape[1:])])
 
 
-def in_tiles(length: int) -> int:
-    """The next multiple of 16: of an attention over so many tokens no row stands in the rest of a tile."""
+def in_tiles(length: Tensor) -> Tensor:
+    """The next multiple of 16: of an attention over so many tokens no row stands in the rest of a tile.
+
+    Two such widths still differ in their last bits on some CPUs: a text is always computed in that of its own length.
+    """
     return -(-length // FEWEST) * FEWEST
 
 

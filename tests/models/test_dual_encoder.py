@@ -4,10 +4,10 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from robustcli.models import DualEncoder, dual_encoder
+from robustcli.models import DualEncoder, dual_encoder, load_dual
 from robustcli.models.text import crops, read_text
 from robustcli.utils.errors import UserError
 
@@ -227,3 +227,23 @@ def test_patches_stand_in_the_space_of_the_embeddings_row_by_row(
 def test_a_tower_without_patches_is_refused(build: Callable[..., DualEncoder], images: Tensor) -> None:
     with pytest.raises(UserError, match="the image tower ModifiedResNet has no patch tokens"):
         build("resnet").encode_patches(images)
+
+
+def test_a_text_is_computed_in_the_width_of_its_own_length_whatever_stands_beside_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Two widths differ in their last bits on some CPUs, which a search of texts would turn into another text."""
+    model, seen = load_dual("tiny").eval(), []
+    texts = ["a red square", " ".join(["a red square"] * 7), "a blue circle"]
+    alone = torch.cat([model.encode_text(model.tokenize([text])) for text in texts])
+
+    def recorded(network: nn.Module, tokens: Tensor, embeddings: Tensor | None = None) -> Tensor:
+        seen.append(tokens.shape[1])
+        return read_text(network, tokens, embeddings)
+
+    monkeypatch.setattr("robustcli.models.dual_encoder.read_text", recorded)
+    tokens = model.tokenize(texts)
+    vectors = model.token_embedding()(tokens)
+    for embeddings in (None, vectors):
+        assert torch.equal(model.encode_text(tokens, embeddings), alone)
+    assert seen == [16, 26, 16, 26]
