@@ -34,6 +34,7 @@ DEFENCES: Mapping[str, Sequence[str]] = {
     "mat": ("mat",),
 }
 SHIPPED = "before"
+CHECKED = 0  # the seed whose judgement by the first attribute has diagnostics
 IMAGES = 200
 STEPS = 30  # of APGD on the cross-entropy, and towards each other class
 RESAMPLES = 2000
@@ -77,7 +78,7 @@ def judging_jobs(out: Path, seeds: Sequence[int]) -> list[Job]:
             attack = ["attacks=none", "+attack@attacks.apgd_ensemble=autoattack", "attacks.apgd_ensemble.version=apgd"]
             attack += [f"attacks.apgd_ensemble.steps={STEPS}"]
             # Diagnostics of one judgement: of ten models they cost more than the attacks.
-            checked = f"diagnostics={'auto' if (attribute, seed) == (ATTRIBUTES[0], seeds[0]) else 'off'}"
+            checked = f"diagnostics={'auto' if (attribute, seed) == (ATTRIBUTES[0], CHECKED) else 'off'}"
             jobs.append(Job(f"judge/{attribute}/{seed}", [*words, *attack, *shared, checked]))
         jobs.append(Job(f"judge/retrieval/{seed}", ["evaluate", "attacks=quick", *shared, "diagnostics=off"]))
     return jobs
