@@ -113,6 +113,8 @@ def test_a_page_does_what_it_says(page: str, tmp_path: Path, monkeypatch: pytest
         assert done.exit_code == 0, (line, done.output)
     for script in scripts:
         runpy.run_path(str(tmp_path / script))
+    for module in [name for name, each in sys.modules.items() if str(tmp_path) in str(getattr(each, "__file__", ""))]:
+        del sys.modules[module]  # modules of the same name are written by others
 
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=[path.stem for path in NOTEBOOKS])

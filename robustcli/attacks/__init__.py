@@ -68,6 +68,7 @@ ATTACKS: Mapping[str, Callable[..., Attack]] = {
     "hotflip": partial(WordSubstitution, search="hotflip"),
     "bert": BertAttack,
     "characters": CharacterEdits,
+    "characters_leaf": CharacterEdits,
     "typos": partial(CharacterEdits, search="typos"),
     "sep": SepAttack,
     "mat": SequentialAttack,

@@ -50,7 +50,9 @@ def test_every_command_composes_without_arguments(command: str) -> None:
 def test_every_choice_of_every_group_composes_and_says_what_it_is(group: str, choice: str) -> None:
     command = CHOICES[group, choice]
     rest = ["attacks=none"] if command in ("train-mat", "train-classifier") and group != "attacks" else []  # faster
-    composed = compose(command, [f"{group}={choice}", *rest, *(FILES.get(choice, []) if group == "dataset" else [])])
+    chosen = f"{group}@objective" if group == "generator_objective" else group  # it stands where objectives do
+    rest += ["objective.classifier=digits"] if choice == "denoising" else []
+    composed = compose(command, [f"{chosen}={choice}", *rest, *(FILES.get(choice, []) if group == "dataset" else [])])
     checks.check(composed)
     assert OmegaConf.to_container(composed, resolve=True)
     about = config_groups.summary(config_groups.conf_directory() / group / f"{choice}.yaml")

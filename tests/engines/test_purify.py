@@ -141,7 +141,7 @@ def test_a_baseline_may_be_left_out(tmp_path: Path) -> None:
         (["variants={purifier: {alpha: linear}}"], "no such key"),
         (["variants={noise: {}}"], "call it otherwise"),
         (["model.checkpoint=null"], "random weights"),
-        (["purifier=null"], "a group takes the name of a choice (blur, jpeg, mlvgm, noise)"),
+        (["purifier=null"], "a group takes the name of a choice (avae, blur, diffpure, jpeg, mlvgm, ndvae, noise)"),
         (["purifier.draws=0"], "purifier.draws is 0"),
         (["purifier.memory=-1", "purifier.alphas=none"], "purifier.memory is -1"),
         (["purifier.attenuation=high"], "purifier.attenuation is 'high', but must be a number"),

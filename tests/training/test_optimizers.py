@@ -38,8 +38,8 @@ def test_adamw_and_adamax_step_by_the_rate() -> None:
 
 
 def test_another_name_is_an_error() -> None:
-    with pytest.raises(UserError, match=r"trainer\.optimizer is 'adam': did you mean 'adamw'\? \(choices: adamw, sgd"):
-        build_optimiser("adam", [nn.Parameter(torch.zeros(1))], lr=0.1, weight_decay=0.0)
+    with pytest.raises(UserError, match=r"trainer\.optimizer is 'adamv': did you mean 'adam'\? \(choices: adamw, "):
+        build_optimiser("adamv", [nn.Parameter(torch.zeros(1))], lr=0.1, weight_decay=0.0)
 
 
 def rates(steps: int, **change: Any) -> list[float]:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from robustcli.attacks.core.base import ClassifierAttack
 from robustcli.attacks.core.oracle import LogitOracle
+from robustcli.attacks.core.passes import Passes, Problem
 from robustcli.attacks.core.threat import ThreatModel
 from robustcli.attacks.image.pgd import PGD
 from robustcli.utils.numbers import Number
@@ -59,6 +60,9 @@ class LatentDrift(ClassifierAttack):
     @property
     def baseline(self) -> bool:
         return True  # codes may move and the class stay
+
+    def passes(self, problem: Problem) -> Passes:
+        return self._pgd.passes(problem)
 
     def search(
         self, oracle: LogitOracle, images: Tensor, labels: Tensor, sample_ids: Tensor, threat: ThreatModel

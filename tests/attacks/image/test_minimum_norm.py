@@ -27,6 +27,7 @@ from robustcli.attacks.core.balls import L2, ball
 from robustcli.attacks.core.class_losses import LogitScale
 from robustcli.attacks.core.counter import QueryCounter
 from robustcli.attacks.core.oracle import LogitOracle
+from robustcli.attacks.core.passes import Passes, Problem
 from robustcli.attacks.image.alma import _Multipliers, _penalty_slope
 from robustcli.attacks.image.cw import _SearchOfC
 from robustcli.attacks.image.hyperplane import Hyperplane
@@ -586,6 +587,9 @@ def test_the_weight_of_the_constraint_of_alma_is_that_of_its_paper() -> None:
 @dataclass(frozen=True, kw_only=True)
 class Sideways(RefinedMinimumNorm):
     """A search that ends far beyond the boundary, and not in the direction of its nearest point."""
+
+    def approach_passes(self, problem: Problem) -> Passes:
+        return Passes(forward=1)
 
     def approach(self, oracle: LogitOracle, best: NearestAdversarials, sample_ids: Tensor, threat: ThreatModel) -> None:
         x_adv, rows = torch.tensor([0.0, 0.5]).view(1, 1, 1, 2), torch.arange(1)
