@@ -1,13 +1,11 @@
 """Several processes attack side by side: the same bits, any number of them, and no silence where one is lost."""
 
-import os
-import signal
+import multiprocessing
 import threading
 import time
 from pathlib import Path
 
 import pandas as pd
-import psutil
 import pytest
 
 from robustcli.cli.launch import launch
@@ -37,8 +35,7 @@ def test_one_that_is_killed_ends_the_run_in_one_sentence_and_another_number_goes
         parts = tmp_path / "run" / "parts"
         while not any(parts.glob("*.parquet")):
             time.sleep(0.05)
-        workers = [each for each in psutil.Process().children() if "spawn_main" in " ".join(each.cmdline())]
-        os.kill(workers[0].pid, signal.SIGKILL)
+        multiprocessing.active_children()[0].kill()
 
     threading.Thread(target=kill, daemon=True).start()
     records(tmp_path / "run", "attack.image.steps=60", "processes=2", code=1)
