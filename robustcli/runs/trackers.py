@@ -174,6 +174,7 @@ class _Wandb:
         import wandb
 
         self._wandb: Any = wandb
+        mode: Any = os.environ.get("WANDB_MODE", "offline")
         self._run: Any = wandb.init(
             project=os.environ.get("WANDB_PROJECT", _PROJECT),
             name=_title(directory),
@@ -181,7 +182,7 @@ class _Wandb:
             config=dict(settings),
             id=known,
             resume=None if known is None else "allow",
-            mode=os.environ.get("WANDB_MODE", "offline"),  # type: ignore[arg-type]
+            mode=mode,
             settings=wandb.Settings(silent=True, console="off"),
         )
         self.run = str(self._run.id)
