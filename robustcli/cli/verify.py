@@ -1,6 +1,7 @@
 """``robustcli verify DIR``: a finished run judged again from what it stored, without an attack."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from omegaconf import OmegaConf
 
@@ -14,6 +15,9 @@ from robustcli.config.checks import check, refuse_foreign
 from robustcli.config.compose import compose
 from robustcli.report.tables import Grid, print_grid
 from robustcli.utils.errors import UserError, user_error_in_chain
+
+if TYPE_CHECKING:
+    from robustcli.engines.verify import Verification
 
 JUDGED = ("attack", "evaluate", "purify")
 _SHOWN = 10
@@ -29,7 +33,6 @@ def verify(directory: Path, *, trust: bool = False) -> int:
         UserError: no finished run of a command that judges, or one that stored no inputs or reaches for code that is
             not of robustcli without ``trust``.
     """
-    from robustcli.engines.verify import Verification
     from robustcli.engines.verify import verify as judge
 
     old = directory.absolute()
@@ -60,7 +63,7 @@ def verify(directory: Path, *, trust: bool = False) -> int:
                 refuse_foreign(OmegaConf.to_container(config))
             try:
                 check(config, trusted=True)
-                found: Verification = judge(old, manifest, records, engine_of(command).load(config))
+                found = judge(old, manifest, records, engine_of(command).load(config))
             except Exception as error:
                 if mistake := user_error_in_chain(error):
                     raise mistake from error
@@ -69,10 +72,7 @@ def verify(directory: Path, *, trust: bool = False) -> int:
     return 0 if found.holds else 1
 
 
-def _print(found: "object") -> None:
-    from robustcli.engines.verify import Verification
-
-    assert isinstance(found, Verification)
+def _print(found: "Verification") -> None:
     for title, columns, rows in (
         ("Files that are not as the run left them", ["file", "fault"], found.files),
         ("Data, weights and words that are others today", ["name", "recorded", "found"], found.inputs),

@@ -58,9 +58,6 @@ def verify(directory: Path, manifest: Mapping[str, Any], records: pd.DataFrame, 
         manifest, records: of the run.
         loaded: models, data and evaluation, as its command line loads them today.
     """
-    kept = manifest.get("budget")
-    if isinstance(kept, dict) and int(kept["images"]) < len(loaded.evaluation.evaluator):
-        loaded.evaluation.evaluator.shorten(int(kept["images"]), "as the run did")
     recorded = {key: manifest[key] for key in INPUTS if key in manifest and key != "files"}
     inputs = differences(recorded, {key: value for key, value in loaded.fingerprints().items() if key in recorded})
     tables, broken = judge_again(directory, loaded)
