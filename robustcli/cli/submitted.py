@@ -5,6 +5,7 @@ Slurm sends SIGTERM where it ends a job: it is saved, and Slurm itself puts it b
 """
 
 import getpass
+import os
 import shutil
 import signal
 import subprocess
@@ -19,7 +20,7 @@ from robustcli.utils.errors import UserError
 from robustcli.utils.stops import requeue_signal
 
 _LOOK = 2.0  # seconds between looks into the queue
-_FOLDER = ".submitit"  # the launcher's own, in the directory of the sweep: a folder a job, named by its number in Slurm
+LOGS = ".submitit"  # the launcher's own, in the directory of the sweep: a folder a job, named by its number in Slurm
 
 
 @contextmanager
@@ -98,11 +99,22 @@ def wait_for_earlier(sweep: Path) -> None:
             print(f"waiting for jobs of this sweep that are in Slurm still: {', '.join(waiting)}", flush=True)
             told = True
         time.sleep(_LOOK)
+    _remove_pickles(sweep / LOGS)
+
+
+def _remove_pickles(folder: Path) -> None:
+    """Remove what earlier sessions left for submitit, which unpickles what it finds under the number of a new job: in
+    the directory of another that may be anybody's. Logs stay.
+    """
+    for place, folders, names in os.walk(folder):
+        for path in (Path(place, name) for name in (*folders, *names)):
+            if path.is_symlink() or (path.suffix == ".pkl" and path.is_file()):
+                path.unlink()
 
 
 def _in_slurm(sweep: Path) -> list[str]:
     """Numbers, such as ``12_0``, of the jobs of a sweep that Slurm holds; none where there is no Slurm."""
-    folder = sweep / _FOLDER
+    folder = sweep / LOGS
     known = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     if not known or shutil.which("squeue") is None:
         return []

@@ -16,7 +16,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from robustcli import __version__
-from robustcli.cli.submitted import check_launcher, is_lost, wait_for_earlier
+from robustcli.cli.submitted import LOGS, check_launcher, is_lost, wait_for_earlier
 from robustcli.config.overrides import quoted
 from robustcli.runs.manifest import check_ours, check_same
 from robustcli.runs.sweeps import DONE, FAILED, WAITING, SweepJob, state_of, write_jobs
@@ -46,13 +46,14 @@ class Outcomes:
     failed: list[int] = field(default_factory=list)
     lost: list[int] = field(default_factory=list)
 
-    def add(self, planned: "Sequence[_Planned]", results: Sequence[JobReturn]) -> None:
-        """Count ``planned`` jobs by their ``results``, in the same order."""
-        for each, result in zip(planned, results, strict=True):
-            if result.status is JobStatus.FAILED:  # it raised what `Job` does not make a NaN of
-                _say(f"error: job {each.job.number}: {result._return_value}")
-            if not _succeeded(result):
-                (self.failed if state_of(each.place) == FAILED else self.lost).append(each.job.number)
+    def add(self, planned: "_Planned", result: JobReturn) -> JobReturn:
+        """Count the job ``planned`` by its ``result``; returns that, or NaN in its place, which a sweeper can read."""
+        if result.status is JobStatus.FAILED:  # it raised what `Job` does not make a NaN of
+            _say(f"error: job {planned.job.number}: {result._return_value}")
+        if _succeeded(result):
+            return result
+        (self.failed if state_of(planned.place) == FAILED else self.lost).append(planned.job.number)
+        return _result(math.nan)
 
     def close(self) -> bool:
         """True unless a job of a sweep has no result; then they are printed, with the words that do them again.
@@ -72,7 +73,9 @@ class Outcomes:
                 f"{self.directory}, and do them again with: {again} retry=failed"
             )
         if self.lost:
-            _say(f"error: {_jobs(self.lost)} of the sweep ended without a result; go on with: {again}")
+            logs = self.directory / LOGS if self.directory is not None else Path(LOGS)
+            why = f" (what Slurm said stands in {logs})" if logs.is_dir() else ""
+            _say(f"error: {_jobs(self.lost)} of the sweep ended without a result{why}; go on with: {again}")
         return not (self.failed or self.lost)
 
 
@@ -126,8 +129,7 @@ def counted(command: str, *, retry: bool = False) -> Iterator[Outcomes]:
             write_jobs(sweep, outcomes.jobs)
             kept = {DONE} if retry else {DONE, FAILED}
             results = _launched(launch, sweep, planned, [each for each in planned if each.state not in kept])
-            outcomes.add(planned, results)
-            return results
+            return [outcomes.add(each, result) for each, result in zip(planned, results, strict=True)]
 
         launcher.launch = run  # type: ignore[method-assign]
         return launcher
@@ -165,17 +167,20 @@ def _launched(
     found = dict(zip((each.job.number for each in todo), results, strict=False))
     begun = {each.job.number for each in todo}
     return [
-        found.get(each.job.number, JobReturn()) if each.job.number in begun else _recorded(each.place)
+        found.get(each.job.number, _result(math.nan)) if each.job.number in begun else _recorded(each.place)
         for each in planned
     ]
 
 
 def _recorded(place: Path) -> JobReturn:
-    """The result of a job as its directory has it: a number, NaN where it failed, or none."""
-    result, state = JobReturn(), state_of(place)
-    if state in (DONE, FAILED):
-        result.status = JobStatus.COMPLETED
-        result.return_value = files.read_json(place / "metrics.json")["objective"] if state == DONE else math.nan
+    """The result of a job as its directory has it: a number, or NaN where it has none."""
+    done = state_of(place) == DONE
+    return _result(files.read_json(place / "metrics.json")["objective"] if done else math.nan)
+
+
+def _result(objective: float) -> JobReturn:
+    result = JobReturn()
+    result.status, result.return_value = JobStatus.COMPLETED, objective
     return result
 
 

@@ -232,7 +232,9 @@ def _overrides_file(job: Path) -> Path | None:
 
 def _split(override: str) -> tuple[str, str]:
     key, _, value = override.partition("=")
-    return key.lstrip("+~"), value
+    key = key.lstrip("+~")
+    # The group ``objective`` of train-classifier is not the figure of that name.
+    return f"{key}=" if key in ("objective", *STATE_COLUMNS) else key, value
 
 
 def _natural(path: Path) -> tuple[bool, int, str]:
