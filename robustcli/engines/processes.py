@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import torch
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from robustcli.config import schemas
 from robustcli.evaluation import AttackRun, Evaluation, Group
@@ -79,9 +79,8 @@ def attack_in_processes(
     for number in set(range(len(units))) - set(missing):
         show(units[number].run, units[number].images)
     context = multiprocessing.get_context("spawn")
-    work = _Work(
-        str(run.manifest["command"]), config, HydraConfig.instance().cfg, run.directory, len(evaluation.evaluator)
-    )
+    hydra = without_types(HydraConfig.instance().cfg)
+    work = _Work(str(run.manifest["command"]), config, hydra, run.directory, len(evaluation.evaluator))
     with _started(context, work, missing, min(config.processes, len(missing))) as (processes, results):
         done = 0
         while done < len(missing):
@@ -94,6 +93,18 @@ def attack_in_processes(
                 raise found
             show(units[found].run, units[found].images)
             done += 1
+
+
+def without_types(config: Any) -> DictConfig:
+    """``config`` as plain mappings, with what its resolvers have answered.
+
+    Hydra loads the modules of its plugins anew, and with them classes such as that of a launcher's node: in a job of
+    joblib or submitit they are not those that Python finds by their names, and cannot be pickled.
+    """
+    plain = OmegaConf.create(OmegaConf.to_container(config, resolve=False))
+    assert isinstance(plain, DictConfig)
+    OmegaConf.copy_cache(config, plain)
+    return plain
 
 
 def _units(evaluation: Evaluation, groups: Sequence[Group]) -> list[_Unit]:
