@@ -144,6 +144,7 @@ def build_class_trainer(config: DictConfig, sets: Mapping[str, ImageClassData], 
         UserError: a model, objective or attack that does not fit the data, or an override that the objective would not
             read.
     """
+    refuse_unread("trainer.negatives", "a classifier contrasts no pairs")
     texts = build_class_texts(config, sets["train"])
     prompt = _prompt(config)
     model = build_classifier(
@@ -202,6 +203,7 @@ def build_generator_trainer(config: DictConfig, sets: Mapping[str, ImageClassDat
         UserError: a generator of another resolution than the data; or see `moment_temperatures`.
     """
     refuse_unread("trainer.eps_scale", "a generator trains against no attack")
+    refuse_unread("trainer.negatives", "a generator contrasts no pairs")
     model = build_generator(config.generator, config.checkpoint, sets["train"], seed=config.seed)
     model = on_device(model, device, "generator")
     if isinstance(model, Trained):

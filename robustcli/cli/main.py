@@ -75,7 +75,9 @@ def help_text(command: Command, argv: list[str]) -> str:
     return "\n".join(lines)
 
 
-EXIT_CODES = "0 done, 1 a job failed, 2 a mistake in what was asked for, 130 Ctrl-C, 143 SIGTERM, 129 SIGHUP."
+EXIT_CODES = (
+    "0 done, 1 a job failed, 2 a mistake in what was asked for, 130 Ctrl-C, 143 SIGTERM, 138 SIGUSR1, 129 SIGHUP."
+)
 
 
 @app.command("validate", context_settings={"ignore_unknown_options": True, "allow_extra_args": True})

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
+import torch
 from omegaconf import DictConfig
 
 from robustcli.attacks import Attack
@@ -28,6 +29,8 @@ from robustcli.engines.loading import (
     print_notes,
     refuse_unread_candidates,
 )
+from robustcli.engines.together import check_processes, met, together
+from robustcli.engines.together import follow as train_with
 from robustcli.evaluation import Evaluation, Group
 from robustcli.evaluation.aggregate import robust_recall
 from robustcli.models import ZeroShot, save_weights
@@ -40,6 +43,7 @@ from robustcli.training.history import train, write_history
 from robustcli.training.tasks import PairTask
 from robustcli.training.trainer import Trainer
 from robustcli.utils.errors import UserError
+from robustcli.utils.world import world_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +64,7 @@ def load(config: DictConfig) -> LoadedTraining:
     Raises:
         UserError: parts that do not fit together.
     """
+    check_processes(config)
     device, pairs = choose_device(config.device, config.threads), "defense" in config
     read = build_captioned if pairs else build_classes
     sets: dict[str, Any] = {split: read(config.dataset, split) for split in ("val", config.evaluation.split)}
@@ -111,18 +116,19 @@ def run(config: DictConfig, run: Run) -> float:
     judges_before = evaluation is not None and config.evaluation.before
     # A copy: the report attacks it again for its pictures, after the training has changed the weights.
     untrained = copy.deepcopy(model) if judges_before else None
-    with run.phase("load"):
-        trainer.prepare(run.directory / "parts" / "state.pt")  # a resumed training is where it was from here on
-        tell_training(run, trainer, unit)
-    if evaluation is not None:
-        after = Group(bare=evaluation.evaluator.entry("after", model))
-        cost = judge_within(run, config, evaluation, [after], times=1 + judges_before)
-        if judges_before:
-            groups.append(Group(bare=evaluation.evaluator.entry("before", untrained)))
-            with run.phase("judge before"):
-                records.append(collect_records(run, evaluation, groups, cost))
-    with run.phase("train"):
-        training = train(trainer, run, unit)
+    with together(run, config, trainer):
+        with run.phase("load"):
+            trainer.prepare(run.directory / "parts" / "state.pt")  # a resumed training is where it was from here on
+            tell_training(run, trainer, unit)
+        if evaluation is not None:
+            after = Group(bare=evaluation.evaluator.entry("after", model))
+            cost = judge_within(run, config, evaluation, [after], times=1 + judges_before)
+            if judges_before:
+                groups.append(Group(bare=evaluation.evaluator.entry("before", untrained)))
+                with run.phase("judge before"):
+                    records.append(collect_records(run, evaluation, groups, cost))
+        with run.phase("train"):
+            training = train(trainer, run, unit)
     metrics = write_history(run, training)
     if isinstance(model, NVAE | Trained):
         return _judge_generator(config, run, model, loaded.sets[config.evaluation.split], metrics)
@@ -149,6 +155,26 @@ def run(config: DictConfig, run: Run) -> float:
             share=config.diagnostics.share,
         )
     return robust_recall(table, "after")
+
+
+def follow(config: DictConfig) -> None:
+    """The part of a process beside the first one, which torchrun or srun have started: it trains along, and no more.
+
+    Raises:
+        UserError: see `load`.
+        LostProcess: another process ended before its work.
+    """
+    loaded, world = load(config), world_of()
+    assert world is not None
+    with met(world, loaded.trainer.model.device) as group:
+        train_with(loaded.trainer, group)
+
+
+def end_followers() -> None:
+    """Let the processes that torchrun or srun have started beside this one end: the run is done already."""
+    if (world := world_of()) is not None:
+        with met(world, torch.device("cpu")) as group:
+            group.shared(lambda: b"")
 
 
 def _inner_attack(trainer: Trainer) -> dict[str, Attack | None]:

@@ -12,8 +12,14 @@ _SAME = 0.5  # seconds within which two Ctrl-C are one
 
 
 def stop_signals() -> list[int]:
-    """Ctrl-C, SIGTERM and SIGHUP (a terminal that was closed), but for those that are ignored, as under ``nohup``."""
+    """Ctrl-C, SIGTERM, SIGHUP (a terminal that was closed) and SIGUSR1, by which a batch system warns of the end of a
+    job; but for those that are ignored, as under ``nohup``, and a SIGUSR1 that another program handles, as submitit
+    does, which puts the job back into the queue then.
+    """
     asked = [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
+    handler = signal.getsignal(signal.SIGUSR1)
+    if handler is signal.SIG_DFL or str(getattr(handler, "__module__", "")).startswith("robustcli."):
+        asked.append(signal.SIGUSR1)
     return [number for number in asked if signal.getsignal(number) is not signal.SIG_IGN]
 
 
