@@ -213,7 +213,15 @@ class JudgingCommand(EvaluatingCommand):
 
 
 @dataclass(kw_only=True)
-class TrainMatCommand(JudgingCommand):
+class ClassifyingCommand(JudgingCommand):
+    """Keys of the commands in which a dual encoder may classify by texts, see `robustcli.data.class_texts`."""
+
+    templates: Any = None
+    class_names: Any = None
+
+
+@dataclass(kw_only=True)
+class TrainMatCommand(ClassifyingCommand):
     """``robustcli train-mat``."""
 
     attack: Any
@@ -222,14 +230,6 @@ class TrainMatCommand(JudgingCommand):
     pairing: Any
     attacks: Any
     trainer: TrainerSettings
-
-
-@dataclass(kw_only=True)
-class ClassifyingCommand(JudgingCommand):
-    """Keys of the commands in which a dual encoder may classify by texts, see `robustcli.data.class_texts`."""
-
-    templates: Any = None
-    class_names: Any = None
 
 
 @dataclass(kw_only=True)
