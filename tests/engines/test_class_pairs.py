@@ -68,6 +68,7 @@ def test_objectives_on_pairs_train_on_classes(settings: list[str], trained: tupl
         (["templates=nowhere"], "templates is 'nowhere'"),
         (["templates=[a,b]"], "without {}"),
         (["class_names=[a,b]"], "2 names"),
+        (["defense=leaf", "attack=words", "threat=text", "attacks=standard"], "choose another suite, attacks=none"),
     ],
 )
 def test_mistakes_are_told_before_any_work(
