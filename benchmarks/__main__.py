@@ -22,6 +22,7 @@ NAMES = (
     "zero_shot",
     "purification",
     "augmentation",
+    "processes",
     "rivals",
 )
 

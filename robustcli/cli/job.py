@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from robustcli.cli.commands import find
 from robustcli.cli.signals import end_with_parent
+from robustcli.cli.submitted import requeued
 from robustcli.config.checks import check
 from robustcli.config.unread import typed_words
 from robustcli.runs.manifest import record_refusal
@@ -52,6 +53,10 @@ class Job:
             SystemExit: outside a sweep, after one printed line; code 2 for a user's mistake, 1 for any other failure.
         """
         end_with_parent()
+        with requeued():
+            return self._job(config)
+
+    def _job(self, config: DictConfig) -> float:
         hydra = HydraConfig.get()
         directory, overrides = Path(hydra.runtime.output_dir), typed_words()
         try:
@@ -63,7 +68,7 @@ class Job:
             if not isinstance(error, Exception):
                 raise
             mistake = user_error_in_chain(error)
-            name = f"job {hydra.job.num}: " if hydra.mode is RunMode.MULTIRUN else ""
+            name = f"job {hydra.sweep.subdir}: " if hydra.mode is RunMode.MULTIRUN else ""
             said = mistake or (error if isinstance(error, SuspectClaim) else failure(error, directory))
             print(f"error: {name}{said}", file=sys.stderr, flush=True)
             if hydra.mode is RunMode.MULTIRUN:

@@ -159,6 +159,7 @@ class BaseCommand:
     seed: int
     checkpoint: str | None
     resume: str | None
+    retry: str | None
     device: str
     threads: int = bounded(1, 1024)
     tracker: Any

@@ -27,6 +27,7 @@ from robustcli.evaluation.stored import Stored
 from robustcli.runs.parts import part_path, records_part
 from robustcli.runs.run import Run
 from robustcli.utils.errors import UserError, user_error_in_chain
+from robustcli.utils.stops import requeue_signal
 
 _LOOK = 0.5  # seconds between looks for a process that was lost
 
@@ -137,7 +138,10 @@ def _check(processes: Sequence[SpawnProcess], directory: Path) -> None:
 
 def _work(work: _Work, missing: list[int], taken: Any, results: Any, number: int) -> None:
     """The life of a process: load the command, then take chunk after chunk."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the first process ends the others
+    # Ctrl-C, and the signal of Slurm, reach all; the first process ends the others.
+    for asked in (signal.SIGINT, requeue_signal()):
+        if asked is not None:
+            signal.signal(asked, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         schemas.register()  # and the resolvers that the config refers to
