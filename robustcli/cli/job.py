@@ -100,6 +100,8 @@ class Job:
             if user_error_in_chain(error):
                 run.discard()
             raise
+        if (page := run.directory / "report.html").is_file():
+            print(f"report: {page}", flush=True)
         print(f"run: {run.directory}", flush=True)
         return run.objective
 
