@@ -109,6 +109,8 @@ COMMANDS: Mapping[str, Command] = {
             (
                 "",
                 "'objectives=[adversarial,clean]' trials=100",
+                "alphas.against=adaptive alphas.steps=10 trials=20",
+                "alphas=mutual_information",
                 "dataset=scene_classes model=scene_classes eps=2 sampler=tpe",
             ),
         ),

@@ -308,10 +308,11 @@ class LearnAlphasCommand(EvaluatingCommand):
     model: Any
     threat: ThreatSettings
     purifier: Any
+    alphas: Any
     adversarial: AdversarialImagesSettings
     trials: int = bounded(1)
     sampler: str = choice("gp", "tpe", "random")
-    objectives: list[str]
+    objectives: list[str] | None
 
 
 # By the name of the command's primary config: conf/<name>.yaml has `<name>_schema` in its defaults list.
