@@ -5,6 +5,7 @@ A failure prints one line on the terminal; its traceback is written to the run d
 
 import importlib
 import math
+import os
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -18,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from robustcli.cli.commands import find
 from robustcli.cli.signals import end_with_parent
+from robustcli.cli.submitted import requeued
 from robustcli.config.checks import check
 from robustcli.config.unread import typed_words
 from robustcli.runs.manifest import record_refusal
@@ -53,6 +55,10 @@ class Job:
             SystemExit: outside a sweep, after one printed line; code 2 for a user's mistake, 1 for any other failure.
         """
         end_with_parent()
+        with requeued():
+            return self._job(config)
+
+    def _job(self, config: DictConfig) -> float:
         hydra = HydraConfig.get()
         directory, overrides = Path(hydra.runtime.output_dir), typed_words()
         follows = False
@@ -69,10 +75,10 @@ class Job:
             if not isinstance(error, Exception):
                 raise
             mistake = user_error_in_chain(error)
-            name = f"job {hydra.job.num}: " if hydra.mode is RunMode.MULTIRUN else ""
+            name = f"job {hydra.sweep.subdir}: " if hydra.mode is RunMode.MULTIRUN else ""
             said = mistake or (error if isinstance(error, SuspectClaim) else failure(error, directory))
             print(f"error: {name}{said}", file=sys.stderr, flush=True)
-            if hydra.mode is RunMode.MULTIRUN:
+            if hydra.mode is RunMode.MULTIRUN and not follows:
                 with suppress(OSError):  # a full disk: the outcome counts, and not its marker
                     record_refusal(directory, overrides, str(mistake or error))
                 return math.nan
@@ -95,7 +101,8 @@ class Job:
                     "that it starts itself, if at all: start it alone, such as with processes=2."
                 )
             return False
-        if HydraConfig.get().mode is RunMode.MULTIRUN:
+        # A job of submitit is one of a sweep, whose tasks share it.
+        if HydraConfig.get().mode is RunMode.MULTIRUN and "SUBMITIT_EXECUTOR" not in os.environ:
             raise UserError(
                 f"{world.starter} has started {world.size} processes, which share one training and no sweep: start a "
                 "sweep alone, and give trainer.devices=2 for two processes of each job."
@@ -133,6 +140,8 @@ class Job:
             if user_error_in_chain(error):
                 run.discard()
             raise
+        if (page := run.directory / "report.html").is_file():
+            print(f"report: {page}", flush=True)
         print(f"run: {run.directory}", flush=True)
         return run.objective
 

@@ -118,14 +118,15 @@ def _launch(command: str, argv: Sequence[str], trusted: bool | None) -> int:
     import hydra
 
     from robustcli.cli.job import Job
-    from robustcli.cli.resume import is_trusted
+    from robustcli.cli.resume import is_trusted, retries
     from robustcli.cli.sweep import counted
     from robustcli.config import schemas
 
     schemas.register()
     primary, folder = command.replace("-", "_"), str(config_groups.conf_directory())
     task = hydra.main(version_base="1.3", config_path=folder, config_name=primary)
-    with one_sentence(command, words), _as_process(f"robustcli {command}", words), counted(command) as outcomes:
+    counting = counted(command, retry=retries(argv))
+    with one_sentence(command, words), _as_process(f"robustcli {command}", words), counting as outcomes:
         try:
             task(Job(command, trusted=is_trusted(argv) if trusted is None else trusted))()
         except BrokenExecutor:

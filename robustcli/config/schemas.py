@@ -168,6 +168,7 @@ class BaseCommand:
     seed: int
     checkpoint: str | None
     resume: str | None
+    retry: str | None
     device: str
     threads: int = bounded(1, 1024)
     tracker: Any
@@ -222,7 +223,15 @@ class JudgingCommand(EvaluatingCommand):
 
 
 @dataclass(kw_only=True)
-class TrainMatCommand(JudgingCommand):
+class ClassifyingCommand(JudgingCommand):
+    """Keys of the commands in which a dual encoder may classify by texts, see `robustcli.data.class_texts`."""
+
+    templates: Any = None
+    class_names: Any = None
+
+
+@dataclass(kw_only=True)
+class TrainMatCommand(ClassifyingCommand):
     """``robustcli train-mat``."""
 
     attack: Any
@@ -231,14 +240,6 @@ class TrainMatCommand(JudgingCommand):
     pairing: Any
     attacks: Any
     trainer: TrainerSettings
-
-
-@dataclass(kw_only=True)
-class ClassifyingCommand(JudgingCommand):
-    """Keys of the commands in which a dual encoder may classify by texts, see `robustcli.data.class_texts`."""
-
-    templates: Any = None
-    class_names: Any = None
 
 
 @dataclass(kw_only=True)
@@ -316,10 +317,11 @@ class LearnAlphasCommand(EvaluatingCommand):
     model: Any
     threat: ThreatSettings
     purifier: Any
+    alphas: Any
     adversarial: AdversarialImagesSettings
     trials: int = bounded(1)
     sampler: str = choice("gp", "tpe", "random")
-    objectives: list[str]
+    objectives: list[str] | None
 
 
 # By the name of the command's primary config: conf/<name>.yaml has `<name>_schema` in its defaults list.

@@ -9,7 +9,9 @@ from robustcli.report.html import render_tables
 from robustcli.report.join import join
 from robustcli.report.joined import frame_of, grid_of, markdown_of, tex_of
 from robustcli.report.runs import find_runs
+from robustcli.report.sweep import collect, jobs_grid
 from robustcli.report.tables import print_grid
+from robustcli.runs.sweeps import is_sweep
 from robustcli.utils import files
 from robustcli.utils.errors import UserError, reason_of
 
@@ -22,7 +24,7 @@ def report(
     out: Path | None = None,
     show: bool = False,
 ) -> None:
-    """Print the table of the runs in ``directories`` or below them.
+    """Print the table of the runs in ``directories`` or below them; of a sweep also what became of each of its jobs.
 
     Args:
         out: folder for ``table.md``, ``table.tex``, ``table.html`` and ``table.csv``; None: nothing is written.
@@ -31,6 +33,11 @@ def report(
     Raises:
         UserError: no runs, damaged ones, or a folder that cannot be written to.
     """
+    sweeps = [directory for directory in directories if is_sweep(directory)]
+    for sweep in sweeps:
+        print_grid(jobs_grid(collect(sweep)))
+    if sweeps and not any(next(directory.rglob("DONE"), None) for directory in directories):
+        return  # the states of the jobs are all that there is yet
     joined = join(find_runs(directories), measure=measure, published=published)
     print_grid(grid_of(joined))
     page = render_tables("Joined table", [grid_of(joined)])

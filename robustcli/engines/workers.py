@@ -21,6 +21,7 @@ from omegaconf import DictConfig
 from robustcli.config import schemas
 from robustcli.runs.run import Run
 from robustcli.utils.errors import LostProcess, UserError, user_error_in_chain
+from robustcli.utils.stops import requeue_signal
 
 
 class Work(NamedTuple):
@@ -42,7 +43,10 @@ class Work(NamedTuple):
         Args:
             end: called soon after the first process has ended; it ends this one.
         """
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the first process ends the others
+        # Ctrl-C, and the signals of a batch system, reach all; the first process ends the others.
+        for asked in (signal.SIGINT, signal.SIGUSR1, requeue_signal()):
+            if asked is not None:
+                signal.signal(asked, signal.SIG_IGN)
         threading.Thread(target=_with_parent, args=(end,), daemon=True).start()
         schemas.register()  # and the resolvers that the config refers to
         HydraConfig.instance().cfg = self.hydra
