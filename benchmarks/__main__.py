@@ -24,6 +24,7 @@ NAMES = (
     "purification",
     "augmentation",
     "processes",
+    "together",
     "rivals",
 )
 

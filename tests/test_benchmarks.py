@@ -43,6 +43,7 @@ PARTS = {
         "paraphrase, 5 pairs for each of 16 images",
         "redraw, 5 pairs for each of 16 images",
     },
+    "together": {"MAT step, negatives=micro, 2 processes", "MAT step, negatives=step, 2 processes"},
     "processes": {
         "APGD on 4 digits, 2 processes",
         "judging of verify, 2 x digits, AutoAttack",
