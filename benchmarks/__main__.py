@@ -14,6 +14,7 @@ NAMES = (
     "mat_step",
     "text_attack",
     "data",
+    "gallery",
     "augment_quality",
     "towers",
     "compiled",
@@ -23,6 +24,7 @@ NAMES = (
     "purification",
     "augmentation",
     "processes",
+    "together",
     "rivals",
 )
 

@@ -518,7 +518,7 @@ def wait_for(done: Callable[[], bool], process: subprocess.Popen[str]) -> None:
         time.sleep(0.05)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=["Ctrl-C", "SIGTERM", "SIGHUP"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1])
 def test_signals_end_a_run_in_order(start: Any, tmp_path: Path, number: signal.Signals) -> None:
     process = start("checkpoint=wait", "hydra.run.dir=run")
     wait_for((tmp_path / "run" / "waiting").exists, process)

@@ -14,7 +14,7 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 from robustcli.cli.launch import launch
-from robustcli.engines.processes import without_types
+from robustcli.engines.workers import without_types
 
 SMALL = ["dataset.train=16", "dataset.val=16", "dataset.test=24", "evaluation.limit=12", "evaluation.batch_size=3"]
 WORDS = [*SMALL, "diagnostics=off", "evaluation.eps_curve=[]", "evaluation.resamples=20", "attack=sep"]
