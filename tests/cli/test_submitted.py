@@ -181,13 +181,14 @@ def slurm(tmp_path: Path) -> Iterator[dict[str, str]]:
 
 
 def until(done: Callable[[], bool]) -> None:
-    end = time.monotonic() + 120
+    end = time.monotonic() + 300  # of a busy machine
     while not done():
         assert time.monotonic() < end
         time.sleep(0.1)
 
 
 @pytest.mark.slurm
+@pytest.mark.timeout(900)
 def test_a_sweep_in_slurm_outlives_the_process_that_submitted_it(slurm: dict[str, str], tmp_path: Path) -> None:
     def start(*words: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
@@ -214,7 +215,7 @@ def test_a_sweep_in_slurm_outlives_the_process_that_submitted_it(slurm: dict[str
     assert second.stdout is not None
     assert second.stdout.readline() == f"waiting for jobs of this sweep that are in Slurm still: {job}\n"
     ask("scancel", "--signal=USR2", job)
-    out, err = second.communicate(timeout=120)
+    out, err = second.communicate(timeout=300)
     assert second.returncode == 0, err
     assert out.count("done") == 2
     sessions = json.loads((sweep / "0" / "manifest.json").read_text())["sessions"]
