@@ -27,6 +27,7 @@ class Part:
     total: int
 
 
+_BAR = 16  # columns of a bar
 _TELLING = 0.01  # share of the work from which on its speed is known
 
 
@@ -76,7 +77,7 @@ class Progress:
         self._begin = self._shown = self._told = self._clock()
         if self._console.is_terminal:
             columns = (
-                BarColumn(bar_width=16),
+                BarColumn(bar_width=_BAR),
                 MofNCompleteColumn(),
                 TimeElapsedColumn(),
                 _Text(self),
@@ -130,6 +131,12 @@ class Progress:
             parts.insert(len(parts) if self._bar is None else 0, f"{duration(left)} left")
         return "  ".join(parts)
 
+    def room(self) -> int:
+        """Columns that a terminal has beside title, bar, count and time."""
+        titles = [len(self.description), *([] if self._part is None else [len(self._part.title) + 2])]
+        beside = max(titles) + _BAR + 2 * len(str(self.total or self.steps)) + 1 + len(duration(0)) + 4
+        return max(len(f"{duration(0)} left"), self._console.width - beside)
+
     def time_left(self) -> float | None:
         """Seconds until the end, at the mean speed of this session, less those since the last step.
 
@@ -167,12 +174,14 @@ class _Text(ProgressColumn):
     """The text beside the bar of the whole, made anew each time that it is drawn, so that the time left goes on."""
 
     def __init__(self, progress: Progress) -> None:
-        super().__init__(table_column=Column(no_wrap=True, overflow="ellipsis"))  # a second line would make it jump
+        super().__init__(table_column=Column(no_wrap=True))
         self._progress = progress
 
     def render(self, task: Task) -> Text:
         """Called by rich."""
-        return Text(self._progress.text() if task.id == 0 else "")
+        text = Text(self._progress.text() if task.id == 0 else "")
+        text.truncate(self._progress.room(), overflow="ellipsis")  # a second line would make the display jump
+        return text
 
 
 def _number(value: Any) -> str:
