@@ -78,6 +78,7 @@ COMMANDS: Mapping[str, Command] = {
                 "",
                 "dataset=flickr30k model=vit_b_16 defense=mat eps=4/255 seed=3",
                 "--multirun seed=0,1,2 defense=mat,tecoa hydra/launcher=joblib",
+                "trainer.batch_size=16 trainer.accumulation=4 trainer.devices=2 trainer.negatives=step",
                 "resume=outputs/train-mat/2026-01-31/12-00-00-4f1c2a",
             ),
         ),
@@ -109,6 +110,8 @@ COMMANDS: Mapping[str, Command] = {
             (
                 "",
                 "'objectives=[adversarial,clean]' trials=100",
+                "alphas.against=adaptive alphas.steps=10 trials=20",
+                "alphas=mutual_information",
                 "dataset=scene_classes model=scene_classes eps=2 sampler=tpe",
             ),
         ),

@@ -14,7 +14,9 @@ from robustcli.cli.commands import QUESTIONS, Command
 from robustcli.config import groups as config_groups
 
 EPILOG = "robustcli COMMAND --help: examples, config groups with their choices, keys."
-EXIT_CODES = "0 done, 1 a job failed, 2 a mistake in what was asked for, 130 Ctrl-C, 143 SIGTERM, 129 SIGHUP."
+EXIT_CODES = (
+    "0 done, 1 a job failed, 2 a mistake in what was asked for, 130 Ctrl-C, 143 SIGTERM, 138 SIGUSR1, 129 SIGHUP."
+)
 _NARROW, _WIDE = 60, 120  # columns within which a text is easy to read, whatever the terminal has
 
 

@@ -3,6 +3,7 @@
 import re
 import shlex
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
@@ -119,7 +120,7 @@ def _unknown_choice(command: str, argv: Sequence[str], error: MissingConfigExcep
         )
     missing = Path(error.missing_cfg_file)
     group, choice = missing.parent.as_posix(), missing.stem if missing.suffix == ".yaml" else missing.name
-    if group == "hydra/launcher" and choice.startswith("submitit"):
+    if group == "hydra/launcher" and choice.startswith("submitit") and find_spec("submitit") is None:
         return f"hydra/launcher={choice} needs the cluster extra: pip install 'robustcli[cluster]'"
     options = sorted(error.options or [])
     if missing.parts[0] == config_groups.EXPERIMENT:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import torch
 from omegaconf import DictConfig
 
+from robustcli.attacks.core.passes import Passes
 from robustcli.evaluation import Estimate, Evaluation, Group, estimate
 from robustcli.report.diagnose import cost_of
 from robustcli.runs.run import Run
@@ -85,10 +86,11 @@ def tell_training(run: Run, trainer: Trainer, unit: str) -> None:
     _tell(run, "train", said)
 
 
-def tell_passes(run: Run, name: str, said: str, passes: int, seconds: float) -> None:
-    """Print what a search that is no evaluation will cost: ``passes`` of ``seconds`` each."""
-    _tell(run, name, f"{said}, {passes:,} forward passes: about {duration(passes * seconds)} by timed passes")
-    run.note(estimate={name: passes * seconds})
+def tell_passes(run: Run, name: str, said: str, passes: Passes, seconds: float) -> None:
+    """Print what a search that is no evaluation will cost: ``passes``, which take ``seconds`` in all."""
+    counted = f"{passes.forward:,} forward and {passes.backward:,} backward passes"
+    _tell(run, name, f"{said}, {counted}: about {duration(seconds)} by timed passes")
+    run.note(estimate={name: seconds})
 
 
 def _tell(run: Run, name: str, said: str) -> None:

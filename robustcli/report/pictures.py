@@ -65,7 +65,7 @@ def _draw_examples(evaluation: Evaluation, entry: Entry, worst: str, records: pd
     main = evaluation.main_run(worst, entry)
     attacked = records[(records["model"] == entry.label) & (records["attack"] == worst)]
     attacked = attacked[attacked["eps"].isna() | (attacked["eps"] == main.threat.radius)]
-    # The attack runs again on a few samples; generators per sample make these images those of the records.
+    # Pairs are attacked again; generators per sample make these images those of the records.
     shown = evaluation.evaluator.examples(main, attacked, _EXAMPLES)
     answers = isinstance(evaluation.evaluator, ClassificationEvaluator)
     words = ANSWERS if answers else CAPTIONS
@@ -102,7 +102,7 @@ def _draw_strips(
     evaluation: Evaluation, evaluator: ClassificationEvaluator, group: Group, entry: Entry, rows: Tensor, path: Path
 ) -> None:
     """Strips of clean, adversarial and purified images, of the last attack bounded by a radius, or of the last."""
-    images, labels = evaluator.batch(entry.model, rows)
+    images = evaluator.images(entry.model, rows)
     bounded = [name for name in evaluation.attacks if not evaluation.is_minimum_norm(name)]
     name = (bounded or list(evaluation.attacks))[-1]
     torch.manual_seed(evaluation.seed)  # a cleaner that draws by itself reads the global state
@@ -112,7 +112,7 @@ def _draw_strips(
         wanted = run.name == name and run.access in ("static", "adaptive") and entry in run.entries
         if not wanted or run.threat.radius not in (None, evaluation.threat.radius):
             continue
-        adversarial = evaluator.perturbed(run, images, labels, rows)[0]
+        adversarial = evaluator.adversarial(run, rows)
         purified = cleaner(adversarial)
         stages |= {f"{run.access} {name}": adversarial, f"{run.access},\ncleaned": purified}
         # The residual around mid-grey, since it has both signs.
