@@ -14,6 +14,7 @@ NAMES = (
     "mat_step",
     "text_attack",
     "data",
+    "gallery",
     "augment_quality",
     "towers",
     "compiled",
@@ -22,6 +23,8 @@ NAMES = (
     "zero_shot",
     "purification",
     "augmentation",
+    "processes",
+    "together",
     "rivals",
 )
 

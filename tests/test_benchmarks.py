@@ -19,6 +19,11 @@ PARTS = {
     "data": {
         f"{name}, {part}" for name in ("64 scenes", "16 JPEG files") for part in ("made", "opened again", "a batch")
     },
+    "gallery": {
+        "COCO: 60 x 300 and 300 x 60, ranks",
+        "large: 40 x 2,000 and 200 x 400, ranks",
+        "large: 8 pairs, one Sep-Attack of one step",
+    },
     "minimum_norm": {
         "small network, DeepFool, 30 classes",
         "small network, DeepFool, top 10",
@@ -37,6 +42,12 @@ PARTS = {
         "MAT+ step",
         "paraphrase, 5 pairs for each of 16 images",
         "redraw, 5 pairs for each of 16 images",
+    },
+    "together": {"MAT step, negatives=micro, 2 processes", "MAT step, negatives=step, 2 processes"},
+    "processes": {
+        "APGD on 4 digits, 2 processes",
+        "judging of verify, 2 x digits, AutoAttack",
+        "start of verify, 2 x digits, AutoAttack",
     },
     "rivals": {f"plain, {search}" for search in ("DeepFool", "FMN", "DDN", "ALMA", "C&W", "Square", "AutoAttack")},
 }

@@ -11,6 +11,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from robustcli.utils.relevance import Relevance
+
 Relation = Callable[[Tensor, Tensor], Tensor]  # (rows of images, rows of captions) -> block of the relation, bool
 
 
@@ -69,6 +71,14 @@ class ImageTextData(ABC):
         those pairs.
         """
         return self.owner[captions][None, :] == images[:, None]
+
+    def positives(self, images: Tensor, captions: Tensor) -> Relevance:
+        """`relevance` as lists, for as many images and captions as a set has.
+
+        A set that has lists should give them: they are gathered here from blocks, which costs an operation for every
+        image and caption.
+        """
+        return Relevance.of_blocks(lambda rows: self.relevance(rows, captions), images, len(captions))
 
     def captions_of(self) -> list[Tensor]:
         """N tensors of indices (long): the captions that were written for each image."""

@@ -25,6 +25,7 @@ from robustcli.data.sources import SPLITS, Blob, Record
 from robustcli.data.walks import on_disk
 from robustcli.utils.errors import UserError
 from robustcli.utils.numbers import one_of
+from robustcli.utils.relevance import Relevance
 
 SameText = Literal["distinct", "match"]
 
@@ -99,12 +100,12 @@ class FileSet(ImageTextData):
         counts = torch.tensor([len(record.captions) for record in records])
         self.owner = torch.repeat_interleave(torch.arange(len(records)), counts)
         self.text_decides = same_text == "match"
-        self._same_text = self._images_by_text() if self.text_decides else {}
         self.fingerprint = _fingerprint(records, store.hashes)
         self._pixels = store.pixels
         self._positives: Positives | None = None
         if positives:
             self._positives = further_positives(positives, positives_threshold, records, self.split)
+        self._images_of = self._true_images()
         others = other_splits(self.split, reading.read)
         self.notes = [
             *reading.faults.notes(),
@@ -119,26 +120,27 @@ class FileSet(ImageTextData):
         return torch.from_numpy(np.asarray(self._pixels[rows])).float().div_(255)
 
     def relevance(self, images: Tensor, captions: Tensor) -> Tensor:
-        block = super().relevance(images, captions)
-        for column, caption in enumerate(captions.tolist() if self._same_text else ()):
-            if (owners := self._same_text.get(self.captions[caption])) is not None:
-                block[:, column] = torch.isin(images, owners)
-        further = self._positives.images if self._positives else {}
-        for column, caption in enumerate(captions.tolist() if further else ()):
-            if (shown := further.get(caption)) is not None:
-                block[:, column] |= torch.isin(images, shown)
-        return block
+        return self.positives(images, captions).matrix()
+
+    def positives(self, images: Tensor, captions: Tensor) -> Relevance:
+        return self._images_of[captions].T[images]
 
     def provenance(self) -> dict[str, str | int]:
         positives = {"positives": self._positives.sha256} if self._positives else {}
         return super().provenance() | positives
 
-    def _images_by_text(self) -> dict[str, Tensor]:
-        """Text -> its images (long), of the texts that stand under several."""
-        images: dict[str, set[int]] = {}
-        for text, image in zip(self.captions, self.owner.tolist(), strict=True):
-            images.setdefault(text, set()).add(image)
-        return {text: torch.tensor(sorted(found)) for text, found in images.items() if len(found) > 1}
+    def _true_images(self) -> Relevance:
+        """(M,N): the images that each caption is true of."""
+        pairs = [torch.stack([torch.arange(len(self.owner)), self.owner])]
+        if self.text_decides:
+            number = {text: row for row, text in enumerate(dict.fromkeys(self.captions))}
+            text = torch.tensor([number[caption] for caption in self.captions])
+            images = Relevance.of_pairs(text, self.owner, (len(number), len(self)))[text]
+            pairs.append(torch.stack([images.queries, images.items]))
+        for caption, shown in self._positives.images.items() if self._positives else ():
+            pairs.append(torch.stack([torch.full_like(shown, caption), shown]))
+        captions, images_of = torch.cat(pairs, dim=1)
+        return Relevance.of_pairs(captions, images_of, (len(self.owner), len(self)))
 
     def __repr__(self) -> str:
         return (

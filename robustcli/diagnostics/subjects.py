@@ -255,7 +255,7 @@ class RetrievalSubject:
             self.first_answers = self.model.encode_image(self.probe)
         self.passes = 0
         self.images, self.captions = pairs.images, pairs.captions
-        self.chance = float(self.gallery.image_matches.float().mean())
+        self.chance = self.gallery.image_matches.share
         target = Target(model, pairs, self.gallery, self.threat)
         self._correct = ~self._mostly_fooled(target, pairs.images, pairs.captions)
 
@@ -268,8 +268,8 @@ class RetrievalSubject:
         """Images with a negative caption, whose image they can become, and captions with a single positive image:
         another positive stays clean and may rank first.
         """
-        has_negative = (~self.gallery.image_matches).any(1).cpu()
-        one_positive = (self.gallery.caption_matches.sum(1) == 1).cpu()
+        has_negative = (self.gallery.image_matches.counts < self.gallery.image_matches.width).cpu()
+        one_positive = (self.gallery.caption_matches.counts == 1).cpu()
         return self.attackable("image") & torch.cat([has_negative, one_positive])
 
     def attacked(self, attack: AnyAttack, rows: Tensor | None = None, *, threat: ThreatModel | None = None) -> Outcome:

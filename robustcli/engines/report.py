@@ -10,7 +10,9 @@ from robustcli.report.join import join
 from robustcli.report.joined import frame_of, grid_of, markdown_of, tex_of
 from robustcli.report.purification import draw_bounds, join_purified
 from robustcli.report.runs import find_runs
+from robustcli.report.sweep import collect, jobs_grid
 from robustcli.report.tables import print_grid
+from robustcli.runs.sweeps import is_sweep
 from robustcli.utils import files
 from robustcli.utils.errors import UserError, reason_of
 
@@ -26,7 +28,7 @@ def report(
     out: Path | None = None,
     show: bool = False,
 ) -> None:
-    """Print the table of the runs in ``directories`` or below them.
+    """Print the table of the runs in ``directories`` or below them; of a sweep also what became of each of its jobs.
 
     Args:
         form: ``runs``, a row a model and a column an attack; or ``purification``, the table of its papers: robust
@@ -40,12 +42,18 @@ def report(
     """
     if form not in FORMS:
         raise UserError(f"--form is {form!r}: choose one of {', '.join(FORMS)}.")
+    if form == "purification" and published is not None:
+        raise UserError("--published has no place in --form purification: leave one of both out.")
+    sweeps = [directory for directory in directories if is_sweep(directory)]
+    for sweep in sweeps:
+        print_grid(jobs_grid(collect(sweep)))
+    if sweeps and not any(next(directory.rglob("DONE"), None) for directory in directories):
+        return  # the states of the jobs are all that there is yet
+    found = find_runs(directories)
     if form == "purification":
-        if published is not None:
-            raise UserError("--published has no place in --form purification: leave one of both out.")
-        joined = join_purified(find_runs(directories), measure=measure)
+        joined = join_purified(found, measure=measure)
     else:
-        joined = join(find_runs(directories), measure=measure, published=published)
+        joined = join(found, measure=measure, published=published)
     print_grid(grid_of(joined))
     page = render_tables("Joined table", [grid_of(joined)])
     own = directories[0] / "report.html"

@@ -58,7 +58,7 @@ class RetrievalEvaluator(Evaluator):
         self.caption_rows = torch.nonzero(self.data.owner < len(self)).flatten()
         self.captions = tuple(self.data.captions[j] for j in self.caption_rows.tolist())
         self.owner = self.data.owner[self.caption_rows]
-        self.relevance = self.data.relevance(self.image_rows, self.caption_rows)
+        self.relevance = self.data.positives(self.image_rows, self.caption_rows)  # (N,M)
         self._features: dict[str, tuple[Tensor, Tensor]] = {}
 
     def shorten(self, count: int, why: str) -> None:
@@ -96,7 +96,7 @@ class RetrievalEvaluator(Evaluator):
             image_features=image_features,
             text_features=text_features,
             image_matches=self.relevance[rows].to(model.device),
-            caption_matches=self.relevance[:, columns].T.to(model.device),
+            caption_matches=self.relevance.T[columns].to(model.device),
             image_rows=rows.to(model.device),
             caption_rows=columns.to(model.device),
         )
@@ -111,7 +111,7 @@ class RetrievalEvaluator(Evaluator):
             owner=position[self.owner[columns]],
             image_ids=rows,
             caption_ids=self.caption_rows[columns],
-            relevance=self.relevance[rows][:, columns],
+            relevance=self.relevance[rows].among(columns).matrix(),
         )
         return pairs, columns
 
@@ -131,7 +131,7 @@ class RetrievalEvaluator(Evaluator):
 
     @property
     def several(self) -> bool:
-        return int(self.relevance.sum()) > len(self.captions)
+        return len(self.relevance.items) > len(self.captions)
 
     def answers(self, model: Any, images: Tensor) -> Tensor:
         features: Tensor = model.encode_image(images)
@@ -339,8 +339,14 @@ def encode_captions(model: Any, captions: Sequence[str], batch_size: int) -> Ten
     """(M,D); captions of similar length are encoded together, since a batch costs as much as its longest."""
     tokens = model.tokenize(captions)
     order = torch.argsort(tokens.argmax(-1), stable=True)
-    encoded = torch.cat([model.encode_text(tokens[rows]) for rows in torch.split(order, batch_size)])
-    return torch.empty_like(encoded).index_copy_(0, order.to(encoded.device), encoded)
+    encoded: Tensor | None = None
+    for rows in torch.split(order, batch_size):
+        features = model.encode_text(tokens[rows])
+        if encoded is None:  # one copy of all features: of a million captions it is gigabytes
+            encoded = features.new_empty(len(order), features.shape[1])
+        encoded.index_copy_(0, rows.to(encoded.device), features)
+    assert encoded is not None  # a split of nothing is one empty part
+    return encoded
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from robustcli.evaluation.evaluator import Attacked, Evaluator, Example, Keep, P
 from robustcli.evaluation.records import CLEAN, SPENT, per_query
 from robustcli.evaluation.retrieval import encode_captions
 from robustcli.evaluation.timing import Timing, pair_timing
+from robustcli.utils.relevance import Relevance
 from robustcli.utils.rowwise import cosines
 
 DIRECTION: Final = "text_to_class"
@@ -54,7 +55,7 @@ class SentenceEvaluator(Evaluator):
     def _gather(self) -> None:
         """The judged sentences and their classes."""
         self.captions, self.labels = tuple(self.data.captions[: len(self)]), self.data.owner[: len(self)]
-        self.matches = self.labels[:, None] == torch.arange(len(self.data.classes))  # (M,Y)
+        self.relevance = Relevance.of_pairs(torch.arange(len(self)), self.labels, (len(self), len(self.data.classes)))
         self._features: dict[str, Tensor] = {}
 
     def shorten(self, count: int, why: str) -> None:
@@ -102,8 +103,8 @@ class SentenceEvaluator(Evaluator):
         return pairs, Gallery(
             image_features=self.class_vectors(model),
             text_features=self.features(model),
-            image_matches=(labels[:, None] == self.labels[None, :]).to(device),
-            caption_matches=self.matches[rows].to(device),
+            image_matches=self.relevance.T[labels].to(device),
+            caption_matches=self.relevance[rows].to(device),
             image_rows=labels.to(device),
             caption_rows=rows.to(device),
         )
@@ -165,7 +166,7 @@ class SentenceEvaluator(Evaluator):
             }
             costs = {name: getattr(result, name).cpu().numpy() for name in SPENT}
             tables.append(pd.DataFrame({**columns, **costs}))
-            scores, true = cosines(features, self.class_vectors(entry.model)).cpu(), self.matches[rows]
+            scores, true = cosines(features, self.class_vectors(entry.model)).cpu(), self.relevance.matrix(rows)
             margins.append(scores.masked_fill(true, -torch.inf).amax(1) - scores[true])
         chosen = torch.stack(margins).argmax(0).tolist()
         table = pd.concat([tables[which][row : row + 1] for row, which in enumerate(chosen)], ignore_index=True)
@@ -196,8 +197,8 @@ class SentenceEvaluator(Evaluator):
 
     def _answered(self, features: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:
         """Ranks of the labels (M,) and the classes (M,) that are answered, on the CPU."""
-        rank = metrics.ranking(features, vectors, self.matches).rank
-        false = cosines(features, vectors).cpu().masked_fill(self.matches, -torch.inf).argmax(1)
+        rank = metrics.ranking(features, vectors, self.relevance).rank
+        false = cosines(features, vectors).cpu().masked_fill(self.relevance.matrix(), -torch.inf).argmax(1)
         return rank, torch.where(rank <= 1, self.labels, false)
 
     def _names(self, numbers: Tensor) -> list[str]:

@@ -26,6 +26,9 @@ class Part:
     total: int
 
 
+_TELLING = 0.01  # share of the work from which on its speed is known
+
+
 class Progress:
     """Counts steps and shows them with loss, recall, samples per second and the time that is left.
 
@@ -125,10 +128,13 @@ class Progress:
         return "  ".join(parts)
 
     def time_left(self) -> float | None:
-        """Seconds until the end, at the mean speed of this session; None before the first step or without a total."""
+        """Seconds until the end, at the mean speed of this session; None before the first step or without a total, and
+        where too little of the work is done to tell: the start of processes would be taken for their speed.
+        """
         spent, made = self._clock() - self._begin, self.steps - self._first
         if self._work:
-            return max(0.0, self._work - self._worked) * spent / self._worked if self._worked else None
+            told = self._worked > _TELLING * self._work
+            return max(0.0, self._work - self._worked) * spent / self._worked if told else None
         return None if self.total is None or not made else (self.total - self.steps) * spent / made
 
     def _show(self) -> None:

@@ -6,9 +6,13 @@ adversarial image. Where a batch is smaller it is filled up with copies of its l
 On a GPU the kernel depends on the shape in more ways; there nothing is filled up, and rows may differ by rounding.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
+AT_ONCE = 1 << 24  # cosines of rows with a gallery that are held at once: 64 MB in float32
 FEWEST = 16  # rows; measured with torch's CPU kernels: from here on a row is the same in any product
 
 
@@ -32,6 +36,20 @@ def cosines(features: Tensor, gallery: Tensor) -> Tensor:
     """(...,D) and (G,D) of unit norm -> (...,G)."""
     rows = features.reshape(-1, features.shape[-1])
     return (filled(rows) @ gallery.T)[: len(rows)].view(*features.shape[:-1], len(gallery))
+
+
+def in_parts(function: Callable[..., Tensor], width: int, *rows: Tensor) -> Tensor:
+    """``function(*rows)`` of tensors (B,...), in parts of so many rows that ``width`` numbers of each are `AT_ONCE`,
+    but no fewer than 16.
+
+    Rows do not depend on each other, so the parts give what the whole gives. With several parts a backward pass
+    computes each again, so that the graph holds none of them: the memory is that of one part.
+    """
+    at_once = max(FEWEST, AT_ONCE // max(1, width))
+    if len(rows[0]) <= at_once:
+        return function(*rows)
+    parts = zip(*(torch.split(each, at_once) for each in rows), strict=True)
+    return torch.cat([checkpoint(function, *part, use_reentrant=False, preserve_rng_state=False) for part in parts])
 
 
 def paired_cosines(features: Tensor, candidates: Tensor) -> Tensor:

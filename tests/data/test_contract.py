@@ -211,3 +211,6 @@ def test_what_is_true_of_an_image_fits_to_it(build: Callable[[str], Data]) -> No
     relation = data.relevance(every, captions)
     assert relation.dtype == torch.bool and bool(relation[data.owner, captions].all())
     assert torch.equal(data.relevance(every[:2], captions[-3:]), relation[:2, -3:]), "blocks of one relation"
+    assert torch.equal(data.positives(every, captions).matrix(), relation)
+    shuffled = captions.flip(0)[:7].repeat(2)  # rows in any order, and again
+    assert torch.equal(data.positives(every[-2:], shuffled).matrix(), relation[-2:][:, shuffled])

@@ -49,6 +49,7 @@ from robustcli.diagnostics import (
 )
 from robustcli.diagnostics.finding import exceeds_chance
 from robustcli.utils.errors import SuspectClaim
+from robustcli.utils.relevance import Relevance
 from robustcli.utils.seeding import generator
 from tests.attacks.conftest import SYNONYMS, SmallNet, SynonymTable, ToyDual, make_pairs, words
 
@@ -348,7 +349,7 @@ def test_only_what_the_attacker_may_edit_counts() -> None:
     assert right.all()
     assert subject.attackable("image").tolist() == [True] * 8 + [False] * 8
     assert subject.attackable("text").tolist() == [False] * 8 + [True] * 8
-    many = replace(gallery, caption_matches=torch.ones(8, 8, dtype=torch.bool))
+    many = replace(gallery, caption_matches=Relevance.of_matrix(torch.ones(8, 8, dtype=torch.bool)))
     assert RetrievalSubject(model, pairs, both, gallery=many).foolable().tolist() == [True] * 8 + [False] * 8
 
 

@@ -144,7 +144,7 @@ def test_what_is_done_to_the_inputs_is_told(scenes: Scenes, small_model: DualEnc
 def test_limit_keeps_the_captions_of_the_kept_images_only(scenes: Scenes, small_model: DualEncoder) -> None:
     judge = evaluator(Scattered(scenes), batch_size=8, limit=10)
     assert len(judge.captions) == 60 and int(judge.owner.max()) == 9
-    assert judge.relevance.shape == (10, 60) and bool(judge.relevance[judge.owner, torch.arange(60)].all())
+    assert judge.relevance.shape == (10, 60) and bool(judge.relevance.matrix()[judge.owner, torch.arange(60)].all())
 
 
 def test_an_attack_lowers_the_recall_and_stays_within_its_budget(scenes: Scenes, small_model: DualEncoder) -> None:
@@ -211,14 +211,14 @@ def test_what_the_attacker_may_edit_decides_the_gallery(
     for i in range(24):
         gallery_texts = torch.where((pairs.owner == i)[:, None], bad_texts, texts) if item else texts
         scores = gallery_texts @ (bad_images[i] if query else images[i])
-        assert _agrees(records["adversarial_rank"][i], scores, judge.relevance[i])
+        assert _agrees(records["adversarial_rank"][i], scores, judge.relevance.matrix()[i])
     for j in range(0, len(texts), 7):
         row = int(pairs.owner[j])
         gallery_images = images.clone()
         if item:
             gallery_images[row] = bad_images[row]
         scores = gallery_images @ (bad_texts[j] if query else texts[j])
-        assert _agrees(records["adversarial_rank"][24 + j], scores, judge.relevance[:, j])
+        assert _agrees(records["adversarial_rank"][24 + j], scores, judge.relevance.matrix()[:, j])
 
 
 class _Ragged(SepAttack):

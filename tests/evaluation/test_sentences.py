@@ -86,11 +86,11 @@ def test_an_attack_sees_each_sentence_before_all_classes(data: Sentences, encode
     labels = data.owner[rows]
     assert pairs.captions == tuple(data.captions[row] for row in rows.tolist())
     assert torch.equal(gallery.image_features, encoder.class_vectors)
-    assert gallery.caption_matches.int().argmax(1).tolist() == labels.tolist() and gallery.caption_matches.sum() == 3
+    assert gallery.caption_matches.items.tolist() == labels.tolist() and len(gallery.caption_matches) == 3
     assert torch.equal(encoder.encode_image(pairs.images), encoder.class_vectors[labels])
     target = Target(encoder, pairs, gallery, THREAT)
     assert torch.equal(target.image_features, encoder.class_vectors[labels])
-    assert torch.equal(gallery.image_matches.cpu(), labels[:, None] == data.owner[None, :])
+    assert torch.equal(gallery.image_matches.matrix().cpu(), labels[:, None] == data.owner[None, :])
 
 
 def test_success_of_the_attack_is_the_verdict_of_the_record(

@@ -1,5 +1,8 @@
 """Recall against a brute-force oracle, ties, ragged captions, bad embeddings, chunk sizes."""
 
+from typing import Any
+from unittest.mock import patch
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -7,17 +10,31 @@ from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score
 from torch import Tensor
 
-from robustcli.metrics import (
-    Recall,
-    attack_success_drop,
-    attack_success_flip,
-    chance_recall,
-    first_true_rank,
-    ranking,
-    ranks,
-    recall_at_k,
-    same_text_ceiling,
-)
+from robustcli import metrics
+from robustcli.metrics import Ranking, Ranks, Recall, attack_success_drop, attack_success_flip, recall_at_k
+from robustcli.metrics import retrieval as module
+from robustcli.utils.relevance import Relevance
+from robustcli.utils.seeding import generator
+
+
+def ranks(images: Tensor, texts: Tensor, true: Tensor, *, chunk: int | None = None) -> Ranks:
+    return metrics.ranks(images, texts, Relevance.of_matrix(true), chunk=chunk)
+
+
+def ranking(queries: Tensor, gallery: Tensor, true: Tensor, **settings: Any) -> Ranking:
+    return metrics.ranking(queries, gallery, Relevance.of_matrix(true), **settings)
+
+
+def first_true_rank(queries: Tensor, gallery: Tensor, true: Tensor, **settings: Any) -> Tensor:
+    return metrics.first_true_rank(queries, gallery, Relevance.of_matrix(true), **settings)
+
+
+def chance_recall(true: Tensor, k: int) -> Recall:
+    return metrics.chance_recall(Relevance.of_matrix(true), k)
+
+
+def same_text_ceiling(true: Tensor, captions: list[str]) -> tuple[int, Recall]:
+    return metrics.same_text_ceiling(Relevance.of_matrix(true), captions)
 
 
 def ragged(counts: list[int]) -> Tensor:
@@ -38,6 +55,57 @@ def oracle(queries: Tensor, gallery: Tensor, true: Tensor) -> list[int]:
         order = sorted(range(len(gallery)), key=lambda g: -float(query @ gallery[g].double()))
         found.append(1 + min(place for place, g in enumerate(order) if row[g]))
     return found
+
+
+def dense(
+    queries: Tensor, gallery: Tensor, true: Tensor, replaced: tuple[Tensor, Tensor, Tensor] | None = None
+) -> Ranking:
+    """The definition, with the whole matrix of scores and that of the relation."""
+    scores = queries.double() @ gallery.double().T
+    if replaced is not None:
+        scores[replaced[:2]] = replaced[2].double()
+    scale = queries.double().norm(dim=1).max() * gallery.double().norm(dim=1).max()
+    order = torch.randperm(len(gallery), generator=generator("ties", "order"))
+    shifts = torch.randint(len(gallery), (len(queries),), generator=generator("ties", "shifts"))
+    place = (order + shifts[:, None]) % len(gallery)
+    keys = (scores / (float(scale) or 1.0) * 2**20).round().long() * len(gallery) - place
+    best = keys.masked_fill(~true, torch.iinfo(torch.long).min).amax(1, keepdim=True)
+    positives = true.sum(1)
+    hits = true.gather(1, keys.argsort(1, descending=True))
+    places = torch.arange(1, len(gallery) + 1)
+    hits = (hits & (places <= positives[:, None])).double()
+    precision = (hits.cumsum(1) / places * hits).sum(1) / positives
+    return Ranking(1 + (keys > best).sum(1), precision, hits.sum(1) / positives, positives)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    shape=st.tuples(st.integers(1, 30), st.integers(1, 40)),
+    distinct=st.integers(1, 40),
+    density=st.sampled_from([0.0, 0.1, 0.5, 1.0]),
+    swaps=st.integers(0, 20),
+    keys=st.sampled_from([20, 150, 1 << 19]),
+    seed=st.integers(0, 10**6),
+)
+def test_lists_and_blocks_give_what_the_dense_definition_gives(
+    shape: tuple[int, int], distinct: int, density: float, swaps: int, keys: int, seed: int
+):
+    """Ties of all kinds (few distinct embeddings), several positives, replaced scores, blocks down to one score."""
+    draw = torch.Generator().manual_seed(seed)
+    pool = torch.randn(distinct, 4, generator=draw)
+    queries = pool[torch.randint(distinct, (shape[0],), generator=draw)]
+    gallery = pool[torch.randint(distinct, (shape[1],), generator=draw)]
+    true = torch.rand(shape, generator=draw) < density
+    true[torch.arange(shape[0]), torch.randint(shape[1], (shape[0],), generator=draw)] = True
+    chosen = torch.randperm(shape[0] * shape[1], generator=draw)[:swaps]
+    values = pool[torch.randint(distinct, (len(chosen),), generator=draw)].norm(dim=1)
+    replaced = (chosen // shape[1], chosen % shape[1], values) if swaps else None
+    with patch.dict(module.KEYS, cpu=keys):
+        found = ranking(queries, gallery, true, replaced=replaced)
+    expected = dense(queries, gallery, true, replaced)
+    assert torch.equal(found.rank, expected.rank) and torch.equal(found.positives, expected.positives)
+    assert torch.equal(found.r_precision, expected.r_precision)
+    assert torch.allclose(found.map_at_r, expected.map_at_r, rtol=1e-12, atol=0)
 
 
 @settings(max_examples=25, deadline=None)

@@ -3,11 +3,14 @@
 Shapes: B rows, D embedding, G gallery.
 """
 
+from unittest.mock import patch
+
 import pytest
 import torch
 from torch.nn import functional as F
 
-from robustcli.utils.rowwise import cosines, filled, in_tiles, paired_cosines
+from robustcli.utils import rowwise
+from robustcli.utils.rowwise import cosines, filled, in_parts, in_tiles, paired_cosines
 from robustcli.utils.seeding import generator
 
 
@@ -55,3 +58,20 @@ def test_the_gradient_of_paired_cosines_is_that_of_double_precision() -> None:
     slope = torch.einsum("bg,bgd->bd", weight.double(), candidates.double())
     assert found.dtype == torch.float32 and torch.equal(found, exact.float())
     assert torch.equal(gradient, slope.float())
+
+
+@pytest.mark.parametrize("rows", [1, 16, 33])
+def test_parts_are_the_whole_and_their_gradient_is_its_gradient(rows: int) -> None:
+    features, gallery, seen = unit(rows, 8, seed=1).requires_grad_(), unit(50, 8, seed=2), []
+
+    def function(part: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
+        seen.append(len(part))
+        return cosines(part, gallery).logsumexp(1) * numbers
+
+    found = []
+    for at_once in (1 << 24, 1):
+        with patch.object(rowwise, "AT_ONCE", at_once):
+            value = in_parts(function, len(gallery), features, torch.arange(rows))
+        found.append((value, *torch.autograd.grad(value.sum(), features)))
+    assert all(torch.equal(whole, parts) for whole, parts in zip(*found, strict=True))
+    assert max(seen[1:]) <= 16, "never fewer than a product of its own kind, never more"

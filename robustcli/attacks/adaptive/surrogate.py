@@ -107,7 +107,7 @@ class RetrievalSurrogate(RetrievalAttack):
             return self.attack.alternatives(Target(self.model, target.pairs, gallery, target.threat), counter)
 
     def _chunk_gallery(self, target: Target) -> Gallery:
-        relevance = target.gallery.image_matches[:, target.gallery.caption_rows]
+        relevance = target.gallery.image_matches.among(target.gallery.caption_rows).matrix()
         return Gallery.of(self.model, target.pairs, relevance)
 
 

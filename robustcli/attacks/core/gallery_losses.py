@@ -16,13 +16,12 @@ from torch import Tensor
 from robustcli.attacks.core.class_losses import unsaturated
 from robustcli.attacks.core.oracle import ImageObjective, TextObjective
 from robustcli.attacks.core.target import Target
-from robustcli.utils.rowwise import cosines, paired_cosines
+from robustcli.utils.rowwise import cosines, in_parts, paired_cosines
 
 GALLERY_LOSSES = ("cross_entropy", "margin", "dlr")
 DIRECTIONS = ("image_to_text", "text_to_image")
 MASKED_LOGIT = -1e30  # of a masked logit; the gradient of a log-sum-exp over nothing but -inf is NaN
 _BELOW_ALL = -2.0  # of a masked cosine, below any other
-_ROWS_AT_ONCE = 1 << 12  # of (Q K, G) similarities, the bound of the memory
 
 
 def log_mass(logits: Tensor, chosen: Tensor, dim: int) -> Tensor:
@@ -79,20 +78,18 @@ class CaptionQueries:
         """From features (M,K,D) of the captions of ``target``; one comparison with the whole gallery, in parts."""
         gallery = target.gallery
         paired_rows = gallery.image_rows[target.owner]
-        parts = torch.split(torch.arange(len(features), device=features.device), _at_once(features))
-        columns = [
-            _condensed(
-                loss,
-                cosines(features[rows], gallery.image_features),
-                gallery.caption_matches[rows],
-                paired_rows[rows],
-                target.scale,
+
+        def condensed(candidates: Tensor, captions: Tensor) -> Tensor:
+            similarities, matches = (
+                cosines(candidates, gallery.image_features),
+                gallery.caption_matches.matrix(captions),
             )
-            for rows in parts
-        ]
-        condensed = torch.cat(columns) if columns else features.new_zeros(0, features.shape[1], 2)
-        matches = torch.arange(1 + condensed.shape[-1], device=features.device) < 2
-        return cls(loss, features, condensed, matches, target.scale)
+            return _condensed(loss, similarities, matches, paired_rows[captions], target.scale)
+
+        captions = torch.arange(len(features), device=features.device).repeat_interleave(features.shape[1])
+        columns = in_parts(condensed, len(gallery.image_features), features.flatten(0, 1), captions)
+        matches = torch.arange(1 + columns.shape[1], device=features.device) < 2
+        return cls(loss, features, columns.view(*features.shape[:2], columns.shape[1]), matches, target.scale)
 
     def losses(self, similarities: Tensor, captions: Tensor) -> Tensor:
         """(...,K) losses, from cosines (...,K) of the candidates of ``captions`` (...) with their paired images."""
@@ -126,9 +123,12 @@ class ImageQueries:
 
     def losses(self, loss: str, images: Tensor, rows: Tensor) -> Tensor:
         """(B,) losses, from features (B,D) of attacked images and their rows (B,)."""
-        return query_loss(
-            loss, self.similarities(images, rows), self.target.gallery.image_matches[rows], self.target.scale
-        )
+        matches = self.target.gallery.image_matches
+
+        def of_part(images: Tensor, rows: Tensor) -> Tensor:
+            return query_loss(loss, self.similarities(images, rows), matches.matrix(rows), self.target.scale)
+
+        return in_parts(of_part, matches.width, images, rows)
 
 
 def paired_similarities(images: Tensor, features: Tensor, table: Tensor) -> Tensor:
@@ -136,12 +136,8 @@ def paired_similarities(images: Tensor, features: Tensor, table: Tensor) -> Tens
     return paired_cosines(images, features[table])
 
 
-def _at_once(features: Tensor) -> int:
-    return max(1, _ROWS_AT_ONCE // features.shape[1])
-
-
 def _condensed(loss: str, similarities: Tensor, matches: Tensor, paired_rows: Tensor, scale: Tensor) -> Tensor:
-    """(Q,K,C) columns that give the same loss as (Q,K,G) cosines: the positives besides the paired one, then negatives.
+    """(Q,C) columns that give the same loss as (Q,G) cosines: the positives besides the paired one, then negatives.
 
     Cross-entropy needs the log-sum-exp of either (C = 2), margin and DLR the best positive and the three best
     negatives.
@@ -150,8 +146,8 @@ def _condensed(loss: str, similarities: Tensor, matches: Tensor, paired_rows: Te
         matches: (Q,G) bool.
         paired_rows: (Q,) long, column of the paired item.
     """
-    other_positives = matches.scatter(1, paired_rows[:, None], False)[:, None]
-    negatives = ~matches.scatter(1, paired_rows[:, None], True)[:, None]
+    other_positives = matches.scatter(1, paired_rows[:, None], False)
+    negatives = ~matches.scatter(1, paired_rows[:, None], True)
     if loss == "cross_entropy":
         logits = scale * similarities
         return torch.stack([log_mass(logits, other_positives, -1), log_mass(logits, negatives, -1)], dim=-1) / scale
@@ -199,14 +195,14 @@ def caption_over_gallery(loss: str, target: Target, paired_features: Tensor | No
     gallery, scale = target.gallery, target.scale
     paired_rows = gallery.image_rows[target.owner]
 
-    def objective(features: Tensor, rows: Tensor) -> Tensor:
+    def of_part(features: Tensor, rows: Tensor) -> Tensor:
         similarities = cosines(features, gallery.image_features)
         if paired_features is not None:
             paired = (features * paired_features[rows]).sum(1, keepdim=True)
             similarities = similarities.scatter(1, paired_rows[rows][:, None], paired)
-        return query_loss(loss, similarities, gallery.caption_matches[rows], scale)
+        return query_loss(loss, similarities, gallery.caption_matches.matrix(rows), scale)
 
-    return objective
+    return lambda features, rows: in_parts(of_part, len(gallery.image_features), features, rows)
 
 
 def as_candidates(features: Tensor) -> Tensor:

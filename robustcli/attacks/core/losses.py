@@ -19,7 +19,7 @@ from robustcli.attacks.core.gallery_losses import (
 from robustcli.attacks.core.oracle import ImageObjective, TextObjective
 from robustcli.attacks.core.target import PairedCaptions, Target
 from robustcli.utils.numbers import one_of
-from robustcli.utils.rowwise import cosines, paired_cosines
+from robustcli.utils.rowwise import cosines, in_parts, paired_cosines
 from robustcli.utils.seeding import generator
 
 __all__ = [
@@ -148,18 +148,21 @@ def targeted(target: Target, seed: int) -> TextObjective:
     that it is not true of a caption has the loss 0 and stays as it is. The verdict is as for any other loss: a caption
     is fooled where any false image ranks first, be it a target or not.
     """
-    images, none = target.gallery.image_features, target.gallery.caption_matches.shape[1]
-    drawn = []
-    for caption_id, true in zip(target.pairs.caption_ids.tolist(), target.gallery.caption_matches.cpu(), strict=True):
-        false = torch.nonzero(~true).flatten()
+    images, matches = target.gallery.image_features, target.gallery.caption_matches.to("cpu")
+    none, drawn = len(images), []
+    for row, caption_id in enumerate(target.pairs.caption_ids.tolist()):
+        false = torch.nonzero(~matches.matrix(torch.tensor([row]))[0]).flatten()
         chosen = false[torch.randperm(len(false), generator=generator(seed, "targets", caption_id))[:TARGETS]]
         drawn.append(F.pad(chosen, (0, TARGETS - len(chosen)), value=none))
     rows_of_targets = torch.stack(drawn).to(images.device) if drawn else images.new_zeros(0, TARGETS).long()
 
+    def to_gallery(features: Tensor, table: Tensor) -> Tensor:
+        return cosines(features, images).gather(1, table)
+
     def objective(features: Tensor, rows: Tensor) -> Tensor:
         table = rows_of_targets[rows]
         missing = table == none
-        to_targets = cosines(features, images).gather(1, table.masked_fill(missing, 0))
+        to_targets = in_parts(to_gallery, none, features, table.masked_fill(missing, 0))
         best = to_targets.masked_fill(missing, -torch.inf).amax(1)
         return torch.where(missing.all(1), 0.0, best)
 

@@ -27,8 +27,9 @@ class ImageOracle:
     """Access to an objective of images, passes counted; gradients are taken by the images and nothing else.
 
     Attributes:
-        fooled: (N,) bool on the CPU, True where the image last evaluated in a row is a success; False throughout where
-            the objective does not report it. A search may leave such a row as it is and go on with the others.
+        fooled: (N,) bool, True where the image last evaluated in a row is a success; False throughout where the
+            objective does not report it. A search may leave such a row as it is and go on with the others. It is kept
+            where the images are, so that no step waits for a GPU to tell.
     """
 
     def __init__(self, objective: ImageObjective, counter: QueryCounter) -> None:
@@ -57,6 +58,7 @@ class ImageOracle:
             loss = self._evaluate(images, rows)
             # The sum, not the mean: the gradient of a sample must not depend on the size of its batch.
             gradient = gradient_of(loss.sum(), images)
+        rows = rows.cpu()  # once for all counts
         count(self.counter.queries, rows)
         return loss.detach(), counted_gradient(gradient, rows, self.counter)
 
@@ -66,12 +68,18 @@ class ImageOracle:
 
     def is_fooled(self, rows: Tensor) -> Tensor:
         """(B,) bool, ``fooled`` of the rows, on their device."""
-        return self.fooled[rows.cpu()].to(rows.device)
+        self.fooled = self.fooled.to(rows.device)
+        return self.fooled[rows]
+
+    def note(self, rows: Tensor, fooled: Tensor) -> None:
+        """Keep (B,) bool of the rows as what was evaluated last."""
+        self.fooled = self.fooled.to(rows.device)
+        self.fooled[rows] = fooled
 
     def _evaluate(self, images: Tensor, rows: Tensor) -> Tensor:
         loss, fooled = self._evaluated(images, rows)
         if fooled is not None:
-            self.fooled[rows.cpu()] = fooled.cpu()
+            self.note(rows, fooled)
         return loss
 
     def _evaluated(self, images: Tensor, rows: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -131,6 +139,7 @@ class LogitOracle:
             logits = self.model(images)
             value = loss(logits, rows)
             gradient = gradient_of(value.sum(), images)
+        rows = rows.cpu()  # once for all counts
         count(self.counter.queries, rows)
         return logits.detach(), value.detach(), counted_gradient(gradient, rows, self.counter)
 
@@ -168,14 +177,16 @@ def gradient_of(total: Tensor, inputs: Tensor, *, retain_graph: bool = False) ->
 
 def counted_gradient(gradient: Tensor, rows: Tensor, counter: QueryCounter) -> Tensor:
     """The gradient (B,C,H,W), counted, with zeros for each sample where it is not finite."""
+    rows = rows.cpu()
     count(counter.gradients, rows)
     l1_norm = gradient.flatten(1).abs().sum(1)
-    not_finite = ~torch.isfinite(l1_norm)
+    norms = l1_norm.cpu()  # a GPU is waited for once
+    not_finite, zero = ~torch.isfinite(norms), norms == 0
     if bool(not_finite.any()):
         count(counter.nan_gradients, rows[not_finite])
-        gradient = torch.where(not_finite.view(-1, 1, 1, 1), torch.zeros_like(gradient), gradient)
-    if bool((l1_norm == 0).any()):
-        count(counter.zero_gradients, rows[l1_norm == 0])
+        gradient = torch.where(torch.isfinite(l1_norm).view(-1, 1, 1, 1), gradient, torch.zeros_like(gradient))
+    if bool(zero.any()):
+        count(counter.zero_gradients, rows[zero])
     return gradient
 
 

@@ -10,6 +10,8 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
+from robustcli.utils.relevance import Relevance
+
 
 class DualEncoderLike(Protocol):
     """Interface of a dual encoder: unit-norm embeddings of images and of captions in one space."""
@@ -102,15 +104,15 @@ class Gallery:
 
     Args:
         image_features, text_features: (G,D) and (H,D) unit norm.
-        image_matches: (N,H) bool, positives of each image of the chunk: the gallery captions that are true of it.
-        caption_matches: (M,G) bool, positives of each caption of the chunk: the gallery images that it is true of.
+        image_matches: (N,H), positives of each image of the chunk: the gallery captions that are true of it.
+        caption_matches: (M,G), positives of each caption of the chunk: the gallery images that it is true of.
         image_rows, caption_rows: (N,) and (M,) long, the chunk's own rows in the gallery.
     """
 
     image_features: Tensor
     text_features: Tensor
-    image_matches: Tensor
-    caption_matches: Tensor
+    image_matches: Relevance
+    caption_matches: Relevance
     image_rows: Tensor
     caption_rows: Tensor
 
@@ -126,7 +128,8 @@ class Gallery:
         cls, image_features: Tensor, text_features: Tensor, pairs: Pairs, relevance: Tensor | None = None
     ) -> "Gallery":
         """Like `of`, from features that are there already."""
-        matches = pairs.matches() if relevance is None else relevance.to(image_features.device)
+        matrix = pairs.matches() if relevance is None else relevance
+        matches = Relevance.of_matrix(matrix.to(image_features.device))
         return cls(
             image_features=image_features,
             text_features=text_features,

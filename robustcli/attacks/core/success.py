@@ -10,7 +10,7 @@ from torch import Tensor
 
 from robustcli.attacks.core.pairs import Adversarial
 from robustcli.attacks.core.target import Target
-from robustcli.utils.rowwise import cosines
+from robustcli.utils.rowwise import cosines, in_parts
 
 _COSTS = ("queries", "gradients", "zero_gradients", "nan_gradients")
 
@@ -28,16 +28,28 @@ def fooled_queries(target: Target, image_features: Tensor, text_features: Tensor
     if not bool(image_features.isfinite().all()) or not bool(text_features.isfinite().all()):
         raise ValueError("the model gave NaN embeddings: its success under attack cannot be judged")
     images, texts = _attacked_features(target, "image_to_text", image_features, text_features)
-    to_text = cosines(images, gallery.text_features)
-    valid = torch.nonzero(paired.valid, as_tuple=True)
-    paired_rows = paired.table[valid]
-    similarity = (images[owner] * texts).sum(1)
-    to_text = to_text.index_put((valid[0], gallery.caption_rows[paired_rows]), similarity[paired_rows])
+    to_captions = (images[owner] * texts).sum(1)
+
+    def image_fooled(images: Tensor, rows: Tensor) -> Tensor:
+        valid = torch.nonzero(paired.valid[rows], as_tuple=True)
+        captions = paired.table[rows][valid]
+        places = valid[0], gallery.caption_rows[captions]
+        similarities = cosines(images, gallery.text_features).index_put(places, to_captions[captions])
+        return _misranked(similarities, gallery.image_matches.matrix(rows))
+
+    by_image = in_parts(
+        image_fooled, len(gallery.text_features), images, torch.arange(len(images), device=owner.device)
+    )
     images, texts = _attacked_features(target, "text_to_image", image_features, text_features)
-    similarity = (images[owner] * texts).sum(1)
-    to_image = cosines(texts, gallery.image_features)
-    to_image = to_image.scatter(1, gallery.image_rows[owner][:, None], similarity[:, None])
-    return _misranked(to_text, gallery.image_matches), _misranked(to_image, gallery.caption_matches)
+    to_images = (images[owner] * texts).sum(1, keepdim=True)
+
+    def caption_fooled(texts: Tensor, rows: Tensor) -> Tensor:
+        places = gallery.image_rows[owner[rows]][:, None]
+        similarities = cosines(texts, gallery.image_features).scatter(1, places, to_images[rows])
+        return _misranked(similarities, gallery.caption_matches.matrix(rows))
+
+    rows = torch.arange(len(texts), device=owner.device)
+    return by_image, in_parts(caption_fooled, len(gallery.image_features), texts, rows)
 
 
 def worst_of(variants: Sequence[Adversarial]) -> Adversarial:

@@ -150,7 +150,7 @@ class _State:
         first = better[:, accepted].int().argmax(0), accepted
         # Most proposals fail: few images are copied.
         self.x_best[accepted], self.loss_best[accepted] = proposals[first], losses[first]
-        oracle.fooled[rows[accepted].cpu()] = fooled[first].cpu()
+        oracle.note(rows[accepted], fooled[first])
         spent = queries_left.index_copy_(0, accepted, first[0] + 1)
         oracle.counter.queries.index_add_(0, rows.cpu(), spent.cpu())
         self.queries_used = self.queries_used + spent

@@ -19,7 +19,7 @@ from robustcli.attacks.core.gallery_losses import MASKED_LOGIT, CaptionQueries, 
 from robustcli.attacks.core.oracle import ImageObjective, ObjectiveValue, TextObjective
 from robustcli.attacks.core.retrieval import TextAttack
 from robustcli.attacks.core.target import Target
-from robustcli.utils.rowwise import cosines, paired_cosines
+from robustcli.utils.rowwise import cosines, in_parts, paired_cosines
 
 MARGIN_TOLERANCE = 1e-5  # in cosines; a margin above it is positive in any batch, whatever the rounding
 
@@ -228,23 +228,30 @@ class WorstImageQueries(WorstQueries):
         """Targeted loss: cosine to one negative of the gallery, ``captions`` (N,) columns, minus the best positive."""
         queries, matches = self._queries(), self.target.gallery.image_matches
 
+        def of_part(features: Tensor, rows: Tensor) -> Tensor:
+            similarities = queries.similarities(features, rows)
+            best_positive = similarities.masked_fill(~matches.matrix(rows), -torch.inf).amax(1)
+            return similarities.gather(1, captions[rows][:, None]).squeeze(1) - best_positive
+
         def objective(images: Tensor, rows: Tensor) -> ObjectiveValue:
             features = self.target.model.encode_image(images)
-            similarities = queries.similarities(features, rows)
-            best_positive = similarities.masked_fill(~matches[rows], -torch.inf).amax(1)
-            value = similarities.gather(1, captions[rows][:, None]).squeeze(1) - best_positive
+            value = in_parts(of_part, matches.width, features, rows)
             return value, queries.losses("margin", features.detach(), rows) > MARGIN_TOLERANCE
 
         return objective
 
     def hardest_negatives(self, count: int) -> Tensor:
         """(N,count) long: the negatives of the gallery nearest to each clean image; fewer where there are no more."""
-        gallery = self.target.gallery
-        similarities = cosines(self.target.image_features, gallery.text_features).masked_fill(
-            gallery.image_matches, -torch.inf
-        )
-        most = int((~gallery.image_matches).sum(1).min()) if len(similarities) else 0
-        return similarities.topk(min(count, most), dim=1).indices
+        gallery, features = self.target.gallery, self.target.image_features
+        most = gallery.image_matches.width - gallery.image_matches.most if len(features) else 0
+
+        def nearest(features: Tensor, rows: Tensor) -> Tensor:
+            similarities = cosines(features, gallery.text_features)
+            negatives = similarities.masked_fill(gallery.image_matches.matrix(rows), -torch.inf)
+            return negatives.topk(min(count, most), dim=1).indices
+
+        rows = torch.arange(len(features), device=features.device)
+        return in_parts(nearest, gallery.image_matches.width, features, rows)
 
     def _queries(self) -> ImageQueries:
         return ImageQueries(self.target, None if self.text is None else self.candidates)

@@ -19,6 +19,7 @@ from robustcli.data.base import Derived, ImageTextData, Relation, rows_of
 from robustcli.data.pixels import open_store
 from robustcli.utils.errors import UserError
 from robustcli.utils.numbers import at_least
+from robustcli.utils.relevance import Relevance
 
 
 class FewerCaptions(ImageTextData):
@@ -55,6 +56,9 @@ class FewerCaptions(ImageTextData):
 
     def relevance(self, images: Tensor, captions: Tensor) -> Tensor:
         return self.base.relevance(images, self.rows[captions])
+
+    def positives(self, images: Tensor, captions: Tensor) -> Relevance:
+        return self.base.positives(images, self.rows[captions])
 
     def relation_with(self, images: Sequence[Derived], captions: Sequence[Derived]) -> Relation:
         rows = self.rows.tolist()

@@ -3,13 +3,15 @@
 Shapes: N images, M captions, G gallery images, H gallery captions, D embedding.
 """
 
+from unittest.mock import patch
+
 import pytest
 import torch
 from torch import Tensor
 
 from robustcli.attacks import Gallery, Pairs
 from robustcli.attacks.core.counter import QueryCounter
-from robustcli.attacks.core.gallery_losses import DIRECTIONS, image_over_gallery, query_loss
+from robustcli.attacks.core.gallery_losses import DIRECTIONS, caption_over_gallery, image_over_gallery, query_loss
 from robustcli.attacks.core.losses import (
     IMAGE_LOSSES,
     TEXT_LOSSES,
@@ -19,6 +21,8 @@ from robustcli.attacks.core.losses import (
     text_objective,
 )
 from robustcli.attacks.core.oracle import ImageOracle
+from robustcli.attacks.core.success import fooled_queries
+from robustcli.utils import rowwise
 from robustcli.utils.errors import UserError
 from robustcli.utils.seeding import generator
 
@@ -256,3 +260,28 @@ def test_own_captions_are_found_in_any_order() -> None:
 def test_an_unknown_loss_names_the_known_ones(model: ToyDual) -> None:
     with pytest.raises(UserError, match=r"attack\.loss is 'own': choose one of cross_entropy, margin, dlr, own_pair"):
         image_objective("own", _target(model))
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", "margin", "dlr"])
+def test_a_gallery_that_is_read_in_parts_gives_the_same_losses_and_verdicts(model: ToyDual, loss: str) -> None:
+    target = _target(model, (1, 3, 2, 1) * 6)
+    images, rows = (target.pairs.images + 0.02).clamp(0, 1), torch.arange(24)
+    texts = _features(len(target.owner), target.text_features, 1)
+    candidates = torch.stack([target.text_features, texts], 1)
+
+    def results() -> list[Tensor]:
+        moved = images.clone().requires_grad_()
+        of_images = image_objective(loss, target, candidates)(moved, rows)
+        edited = texts.clone().requires_grad_()
+        of_texts = caption_over_gallery(loss, target, target.image_features[target.owner])(edited, target.owner * 0)
+        gradients = torch.autograd.grad(of_images.sum() + of_texts.sum(), (moved, edited))
+        return [of_images, of_texts, *gradients, *fooled_queries(target, model.encode_image(images), texts)]
+
+    whole = results()
+    with patch.object(rowwise, "AT_ONCE", 1):
+        parts = results()
+    for number, (one, other) in enumerate(zip(whole, parts, strict=True)):
+        if number == 2:  # a gradient by the pixels, whose terms are summed in another order
+            torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6 * float(one.abs().max()))
+        else:
+            assert torch.equal(one, other)
