@@ -49,11 +49,10 @@ def report(
         print_grid(jobs_grid(collect(sweep)))
     if sweeps and not any(next(directory.rglob("DONE"), None) for directory in directories):
         return  # the states of the jobs are all that there is yet
-    found = find_runs(directories)
     if form == "purification":
-        joined = join_purified(found, measure=measure)
+        joined = join_purified(find_runs(directories), measure=measure)
     else:
-        joined = join(found, measure=measure, published=published)
+        joined = join(find_runs(directories), measure=measure, published=published)
     print_grid(grid_of(joined))
     page = render_tables("Joined table", [grid_of(joined)])
     own = directories[0] / "report.html"
