@@ -141,6 +141,10 @@ def verify(
 def report(
     directories: Annotated[list[str], typer.Argument(metavar="DIR...", help="Directories of runs or of sweeps.")],
     measure: Annotated[str, typer.Option(help="A figure of metrics.csv, such as recall_at_5.")] = "recall_at_1",
+    form: Annotated[
+        str,
+        typer.Option(help="runs; or purification: robust accuracy at every bound, over all images and those right."),
+    ] = "runs",
     published: Annotated[
         str | None, typer.Option(metavar="CSV", help="Numbers of papers: attack, published, and what tells the row.")
     ] = None,
@@ -159,7 +163,7 @@ def report(
 
         paths = [None if each is None else Path(each).expanduser() for each in (published, out)]
         places = [Path(each).expanduser() for each in directories]
-        join(places, measure=measure, published=paths[0], out=paths[1], show=show)
+        join(places, measure=measure, form=form, published=paths[0], out=paths[1], show=show)
         return 0
 
     raise typer.Exit(guarded(work))
