@@ -24,6 +24,8 @@ NAMES = (
     "zero_shot",
     "purification",
     "augmentation",
+    "processes",
+    "together",
     "rivals",
 )
 

@@ -45,6 +45,12 @@ PARTS = {
         "paraphrase, 5 pairs for each of 16 images",
         "redraw, 5 pairs for each of 16 images",
     },
+    "together": {"MAT step, negatives=micro, 2 processes", "MAT step, negatives=step, 2 processes"},
+    "processes": {
+        "APGD on 4 digits, 2 processes",
+        "judging of verify, 2 x digits, AutoAttack",
+        "start of verify, 2 x digits, AutoAttack",
+    },
     "rivals": {f"plain, {search}" for search in ("DeepFool", "FMN", "DDN", "ALMA", "C&W", "Square", "AutoAttack")},
 }
 RIVALS = ("adv_lib", "art", "foolbox", "pyautoattack")

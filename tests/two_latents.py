@@ -19,6 +19,9 @@ class TwoLatents(Generator):
         coarse = F.avg_pool2d(images, 2)
         return [coarse, images - self._up(coarse)]
 
+    def latents(self, features: Sequence[Tensor]) -> list[Tensor]:
+        return list(features)
+
     def decode(
         self, features: Sequence[Tensor], alphas: Tensor, noise: Sequence[Tensor], *, checkpoint: bool = False
     ) -> Tensor:

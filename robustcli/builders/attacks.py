@@ -277,7 +277,7 @@ def _fits_threat(node: Any, threat: ThreatModel, key: str, *, captions: bool) ->
     else:
         sides = {"text" if issubclass(kind, TextAttack) else "image": kind}
     if not captions:
-        return issubclass(kind, ClassifierAttack)
+        return issubclass(kind, ClassifierAttack) and threat.moves_images
     if issubclass(kind, ClassifierAttack) and not issubclass(kind, ImageAttack):  # needs logits
         return False
     text: Any = sides.get("text")

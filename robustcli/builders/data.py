@@ -8,7 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from robustcli.builders.hook import construct
 from robustcli.config.unread import refuse_unread
-from robustcli.data import ImageClassData, ImageTextData, Sentences
+from robustcli.data import ClassPairs, ClassTexts, ImageClassData, ImageTextData, Sentences
 from robustcli.data.augment import Augmented, FewerCaptions, read_manifest, read_method
 from robustcli.utils.errors import UserError
 from robustcli.utils.flatten import flatten
@@ -36,12 +36,20 @@ def _listed(names: Any) -> list[Any]:
     return names if isinstance(names, list) else [names]
 
 
-def build_training_pairs(config: DictConfig, split: str) -> ImageTextData:
+def build_training_pairs(config: DictConfig, split: str, texts: ClassTexts | None = None) -> ImageTextData:
     """`build_captioned` as a training sees it: with ``captions_per_image`` captions and ``augmentations`` beside them.
 
+    Args:
+        texts: of the classes, for a set that has classes: they are its captions; None: it has captions.
+
     Raises:
-        UserError: the data set has classes, or a directory does not hold augmented pairs of this very set.
+        UserError: the data set has classes and no ``texts``, or a directory does not hold augmented pairs of this very
+            set.
     """
+    if texts is not None:
+        for key in _OF_TRAINING:
+            refuse_unread(f"dataset.{key}", "the data set has classes, whose captions are as many as templates")
+        return ClassPairs(build_classes(config, split), texts)
     places = list(_directories(config).values())
     data = _fewer_captions(config, split)
     if places:
@@ -127,11 +135,11 @@ def augmented(data: ImageTextData) -> bool:
     return isinstance(data, Augmented)
 
 
-def build_captioned(config: DictConfig, split: str) -> ImageTextData:
-    """`build_data` for a command that needs captions.
+def build_pictured(config: DictConfig, split: str) -> ImageTextData | ImageClassData:
+    """`build_data` for a command that needs images, with captions or with classes.
 
     Raises:
-        UserError: the data set has classes, or sentences without images.
+        UserError: the data set has sentences without images.
     """
     data = build_data(config, split)
     if isinstance(data, Sentences):
@@ -139,6 +147,16 @@ def build_captioned(config: DictConfig, split: str) -> ImageTextData:
             f"dataset {data.name} has sentences with classes and no images: `robustcli evaluate` and `attack` read it, "
             "which judge a text tower; choose one such as dataset=scenes."
         )
+    return data
+
+
+def build_captioned(config: DictConfig, split: str) -> ImageTextData:
+    """`build_data` for a command that needs captions.
+
+    Raises:
+        UserError: the data set has classes, or sentences without images.
+    """
+    data = build_pictured(config, split)
     if not isinstance(data, ImageTextData):
         raise UserError(f"dataset {data.name} has classes and no captions: choose one such as dataset=scenes.")
     return data

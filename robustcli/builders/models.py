@@ -3,6 +3,7 @@
 Every engine builds its models here, before any long work, so a mismatch is an early error.
 """
 
+import copy
 import logging
 from collections.abc import Iterable, Sequence
 from functools import partial
@@ -242,8 +243,25 @@ def _with_classes(
     return model
 
 
+def classifying(model: DualEncoder, data: ImageClassData, texts: ClassTexts, *, store: bool = True) -> ZeroShot:
+    """A copy of a dual encoder, whose own towers stay trainable, as a classifier by the texts of the classes of
+    ``data``.
+
+    Args:
+        store: see `ZeroShot`.
+    """
+    classifier = _zero_shot(copy.deepcopy(model), data, texts, store=store)
+    _try(classifier, data)
+    return classifier
+
+
 def _zero_shot(
-    model: DualEncoder, data: ImageClassData | Sentences, texts: ClassTexts | None, prompt: Prompt | None = None
+    model: DualEncoder,
+    data: ImageClassData | Sentences,
+    texts: ClassTexts | None,
+    prompt: Prompt | None = None,
+    *,
+    store: bool = True,
 ) -> ZeroShot:
     texts = texts or class_texts(data)
     return ZeroShot(
@@ -254,6 +272,7 @@ def _zero_shot(
         origin=texts.origin,
         allow_equal=texts.published,
         prompt=prompt or (None if texts.prompt is None else read_prompt(texts.prompt)),
+        store=store,
     )
 
 

@@ -23,11 +23,12 @@ from robustcli.builders.models import (
     build_class_texts,
     build_classifier,
     build_dual_encoder,
+    classifying,
     refuse_unread_texts,
 )
 from robustcli.builders.objectives import build_class_objective, build_image_objective, build_objective
 from robustcli.config.unread import refuse_all_but, refuse_unread
-from robustcli.data import ImageClassData, ImageTextData
+from robustcli.data import ClassTexts, ImageClassData, ImageTextData
 from robustcli.data.augmentation import Augmentation
 from robustcli.data.sampling import Replace
 from robustcli.defenses import OnClasses, PairObjective, VisualObjective
@@ -45,18 +46,28 @@ _LIKELIHOOD = ("bits_per_dim", "likelihood_bits", "mse")  # of the records of an
 
 
 def build_pair_trainer(
-    config: DictConfig, sets: Mapping[str, ImageTextData], device: torch.device
+    config: DictConfig,
+    sets: Mapping[str, ImageTextData | ImageClassData],
+    device: torch.device,
+    texts: ClassTexts | None = None,
 ) -> tuple[Trainer, Candidates]:
-    """Trainer of a dual encoder, validated by clean recall@1 of both directions; and the candidates of text attacks.
+    """Trainer of a dual encoder, validated by clean recall@1 of both directions, on a set of classes by its zero-shot
+    accuracy; and the candidates of text attacks.
+
+    Args:
+        sets: ``train`` has captions.
+        texts: of the classes, where ``val`` has classes.
 
     Raises:
         UserError: a model, objective or attack that does not fit the data, or an override that the objective would not
             read.
     """
-    model = build_dual_encoder(config.model, config.checkpoint, sets["train"], seed=config.seed)
+    pairs, val = sets["train"], sets["val"]
+    assert isinstance(pairs, ImageTextData)
+    model = build_dual_encoder(config.model, config.checkpoint, pairs, seed=config.seed)
     model = on_device(model, device, "model")
     # The attacks that judge draw from them too: two trainings on other captions must meet the same.
-    candidates = lazy_candidates(config.candidates, plain(sets["train"]), model)
+    candidates = lazy_candidates(config.candidates, plain(pairs), model)
     objective = build_objective(config.defense)
     threat, inner = build_threat(config.threat), _inner_threat(config)
     attack = None
@@ -67,7 +78,7 @@ def build_pair_trainer(
             refuse_unread(f"attack.{side}", f"defense={objective.name} leaves the {side} clean")
         # Only the modalities that the objective trains on: the perturbation of another would be computed and dropped.
         node: Any = OmegaConf.merge(config.attack, dict.fromkeys(unused))
-        check_unit({"attack": node}, inner, sets["train"])
+        check_unit({"attack": node}, inner, pairs)
         built = build_attack(node, inner, captions=True, candidates=candidates, seed=config.seed, key="attack")
         check_reach(built, [inner])
         attack = _inner_attack(built, objective)
@@ -88,11 +99,14 @@ def build_pair_trainer(
             "pairing=group and append put captions of one image into a batch, which defense.positives=diagonal would "
             "push apart: choose defense.positives=soft or mask."
         )
-    if not augmented(sets["train"]):
+    if not augmented(pairs):
         for key in ("share", "rise"):
             refuse_unread(f"pairing.{key}", "dataset.augmentations names no augmented pairs")
-    task = PairTask(sets["train"], objective, attack, inner, pairing=pairing, reference=reference, **sizes)
-    evaluator = RetrievalEvaluator(sets["val"], threat, **_validation_settings(config))
+    task = PairTask(pairs, objective, attack, inner, pairing=pairing, reference=reference, **sizes)
+    if isinstance(val, ImageClassData):
+        assert texts is not None
+        return _trainer(config, model, task, _zero_shot_accuracy(config, model, val, texts, threat)), candidates
+    evaluator = RetrievalEvaluator(val, threat, **_validation_settings(config))
 
     def recall(trained: DualEncoder) -> dict[str, float]:
         ranks = evaluator.ranks(trained)
@@ -100,6 +114,33 @@ def build_pair_trainer(
         return {name: metrics.recall_at_k(clean_ranks, 1) for name, clean_ranks in directions.items()}
 
     return _trainer(config, model, task, recall), candidates
+
+
+def _zero_shot_accuracy(
+    config: DictConfig, model: DualEncoder, data: ImageClassData, texts: ClassTexts, threat: ThreatModel
+) -> Callable[[DualEncoder], dict[str, float]]:
+    """The clean accuracy on ``data`` of a dual encoder that trains, which a copy of it takes over each time."""
+    classifier, accuracy = classifying(model, data, texts, store=False), _accuracy(config, data, threat)
+
+    def measured(trained: DualEncoder) -> dict[str, float]:
+        classifier.network.load_state_dict(trained.network.state_dict())
+        return accuracy(classifier)
+
+    return measured
+
+
+def _accuracy(
+    config: DictConfig, data: ImageClassData, threat: ThreatModel
+) -> Callable[[Classifier], dict[str, float]]:
+    """The clean accuracy of a classifier on ``data``."""
+    evaluator = ClassificationEvaluator(data, threat, **_validation_settings(config))
+
+    def measured(trained: Classifier) -> dict[str, float]:
+        batches = (evaluator.batch(trained, rows) for rows in evaluator.chunks())
+        correct = sum(int((trained(images).argmax(1) == labels).sum()) for images, labels in batches)
+        return {"accuracy": correct / len(evaluator)}
+
+    return measured
 
 
 def _inner_threat(config: DictConfig) -> ThreatModel:
@@ -144,6 +185,7 @@ def build_class_trainer(config: DictConfig, sets: Mapping[str, ImageClassData], 
         UserError: a model, objective or attack that does not fit the data, or an override that the objective would not
             read.
     """
+    refuse_unread("trainer.negatives", "a classifier contrasts no pairs")
     texts = build_class_texts(config, sets["train"])
     prompt = _prompt(config)
     model = build_classifier(
@@ -175,14 +217,7 @@ def build_class_trainer(config: DictConfig, sets: Mapping[str, ImageClassData], 
         refuse_unread("threat", f"objective={objective.name} trains without it, and attacks=none evaluates without it")
     sizes = {"batch_size": config.trainer.batch_size, "seed": config.seed}
     task = ClassTask(sets["train"], objective, attack, inner, _augmentation(config), **sizes)
-    evaluator = ClassificationEvaluator(sets["val"], threat, **_validation_settings(config))
-
-    def accuracy(trained: Classifier) -> dict[str, float]:
-        batches = (evaluator.batch(trained, rows) for rows in evaluator.chunks())
-        correct = sum(int((trained(images).argmax(1) == labels).sum()) for images, labels in batches)
-        return {"accuracy": correct / len(evaluator)}
-
-    return _trainer(config, model, task, accuracy)
+    return _trainer(config, model, task, _accuracy(config, sets["val"], threat))
 
 
 def _prompt(config: DictConfig) -> Prompt | None:
@@ -202,6 +237,7 @@ def build_generator_trainer(config: DictConfig, sets: Mapping[str, ImageClassDat
         UserError: a generator of another resolution than the data; or see `moment_temperatures`.
     """
     refuse_unread("trainer.eps_scale", "a generator trains against no attack")
+    refuse_unread("trainer.negatives", "a generator contrasts no pairs")
     model = build_generator(config.generator, config.checkpoint, sets["train"], seed=config.seed)
     model = on_device(model, device, "generator")
     if isinstance(model, Trained):

@@ -43,7 +43,9 @@ def _matches(command: str, words: Sequence[str], word: str) -> list[str]:
     flag = SHORT.get(words[-1], words[-1]) if words else ""
     if FLAGS.get(flag):
         return [value for value in FLAGS[flag] or () if value.startswith(word)]
-    choices = {**config_groups.groups_of(command, words), "hydra/launcher": ["basic", "joblib", "submitit_slurm"]}
+    typed, launchers = config_groups.as_typed(command), ["basic", "joblib", "submitit_slurm"]
+    groups = config_groups.groups_of(command, words)
+    choices = {**{typed[group]: names for group, names in groups.items()}, "hydra/launcher": launchers}
     name, equals, _ = word.partition("=")
     if equals and name in choices:
         return _choices(word, choices[name])

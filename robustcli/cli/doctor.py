@@ -1,14 +1,17 @@
-"""``robustcli doctor``: versions, devices and cache of this installation, for a look or for a report of a fault."""
+"""``robustcli doctor``: versions, devices, threads, cache, extras and data, for a look or for a report of a fault."""
 
 import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from robustcli.cli import readiness
 from robustcli.cli.listing import print_table
 from robustcli.runs import provenance
 from robustcli.utils.cache import cache_root, leftovers
 from robustcli.utils.files import TEMPORARY
+
+_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")  # what else decides about them
 
 
 def print_doctor() -> None:
@@ -19,6 +22,8 @@ def print_doctor() -> None:
     print_table("versions", ((name, version or "not installed") for name, version in versions.items()))
     print_table("devices", _devices())
     print_table("cache", _cache(cache_root()))
+    print_table("extras and programs", readiness.extras())
+    print_table("data", readiness.datasets())
 
 
 def _devices() -> Iterator[tuple[str, str]]:
@@ -26,6 +31,8 @@ def _devices() -> Iterator[tuple[str, str]]:
 
     machine = provenance.machine()
     yield "cpu", f"{machine['cpu']}, {machine['usable_cores']} of {machine['cores']} cores usable"
+    said = ", ".join(f"{name}={os.environ[name]}" for name in _THREADS if name in os.environ)
+    yield "threads", f"1 in each run (threads=N sets another){f', {said}' if said else ''}"
     yield "memory", f"{machine['memory_gib']} GiB"
     if not torch.cuda.is_available():
         yield "cuda", "no GPU that torch can use" + ("" if torch.version.cuda else " (torch is built for CPUs alone)")

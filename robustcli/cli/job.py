@@ -5,6 +5,7 @@ A failure prints one line on the terminal; its traceback is written to the run d
 
 import importlib
 import math
+import os
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -18,11 +19,13 @@ from omegaconf import DictConfig, OmegaConf
 
 from robustcli.cli.commands import find
 from robustcli.cli.signals import end_with_parent
+from robustcli.cli.submitted import requeued
 from robustcli.config.checks import check
 from robustcli.config.unread import typed_words
 from robustcli.runs.manifest import record_refusal
-from robustcli.utils.errors import SuspectClaim, behind, lacks_memory, lacks_room, user_error_in_chain
+from robustcli.utils.errors import SuspectClaim, UserError, behind, lacks_memory, lacks_room, user_error_in_chain
 from robustcli.utils.stops import stop_code
+from robustcli.utils.world import world_of
 
 # On import, because the workers of joblib and submitit import this module, and nothing else of ours, when they unpickle
 # a Job. The cache gives all uses within a sweep one id; the system draws it, since equal seeds may start in one second.
@@ -52,26 +55,66 @@ class Job:
             SystemExit: outside a sweep, after one printed line; code 2 for a user's mistake, 1 for any other failure.
         """
         end_with_parent()
+        with requeued():
+            return self._job(config)
+
+    def _job(self, config: DictConfig) -> float:
         hydra = HydraConfig.get()
         directory, overrides = Path(hydra.runtime.output_dir), typed_words()
+        follows = False
         try:
+            follows = self._follows()
+            if follows:
+                return self._follow(config, directory)
             return self._run(config, directory, overrides)
         except BaseException as error:
             if code := stop_code(error):
-                _say_how_to_go_on(self.command, directory)
+                if not follows:
+                    _say_how_to_go_on(self.command, directory)
                 raise SystemExit(code) from error  # in place of what a library may have made of a signal
             if not isinstance(error, Exception):
                 raise
             mistake = user_error_in_chain(error)
-            name = f"job {hydra.job.num}: " if hydra.mode is RunMode.MULTIRUN else ""
+            name = f"job {hydra.sweep.subdir}: " if hydra.mode is RunMode.MULTIRUN else ""
             said = mistake or (error if isinstance(error, SuspectClaim) else failure(error, directory))
             print(f"error: {name}{said}", file=sys.stderr, flush=True)
-            if hydra.mode is RunMode.MULTIRUN:
+            if hydra.mode is RunMode.MULTIRUN and not follows:
                 with suppress(OSError):  # a full disk: the outcome counts, and not its marker
                     record_refusal(directory, overrides, str(mistake or error))
                 return math.nan
             _leave_no_empty(directory)
             raise SystemExit(2 if mistake else 1) from error
+
+    def _follows(self) -> bool:
+        """True where this process trains beside the first one of several that torchrun or srun have started.
+
+        Raises:
+            UserError: they were started for a sweep, or by torchrun for a command that they cannot share.
+        """
+        world = world_of()
+        if world is None:
+            return False
+        if find(self.command).engine != "train":
+            if world.starter == "torchrun":
+                raise UserError(
+                    f"torchrun has started {world.size} processes, but `{self.command}` shares its work among those "
+                    "that it starts itself, if at all: start it alone, such as with processes=2."
+                )
+            return False
+        # A job of submitit is one of a sweep, whose tasks share it.
+        if HydraConfig.get().mode is RunMode.MULTIRUN and "SUBMITIT_EXECUTOR" not in os.environ:
+            raise UserError(
+                f"{world.starter} has started {world.size} processes, which share one training and no sweep: start a "
+                "sweep alone, and give trainer.devices=2 for two processes of each job."
+            )
+        return world.rank > 0
+
+    def _follow(self, config: DictConfig, directory: Path) -> float:
+        """Train along; what this process would have called its run is that of the first one."""
+        check(config, trusted=self.trusted)
+        engine_of(self.command).follow(config)
+        _leave_no_empty(directory)
+        return math.nan
 
     def _run(self, config: DictConfig, directory: Path, overrides: list[str]) -> float:
         check(config, trusted=self.trusted)  # before the run is opened: a mistake in the config is no failed run
@@ -86,6 +129,8 @@ class Job:
         try:
             with run:
                 if run.done:
+                    if world_of() is not None:
+                        engine_of(self.command).end_followers()
                     print(f"{run.directory} is done already", flush=True)
                     return run.objective
                 run.track(config.tracker, settings)
@@ -95,6 +140,8 @@ class Job:
             if user_error_in_chain(error):
                 run.discard()
             raise
+        if (page := run.directory / "report.html").is_file():
+            print(f"report: {page}", flush=True)
         print(f"run: {run.directory}", flush=True)
         return run.objective
 

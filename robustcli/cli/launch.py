@@ -1,6 +1,7 @@
 """Launch of a command: arguments to Hydra, errors to sentences, ends of jobs to exit codes."""
 
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -14,7 +15,12 @@ from robustcli.utils.errors import UserError, lacks_room
 from robustcli.utils.stops import asked_to_stop, note_stop, stop_code
 
 DONE, FAILED, MISTAKE = 0, 1, 2
-STOPPED = {130: "Ctrl-C", 143: "SIGTERM", 129: "SIGHUP, a closed terminal"}
+STOPPED = {
+    130: "Ctrl-C",
+    143: "SIGTERM",
+    129: "SIGHUP, a closed terminal",
+    128 + signal.SIGUSR1: "SIGUSR1, the warning of a batch system",
+}
 
 
 def launch(command: str, argv: Sequence[str], *, trusted: bool | None = None) -> int:
@@ -24,7 +30,7 @@ def launch(command: str, argv: Sequence[str], *, trusted: bool | None = None) ->
         trusted: ``argv`` may name code from outside of robustcli; None: as `is_trusted` says.
 
     Returns the exit code: 0 done; 1 a job failed; 2 the user's mistake, in one sentence; 130 Ctrl-C; 143 SIGTERM;
-    129 SIGHUP.
+    129 SIGHUP; 138 SIGUSR1.
     """
     return guarded(lambda: _launch(command, argv, trusted))
 
@@ -112,14 +118,15 @@ def _launch(command: str, argv: Sequence[str], trusted: bool | None) -> int:
     import hydra
 
     from robustcli.cli.job import Job
-    from robustcli.cli.resume import is_trusted
+    from robustcli.cli.resume import is_trusted, retries
     from robustcli.cli.sweep import counted
     from robustcli.config import schemas
 
     schemas.register()
     primary, folder = command.replace("-", "_"), str(config_groups.conf_directory())
     task = hydra.main(version_base="1.3", config_path=folder, config_name=primary)
-    with one_sentence(command, words), _as_process(f"robustcli {command}", words), counted(command) as outcomes:
+    counting = counted(command, retry=retries(argv))
+    with one_sentence(command, words), _as_process(f"robustcli {command}", words), counting as outcomes:
         try:
             task(Job(command, trusted=is_trusted(argv) if trusted is None else trusted))()
         except BrokenExecutor:

@@ -8,14 +8,14 @@ from typing import Annotated
 import typer
 
 from robustcli import __version__
-from robustcli.cli.commands import COMMANDS, Command
+from robustcli.cli.commands import CHECK, COMMANDS, LOOK, RESULTS, Command
+from robustcli.cli.help import EPILOG, ByQuestion, help_text
 from robustcli.config import groups as config_groups
 
-EPILOG = "robustcli COMMAND --help shows examples and every config group with its choices."
 RAW = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
 
 
-app = typer.Typer(name="robustcli", no_args_is_help=True, rich_markup_mode=None, epilog=EPILOG)
+app = typer.Typer(name="robustcli", cls=ByQuestion, no_args_is_help=True, rich_markup_mode=None, epilog=EPILOG)
 
 
 def _complete(ctx: typer.Context, args: list[str], incomplete: str) -> list[str]:
@@ -32,7 +32,13 @@ Overrides = Annotated[
 
 
 def _add(command: Command) -> None:
-    @app.command(command.name, help=command.summary, context_settings=RAW, add_help_option=False)
+    @app.command(
+        command.name,
+        help=command.summary,
+        context_settings=RAW,
+        add_help_option=False,
+        rich_help_panel=command.question,
+    )
     def _(overrides: Overrides = None) -> None:
         from robustcli.cli.launch import guarded, launch
 
@@ -52,33 +58,9 @@ def _print_help(command: Command, argv: list[str]) -> int:
     return 0
 
 
-def help_text(command: Command, argv: list[str]) -> str:
-    """Help of a command: summary, examples, config groups with their choices, flags and exit codes."""
-    lines = [command.summary, "", f"Usage: robustcli {command.name} [KEY=VALUE]... [FLAGS]", "", "Examples:"]
-    lines += [f"  robustcli {command.name} {example}".rstrip() for example in command.examples]
-    lines += ["", "Config groups (GROUP=CHOICE):"]
-    choices = config_groups.groups_of(command.name, argv)
-    width = max(map(len, choices))
-    lines += [f"  {group:<{width}}  {' | '.join(names)}" for group, names in choices.items()]
-    lines += [
-        "",
-        "Flags:",
-        "  --cfg job          print the composed config and stop (every key that can be set)",
-        "  --info defaults    print where each part of the config comes from",
-        "  --multirun, -m     one job for each combination of KEY=A,B,C; hydra/launcher=joblib runs them side by side",
-        "  --config-dir DIR   a directory with config groups of your own",
-        "  --trust            with resume=DIR: run code from outside of robustcli that the directory names",
-        "  --help, -h         this text",
-        "",
-        f"Exit codes: {EXIT_CODES}",
-    ]
-    return "\n".join(lines)
-
-
-EXIT_CODES = "0 done, 1 a job failed, 2 a mistake in what was asked for, 130 Ctrl-C, 143 SIGTERM, 129 SIGHUP."
-
-
-@app.command("validate", context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
+@app.command(
+    "validate", context_settings={"ignore_unknown_options": True, "allow_extra_args": True}, rich_help_panel=LOOK
+)
 def validate(
     command: Annotated[str, typer.Argument(autocompletion=lambda: list(COMMANDS), help="The command that would run.")],
     overrides: Overrides = None,
@@ -97,7 +79,7 @@ def validate(
     raise typer.Exit(guarded(work))
 
 
-@app.command("list")
+@app.command("list", rich_help_panel=LOOK)
 def list_(
     name: Annotated[str | None, typer.Argument(help="A config group, or a command for its own.")] = None,
     config_dir: Annotated[
@@ -116,7 +98,7 @@ def list_(
     raise typer.Exit(guarded(work))
 
 
-@app.command("rerun")
+@app.command("rerun", rich_help_panel=CHECK)
 def rerun(
     directory: Annotated[str, typer.Argument(metavar="DIR", help="The directory of a finished run.")],
     trust: Annotated[bool, typer.Option("--trust", help="Run code from outside of robustcli that it names.")] = False,
@@ -134,12 +116,12 @@ def rerun(
     raise typer.Exit(guarded(work))
 
 
-@app.command("verify")
+@app.command("verify", rich_help_panel=CHECK)
 def verify(
     directory: Annotated[str, typer.Argument(metavar="DIR", help="The directory of a finished run.")],
     trust: Annotated[bool, typer.Option("--trust", help="Load code from outside of robustcli that it names.")] = False,
 ) -> None:
-    """Judge the stored inputs of a run again, without an attack.
+    """Judge the stored inputs of a run again, with no attack.
 
     Every verdict is confirmed or named, files that were changed since too; exit code 0, or 1 where anything differs.
     """
@@ -155,10 +137,14 @@ def verify(
     raise typer.Exit(guarded(work))
 
 
-@app.command("report")
+@app.command("report", rich_help_panel=RESULTS)
 def report(
     directories: Annotated[list[str], typer.Argument(metavar="DIR...", help="Directories of runs or of sweeps.")],
     measure: Annotated[str, typer.Option(help="A figure of metrics.csv, such as recall_at_5.")] = "recall_at_1",
+    form: Annotated[
+        str,
+        typer.Option(help="runs; or purification: robust accuracy at every bound, over all images and those right."),
+    ] = "runs",
     published: Annotated[
         str | None, typer.Option(metavar="CSV", help="Numbers of papers: attack, published, and what tells the row.")
     ] = None,
@@ -177,13 +163,13 @@ def report(
 
         paths = [None if each is None else Path(each).expanduser() for each in (published, out)]
         places = [Path(each).expanduser() for each in directories]
-        join(places, measure=measure, published=paths[0], out=paths[1], show=show)
+        join(places, measure=measure, form=form, published=paths[0], out=paths[1], show=show)
         return 0
 
     raise typer.Exit(guarded(work))
 
 
-@app.command("compare")
+@app.command("compare", rich_help_panel=RESULTS)
 def compare(
     first: Annotated[str, typer.Argument(metavar="A", help="The directory of a run, or DIR:MODEL.")],
     second: Annotated[str, typer.Argument(metavar="B", help="Another one, or another model of the same.")],
@@ -200,13 +186,16 @@ def compare(
     raise typer.Exit(guarded(work))
 
 
-@app.command("view")
+@app.command("view", rich_help_panel=RESULTS)
 def view(
     directory: Annotated[str, typer.Argument(metavar="DIR", help="Where runs stand.")] = "outputs",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Of 127.0.0.1; 0: any free one.")] = 8265,
     show: Annotated[bool, typer.Option("--open", help="Open it in a browser.")] = False,
 ) -> None:
-    """Show runs in a browser: list, filter, open, compare (read-only, on this machine alone)."""
+    """Show runs in a browser: list, filter, open, compare.
+
+    It only reads, and answers on this machine alone.
+    """
     from robustcli.cli.launch import guarded
 
     def work() -> int:
@@ -220,9 +209,12 @@ def view(
     raise typer.Exit(guarded(work))
 
 
-@app.command("doctor")
+@app.command("doctor", rich_help_panel=LOOK)
 def doctor() -> None:
-    """Show versions, devices and the cache."""
+    """Show versions, devices, cache, extras and data.
+
+    What is missing stands there with what it would give, and with the command that brings it.
+    """
     from robustcli.cli.launch import guarded
 
     def work() -> int:

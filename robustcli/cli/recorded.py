@@ -19,6 +19,11 @@ _HARMLESS = re.compile(
     r"hydra/(launcher|sweeper|sweeper/sampler)|hydra\.(mode|verbose|run\.dir|sweep\.(dir|subdir)|launcher\.n_jobs"
     r"|sweeper\.(n_trials|n_jobs|direction|max_batch_size|study_name|params\.[\w./@]+))"
 )
+# What a job asks Slurm for, harmless as numbers and plain names: submitit writes them into a script of a shell.
+_ASKED_OF_SLURM = re.compile(
+    r"hydra\.launcher\.(timeout_min|max_num_timeout|signal_delay_s|array_parallelism|nodes|tasks_per_node|cpus_per_task"
+    r"|cpus_per_gpu|gpus_per_node|gpus_per_task|gres|mem_gb|mem_per_cpu|mem_per_gpu|partition|qos|account|constraint)"
+)
 
 
 def read_mapping(file: Path) -> dict[str, Any]:
@@ -77,6 +82,8 @@ def refuse_untrusted(directory: Path, words: Sequence[str]) -> None:
 
 def _is_harmless(word: str) -> bool:
     leads_out = key(word) == "hydra.sweep.subdir" and (".." in word or value(word).startswith("/"))
+    if _ASKED_OF_SLURM.fullmatch(key(word)):
+        return re.fullmatch(r"[\w.,:-]+", value(word)) is not None
     return _HARMLESS.fullmatch(key(word)) is not None and not leads_out
 
 

@@ -20,7 +20,8 @@ _AGAIN = 0.05  # seconds of computing until a signal that did not stop the proce
 
 @contextmanager
 def terminable() -> Iterator[None]:
-    """Context in which Ctrl-C, SIGTERM and SIGHUP raise ``SystemExit(128 + number)``: runs are closed, workers end.
+    """Context in which Ctrl-C, SIGTERM, SIGHUP and SIGUSR1 raise ``SystemExit(128 + number)``: runs are closed, workers
+    end.
 
     During an import the first of them waits for its end, at most seconds: modules catch what is raised there, to go
     on without what they import, so that the signal would be lost or become an error of its own. One that was swallowed,

@@ -1,12 +1,12 @@
-"""Outcomes of the jobs of a sweep, counted where any sweeper hands its jobs to any launcher."""
+"""Jobs of a sweep, where any sweeper hands them to any launcher: which are still to be done, and their outcomes."""
 
 import math
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
@@ -15,7 +15,11 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
+from robustcli import __version__
+from robustcli.cli.submitted import LOGS, check_launcher, is_lost, wait_for_earlier
+from robustcli.config.overrides import quoted
 from robustcli.runs.manifest import check_ours, check_same
+from robustcli.runs.sweeps import DONE, FAILED, WAITING, SweepJob, state_of, write_jobs
 from robustcli.utils import files, locks
 from robustcli.utils.errors import UserError
 from robustcli.utils.flatten import plain
@@ -26,26 +30,33 @@ _LOCK = ".sweep.lock"  # the lock ``.lock`` is that of the table, which is held 
 
 @dataclass
 class Outcomes:
-    """Jobs of a sweep: how many were asked for, and those that failed or never ran.
+    """Jobs of a sweep: how many were asked for, and those that failed or never ended.
 
     Attributes:
+        command: as typed, for the lines that say how to go on.
         directory: of the sweep; None: there was none.
-        jobs: number asked for.
-        failed: numbers of those without a result, or with a bad one.
+        jobs: those asked for.
+        failed: numbers of those that failed, in this session or in an earlier one.
+        lost: numbers of those without a result, such as one whose process was killed.
     """
 
+    command: str
     directory: Path | None = None
-    jobs: int = 0
+    jobs: list[SweepJob] = field(default_factory=list)
     failed: list[int] = field(default_factory=list)
+    lost: list[int] = field(default_factory=list)
 
-    def add(self, results: Sequence[JobReturn], numbers: Sequence[int]) -> None:
-        """Count jobs by their ``numbers``; a launcher gives the ``results`` in that order."""
-        self.jobs += len(numbers)
-        succeeded = [number for number, result in zip(numbers, results, strict=False) if _succeeded(result)]
-        self.failed += sorted(set(numbers) - set(succeeded))
+    def add(self, planned: "_Planned", result: JobReturn) -> JobReturn:
+        """Count the job ``planned`` by its ``result``; returns that, or NaN in its place, which a sweeper can read."""
+        if result.status is JobStatus.FAILED:  # it raised what `Job` does not make a NaN of
+            _say(f"error: job {planned.job.number}: {result._return_value}")
+        if _succeeded(result):
+            return result
+        (self.failed if state_of(planned.place) == FAILED else self.lost).append(planned.job.number)
+        return _result(math.nan)
 
     def close(self) -> bool:
-        """True unless a job of a sweep failed; then they are printed.
+        """True unless a job of a sweep has no result; then they are printed, with the words that do them again.
 
         Raises:
             UserError: a sweep without a job.
@@ -55,46 +66,70 @@ class Outcomes:
                 "the sweep has no job: a key has no value to run with, such as a glob(...) that matches nothing; write "
                 "the values out, or check what it should match."
             )
+        again = f"robustcli {self.command} resume={self.directory}"
         if self.failed:
-            which = "job" if len(self.failed) == 1 else "jobs"
-            print(
-                f"error: {which} {', '.join(map(str, self.failed))} of the sweep failed; see FAILED in each directory "
-                f"under {self.directory}",
-                file=sys.stderr,
+            _say(
+                f"error: {_jobs(self.failed)} of the sweep failed; see FAILED in each directory under "
+                f"{self.directory}, and do them again with: {again} retry=failed"
             )
-        return not self.failed
+        if self.lost:
+            logs = self.directory / LOGS if self.directory is not None else Path(LOGS)
+            why = f" (what Slurm said stands in {logs})" if logs.is_dir() else ""
+            _say(f"error: {_jobs(self.lost)} of the sweep ended without a result{why}; go on with: {again}")
+        return not (self.failed or self.lost)
+
+
+class _Planned(NamedTuple):
+    """A job of a sweep, where it works, and what Hydra composes it of.
+
+    ``state`` is one of `STATES`; waiting too where another job failed in its place without results.
+    """
+
+    job: SweepJob
+    place: Path
+    overrides: Sequence[str]
+    state: str
 
 
 @contextmanager
-def counted(command: str) -> Iterator[Outcomes]:
+def counted(command: str, *, retry: bool = False) -> Iterator[Outcomes]:
     """Context in which the jobs of a sweep are counted, by whatever sweeper and launcher, in this process or others.
 
-    Directories are no evidence: one may hold what an earlier sweep left, and a job that never ran has none. The
-    directory of the sweep is claimed meanwhile.
+    Jobs that are done are not launched again, nor those that failed, unless ``retry`` asks for them: `Outcomes` tells
+    them. The directory of the sweep is claimed meanwhile.
 
     Args:
-        command: as typed, for the line that says how to go on after a stop.
+        command: as typed, for the lines that say how to go on.
+        retry: do the jobs again that failed.
 
     Raises:
         UserError: another sweep works on the directory, or it holds something that is no sweep, or jobs of another
-            config or command.
+            config, command or version of robustcli.
     """
-    outcomes, plugins = Outcomes(), Plugins.instance()
+    outcomes, plugins = Outcomes(command), Plugins.instance()
     instantiate = plugins.instantiate_launcher
 
     def counting(hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> Launcher:
+        check_launcher(command, config.hydra.launcher)
         launcher = instantiate(hydra_context=hydra_context, task_function=task_function, config=config)
         outcomes.directory = Path(str(config.hydra.sweep.dir))
-        claims.enter_context(_claimed(outcomes.directory.absolute()))
+        sweep = outcomes.directory.absolute()
+        claims.enter_context(_claimed(sweep))
         launch = launcher.launch
 
         def run(job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+            composed = hydra_context.config_loader.load_sweep_config
             numbers = range(initial_job_idx, initial_job_idx + len(job_overrides))
-            for number, overrides in zip(numbers, job_overrides, strict=True):
-                _check_job(command, hydra_context.config_loader.load_sweep_config(config, list(overrides)), number)
-            results = launch(job_overrides, initial_job_idx)
-            outcomes.add(results, numbers)
-            return results
+            wait_for_earlier(sweep)
+            planned = [
+                _plan(command, composed(config, list(overrides)), number, overrides)
+                for number, overrides in zip(numbers, job_overrides, strict=True)
+            ]
+            outcomes.jobs += [each.job for each in planned]
+            write_jobs(sweep, outcomes.jobs)
+            kept = {DONE} if retry else {DONE, FAILED}
+            results = _launched(launch, sweep, planned, [each for each in planned if each.state not in kept])
+            return [outcomes.add(each, result) for each, result in zip(planned, results, strict=True)]
 
         launcher.launch = run  # type: ignore[method-assign]
         return launcher
@@ -106,10 +141,47 @@ def counted(command: str) -> Iterator[Outcomes]:
     except BaseException as error:
         if stop_code(error) and outcomes.directory is not None and (outcomes.directory / "multirun.yaml").is_file():
             with suppress(OSError):  # of a terminal that was closed
-                print(f"go on with: robustcli {command} resume={outcomes.directory}", file=sys.stderr, flush=True)
+                _say(f"go on with: robustcli {command} resume={outcomes.directory}")
         raise
     finally:
         del plugins.instantiate_launcher  # the method of the class shows again
+
+
+def _launched(
+    launch: Callable[[Sequence[Sequence[str]], int], Sequence[JobReturn]],
+    sweep: Path,
+    planned: Sequence[_Planned],
+    todo: Sequence[_Planned],
+) -> list[JobReturn]:
+    """The results of all ``planned`` jobs of ``sweep``, of which those of ``todo`` alone are launched."""
+    words = [each.overrides for each in todo]
+    if len(todo) < len(planned):  # a launcher counts what it gets: the directories, named by the number, are given
+        words = [[*each.overrides, f"hydra.sweep.subdir={quoted(each.job.directory)}"] for each in todo]
+    try:
+        results = list(launch(words, planned[0].job.number)) if todo else []
+    except Exception as error:
+        if not is_lost(error):
+            raise
+        wait_for_earlier(sweep)  # the others go on
+        results = [_recorded(each.place) for each in todo]
+    found = dict(zip((each.job.number for each in todo), results, strict=False))
+    begun = {each.job.number for each in todo}
+    return [
+        found.get(each.job.number, _result(math.nan)) if each.job.number in begun else _recorded(each.place)
+        for each in planned
+    ]
+
+
+def _recorded(place: Path) -> JobReturn:
+    """The result of a job as its directory has it: a number, or NaN where it has none."""
+    done = state_of(place) == DONE
+    return _result(files.read_json(place / "metrics.json")["objective"] if done else math.nan)
+
+
+def _result(objective: float) -> JobReturn:
+    result = JobReturn()
+    result.status, result.return_value = JobStatus.COMPLETED, objective
+    return result
 
 
 @contextmanager
@@ -142,14 +214,14 @@ def _claimed(directory: Path) -> Iterator[None]:
         lock.release()
 
 
-def _check_job(command: str, config: DictConfig, number: int) -> None:
-    """Check that the directory of a job of a sweep is absent, or holds the same job from an earlier start of it.
+def _plan(command: str, config: DictConfig, number: int, overrides: Sequence[str]) -> _Planned:
+    """The job ``number`` of a sweep, whose directory is absent, or holds the same job from an earlier start of it.
 
     Args:
         config: of the job, with Hydra's own node, as Hydra composes it.
 
     Raises:
-        UserError: it holds a job of another config or command.
+        UserError: the directory holds a job of another config, command or version.
     """
     with open_dict(config):
         config.hydra.job.id = config.hydra.job.num = number
@@ -157,17 +229,33 @@ def _check_job(command: str, config: DictConfig, number: int) -> None:
     before = holder.cfg
     holder.set_config(config)  # in which the subdirectory, and settings of the job, may be interpolated
     try:
-        directory = Path(str(config.hydra.sweep.dir)).absolute() / str(config.hydra.sweep.subdir)
-        if not (directory / "config.yaml").is_file():
-            return
-        with read_write(config), open_dict(config):
-            del config["hydra"]
-        check_ours(directory)
-        check_same(directory, command, plain(OmegaConf.to_container(config, resolve=True)))
+        subdirectory = str(config.hydra.sweep.subdir)
+        place = Path(str(config.hydra.sweep.dir)).absolute() / subdirectory
+        words: Any = OmegaConf.to_container(config.hydra.overrides.task, resolve=False)
+        job = SweepJob(number, subdirectory, [str(word) for word in words])
+        if (place / "config.yaml").is_file():
+            with read_write(config), open_dict(config):
+                del config["hydra"]
+            check_ours(place)
+            _check_version(place)
+            same = check_same(place, command, plain(OmegaConf.to_container(config, resolve=True)))
+        else:  # refused before it began, it left its words
+            same = (place / "overrides.yaml").is_file() and files.read_yaml(place / "overrides.yaml") == job.overrides
+        return _Planned(job, place, overrides, state_of(place) if same else WAITING)
     except UserError as error:
         raise UserError(f"job {number} of the sweep: {error}") from error
     finally:
         holder.cfg = before
+
+
+def _check_version(job: Path) -> None:
+    begun = files.read_json(job / "manifest.json")["code"]
+    version = begun.get("version") if isinstance(begun, dict) else None
+    if version != __version__:
+        raise UserError(
+            f"{job} was begun by robustcli {version}, and this is {__version__}: a table would mix the two; go on with "
+            f"that version (pip install robustcli=={version}), or begin another sweep"
+        )
 
 
 @contextmanager
@@ -191,6 +279,14 @@ def _whole_saves() -> Iterator[None]:
         yield
     finally:
         OmegaConf.save = staticmethod(save)  # type: ignore[method-assign]
+
+
+def _say(sentence: str) -> None:
+    print(sentence, file=sys.stderr, flush=True)
+
+
+def _jobs(numbers: Sequence[int]) -> str:
+    return f"job{'s' if len(numbers) > 1 else ''} {', '.join(map(str, numbers))}"
 
 
 def _succeeded(result: JobReturn) -> bool:

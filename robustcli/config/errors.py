@@ -3,6 +3,7 @@
 import re
 import shlex
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
@@ -119,7 +120,7 @@ def _unknown_choice(command: str, argv: Sequence[str], error: MissingConfigExcep
         )
     missing = Path(error.missing_cfg_file)
     group, choice = missing.parent.as_posix(), missing.stem if missing.suffix == ".yaml" else missing.name
-    if group == "hydra/launcher" and choice.startswith("submitit"):
+    if group == "hydra/launcher" and choice.startswith("submitit") and find_spec("submitit") is None:
         return f"hydra/launcher={choice} needs the cluster extra: pip install 'robustcli[cluster]'"
     options = sorted(error.options or [])
     if missing.parts[0] == config_groups.EXPERIMENT:
@@ -127,6 +128,17 @@ def _unknown_choice(command: str, argv: Sequence[str], error: MissingConfigExcep
         options = config_groups.groups_of(command, argv).get(group, [])
     if group == "." or not options:
         return _first_line(error)
+    asked = next((value(word).rstrip("/") for word in argv if key(word) == group), "")
+    if group == "model" and Path(asked).is_file():
+        return (
+            f"model={asked} is a file of weights: say of which network, such as model=torchvision "
+            f"model.architecture=resnet18 checkpoint={asked}; `robustcli list model` shows the choices"
+        )
+    if group == "dataset" and Path(asked).is_dir():
+        return (
+            f"dataset={asked} is a folder: say what lies in it, such as dataset=class_folders dataset.root={asked} for "
+            "images in a folder for each class; `robustcli list dataset` shows the choices"
+        )
     return f"{group} has no choice {choice!r}{did_you_mean(choice, options)} (choices: {', '.join(options)})"
 
 
@@ -166,7 +178,9 @@ def _unknown_key(command: str, argv: Sequence[str], wrong: str) -> str:
     node = wrong.partition(".")[0]
     if node in WORDS and f"{node}.{WORDS[node]}" not in valid:
         return f"{wrong}: a config file sets {node} to a word alone: write it there as {node}: {{{WORDS[node]}: WORD}}"
-    near = nearest_keys(wrong, [*valid, *(name for name in choices if name not in valid)])
+    typed = config_groups.as_typed(command)
+    elsewhere = [typed[wrong]] if typed.get(wrong, wrong) != wrong else []
+    near = elsewhere or nearest_keys(wrong, [*valid, *(name for name in choices if name not in valid)])
     first = wrong.partition(".")[0]
     if first not in choices and first not in valid and (owners := _owners(first)):
         return f"{command} has no key {wrong!r}, because it has no group {first!r}; {_listed(owners)}"

@@ -3,12 +3,15 @@
 Read from the directory alone, without Hydra, because help and completion must answer at once.
 """
 
+import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise, takewhile
 from pathlib import Path
 
 from robustcli.utils.errors import UserError
 
+_KEY = re.compile(r"^( *)(\w+):(?: ([^\s#](?:.*?\S)??))?(?: +# (.*))?$", re.MULTILINE)
 EXPERIMENT = "experiment"  # the one group whose choices stand in a folder for each command: train_mat/tiny_clean
 
 
@@ -59,18 +62,45 @@ def groups_of(command: str, argv: Sequence[str] = ()) -> dict[str, list[str]]:
 
 def default_groups(name: str) -> list[str]:
     """The groups in the defaults list of ``conf/<name>.yaml`` and of the files beside it that this lists, in order."""
+    return list(as_typed(name))
+
+
+def as_typed(command: str) -> dict[str, str]:
+    """The groups of ``command`` and how each is chosen on its command line: ``{"model": "model@reference"}`` where the
+    choice goes elsewhere.
+    """
     import yaml
 
-    file = conf_directory() / f"{name}.yaml"
+    file = conf_directory() / f"{command.replace('-', '_')}.yaml"
     listed = yaml.safe_load(file.read_text(encoding="utf-8")).get("defaults", []) if file.is_file() else []
-    found: list[str] = []
+    found: dict[str, str] = {}
     for entry in listed:
         if isinstance(entry, str):
-            found += default_groups(entry)
-        else:
-            group = next(iter(entry)).partition("@")[0]  # `purifier@baselines.noise` chooses a purifier too
-            found += [] if group.startswith("override ") else [group]
-    return list(dict.fromkeys(found))
+            found = found | {group: typed for group, typed in as_typed(entry).items() if group not in found}
+        elif not (group := next(iter(entry))).startswith("override "):
+            found.setdefault(group.partition("@")[0], group)  # `purifier@baselines.noise` chooses a purifier too
+    return found
+
+
+@dataclass(frozen=True)
+class Key:
+    """A key of a config file: its dotted name, its default as written (empty of what holds others), its comment."""
+
+    key: str
+    value: str
+    comment: str
+
+
+def keys_in(command: str) -> list[Key]:
+    """The keys that stand in the file of ``command`` (as typed) itself, ``certify.sigma`` too; not those of groups."""
+    text = (conf_directory() / f"{command.replace('-', '_')}.yaml").read_text(encoding="utf-8")
+    body = re.sub(r"^(?:defaults|hydra):\n(?:[ -].*\n|\n)*", "", text, flags=re.MULTILINE)
+    found, parent = list[Key](), ""
+    for indent, name, value, comment in _KEY.findall(body):
+        parent = parent if indent else name
+        if value or comment:
+            found.append(Key(f"{parent}.{name}" if indent else name, value, comment))
+    return found
 
 
 def summary(file: Path) -> str:

@@ -27,12 +27,18 @@ class TrainerSettings:
             turned into a number of steps at the start, from a few timed steps, so that the run itself is bounded by
             steps and can be rebuilt.
         batch_size: pairs or images of a micro-batch; ``accumulation`` of them make an update.
+        devices: processes that share the micro-batches of an update, each on a GPU of its own where there are several;
+            no number changes for it. Of a run that torchrun or srun starts in several processes it is theirs.
+        negatives: of a contrastive loss: the pairs of the ``micro``-batch, or of the whole ``step``, over all
+            processes.
         lr, weight_decay: of the ``optimizer``, see `build_optimiser`, which also knows the choices.
         warmup: share of the steps in which lr rises from 0; ``schedule``: ``cosine`` to 0, or ``constant``.
         eps_scale: radius of the attacks of a training over that of the threat model, by which it is judged. Beyond 1 a
             short training gains recall under attack, at a price in clean recall.
         clip: largest norm of the gradient; None for none.
         precision: ``fp32``, or ``bf16`` autocast where the device has it.
+        checkpointing: keep the inputs of the blocks of a transformer alone and compute the rest again for the gradient:
+            a third of the time for a multiple of the batch.
         ema: decay of an exponential moving average of the weights, which is then evaluated and saved; None for none.
         compile: compile the image tower (torch.compile), for long runs: the first steps take a minute or two longer.
             Figures may differ from those without it by rounding.
@@ -51,8 +57,11 @@ class TrainerSettings:
     schedule: str = choice("cosine", "constant")
     eps_scale: float = bounded(0)
     accumulation: int = bounded(1)
+    devices: int = bounded(1, 1024, default=1)
+    negatives: str = choice("micro", "step", default="micro")
     clip: float | None = bounded(0)
     precision: str = choice("fp32", "bf16")
+    checkpointing: bool = False
     ema: float | None = bounded(0, 1)
     compile: bool
     save_minutes: float = bounded(0)
@@ -159,6 +168,7 @@ class BaseCommand:
     seed: int
     checkpoint: str | None
     resume: str | None
+    retry: str | None
     device: str
     threads: int = bounded(1, 1024)
     tracker: Any
@@ -213,7 +223,15 @@ class JudgingCommand(EvaluatingCommand):
 
 
 @dataclass(kw_only=True)
-class TrainMatCommand(JudgingCommand):
+class ClassifyingCommand(JudgingCommand):
+    """Keys of the commands in which a dual encoder may classify by texts, see `robustcli.data.class_texts`."""
+
+    templates: Any = None
+    class_names: Any = None
+
+
+@dataclass(kw_only=True)
+class TrainMatCommand(ClassifyingCommand):
     """``robustcli train-mat``."""
 
     attack: Any
@@ -222,14 +240,6 @@ class TrainMatCommand(JudgingCommand):
     pairing: Any
     attacks: Any
     trainer: TrainerSettings
-
-
-@dataclass(kw_only=True)
-class ClassifyingCommand(JudgingCommand):
-    """Keys of the commands in which a dual encoder may classify by texts, see `robustcli.data.class_texts`."""
-
-    templates: Any = None
-    class_names: Any = None
 
 
 @dataclass(kw_only=True)
@@ -307,10 +317,11 @@ class LearnAlphasCommand(EvaluatingCommand):
     model: Any
     threat: ThreatSettings
     purifier: Any
+    alphas: Any
     adversarial: AdversarialImagesSettings
     trials: int = bounded(1)
     sampler: str = choice("gp", "tpe", "random")
-    objectives: list[str]
+    objectives: list[str] | None
 
 
 # By the name of the command's primary config: conf/<name>.yaml has `<name>_schema` in its defaults list.

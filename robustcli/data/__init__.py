@@ -3,6 +3,7 @@
 from robustcli.data.base import ImageTextData
 from robustcli.data.class_arrays import ClassArrays
 from robustcli.data.class_folders import ClassFolders
+from robustcli.data.class_pairs import ClassPairs
 from robustcli.data.class_sets import Cifar10, Cifar100, Mnist, Pcam, Stl10, Svhn
 from robustcli.data.class_shards import ClassShards
 from robustcli.data.class_texts import ClassTexts, class_texts
@@ -26,6 +27,7 @@ __all__ = [
     "Cifar100",
     "ClassArrays",
     "ClassFolders",
+    "ClassPairs",
     "ClassShards",
     "ClassTexts",
     "CocoCaptions",

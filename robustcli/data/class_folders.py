@@ -102,9 +102,22 @@ def _split_folder(root: str, split: str) -> Path:
         )
     share = " or set dataset.val_share, which takes the images from train," if split == "val" else ""
     raise UserError(
-        f"dataset.root is {root}, but there is no folder {folder}: put a folder for each class there,{share} or write "
-        "{split} where the name of the split belongs."
+        f"dataset.root is {root}, but there is no folder {folder}: {_instead(root, split)}put a folder for each class "
+        f"there,{share} or write {{split}} where the name of the split belongs."
     )
+
+
+def _instead(root: str, split: str) -> str:
+    """What to say where the folder holds other splits, or the classes themselves."""
+    place = Path(root).expanduser()
+    present = class_folders_in(place) if "{split}" not in root and place.is_dir() else []
+    names = {"validation": "val"} | {name: name for name in SPLITS}
+    if others := [names[name] for name in present if name in names]:
+        return f"judge on one that is there, evaluation.split={others[-1]}, or " if split == "test" else ""
+    images = (path for name in present for path in (place / name).iterdir())
+    if any(path.suffix.lower() in SUFFIXES for path in images):
+        return f"its own folders are classes: move them into {root}/{split}; in general "
+    return ""
 
 
 def _name(root: str) -> str:

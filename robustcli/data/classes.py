@@ -6,7 +6,7 @@ Shapes: B batch, C channels, H height, W width, N images, Y classes.
 import json
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -34,6 +34,7 @@ class ImageClassData(ABC):
         benchmark: the name by which clip-benchmark (on PyPI) knows the set's templates, and its class names where they
             are as many as ``classes``; None: it does not know the set.
         templates: texts of a class for image-text models, with ``{}`` for its name; empty: the set has none of its own.
+        synonyms: word of such a text -> words of the same meaning, where the set knows them; else None.
     """
 
     name: str
@@ -46,6 +47,7 @@ class ImageClassData(ABC):
     notes: Sequence[str] = ()
     benchmark: str | None = None
     templates: tuple[str, ...] = ()
+    synonyms: Mapping[str, Sequence[str]] | None = None
 
     @abstractmethod
     def images(self, indices: Tensor) -> Tensor:

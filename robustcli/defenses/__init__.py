@@ -12,6 +12,7 @@ from robustcli.defenses.objectives.rivals import AGFT, PMGAFT, TGAZSR, AdvFLYP, 
 from robustcli.defenses.objectives.trades import TRADES
 from robustcli.defenses.objectives.visual import OnClasses, VisualObjective
 from robustcli.defenses.preprocessing import JPEG, GaussianBlur, NormNoise, preprocessing
+from robustcli.defenses.purification.alpha_rules import InformativeAlphas, SearchedAlphas
 from robustcli.defenses.purification.cleaner import Cleaner, Step
 from robustcli.defenses.purification.purified import PurifiedClassifier, PurifiedEncoder
 from robustcli.defenses.purification.purifier import Purifier
@@ -31,6 +32,7 @@ __all__ = [
     "Cleaner",
     "DiffPure",
     "GaussianBlur",
+    "InformativeAlphas",
     "MATTrades",
     "MMCoA",
     "NoisyVAE",
@@ -42,6 +44,7 @@ __all__ = [
     "PurifiedClassifier",
     "PurifiedEncoder",
     "Purifier",
+    "SearchedAlphas",
     "SimCLIP",
     "Standard",
     "Step",

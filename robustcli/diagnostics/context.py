@@ -48,6 +48,26 @@ ENSEMBLES = (AutoAttack, RetrievalAutoAttack)
 _FEW_QUERIES, _MANY_QUERIES, _SMALL = 100, 1000, 4096
 
 
+def draws_of(attack: AnyAttack) -> int:
+    """Draws of the model that the attack averages (EOT); 1 where it does not."""
+    for layer in layers(attack):
+        if isinstance(layer, EOT | RetrievalEOT):
+            return layer.draws
+        if isinstance(layer, AutoAttack) and layer.version == "rand":
+            return 20
+    return 1
+
+
+def black_box_queries(pixels: int, draws: int) -> int:
+    """Forward passes of a black-box search on an image of C H W = ``pixels``, where nothing else is asked for."""
+    return _FEW_QUERIES if pixels > _SMALL or draws > 1 else _MANY_QUERIES
+
+
+def least_passes(images: int, queries: int) -> int:
+    """Passes that the checks of a sample of so many images may take whatever the limit is."""
+    return _LEAST * images + _CLOSEST * (queries + _LEAST_OF_CLOSEST) + _LEAST_BESIDE
+
+
 class CheckContext:
     """An attack on a subject, with its runs cached. The image part is run with clean captions, the text part with clean
     images.
@@ -88,20 +108,14 @@ class CheckContext:
         self.search: ClassifierAttack | None = None if self.image_attack is None else image_search(self.image_attack)
         self.attackable = subject.attackable("image")
         ensemble = "retrieval_autoattack" if isinstance(attack, RetrievalAttack) else "autoattack"
-        few = subject.pixels > _SMALL or self.draws > 1
-        self.queries = queries or (_FEW_QUERIES if few else _MANY_QUERIES)
-        self._least = _LEAST * len(subject.images) + _CLOSEST * (self.queries + _LEAST_OF_CLOSEST) + _LEAST_BESIDE
+        self.queries = queries or black_box_queries(subject.pixels, self.draws)
+        self._least = least_passes(len(subject.images), self.queries)
         self.advice = Advice(keys=keys, ensemble=ensemble, search=self.search)
 
     @cached_property
     def draws(self) -> int:
-        """Draws of the model that the attack averages (EOT); 1 where it does not."""
-        for layer in layers(self.full_attack):
-            if isinstance(layer, EOT | RetrievalEOT):
-                return layer.draws
-            if isinstance(layer, AutoAttack) and layer.version == "rand":
-                return 20
-        return 1
+        """See `draws_of`."""
+        return draws_of(self.full_attack)
 
     @cached_property
     def outcome(self) -> Outcome:

@@ -4,35 +4,25 @@ Each process loads the command anew and takes the next chunk that nobody has: a 
 so that records do not depend on who computed what, and a run goes on with any number of processes.
 """
 
-import importlib
 import multiprocessing
 import os
 import signal
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from multiprocessing.context import SpawnContext, SpawnProcess
-from pathlib import Path
 from queue import Empty
 from typing import Any, NamedTuple
 
-import torch
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from robustcli.config import schemas
+from robustcli.engines.workers import Work, check_alive, start_tracker, told
 from robustcli.evaluation import AttackRun, Evaluation, Group
 from robustcli.evaluation.stored import Stored
 from robustcli.runs.parts import part_path, records_part
 from robustcli.runs.run import Run
-from robustcli.utils.errors import UserError, user_error_in_chain
 
 _LOOK = 0.5  # seconds between looks for a process that was lost
-
-
-class LostProcess(RuntimeError):
-    """A process that ended before its work."""
 
 
 class _Unit(NamedTuple):
@@ -45,16 +35,6 @@ class _Unit(NamedTuple):
     @property
     def part(self) -> str:
         return f"{self.run.part}/{self.chunk:05d}"
-
-
-class _Work(NamedTuple):
-    """What a process needs to load the command again."""
-
-    command: str
-    config: DictConfig
-    hydra: Any
-    directory: Path
-    images: int
 
 
 def attack_in_processes(
@@ -78,16 +58,15 @@ def attack_in_processes(
     for number in set(range(len(units))) - set(missing):
         show(units[number].run, units[number].images)
     context = multiprocessing.get_context("spawn")
-    work = _Work(
-        str(run.manifest["command"]), config, HydraConfig.instance().cfg, run.directory, len(evaluation.evaluator)
-    )
-    with _started(context, work, missing, min(config.processes, len(missing))) as (processes, results):
+    count, images = min(config.processes, len(missing)), len(evaluation.evaluator)
+    work = Work.of(run, config, str(run.manifest["command"]))
+    with _started(context, (work, images, missing), count) as (processes, results):
         done = 0
         while done < len(missing):
             try:
                 found = results.get(timeout=_LOOK)
             except Empty:
-                _check(processes, run.directory)
+                check_alive(processes, count, f"what is done is kept, go on with resume={run.directory}")
                 continue
             if isinstance(found, Exception):
                 raise found
@@ -104,13 +83,13 @@ def _units(evaluation: Evaluation, groups: Sequence[Group]) -> list[_Unit]:
 
 @contextmanager
 def _started(
-    context: SpawnContext, work: _Work, missing: Sequence[int], count: int
+    context: SpawnContext, work: tuple[Work, int, list[int]], count: int
 ) -> Iterator[tuple[list[SpawnProcess], Any]]:
-    """Processes that work on the units ``missing``, and the queue of what they have done; ended with the context."""
+    """Processes that do ``work``, see `_work`, and the queue of what they have done; ended with the context."""
+    start_tracker()
     results, taken = context.Queue(), context.Value("l", 0)
     processes = [
-        context.Process(target=_work, args=(work, list(missing), taken, results, number), daemon=True)
-        for number in range(count)
+        context.Process(target=_work, args=(*work, taken, results, number), daemon=True) for number in range(count)
     ]
     for process in processes:
         process.start()
@@ -125,31 +104,16 @@ def _started(
         results.cancel_join_thread()
 
 
-def _check(processes: Sequence[SpawnProcess], directory: Path) -> None:
-    for number, process in enumerate(processes):
-        if process.exitcode not in (None, 0):
-            how = f"signal {-process.exitcode}" if process.exitcode < 0 else f"exit code {process.exitcode}"
-            raise LostProcess(
-                f"process {number + 1} of {len(processes)} was lost ({how}; 9 is often want of memory): what is done "
-                f"is kept, go on with resume={directory} and, if need be, fewer processes"
-            )
-
-
-def _work(work: _Work, missing: list[int], taken: Any, results: Any, number: int) -> None:
-    """The life of a process: load the command, then take chunk after chunk."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the first process ends the others
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+def _work(work: Work, images: int, missing: list[int], taken: Any, results: Any, number: int) -> None:
+    """The life of a process: load the command, then take chunk after chunk of the units ``missing``."""
     try:
-        schemas.register()  # and the resolvers that the config refers to
-        HydraConfig.instance().cfg = work.hydra
+        engine = work.begin(number, lambda: os._exit(128 + signal.SIGTERM))  # files appear whole or not at all
         config = work.config
-        if config.device in ("auto", "cuda") and torch.cuda.is_available():
-            config.device = f"cuda:{number % torch.cuda.device_count()}"
-        loaded = importlib.import_module(f"robustcli.engines.{work.command}").load(config)
+        loaded = engine.load(config)
         evaluation = loaded.evaluation
-        if work.images < len(evaluation.evaluator):
-            evaluation.evaluator.shorten(work.images, "as in the first process")
-        stores = work.command == "attack" or config.evaluation.keep_inputs
+        if images < len(evaluation.evaluator):
+            evaluation.evaluator.shorten(images, "as in the first process")
+        stores = work.engine == "attack" or config.evaluation.keep_inputs
         keep = Stored(work.directory, evaluation, loaded.groups).keep if stores else None
         units, part = _units(evaluation, loaded.groups), partial(records_part, work.directory)
         while (unit := _next(missing, taken)) is not None:
@@ -157,9 +121,7 @@ def _work(work: _Work, missing: list[int], taken: Any, results: Any, number: int
                 pass
             results.put(unit)
     except Exception as error:
-        mistake = user_error_in_chain(error)
-        first = (str(error).splitlines() or [""])[0]
-        results.put(UserError(str(mistake)) if mistake else RuntimeError(f"{type(error).__name__}: {first}"))
+        results.put(told(error))
 
 
 def _next(missing: Sequence[int], taken: Any) -> int | None:
@@ -168,10 +130,3 @@ def _next(missing: Sequence[int], taken: Any) -> int | None:
         place = taken.value
         taken.value += 1
     return missing[place] if place < len(missing) else None
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(128 + signal.SIGTERM)  # files appear whole or not at all

@@ -2,17 +2,30 @@
 models make of them.
 """
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from robustcli.attacks import RetrievalAttack, ThreatModel
 from robustcli.attacks.adaptive.surrogate import RetrievalSurrogate, Surrogate, passes_for_transfer
 from robustcli.attacks.core.passes import Passes, Problem
-from robustcli.evaluation.access import AttackRun, Group
+from robustcli.evaluation.access import AttackRun, Entry, Group
 from robustcli.evaluation.evaluation import Evaluation
+from robustcli.evaluation.records import BARE
 from robustcli.evaluation.timing import Timing, seconds_of
 from robustcli.utils.progress import duration
+
+# Passes with which the base class of an attack judges an image beside its search: of a classifier before and after it.
+_JUDGED_CLASSES, _JUDGED_PAIRS = 2, 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class OfModel:
+    """Forward and backward passes, in all, that the attacks take on a model, and the mean seconds of one."""
+
+    passes: int
+    pass_seconds: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +39,8 @@ class Estimate:
         seconds: of all of them and of judging what comes out, at the speed that was timed.
         unknown: attacks that cannot tell their passes; they are in no total.
         by_run: seconds of one image in each run, by `AttackRun.part`.
+        clean_seconds: those of ``seconds`` that are no attack's; one process alone takes them.
+        by_model: what each model, by its label, is asked for by the attacks, and the seconds of a pass.
     """
 
     images: int
@@ -36,6 +51,8 @@ class Estimate:
     seconds: float
     unknown: tuple[str, ...] = ()
     by_run: Mapping[str, float]
+    clean_seconds: float = 0.0
+    by_model: Mapping[str, "OfModel"] = field(default_factory=dict)
     unit: str = "images"
 
     def __str__(self) -> str:
@@ -50,6 +67,10 @@ class Estimate:
             work += f" (without {', '.join(self.unknown)}, which cannot tell)"
         return f"{work}: {most or 'about '}{duration(self.seconds)} by timed passes"
 
+    def shared(self, ways: float) -> "Estimate":
+        """The same where as many images are attacked at a time as ``ways``."""
+        return replace(self, seconds=self.clean_seconds + (self.seconds - self.clean_seconds) / ways)
+
     def affordable(self, minutes: float) -> int:
         """The number of images that ``minutes`` pay for, of those that there are; 0: not for one."""
         whole = 60 * minutes * self.images / self.seconds if self.seconds else self.images
@@ -62,7 +83,7 @@ def estimate(evaluation: Evaluation, groups: Sequence[Group], *, times: int = 1)
     """
     evaluator, speeds = evaluation.evaluator, _Speeds(evaluation)
     count, per_image = len(evaluator), evaluator.captions_per_image
-    total, by_run, unknown = Passes(), dict[str, float](), dict[str, None]()
+    total, by_run, unknown, asked = Passes(), dict[str, float](), dict[str, None](), Counter[str]()
     entries = [entry for group in groups for entry in group.entries]
     seconds = sum(evaluator.draws(entry) * speeds.forward(entry.model) for entry in entries)
     seconds += sum(per_image * speeds.encode(entry.model) for entry in entries)
@@ -74,12 +95,20 @@ def estimate(evaluation: Evaluation, groups: Sequence[Group], *, times: int = 1)
             unknown[run.name] = None
             spent = Passes()
         model = attacked_model(run)
-        own = spent.forward * speeds.forward(model) + spent.backward * speeds.backward(model)
+        judged = _JUDGED_PAIRS if isinstance(run.attack, RetrievalAttack) else _JUDGED_CLASSES
+        forward += judged
+        own = (
+            judged * speeds.forward(run.victim)
+            + spent.forward * speeds.forward(model)
+            + spent.backward * speeds.backward(model)
+        )
         if spent.searches:
             own += spent.searches * per_image * speeds.search(model, run.attack)
         for entry in run.entries:  # the verdict: fresh draws of the image, and the caption once more
             own += evaluator.draws(entry) * speeds.forward(entry.model) + per_image * speeds.encode(entry.model)
             forward += evaluator.draws(entry)
+            if run.access != "static" or entry.defence == BARE:  # else computed on the bare model
+                asked[entry.label] += count * (spent.forward + spent.backward)
         total, by_run[run.part] = total + spent, own
     scale = times * count
     passes = Passes(
@@ -95,6 +124,10 @@ def estimate(evaluation: Evaluation, groups: Sequence[Group], *, times: int = 1)
         runs=times * len(runs),
         passes=passes,
         seconds=scale * (seconds + sum(by_run.values())),
+        clean_seconds=scale * seconds,
+        by_model={
+            entry.label: OfModel(passes=asked[entry.label], pass_seconds=speeds.of_pass(entry)) for entry in entries
+        },
         unknown=tuple(unknown),
         by_run=by_run,
         unit=evaluator.unit,
@@ -134,6 +167,12 @@ class _Speeds:
     def __init__(self, evaluation: Evaluation) -> None:
         self._evaluation = evaluation
         self._known: dict[tuple[int, ...], float] = {}
+
+    def of_pass(self, entry: Entry) -> float:
+        """The mean of a forward and a backward pass; the forward alone where no attack moves images."""
+        if not self._evaluation.threat.moves_images:
+            return self.forward(entry.model)
+        return (self.forward(entry.model) + self.backward(entry.model)) / 2
 
     def forward(self, model: Any) -> float:
         return self._timed(model, lambda timing: timing.forward(), 0)

@@ -391,10 +391,22 @@ def _check_match(weights: Weights, state: Mapping[str, Tensor], expected: Mappin
         origin = weights.description.get("architecture") or weights.description.get("factory")
         made = f" ({origin})" if origin else ""
         differences = "; ".join(filter(None, found))
+        number = _number_of_classes(state, expected) if found[:2] == ["", ""] else None
+        remedy = "give the architecture and sizes that it was trained with"
         raise OtherModel(
-            f"checkpoint {weights.path} is of another model{made}: {differences}: give the architecture and sizes that "
-            "it was trained with"
+            f"checkpoint {weights.path} is of another model{made}: {differences}: "
+            + (remedy if number is None else f"it has {number} classes, so set model.classes={number}")
         )
+
+
+def _number_of_classes(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> int | None:
+    """The number of logits of a file that fits but for it: its last layer alone has other rows; None if not so."""
+    shapes = ((state[name].shape, wanted.shape) for name, wanted in expected.items())
+    pairs = [(found, wanted) for found, wanted in shapes if found != wanted]
+    if len(pairs) > 2 or not all(pair[0] and pair[0][1:] == pair[1][1:] for pair in pairs):  # a weight and its bias
+        return None
+    numbers = {found[0] for found, _ in pairs}
+    return numbers.pop() if len(numbers) == 1 else None
 
 
 def check_numbers(path: Path, state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:

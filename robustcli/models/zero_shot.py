@@ -53,6 +53,7 @@ class ZeroShot(Classifier):
         allow_equal: take classes whose texts are equal, which no model can tell apart; the foot of a table says so.
             Published lists have some: two of ImageNet's classes are "missile", two "sunglasses".
         prompt: context vectors that stand in the place of templates; they alone train then.
+        store: keep class weights on the disk; False for a copy of a text tower that is at every step another one.
 
     Attributes:
         dual, names, templates: as above.
@@ -76,6 +77,7 @@ class ZeroShot(Classifier):
         origin: str = "",
         allow_equal: bool = False,
         prompt: Prompt | None = None,
+        store: bool = True,
     ) -> None:
         super().__init__(
             dual.network,
@@ -104,7 +106,7 @@ class ZeroShot(Classifier):
                 weight.requires_grad_(name == PROMPT)
         self._class_features: Tensor | None = None
         self._versions: list[int] = []
-        self._key = ""
+        self._key, self._stored = "", store
         self.eval()
 
     @property
@@ -235,7 +237,7 @@ class ZeroShot(Classifier):
         flags = [(module, module.training) for module in self.dual.modules()]
         self.dual.eval()
         try:
-            self._class_features = self._cached(key)
+            self._class_features = self._cached(key) if self._stored else self._encoded(self._tokens)
         finally:
             for module, training in flags:
                 module.training = training

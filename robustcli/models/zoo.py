@@ -5,6 +5,7 @@ Shapes: Y classes.
 
 import importlib
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from types import ModuleType
 from typing import Any
@@ -32,7 +33,7 @@ def torchvision(
     *,
     pretrained: str | None = None,
     checkpoint: Checkpoint | None = None,
-    classes: Classes = 1000,
+    classes: Classes | None = 1000,
     image_size: int | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
@@ -46,7 +47,7 @@ def torchvision(
             checkpoint.
         checkpoint: a local file: safetensors, or a state dict. With a tag beside it, the tag says only what size, mean
             and std the weights were trained with, and nothing is downloaded.
-        classes: their names in the order of the logits, or their number.
+        classes: their names in the order of the logits, or their number; None: that of the checkpoint.
         image_size, mean, std: if not those of the tag, or of the architecture's default weights.
         seed: of random weights, where none are loaded; the global generator is left alone.
 
@@ -63,6 +64,7 @@ def torchvision(
         "std": std,
     }
     settings, weights = settings_and_weights(torchvision, settings, checkpoint)
+    settings["classes"] = _known_classes(settings["classes"], weights)
     known = library.list_models(module=library)
     if architecture not in known:
         raise UserError(
@@ -72,9 +74,9 @@ def torchvision(
     tag = weights_tag(library, architecture, pretrained)
     preset = (tag or library.get_model_weights(architecture).DEFAULT).transforms()
     downloaded = tag if weights is None else None
-    _settle(settings, _side(preset.crop_size), preset.mean, preset.std)
+    assumed = _settle(settings, _side(preset.crop_size), preset.mean, preset.std)
     if downloaded is not None:
-        settings["classes"] = _own_names(downloaded.meta["categories"], classes)
+        settings["classes"] = _own_names(downloaded.meta["categories"], settings["classes"])
     number = None if downloaded is not None else class_count(settings["classes"])
     if len(settings["mean"]) != 3:
         raise UserError(
@@ -92,7 +94,7 @@ def torchvision(
             "image_size",
             settings["image_size"],
         )
-    return _wrapped(network, {"factory": "torchvision", **settings}, weights)
+    return _wrapped(network, {"factory": "torchvision", **settings}, weights, assumed if tag is None else [])
 
 
 def timm(
@@ -100,7 +102,7 @@ def timm(
     *,
     pretrained: bool = False,
     checkpoint: Checkpoint | None = None,
-    classes: Classes = 1000,
+    classes: Classes | None = 1000,
     image_size: int | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
@@ -113,7 +115,7 @@ def timm(
             ``hf-hub:NAME``.
         pretrained: download the weights of the tag.
         checkpoint: a local file: safetensors, or a state dict; nothing is downloaded then.
-        classes: their names in the order of the logits, or their number.
+        classes: their names in the order of the logits, or their number; None: that of the checkpoint.
         image_size, mean, std: if not those of timm's data configuration.
         seed: of random weights, where none are loaded; the global generator is left alone.
 
@@ -129,6 +131,7 @@ def timm(
         "std": std,
     }
     settings, weights = settings_and_weights(timm, settings, checkpoint)
+    settings["classes"] = _known_classes(settings["classes"], weights)
     if ":" not in architecture and not library.is_model(architecture):
         raise UserError(
             f"model.architecture is {architecture!r}, which timm does not know"
@@ -148,8 +151,9 @@ def timm(
             settings["image_size"],
         )
     found = importlib.import_module("timm.data").resolve_model_data_config(network)
-    _settle(settings, _side(found["input_size"][-2:]), found["mean"], found["std"])
-    return _wrapped(network, {"factory": "timm", **settings}, weights)
+    assumed = _settle(settings, _side(found["input_size"][-2:]), found["mean"], found["std"])
+    tagged = "." in architecture or ":" in architecture
+    return _wrapped(network, {"factory": "timm", **settings}, weights, [] if tagged else assumed)
 
 
 def _of_size(build: Callable[..., nn.Module], key: str, size: int | None) -> nn.Module:
@@ -183,11 +187,23 @@ def _side(size: int | Sequence[int]) -> int:
     return int(sides[0]) if len(set(sides)) == 1 else _SIZE
 
 
-def _settle(settings: dict[str, Any], size: int, mean: Sequence[float], std: Sequence[float]) -> None:
-    """Fill in image size, mean and std where neither the caller nor a checkpoint gives them."""
-    for key, value in (("image_size", size), ("mean", list(mean or IMAGENET_MEAN)), ("std", list(std or IMAGENET_STD))):
-        if settings[key] is None:
-            settings[key] = value
+def _settle(settings: dict[str, Any], size: int, mean: Sequence[float], std: Sequence[float]) -> list[str]:
+    """Fill in image size, mean and std where neither the caller nor a checkpoint gives them; the keys of those."""
+    usual = {"image_size": size, "mean": list(mean or IMAGENET_MEAN), "std": list(std or IMAGENET_STD)}
+    open_keys = [key for key in usual if settings[key] is None]
+    settings.update({key: usual[key] for key in open_keys})
+    return open_keys
+
+
+def _known_classes(classes: Classes | None, weights: Weights | None) -> Classes:
+    """``classes``, or the rows of the last tensor of the weights, which in both libraries is that of the logits; a
+    wrong guess does not fit and is told.
+    """
+    if classes is not None:
+        return classes
+    if weights is None:
+        raise UserError("model.classes is null, and no checkpoint or data set has them: give their number.")
+    return next((len(each) for each in reversed(list(weights.state.values())) if each.ndim), 1000)
 
 
 def _own_names(names: Sequence[str], asked: Classes) -> list[str]:
@@ -201,7 +217,12 @@ def _own_names(names: Sequence[str], asked: Classes) -> list[str]:
     return list(names) if isinstance(asked, int) else list(asked)
 
 
-def _wrapped(network: nn.Module, description: Mapping[str, Any], weights: Weights | None) -> Classifier:
+def _wrapped(
+    network: nn.Module, description: Mapping[str, Any], weights: Weights | None, assumed: Sequence[str]
+) -> Classifier:
+    """The network with its weights; ``assumed`` are keys that no file or tag says and the architecture has a usual
+    value for. A wrong one costs accuracy in silence, so that it is told.
+    """
     model = Classifier(
         network,
         classes=description["classes"],
@@ -211,5 +232,18 @@ def _wrapped(network: nn.Module, description: Mapping[str, Any], weights: Weight
         description=description,
     )
     if weights is not None:
-        assign(model, weights)
+        told = [_OPEN.format(weights.path, _values(description, assumed), " ".join(f"model.{key}" for key in assumed))]
+        assign(model, replace(weights, remarks=[*weights.remarks, *(told if assumed else [])]))
     return model
+
+
+_OPEN = "{} does not say how its images were prepared; taken is what is usual for the architecture: {} ({})."
+
+
+def _values(description: Mapping[str, Any], keys: Sequence[str]) -> str:
+    said = {
+        "image_size": f"{description['image_size']} pixels a side",
+        "mean": f"mean {', '.join(f'{each:.3g}' for each in description['mean'])}",
+        "std": f"std {', '.join(f'{each:.3g}' for each in description['std'])}",
+    }
+    return "; ".join(said[key] for key in keys)

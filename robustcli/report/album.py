@@ -26,13 +26,20 @@ class Album:
         self.pictures: list[Picture] = []
         self.failures: list[str] = []
 
-    def draw(self, name: str, caption: str, picture: Callable[[Path], None], numbers: Grid | None = None) -> None:
-        """Add the PNG that ``picture`` writes to ``figures/<name>.png``, if it can; ``numbers`` are those behind it."""
+    def draw(
+        self, name: str, caption: str, picture: Callable[[Path], Grid | None], numbers: Grid | None = None
+    ) -> None:
+        """Add the PNG that ``picture`` writes to ``figures/<name>.png``, if it can.
+
+        Args:
+            picture: writes it, and returns the texts in it, if it has some that a page should hold as texts.
+            numbers: those behind it.
+        """
 
         def part() -> Picture:
             path = self._path(name)
-            picture(path)
-            return Picture(caption, path, numbers)
+            texts = picture(path)
+            return Picture(caption, path, numbers or texts, "The numbers" if numbers else "The texts")
 
         if drawn := self.attempt(f"the picture {name}", part):
             self.pictures.append(drawn)

@@ -1,4 +1,4 @@
-"""Results of a search for alphas in the run directory: trials, learned alphas, records, figures and the report."""
+"""Results of `learn-alphas` in the run directory: how they were found, the alphas, records, figures and the report."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,106 +9,93 @@ import pandas as pd
 import torch
 
 from robustcli.defenses.purification.alpha_images import AdversarialImages
-from robustcli.defenses.purification.alpha_search import AlphaSearch, as_row
+from robustcli.defenses.purification.alpha_verdicts import ADAPTIVE, ADVERSARIAL
 from robustcli.defenses.purification.alphas import schedule
 from robustcli.metrics import Interval, bootstrap_difference, wilson
 from robustcli.report.album import Album
-from robustcli.report.alphas import accuracy_grid, pareto, schedules, search_history
+from robustcli.report.alpha_findings import Informed, Searched
+from robustcli.report.alphas import accuracy_grid, schedules
 from robustcli.report.html import publish
 from robustcli.report.markdown import Report, literal
-from robustcli.report.tables import Grid, print_grid
+from robustcli.report.tables import print_grid
 from robustcli.runs.run import Run
 from robustcli.utils import files
 
-ADVERSARIAL = "adversarial"
 
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class LearnedAlphas:
-    """A finished search for alphas with its evaluation on held-out images.
+    """Alphas that were found, with their verdict on held-out images.
 
     Attributes:
-        search: with all its trials.
-        objectives: names of the values of a trial, each an accuracy in [0,1].
-        adversarial: adversarial and clean images, by split.
+        found: how.
+        made: images that were made adversarial beforehand, by split.
         records: one row an image, kind of image and schedule, of the held-out split.
-        splits: that of the search, and the held-out one.
+        split: the held-out one.
         attenuation: factor in [0,1] on every schedule.
         wanted: number of adversarial images asked for.
     """
 
-    search: AlphaSearch
-    objectives: tuple[str, ...]
-    adversarial: Mapping[str, AdversarialImages]
+    found: Searched | Informed
+    made: Mapping[str, AdversarialImages]
     records: pd.DataFrame
-    splits: tuple[str, str]
+    split: str
     attenuation: float
     wanted: int
 
+    @property
+    def hardest(self) -> str:
+        """The kind of images that says most: attacked adaptively, where they are, else those made beforehand."""
+        return ADAPTIVE if ADAPTIVE in set(self.records["kind"]) else ADVERSARIAL
+
 
 def write_learned_alphas(run: Run, learned: LearnedAlphas, *, resamples: int, seed: int) -> float:
-    """Write all results and print the table; returns the accuracy of the learned alphas on held-out adversarial images.
+    """Write all results and print the table; returns the accuracy of the learned alphas on attacked held-out images,
+    see `LearnedAlphas.hardest`.
 
     Args:
         resamples: of the bootstrap interval of the gain over cosine.
         seed: of the resampling.
     """
-    search, best = learned.search, learned.search.best()
-    trials = _trials(learned)
-    with files.atomic(run.directory / "trials.csv") as path:
-        trials.to_csv(path, index=False)
+    found, kind = learned.found, learned.hardest
+    with files.atomic(run.directory / found.file) as path:
+        found.table().to_csv(path, index=False)
     accuracies = _accuracies(learned.records)
-    gain = _gain(learned.records, resamples, seed)
+    gain = _gain(learned.records, kind, resamples, seed)
     run.write_records(learned.records)
-    run.write_metrics(_flat(accuracies) | _searched(learned) | _named("learned_minus_cosine", gain), _table(accuracies))
-    winner = search.trials[best]
+    run.write_metrics(_flat(accuracies) | found.metrics | _named("learned_minus_cosine", gain), _table(accuracies))
     content = {
-        "alphas": list(winner.alphas),
+        "alphas": list(found.alphas),
         "attenuation": learned.attenuation,
-        "trial": best,
-        "origin": winner.origin,
-        "search": dict(zip(learned.objectives, winner.values, strict=True)),
-        "held_out": {kind: interval.mean for kind, interval in accuracies["learned"].items()},
+        **found.content,
+        "held_out": {name: interval.mean for name, interval in accuracies["learned"].items()},
     }
     files.write_json(run.directory / "alphas.json", content)
-    grid = accuracy_grid(accuracies, learned.splits[1])
+    grid = accuracy_grid(accuracies, learned.split)
     album = Album(run)
-    _draw(album, learned, trials)
+    found.draw(album)
+    by_name = {
+        "learned": found.alphas,
+        **{name: schedule(name, len(found.alphas)).tolist() for name in ("linear", "cosine")},
+    }
+    caption = f"How much of each latent is drawn anew, times the attenuation of {learned.attenuation:g}."
+    album.draw("schedules", caption, partial(schedules, by_name, attenuation=learned.attenuation))
     report = Report(
         title="Learned alphas",
         summary=_summary(learned, gain),
-        threat=_threat(run),
-        tables=[grid, _search_grid(learned)],
+        threat=_threat(run, learned),
+        tables=[grid, found.grid()],
         figures=album.pictures,
         caveats=[*map(literal, album.failures), *_caveats(learned, run)],
     )
     publish(run, report)
     print_grid(grid)
+    if isinstance(found, Informed):
+        print_grid(found.grid())
     for sentence in album.failures:
         print(sentence, flush=True)
     use = f"purifier.alphas={run.directory} purifier.attenuation={learned.attenuation:g}"
     print(f"to use them: {use}", flush=True)
-    return float(accuracies["learned"][ADVERSARIAL].mean or 0.0)
-
-
-def _trials(learned: LearnedAlphas) -> pd.DataFrame:
-    rows = [as_row(trial, learned.objectives) for trial in learned.search.trials]
-    frame = pd.DataFrame(rows)
-    frame.insert(0, "trial", range(len(frame)))
-    front = learned.search.front()
-    frame["front"] = [number in front for number in range(len(frame))]
-    frame["chosen"] = frame["trial"] == learned.search.best()
-    for name in learned.objectives:
-        count = _count(learned, name)
-        bounds = [wilson(round(value * count), count) for value in frame[name]]
-        frame[f"{name}_low"] = [bound.low for bound in bounds]
-        frame[f"{name}_high"] = [bound.high for bound in bounds]
-    return frame
-
-
-def _count(learned: LearnedAlphas, objective: str) -> int:
-    images = learned.adversarial[learned.splits[0]]
-    return len(images.rows if objective == ADVERSARIAL else images.clean)
+    return float(accuracies["learned"][kind].mean or 0.0)
 
 
 def _accuracies(records: pd.DataFrame) -> dict[str, dict[str, Interval]]:
@@ -119,9 +106,9 @@ def _accuracies(records: pd.DataFrame) -> dict[str, dict[str, Interval]]:
     return result
 
 
-def _gain(records: pd.DataFrame, resamples: int, seed: int) -> Interval:
-    """Accuracy of learned alphas minus cosine, paired over the same held-out adversarial images."""
-    shown = records[records["kind"] == ADVERSARIAL]
+def _gain(records: pd.DataFrame, kind: str, resamples: int, seed: int) -> Interval:
+    """Accuracy of learned alphas minus cosine, paired over the same held-out images of ``kind``."""
+    shown = records[records["kind"] == kind]
     first, second = (
         torch.tensor(shown.loc[shown["alphas"] == name, "right"].to_numpy()) for name in ("learned", "cosine")
     )
@@ -153,52 +140,22 @@ def _table(accuracies: Mapping[str, Mapping[str, Interval]]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _searched(learned: LearnedAlphas) -> dict[str, float]:
-    best = learned.search.trials[learned.search.best()]
-    return {
-        "search/trials": float(len(learned.search.trials)),
-        **{f"search/{name}": value for name, value in zip(learned.objectives, best.values, strict=True)},
-    }
-
-
-def _search_grid(learned: LearnedAlphas) -> Grid:
-    """Accuracies of the initial schedules and of the best trial, on the images of the search."""
-    trials, best = learned.search.trials, learned.search.best()
-    shown = [number for number, trial in enumerate(trials) if trial.origin != learned.search.sampler or number == best]
-    rows = [
-        [
-            str(number) + (" (chosen)" if number == best else ""),
-            trials[number].origin,
-            *(f"{100 * value:.1f}" for value in trials[number].values),
-        ]
-        for number in shown
-    ]
-    title = f"In the search itself, on the split {learned.splits[0]}: accuracy in percent"
-    note = "The chosen one is the highest of all trials, chance included: the table above is the one to believe."
-    return Grid(title, ["trial", "origin", *learned.objectives], rows, note)
-
-
-def _draw(album: Album, learned: LearnedAlphas, trials: pd.DataFrame) -> None:
-    if len(learned.objectives) == 2:
-        caption = "Accuracy on adversarial images against that on clean ones, of every trial."
-        album.draw("pareto", caption, partial(pareto, trials, learned.objectives))
-    best = learned.search.trials[learned.search.best()].alphas
-    by_name = {"learned": best, **{name: schedule(name, len(best)).tolist() for name in ("linear", "cosine")}}
-    caption = f"How much of each latent is drawn anew, times the attenuation of {learned.attenuation:g}."
-    album.draw("schedules", caption, partial(schedules, by_name, attenuation=learned.attenuation))
-    caption = "History of the search: every trial, and the best up to then."
-    album.draw("history", caption, partial(search_history, trials, learned.objectives))
-
-
 def _summary(learned: LearnedAlphas, gain: Interval) -> str:
     if gain.mean is None:
         return ""
     between = (
         "" if gain.low is None or gain.high is None else f" (95 %: {100 * gain.low:+.1f} to {100 * gain.high:+.1f})"
     )
+    adaptive = learned.hardest == ADAPTIVE
+    which = "images attacked through the purifier" if adaptive else "adversarial images"
+    how = (
+        "each with an attack of its own"
+        if adaptive
+        else "by images that were made before, not by an attack on these alphas"
+    )
     return (
-        f"On adversarial images of the split {learned.splits[1]} the learned alphas differ from cosine by "
-        f"{100 * gain.mean:+.1f} points{between}, by images that were made before, not by an attack on these alphas."
+        f"On {which} of the split {learned.split} the learned alphas differ from cosine by {100 * gain.mean:+.1f} "
+        f"points{between}, {how}."
     )
 
 
@@ -206,27 +163,33 @@ def _settings(run: Run) -> Any:
     return files.read_yaml(run.directory / "config.yaml")
 
 
-def _threat(run: Run) -> list[str]:
+def _threat(run: Run, learned: LearnedAlphas) -> list[str]:
     settings = _settings(run)
+    eps = settings["threat"]["eps"]
     made = "the reconstruction alone" if settings["purifier"]["alphas"] == "none" else "the defence as configured"
+    static = (
+        f"One FGSM step of L2 norm {eps} against {made}, every pixel by the same amount, pixels in [0, 1]; kept are "
+        "the images that were right before and wrong after."
+    )
+    if learned.hardest != ADAPTIVE:
+        return [static, "NOT ADAPTIVE: the attacker knows nothing of the alphas that are judged."]
+    rule = settings["alphas"]
     return [
-        f"One FGSM step of L2 norm {settings['threat']['eps']} against {made}, every pixel by the same amount, "
-        "pixels in [0, 1]; kept are the images that were right before and wrong after.",
-        "NOT ADAPTIVE: the attacker knows nothing of the alphas that are judged.",
+        f"Adaptive: PGD of {rule['steps']} steps within {eps} through the purifier with the alphas of its row, each "
+        f"gradient the mean over {rule['draws']} answers. It tells alphas apart; a claim needs `robustcli purify`.",
+        f"Adversarial: {static}",
     ]
 
 
 def _caveats(learned: LearnedAlphas, run: Run) -> list[str]:
     notes = [
-        "The objective is not adaptive: an attacker who knows the alphas makes other images. What they withstand then "
-        f"is told by `robustcli purify purifier.alphas=DIRECTORY purifier.attenuation={learned.attenuation:g}`.",
-        f"The winner is the highest of {len(learned.search.trials)} figures that each have an interval, so its figure "
-        "in the search flatters; linear and cosine stand beside it as they are.",
-        "Every trial has the same draws; the held-out table has others.",
+        *learned.found.caveats(),
+        "What the alphas withstand is told by `robustcli purify purifier.alphas=DIRECTORY "
+        f"purifier.attenuation={learned.attenuation:g}`.",
     ]
     if _settings(run)["purifier"]["alphas"] == "none":
         notes.append("The reconstruction scores 0 on the adversarial images by their choice.")
-    for split, images in learned.adversarial.items():
+    for split, images in learned.made.items():
         notes.append(
             f"{split}: {images.attacked} images attacked, {images.clean_correct} were right before, "
             f"{len(images.rows)} are kept."

@@ -15,7 +15,7 @@ from robustcli.report.tables import MISSING, Grid
 if TYPE_CHECKING:
     import pandas as pd
 
-_WORDS = {"adversarial": "adversarial images", "clean": "clean images"}
+_WORDS = {"adversarial": "adversarial images", "clean": "clean images", "adaptive": "attacked adaptively"}
 
 
 def accuracy_grid(accuracies: Mapping[str, Mapping[str, Interval]], split: str) -> Grid:
@@ -26,6 +26,10 @@ def accuracy_grid(accuracies: Mapping[str, Mapping[str, Interval]], split: str) 
         "± reaches to the farther end of the 95 % interval (Wilson). The adversarial images fool the reconstruction by "
         "choice, and are the same for every row: NOT an adaptive attack."
     )
+    if "adaptive" in kinds:
+        note += (
+            " Those attacked adaptively are the clean ones, attacked through the purifier with the alphas of the row."
+        )
     return Grid(
         f"Accuracy in percent on images of the split {split}, which the search has not seen",
         ["alphas", *(_WORDS.get(kind, kind) for kind in kinds)],
@@ -122,6 +126,24 @@ def schedules(by_name: Mapping[str, Sequence[float]], path: Path, *, attenuation
     axes.set_ylim(-0.02, 1.02)
     _dress(axes, "latent, coarse to fine", "share that is drawn anew")
     axes.legend(frameon=False, fontsize=9)
+    save(figure, path)
+
+
+def information(latents: "pd.DataFrame", path: Path) -> None:
+    """Bars of what each latent tells of the class, with 95 % intervals, and a line at the entropy of the class.
+
+    Args:
+        latents: ``latent``, ``nats``, ``low``, ``high`` and ``entropy``.
+        path: the PNG to write.
+    """
+    figure = Figure(figsize=(5.8, 3.6), layout="constrained")
+    axes = figure.subplots()
+    nats = latents["nats"].to_numpy()
+    far = [nats - latents["low"].to_numpy(), latents["high"].to_numpy() - nats]
+    axes.bar(latents["latent"], nats, yerr=far, color=COLOURS[0], ecolor=INK, error_kw={"linewidth": 1.0})
+    axes.axhline(float(latents["entropy"].iloc[0]), color=FADED, linewidth=1.0)
+    axes.text(0.01, 0.97, "line: entropy of the class", transform=axes.transAxes, va="top", fontsize=8, color=FADED)
+    _dress(axes, "latent, coarse to fine", "tells of the class (nats)")
     save(figure, path)
 
 

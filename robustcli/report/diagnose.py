@@ -1,6 +1,7 @@
 """Diagnostics of the robust figures of a table, and transfer rates between its models."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
@@ -13,22 +14,25 @@ from robustcli.attacks import (
     retrieval_transfer_matrix,
     transfer_matrix,
 )
+from robustcli.attacks.core.passes import Passes
 from robustcli.diagnostics import CHECKS, SAMPLES, Finding, Part, diagnose, failed
-from robustcli.diagnostics.context import ENSEMBLES
+from robustcli.diagnostics.context import ENSEMBLES, black_box_queries, draws_of, least_passes
 from robustcli.evaluation import (
     ClassificationEvaluator,
     Entry,
+    Estimate,
     Evaluation,
     Group,
     RetrievalEvaluator,
     SentenceEvaluator,
 )
 from robustcli.evaluation.aggregate import worst_attack
+from robustcli.evaluation.cost import passes_of
 from robustcli.evaluation.records import BARE, CLEAN
 from robustcli.report.tables import Grid, label_of
 from robustcli.runs.run import Run
 from robustcli.utils import files
-from robustcli.utils.progress import Progress
+from robustcli.utils.progress import Progress, duration
 
 _FEW_SAMPLES = 16  # of an ensemble's diagnostics, or of a defence's, which would else cost more than the table
 
@@ -66,6 +70,84 @@ def diagnostics_of(
     return findings
 
 
+@dataclass(frozen=True, kw_only=True)
+class DiagnosticsCost:
+    """What diagnostics will cost, before any attack has run.
+
+    Attributes:
+        batteries: figures that are diagnosed; ``images``: the sample of all of them together.
+        passes, seconds: forward and backward passes, and their time at the speed that the estimate timed.
+        at_most: they are a bound; else about a dozen or two runs of the attack on the sample.
+    """
+
+    batteries: int
+    images: int
+    passes: int
+    seconds: float
+    at_most: bool
+
+    def __str__(self) -> str:
+        figures = f"{self.batteries} figure{'' if self.batteries == 1 else 's'}"
+        most = "at most " if self.at_most else "about "
+        return (
+            f"{len(CHECKS)} checks of {figures} on {self.images:,} images, {most}{self.passes:,} passes: "
+            f"{most}{duration(self.seconds)} (diagnostics=off leaves them out)"
+        )
+
+
+_RUNS = 24  # of the attack on the sample, which the checks together come to where nothing limits them
+
+
+def cost_of(
+    evaluation: Evaluation,
+    groups: Sequence[Group],
+    found: Estimate,
+    *,
+    extent: str,
+    share: float | None,
+    times: int = 1,
+) -> DiagnosticsCost | None:
+    """The cost of `find_all`, ``times`` over, after an evaluation that costs ``found``; None: nothing is diagnosed.
+
+    Which attack is the worst is not known yet, so that ``auto`` counts the one that costs most. The checks that are
+    made in any case may pass the bound of a limit by little, see `diagnose`.
+    """
+    limited, parts = share is not None and extent == "auto", []
+    for group, entry in [(each, entry) for each in groups for entry in _diagnosed_entries(each, extent)]:
+        names = _diagnosable(evaluation, entry)
+        costs = [_battery_passes(evaluation, group, entry, name, found, share if limited else None) for name in names]
+        costs = costs if extent == "full" else sorted(costs)[-1:]  # by passes, which come first
+        parts += [(*each, found.by_model[entry.label].pass_seconds) for each in costs]
+    if not parts or extent == "off":
+        return None
+    return DiagnosticsCost(
+        batteries=times * len(parts),
+        images=times * sum(images for _, images, _ in parts),
+        passes=times * sum(passes for passes, _, _ in parts),
+        seconds=times * sum(passes * each for passes, _, each in parts),
+        at_most=limited,
+    )
+
+
+def _battery_passes(
+    evaluation: Evaluation, group: Group, entry: Entry, name: str, found: Estimate, share: float | None
+) -> tuple[int, int]:
+    """Passes of the battery of an attack on an entry, its own run on the sample included, and the images of that."""
+    evaluator, run = evaluation.evaluator, evaluation.main_run(name, entry)
+    images = min(len(evaluator), _samples(evaluation, group, name))
+    spent = passes_of(run, evaluator.problem) or Passes()
+    own = images * (spent.forward + spent.backward)
+    pixels = evaluator.data.images(evaluator.image_rows[:1]).numel() if evaluation.threat.moves_images else 0
+    least = least_passes(images, black_box_queries(pixels, draws_of(run.attack)))
+    if share is None:
+        return _RUNS * own + least, images
+    return own + max(int(share * found.by_model[entry.label].passes) - own, least), images
+
+
+def _samples(evaluation: Evaluation, group: Group, name: str) -> int:
+    return _FEW_SAMPLES if group.defended or isinstance(evaluation.attacks[name], ENSEMBLES) else SAMPLES
+
+
 def find_all(
     evaluation: Evaluation,
     groups: Sequence[Group],
@@ -98,8 +180,7 @@ def find_all(
         for number, (group, entry, name) in enumerate(plan, start=1):
             sources = {each.label: each.model for other in groups for each in other.entries}
             try:
-                few = bool(group.defended) or isinstance(evaluation.attacks[name], ENSEMBLES)
-                subject = evaluation.evaluator.subject(entry, _FEW_SAMPLES if few else SAMPLES)
+                subject = evaluation.evaluator.subject(entry, _samples(evaluation, group, name))
                 attack, keys = evaluation.main_run(name, entry).attack, evaluation.keys.get(name)
                 limit = int(share * _passes(records, entry.label)) if share is not None and extent == "auto" else None
                 findings += diagnose(
@@ -184,14 +265,20 @@ def _diagnosed_entries(group: Group, extent: str) -> Sequence[Entry]:
 
 def _diagnosed_attacks(evaluation: Evaluation, entry: Entry, table: pd.DataFrame, extent: str) -> list[str]:
     """Names of the attacks to diagnose on an entry; for a defence those bounded by a radius, if there are any."""
-    names = list(evaluation.attacks)
+    names = _diagnosable(evaluation, entry)
     if entry.defence != "none":
-        names = [name for name in names if not evaluation.is_minimum_norm(name)] or names
         table = table[table["access"] == "adaptive"]
     if extent == "full":
         return names
     worst = worst_attack(table[table["attack"].isin(names)], entry.label)
     return [] if worst is None else [worst]
+
+
+def _diagnosable(evaluation: Evaluation, entry: Entry) -> list[str]:
+    names = list(evaluation.attacks)
+    if entry.defence == "none":
+        return names
+    return [name for name in names if not evaluation.is_minimum_norm(name)] or names
 
 
 def _chunk_transfers(evaluation: Evaluation, attack: Any, models: Mapping[str, Any], rows: Tensor) -> pd.DataFrame:

@@ -3,6 +3,7 @@
 Every figure is an object of its own and is drawn by Agg, without the global state of pyplot. Shapes: H height, W width.
 """
 
+import re
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +14,8 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.font_manager import findfont, get_font
+from matplotlib.ft2font import FT2Font
 from matplotlib.offsetbox import AnchoredOffsetbox, HPacker, TextArea, VPacker
 from matplotlib.text import Text
 
@@ -92,7 +95,11 @@ def lines(
     save(figure, path, drawing=True)
 
 
-def examples(rows: Sequence[Example], path: Path, *, title: str = "") -> None:
+CAPTIONS = "caption, and as edited", "not edited"
+ANSWERS = "answer, and under attack", "the same answer"
+
+
+def examples(rows: Sequence[Example], path: Path, *, title: str = "", texts: tuple[str, str] = CAPTIONS) -> None:
     """Grid of examples: clean and adversarial image, their difference, and both captions with edited words in bold.
 
     The difference is amplified by the factor over its column, around mid-grey: the largest takes half of the range.
@@ -101,6 +108,7 @@ def examples(rows: Sequence[Example], path: Path, *, title: str = "") -> None:
         rows: at least one example.
         path: the PNG to write.
         title: above the pictures.
+        texts: what the texts of an example are, and what is said where both are the same.
 
     Raises:
         ValueError: no rows, or an image that is not (3, H, W).
@@ -120,10 +128,10 @@ def examples(rows: Sequence[Example], path: Path, *, title: str = "") -> None:
             place.imshow(picture, interpolation="nearest" if picture.shape[0] < 128 else "antialiased")
             place.set_axis_off()
             place.set_anchor("N")
-        _captions(axes[3], row)
+        _captions(axes[3], row, same=texts[1])
     for axes, name in zip(grid[0], ("clean", "attacked", f"difference × {factor}"), strict=False):
         axes.set_title(name, fontsize=9.5, color=INK, pad=5)
-    grid[0][3].set_title("caption, and as edited", fontsize=9.5, color=INK, pad=5, loc="left")
+    grid[0][3].set_title(texts[0], fontsize=9.5, color=INK, pad=5, loc="left")
     if title:
         figure.text(0.012, 1 - 0.12 / height, title, fontsize=11, color=INK, va="top")
     save(figure, path)
@@ -152,11 +160,24 @@ def save(figure: Figure, path: Path, *, drawing: bool = False) -> None:
     FigureCanvasAgg(figure)
     for text in figure.findobj(Text):
         text.set_parse_math(False)
+        text.set_text(drawable(text.get_text(), get_font(findfont(text.get_fontproperties()))))
     with files.atomic(path) as temporary:
         figure.savefig(temporary, format="png", dpi=DPI, facecolor="white", metadata={"Software": None})
     if drawing:
         with files.atomic(path.with_suffix(".svg")) as temporary, rc_context({"svg.hashsalt": path.stem}):
             figure.savefig(temporary, format="svg", facecolor="white", metadata={"Date": None})
+
+
+# Parts of other letters, which have no width of their own: joiners, variation selectors, tones of skin.
+_PARTS = re.compile("[\u200d\ufe00-\ufe0f\U0001f3fb-\U0001f3ff]")
+_NO_GLYPH = "▯"
+
+
+def drawable(text: str, font: FT2Font) -> str:
+    """``text`` with a box in place of each letter that ``font`` lacks, such as an emoji: matplotlib would warn of each
+    on the terminal and draw them over each other.
+    """
+    return "".join(c if c in "\n\t" or font.get_char_index(ord(c)) else _NO_GLYPH for c in _PARTS.sub("", text))
 
 
 def legend(figure: Figure, axes: Axes, **settings: Any) -> None:
@@ -210,16 +231,16 @@ def _amplification(pairs: Sequence[tuple[Any, Any]]) -> int:
     return 1 if largest == 0 else max(1, int(0.25 / largest))
 
 
-def _captions(axes: Axes, row: Example) -> None:
+def _captions(axes: Axes, row: Example, *, same: str) -> None:
     axes.set_axis_off()
     before, after = changed_words(row.caption, row.adversarial_caption)
     blocks: list[Any] = [_words(row.caption, before, INK)]
     if row.caption == row.adversarial_caption:
-        blocks.append(_remark("not edited"))
+        blocks.append(_remark(same))
     else:
         blocks.append(_words(row.adversarial_caption, after, EDITED))
     if row.note:
-        blocks.append(_remark(row.note))
+        blocks.append(_remark(textwrap.fill(row.note, LINE)))
     packed = VPacker(children=blocks, align="left", pad=0, sep=7)
     axes.add_artist(AnchoredOffsetbox("center left", child=packed, pad=0.2, frameon=False, borderpad=0.2))
 
@@ -230,10 +251,13 @@ def _remark(text: str) -> TextArea:
 
 def _words(text: str, changed: Sequence[bool], colour: str) -> VPacker:
     """The text in lines of at most :data:`LINE` letters; the changed words are bold and of ``colour``."""
-    words = zip(text.split(), changed, strict=True)
+    words = [  # one that is longer than a line goes on in the next
+        (part, mark) for word, mark in zip(text.split(), changed, strict=True) for part in textwrap.wrap(word, LINE)
+    ]
+    marks = iter(mark for _, mark in words)
     rows: list[Any] = [
-        HPacker(children=[_word(*next(words), colour) for _ in line.split()], align="baseline", pad=0, sep=4)
-        for line in textwrap.wrap(text, LINE, break_long_words=False, break_on_hyphens=False)
+        HPacker(children=[_word(word, next(marks), colour) for word in line.split()], align="baseline", pad=0, sep=4)
+        for line in textwrap.wrap(" ".join(word for word, _ in words), LINE, break_on_hyphens=False)
     ]
     return VPacker(children=rows, align="left", pad=0, sep=4)
 

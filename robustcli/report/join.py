@@ -68,10 +68,11 @@ def varied_settings(runs: Sequence[FinishedRun]) -> list[str]:
     """Keys of the overrides in which the runs differ; what a run did not set has the value of its config."""
     keys = dict.fromkeys(key for run in runs for key in run.settings if key.partition(".")[0] not in _NO_BEARING)
     keys = dict.fromkeys(key for key in keys if key not in _NO_BEARING)
-    return [key for key in keys if len({_setting(run, key) for run in runs}) > 1]
+    return [key for key in keys if len({setting(run, key) for run in runs}) > 1]
 
 
-def _setting(run: FinishedRun, key: str) -> str:
+def setting(run: FinishedRun, key: str) -> str:
+    """What a run set ``key`` to, or its config has it; empty for none."""
     text = run.settings.get(key, run.config.get(key))
     return "" if text in (None, "null") else str(text).strip("'\"")
 
@@ -109,7 +110,7 @@ def _entry(row: Mapping[Hashable, Any], norm: str) -> tuple[str, str, str]:
 def _rows_of(
     run: FinishedRun, measure: str, varied: Sequence[str], names: Mapping[tuple[str, str, str], str]
 ) -> list[Row]:
-    settings = {key: _setting(run, key) for key in varied}
+    settings = {key: setting(run, key) for key in varied}
     rows = []
     for (model, _), part in run.figures.groupby(["model", "defence"], sort=False, dropna=False):
         figures, suspect = {}, set()

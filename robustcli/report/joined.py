@@ -95,6 +95,18 @@ def best_of(joined: Joined) -> set[tuple[int, str]]:
     return found
 
 
+def label_of_row(row: Row, rows: Sequence[Row]) -> str:
+    """Name of ``row`` among ``rows``, by the settings in which they differ."""
+    keys = dict.fromkeys(key for each in rows for key in each.settings if key != "counted over")
+    told = [key for key in keys if len({each.settings.get(key) for each in rows}) > 1] or ["row"]
+    shorter = {key: dict(zip(texts, _shortened(texts), strict=True)) for key, texts in _texts(rows, told).items()}
+    return " ".join(filter(None, (shorter[key][row.settings.get(key, "")] for key in told)))
+
+
+def _texts(rows: Sequence[Row], keys: Sequence[str]) -> dict[str, list[str]]:
+    return {key: [row.settings.get(key, "") for row in rows] for key in keys}
+
+
 def grid_of(joined: Joined, *, line_break: str = "\n", marks: tuple[str, str] = ("", "")) -> Grid:
     """The table as text.
 
@@ -108,7 +120,7 @@ def grid_of(joined: Joined, *, line_break: str = "\n", marks: tuple[str, str] = 
     columns, paper = [*shown_keys], {column for row in joined.rows for column, _ in row.published}
     for column in joined.columns:
         columns += [column, *([f"{column}, published"] if column in paper else [])]
-    names = [_shortened([row.settings.get(key, "") for row in joined.rows]) for key in shown_keys]
+    names = [_shortened(texts) for texts in _texts(joined.rows, shown_keys).values()]
     rows = []
     for index, (row, *cells) in enumerate(zip(joined.rows, *names, strict=True)):
         for column in joined.columns:

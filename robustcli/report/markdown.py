@@ -22,11 +22,12 @@ _SPECIAL = re.compile(r"[\\`*|~$]|(?<![^\W_])_|_(?![^\W_])|(?<=\])\(")
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture with its caption; ``numbers`` are those that it draws, where it is a curve."""
+    """A picture with its caption; ``numbers`` are those that it draws, or its texts, under the word ``fold``."""
 
     caption: str
     path: Path
     numbers: Grid | None = None
+    fold: str = "The numbers"
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ from robustcli.evaluation import ClassificationEvaluator, Entry, Evaluation, Gro
 from robustcli.evaluation.aggregate import worst_attack
 from robustcli.report.album import Album
 from robustcli.report.defences import Strip, accuracy_over_radius, strips
-from robustcli.report.figures import examples, recall_over_eps
-from robustcli.report.tables import curve_grid, label_of
+from robustcli.report.figures import ANSWERS, CAPTIONS, examples, recall_over_eps
+from robustcli.report.tables import Grid, curve_grid, label_of
 
 _EXAMPLES, _STRIPS = 4, 5  # images of a picture
 
@@ -60,12 +60,19 @@ def draw_models(
         album.draw(f"examples_{entry.label}", caption, partial(_draw_examples, evaluation, entry, worst, records))
 
 
-def _draw_examples(evaluation: Evaluation, entry: Entry, worst: str, records: pd.DataFrame, path: Path) -> None:
+def _draw_examples(evaluation: Evaluation, entry: Entry, worst: str, records: pd.DataFrame, path: Path) -> Grid:
+    """Draw them; their texts, which a page shows in any script, and a picture in that of its font alone."""
     main = evaluation.main_run(worst, entry)
     attacked = records[(records["model"] == entry.label) & (records["attack"] == worst)]
     attacked = attacked[attacked["eps"].isna() | (attacked["eps"] == main.threat.radius)]
-    # The attack runs again on a few samples; generators per sample make these images those of the records.
-    examples(evaluation.evaluator.examples(main, attacked, _EXAMPLES), path, title=f"{entry.label}, under {worst}")
+    # Pairs are attacked again; generators per sample make these images those of the records.
+    shown = evaluation.evaluator.examples(main, attacked, _EXAMPLES)
+    answers = isinstance(evaluation.evaluator, ClassificationEvaluator)
+    words = ANSWERS if answers else CAPTIONS
+    examples(shown, path, title=f"{entry.label}, under {worst}", texts=words)
+    rows = [[f"{place}", each.caption, each.adversarial_caption, each.note] for place, each in enumerate(shown, 1)]
+    heads = ["answer", "under attack"] if answers else ["caption", "as edited"]
+    return Grid("The texts, from the top", ["", *heads, "outcome"], rows)
 
 
 def draw_defences(album: Album, evaluation: Evaluation, groups: Sequence[Group], table: pd.DataFrame) -> None:
@@ -95,7 +102,7 @@ def _draw_strips(
     evaluation: Evaluation, evaluator: ClassificationEvaluator, group: Group, entry: Entry, rows: Tensor, path: Path
 ) -> None:
     """Strips of clean, adversarial and purified images, of the last attack bounded by a radius, or of the last."""
-    images, labels = evaluator.batch(entry.model, rows)
+    images = evaluator.images(entry.model, rows)
     bounded = [name for name in evaluation.attacks if not evaluation.is_minimum_norm(name)]
     name = (bounded or list(evaluation.attacks))[-1]
     torch.manual_seed(evaluation.seed)  # a cleaner that draws by itself reads the global state
@@ -105,7 +112,7 @@ def _draw_strips(
         wanted = run.name == name and run.access in ("static", "adaptive") and entry in run.entries
         if not wanted or run.threat.radius not in (None, evaluation.threat.radius):
             continue
-        adversarial = evaluator.perturbed(run, images, labels, rows)[0]
+        adversarial = evaluator.adversarial(run, rows)
         purified = cleaner(adversarial)
         stages |= {f"{run.access} {name}": adversarial, f"{run.access},\ncleaned": purified}
         # The residual around mid-grey, since it has both signs.

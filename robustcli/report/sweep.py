@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from hydra.experimental.callback import Callback
 
 from robustcli.report.tables import Grid, print_grid
+from robustcli.runs.sweeps import DONE, FAILED, STATES, WAITING, read_jobs, state_of
 from robustcli.utils import files, locks
 from robustcli.utils.errors import UserError, reason_of
 
@@ -56,17 +57,21 @@ class SweepTable(Callback):
         print_sweep(directory, self.metrics)
         with suppress(OSError):  # the tables are written and printed
             write_page(directory, self.metrics)
+            print(f"report: {directory / 'report.html'}", flush=True)
 
 
 def collect(directory: Path) -> "pd.DataFrame":
-    """One row for each job under ``directory``: its overrides, status, metrics, directory and error (first line).
+    """One row for each job of the sweep in ``directory``: its overrides, status, metrics, directory and error (first
+    line).
 
-    The status is ``done``, ``failed``, or ``unfinished`` for a job that was killed or still runs.
+    The status is one of `STATES`; so a sweep that still runs, or was stopped, has a row for each job that it was asked
+    for.
     """
     import pandas as pd
 
-    jobs = [path for path in directory.iterdir() if path.is_dir() and _overrides_file(path)]
-    rows = [_row(path) for path in sorted(jobs, key=_natural)]
+    asked = {directory / job.directory: job.overrides for job in read_jobs(directory)}
+    begun = [path for path in directory.iterdir() if path.is_dir() and _overrides_file(path)]
+    rows = [_row(path, asked.get(path)) for path in sorted({*begun, *asked}, key=_natural)]
     settings = list(dict.fromkeys(key for row in rows for key in row[0]))
     metrics = list(dict.fromkeys(key for row in rows for key in row[2]))
     table = pd.DataFrame([{**settings, **state, **metrics} for settings, state, metrics in rows])
@@ -175,8 +180,10 @@ def jobs_grid(table: "pd.DataFrame", metrics: Sequence[str] = ("objective",)) ->
     chosen = _chosen(_metrics(table), metrics)
     columns = [*varied, "status", *chosen, *(["error"] if table["error"].notna().any() else [])]
     rows = [[_text(row[column]) for column in columns] for _, row in table.iterrows()]
-    failed = int((table["status"] == "failed").sum())
-    notes = [f"{failed} of {len(table)} jobs failed; FAILED in their directories says why."] if failed else []
+    counts = {state: int((table["status"] == state).sum()) for state in STATES}
+    notes = []
+    if counts[FAILED]:
+        notes.append(f"{counts[FAILED]} of {len(table)} jobs failed; FAILED in their directories says why.")
     means = over_datasets(table)
     for _, row in means.iterrows() if means is not None else ():
         some = f"{row['datasets']} of " if row["missing"] else ""
@@ -184,7 +191,10 @@ def jobs_grid(table: "pd.DataFrame", metrics: Sequence[str] = ("objective",)) ->
         rows.append([shown[column] for column in columns])
         if row["missing"]:
             notes.append(f"The mean of {some}{row['asked']} data sets is not one of all: without {row['missing']}.")
-    return Grid(title=f"{len(table)} jobs", columns=columns, rows=rows, note=" ".join(dict.fromkeys(notes)))
+    title = f"{len(table)} jobs"
+    if counts[DONE] < len(table):
+        title += ": " + ", ".join(f"{count} {state}" for state, count in counts.items() if count)
+    return Grid(title=title, columns=columns, rows=rows, note=" ".join(dict.fromkeys(notes)))
 
 
 def seeds_grid(means: "pd.DataFrame", metrics: Sequence[str] = ("objective",)) -> Grid:
@@ -196,21 +206,23 @@ def seeds_grid(means: "pd.DataFrame", metrics: Sequence[str] = ("objective",)) -
     columns = list(dict.fromkeys(names))
     chosen = _chosen(list(dict.fromkeys(means["metric"])), metrics)
     rows = [[metric, *(_interval_text(cells.loc[(metric, column)]) for column in columns)] for metric in chosen]
-    counts = sorted(set(means["seeds"]))
+    counts = sorted(set(means["seeds"]) - {0}) or [0]
     number = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     title = f"Over {number} seeds" + (f", by {', '.join(varied)}" if varied else "")
     return Grid(title, ["metric", *columns], rows, "Mean ± half of the 95 % t-interval over the seeds.")
 
 
-def _row(job: Path) -> tuple[dict[str, str], dict[str, Any], dict[str, Any]]:
-    settings = dict(_split(item) for item in files.read_yaml(_overrides_file(job) or job))
+def _row(job: Path, asked: Sequence[str] | None) -> tuple[dict[str, str], dict[str, Any], dict[str, Any]]:
+    """Overrides, state and metrics of a job; ``asked``: its overrides as the list of the sweep has them."""
+    words = _overrides_file(job)
+    settings = dict(_split(item) for item in (files.read_yaml(words) if words else asked or ()))
     metrics: dict[str, Any] = files.read_json(job / "metrics.json") if (job / "metrics.json").exists() else {}
-    failed = job / "FAILED"
-    error = (failed.read_text(encoding="utf-8").splitlines() or [""])[0] if failed.exists() else None
-    status = "done" if (job / "DONE").exists() else "failed" if failed.exists() else "unfinished"
-    if not (job / "config.yaml").exists():
-        status, error = "failed", error or "stopped before its run began"
-    return settings, {"status": status, "directory": str(job), "error": error}, metrics if status == "done" else {}
+    status, error = state_of(job), None
+    if status == FAILED:
+        error = ((job / "FAILED").read_text(encoding="utf-8").splitlines() or [""])[0]
+    elif status == WAITING and asked is None:
+        status, error = FAILED, "stopped before its run began"
+    return settings, {"status": status, "directory": str(job), "error": error}, metrics if status == DONE else {}
 
 
 def _overrides_file(job: Path) -> Path | None:
@@ -221,7 +233,9 @@ def _overrides_file(job: Path) -> Path | None:
 
 def _split(override: str) -> tuple[str, str]:
     key, _, value = override.partition("=")
-    return key.lstrip("+~"), value
+    key = key.lstrip("+~")
+    # The group ``objective`` of train-classifier is not the figure of that name.
+    return f"{key}=" if key in ("objective", *STATE_COLUMNS) else key, value
 
 
 def _natural(path: Path) -> tuple[bool, int, str]:
@@ -255,7 +269,7 @@ def _text(value: Any) -> str:
 
 def _interval_text(cell: Any) -> str:
     if not cell["seeds"]:
-        return "none done"
+        return "-"  # measured in no job of the setting
     if math.isnan(cell["low"]):
         return f"{cell['mean']:.4g}"
     half = (cell["high"] - cell["low"]) / 2

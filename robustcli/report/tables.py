@@ -58,6 +58,7 @@ TITLES = {
 CLASS_TITLES = {
     **TITLES,
     "recall_at_1": "Accuracy",
+    "claimed": "Accuracy, by what the adaptive attack claimed,",
     "recall_at_5": "Top-5 accuracy",
     "recall_at_10": "Top-10 accuracy",
     "success_drop": "Attack success, drop of accuracy",

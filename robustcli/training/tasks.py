@@ -12,6 +12,7 @@ from robustcli.data import ImageClassData, ImageTextData
 from robustcli.data.augmentation import Augmentation
 from robustcli.data.sampling import ClassBatch, Epochs, PairBatch, Pairing, PairSampler
 from robustcli.defenses import ClassObjective, PairObjective
+from robustcli.defenses.objectives.pairs import View
 from robustcli.models import Classifier, DualEncoder
 from robustcli.utils.seeding import generator
 
@@ -66,6 +67,10 @@ class PairTask:
 
     def loss(self, model: DualEncoder, batch: PairBatch, images: Tensor, *, seed: int) -> Tensor:
         return self.objective.loss(model, self.attack, self.threat, images, batch, seed=seed, reference=self.reference)
+
+    def views(self, model: DualEncoder, batch: PairBatch, images: Tensor, *, seed: int) -> tuple[View, ...]:
+        """The attacked pairs of a batch that the objective contrasts, see `PairObjective.views`."""
+        return self.objective.views(model, self.attack, self.threat, images, batch, seed=seed)
 
 
 class ClassTask:

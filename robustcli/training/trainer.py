@@ -5,12 +5,14 @@ the average.
 """
 
 import copy
+import io
+import json
 import math
 import pickle
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -22,9 +24,14 @@ from torch import Tensor, nn
 
 from robustcli.config.schemas import TrainerSettings
 from robustcli.models import Model
+from robustcli.models.checkpointing import check_blocks, checkpointed
 from robustcli.models.generators import NVAE, Trained
+from robustcli.training.gradients import Gradients
+from robustcli.training.group import Group
+from robustcli.training.negatives import StepNegatives
 from robustcli.training.optimizers import blend, build_optimiser, scheduled_lr
-from robustcli.training.tasks import Task
+from robustcli.training.pairwise import PairwiseSum, pairwise_sum
+from robustcli.training.tasks import PairTask, Task
 from robustcli.utils.errors import UserError
 from robustcli.utils.files import atomic
 from robustcli.utils.seeding import derive_seed
@@ -56,8 +63,12 @@ class Trainer:
         seed: of the run; with the number of the step it names every draw.
         validate: called with the model every ``eval_every`` steps and at the end; its figures join the history.
 
+    Attributes:
+        group: processes that share the micro-batches of a step; this one alone until another is set, before `prepare`.
+
     Raises:
-        UserError: neither ``max_steps`` nor ``max_seconds`` is given, or no such optimiser.
+        UserError: neither ``max_steps`` nor ``max_seconds`` is given, no such optimiser, or a loss or a network that
+            ``negatives`` or ``checkpointing`` do not serve.
     """
 
     def __init__(
@@ -71,12 +82,18 @@ class Trainer:
     ) -> None:
         if settings.max_steps is None and settings.max_seconds is None:
             raise UserError("trainer.max_steps and trainer.max_seconds are both null: give one of them.")
+        self.negatives = None
+        if settings.negatives == "step" and isinstance(task, PairTask):
+            self.negatives = StepNegatives(task, model, settings.accumulation)
+        if settings.checkpointing:
+            check_blocks(model.network)
         self.model, self.task, self.settings, self.seed, self.validate = model, task, settings, seed, validate
         self.optimiser = build_optimiser(
             settings.optimizer, model.parameters(), lr=settings.lr, weight_decay=settings.weight_decay
         )
         self.average = _copied(model) if settings.ema else None
         self.training = Training(steps=0)
+        self.group = Group()
         self.step = 0
         self.state: Path | None = None
 
@@ -89,19 +106,23 @@ class Trainer:
         """Restore the training saved in ``state``, if it is there, else fix the number of steps; ``fit`` saves to it.
 
         Args:
-            state: file of the resumable state; None: nothing is saved.
+            state: file of the resumable state, which the first process of a group reads and writes for all; None:
+                nothing is saved.
 
         Raises:
-            UserError: the file is damaged, or of another training.
+            UserError: the file is damaged, or of another training; or processes that are.
         """
-        self.state = state
-        if state is None or not state.exists():
-            self.training = Training(*self._planned_steps())
+        self.state = state if self.group.rank == 0 else None
+        self._check_alike("are of different trainings: weights, data, seed or settings differ; start all of them alike")
+        saved = self._saved()
+        if saved is None:
+            plan = self.group.shared(lambda: json.dumps(self._planned_steps()).encode())
+            self.training = Training(*json.loads(plan or b"[]"))
             if self.settings.max_seconds is not None:
                 self._save()  # the clock would plan other steps after a kill
             return
         try:
-            content = torch.load(state, map_location=self.model.device, weights_only=True)
+            content = torch.load(saved, map_location=self.model.device, weights_only=True)
             self.model.network.load_state_dict(content["network"])
             self.optimiser.load_state_dict(content["optimiser"])
             self.average, self.step = content["average"], content["step"]
@@ -123,30 +144,18 @@ class Trainer:
             KeyboardInterrupt, SystemExit: the run was asked to stop; the state was saved first.
             FloatingPointError: the loss is not finite.
         """
-        settings, model, device = self.settings, self.model, self.model.device
-        precision = torch.autocast(device.type, dtype=torch.bfloat16, enabled=settings.precision == "bf16")
+        settings, model, group = self.settings, self.model, self.group
         steps, history, saved = self.training.steps, self.training.history, time.monotonic()
         model.train()
-        with _deferred_stop() as stop, ThreadPoolExecutor(1) as pool, self._compiled():
+        with _deferred_stop() as stop, ThreadPoolExecutor(1) as pool, self._compiled(), self._checkpointed():
             upcoming = pool.submit(self._read, self.step)
             while self.step < steps:
                 # Reading and augmenting the next batches costs the CPU as long as a small model computes: side by side.
                 micro_batches = upcoming.result()
                 upcoming = pool.submit(self._read, self.step + 1)
 
-                # Forward and backward. The gradients of the micro-batches add up to that of one large batch, whose
-                # activations need not fit into memory at once; negatives of a contrastive loss and moments of batch
-                # norms are still those of a micro-batch. An attack in the loss leaves ``.grad`` alone (`frozen`), so
-                # that only the outer loss adds to it. A seed names what a pass draws; the global generator
-                # is for networks that draw by themselves (dropout), and is as it was afterwards.
-                loss = 0.0
-                with torch.random.fork_rng(), precision:
-                    for micro, (batch, images) in enumerate(micro_batches):
-                        seed = derive_seed(self.seed, "step", self.step, micro)
-                        torch.manual_seed(seed)
-                        part = self.task.loss(model, batch, images.to(device), seed=seed)
-                        (part / len(micro_batches)).backward()  # type: ignore[no-untyped-call]
-                        loss += float(part.detach()) / len(micro_batches)  # waits for the device
+                # Forward and backward, in all processes.
+                loss, asked = self._backward(micro_batches, stop)
                 if not math.isfinite(loss):  # before the update, which would carry it into the weights
                     remedy = "lower trainer.lr or set trainer.clip"
                     raise FloatingPointError(f"the loss is {loss} at step {self.step}: {remedy}")
@@ -154,8 +163,8 @@ class Trainer:
                 # The update: the norm of the gradient is clipped over all weights together.
                 if settings.clip:
                     nn.utils.clip_grad_norm_(model.parameters(), settings.clip)
-                for group in self.optimiser.param_groups:
-                    group["lr"] = scheduled_lr(settings, self.step, steps)
+                for options in self.optimiser.param_groups:
+                    options["lr"] = scheduled_lr(settings, self.step, steps)
                 self.optimiser.step()
                 self.optimiser.zero_grad(set_to_none=True)
                 if self.average is not None and settings.ema:
@@ -165,7 +174,11 @@ class Trainer:
 
                 # The figures of the step; a validation costs an evaluation of its set.
                 figures = {"loss": loss}
-                if self.step == steps or (settings.eval_every and self.step % settings.eval_every == 0):
+                if self.step == steps:
+                    self._check_alike("have other weights after the last step: their machines or versions differ")
+                if group.rank == 0 and (
+                    self.step == steps or (settings.eval_every and self.step % settings.eval_every == 0)
+                ):
                     figures |= self._validated()
                 if len(figures) > 1 or self.step % settings.log_every == 0:
                     history.append({"step": self.step, **figures})
@@ -173,20 +186,81 @@ class Trainer:
 
                 # A state is three times the weights (AdamW), four with their average: written every few minutes, not
                 # every step.
-                if stop.requested or time.monotonic() - saved > 60 * settings.save_minutes:
+                if group.size == 1 or self.step == steps:  # else all of them stop after the same step
+                    asked = stop.requested or asked
+                if asked or time.monotonic() - saved > 60 * settings.save_minutes:
                     self._save()
                     saved = time.monotonic()
-                stop.raise_if_requested()
+                _raise_stop(asked)
         self._save()
         if self.average is not None:
             model.network.load_state_dict(self.average)
         model.eval()
         return self.training
 
+    def _backward(self, micro_batches: Sequence[tuple[Any, Tensor]], stop: "_Stop") -> tuple[float, int]:
+        """Leave the gradient of the step in the weights; returns its loss, and the signal that asked a process to stop.
+
+        The gradients of the micro-batches add up to that of one large batch, whose activations need not fit into memory
+        at once, in an order that does not depend on the processes that share them. Moments of batch norms are still
+        those of a micro-batch, and so are negatives unless they are gathered.
+        """
+        settings, model, group = self.settings, self.model, self.group
+        device, count, run = model.device, settings.accumulation, group.run(settings.accumulation)
+        precision = torch.autocast(device.type, dtype=torch.bfloat16, enabled=settings.precision == "bf16")
+        # A seed names what a pass draws; the global generator is for networks that draw by themselves (dropout), and
+        # is as it was afterwards.
+        seeds = [derive_seed(self.seed, "step", self.step, micro) for micro in run]
+        summed = Gradients(list(model.parameters()), list(model.network.buffers()))
+        gradients, losses = PairwiseSum(), []
+        with torch.random.fork_rng(devices=range(torch.cuda.device_count())), precision:
+            if self.negatives is not None:
+                self.negatives.begin(micro_batches, seeds, group, restore=summed.restore)
+            for micro, seed, (batch, images) in zip(run, seeds, micro_batches, strict=True):
+                torch.manual_seed(seed)
+                if self.negatives is None:
+                    # An attack in the loss leaves ``.grad`` alone (`frozen`): only the outer loss adds to it.
+                    part = self.task.loss(model, batch, images.to(device), seed=seed)
+                    (part / count).backward()  # type: ignore[no-untyped-call]
+                    losses.append(float(part.detach()) / count)  # waits for the device
+                else:
+                    part, value = self.negatives.part(micro)
+                    part.backward()  # type: ignore[no-untyped-call]
+                    losses.append(value / count)
+                if count > 1:
+                    gradients.add(summed.take(), micro)
+        told = group.gathered(torch.tensor([[each, stop.requested or 0] for each in losses], dtype=torch.double))
+        if count > 1:
+            summed.give(group.total(gradients, count), count)
+        return pairwise_sum(told[:, 0].tolist()), int(told[:, 1].max())
+
     def _read(self, step: int) -> list[tuple[Any, Tensor]]:
-        """The micro-batches of a step."""
+        """The micro-batches of a step that this process computes."""
         first = step * self.settings.accumulation
-        return [self.task.load(first + micro) for micro in range(self.settings.accumulation)]
+        return [self.task.load(first + micro) for micro in self.group.run(self.settings.accumulation)]
+
+    def _check_alike(self, otherwise: str) -> None:
+        """Refuse processes of a group whose trainings differ."""
+        if self.group.size > 1:
+            settings = replace(self.settings, devices=1)
+            data = getattr(getattr(self.task, "data", None), "fingerprint", None)
+            self.group.check_equal([self.model.fingerprint(), data, settings, self.seed, self.step], otherwise)
+
+    def _saved(self) -> Path | io.BytesIO | None:
+        """What the saved state is read from, in every process; None where there is none."""
+        state = self.state if self.state is not None and self.state.exists() else None
+        if self.group.size == 1:
+            return state
+        content = self.group.shared(lambda: state.read_bytes() if state is not None else None)
+        return None if content is None else io.BytesIO(content)
+
+    @contextmanager
+    def _checkpointed(self) -> Iterator[None]:
+        if not self.settings.checkpointing:
+            yield
+            return
+        with checkpointed(self.model.network):
+            yield
 
     @contextmanager
     def _compiled(self) -> Iterator[None]:
@@ -231,9 +305,19 @@ class Trainer:
     def seconds_of_a_step(self, timed: int = 2) -> float:
         """Seconds of a step, the mean of ``timed`` of them after a first one; nothing of the training is changed.
 
-        A copy of the model is trained and thrown away; validation and compilation, which would be timed too, are off.
+        A copy of the model is trained and thrown away; validation and compilation, which would be timed too, are off,
+        and so is what other processes compute meanwhile.
         """
-        short = replace(self.settings, max_steps=1 + timed, max_seconds=None, lr=0.0, eval_every=None, compile=False)
+        share = len(self.group.run(self.settings.accumulation))
+        short = replace(
+            self.settings,
+            accumulation=share,
+            max_steps=1 + timed,
+            max_seconds=None,
+            lr=0.0,
+            eval_every=None,
+            compile=False,
+        )
         trial = Trainer(copy.deepcopy(self.model), self.task, short, seed=self.seed, validate=lambda model: {})
         ends: list[float] = []
         trial.prepare()
@@ -270,11 +354,13 @@ class _Stop:
             self._interrupted = self._interrupted or time.monotonic()
         self.requested = number
 
-    def raise_if_requested(self) -> None:
-        if self.requested == signal.SIGINT:
-            raise KeyboardInterrupt
-        if self.requested is not None:
-            raise SystemExit(128 + self.requested)
+
+def _raise_stop(number: int) -> None:
+    """Raise the exception of the signal that asked to stop; 0: none did."""
+    if number == signal.SIGINT:
+        raise KeyboardInterrupt
+    if number:
+        raise SystemExit(128 + number)
 
 
 @contextmanager

@@ -22,6 +22,10 @@ class SuspectClaim(Exception):
     """Robust figures that ``diagnostics=strict`` refuses: all results are written, and the exit code is 1."""
 
 
+class LostProcess(RuntimeError):
+    """A process of several that ended before its work, by a signal or for want of memory."""
+
+
 @contextmanager
 def constructor_errors(name: str) -> Iterator[None]:
     """Context in which an error over settings, files, folders or memory becomes a `UserError`, and others pass.

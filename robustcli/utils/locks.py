@@ -14,6 +14,8 @@ from filelock import FileLock, Timeout
 
 from robustcli.utils.errors import UserError, lacks_room
 
+_GLANCE = 0.2  # seconds in which `held`, which takes a lock for a moment, has looked
+
 
 def take(path: Path, *, busy: Callable[[str], str] | None = None) -> FileLock:
     """The lock at ``path``, signed and held until its ``release()`` or the end of this process.
@@ -29,7 +31,7 @@ def take(path: Path, *, busy: Callable[[str], str] | None = None) -> FileLock:
     # A preserved file also rules out filelock's soft lock, which holds as long as its file is there: a kill leaves it.
     lock = FileLock(path, thread_local=False, preserve_lock_file=True, on_acquired=_sign)
     try:
-        lock.acquire(blocking=busy is None)
+        lock.acquire(timeout=-1 if busy is None else _GLANCE, poll_interval=0.05)
     except Timeout:
         assert busy is not None
         raise UserError(busy(_holder(path))) from None
@@ -42,6 +44,25 @@ def take(path: Path, *, busy: Callable[[str], str] | None = None) -> FileLock:
             f"{path} cannot be locked ({reason}): remove it, or work in a directory that you may write to"
         ) from error
     return lock
+
+
+def held(path: Path) -> bool:
+    """True where a process holds the lock at ``path``, as far as the file system tells."""
+    import fcntl
+
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return False
+    except BlockingIOError:
+        return True
+    except OSError:  # a file system without locks
+        return False
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager

@@ -11,9 +11,24 @@ from robustcli.utils.errors import behind
 _SAME = 0.5  # seconds within which two Ctrl-C are one
 
 
+def requeue_signal() -> int | None:
+    """The signal by which submitit learns, in its job, that Slurm takes the place of the job; None elsewhere."""
+    if "SUBMITIT_EXECUTOR" not in os.environ:
+        return None
+    return getattr(signal, f"SIG{os.environ.get('SUBMITIT_PREEMPT_SIGNAL', 'USR2')}", None)
+
+
 def stop_signals() -> list[int]:
-    """Ctrl-C, SIGTERM and SIGHUP (a terminal that was closed), but for those that are ignored, as under ``nohup``."""
-    asked = [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
+    """Ctrl-C, SIGTERM, SIGHUP (a terminal that was closed), SIGUSR1, by which a batch system warns of the end of a job,
+    and, in a job of submitit, its own (`requeue_signal`); but for those that are ignored, as under ``nohup``, and a
+    SIGUSR1 that another program handles.
+    """
+    asked: list[int] = [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
+    handler = signal.getsignal(signal.SIGUSR1)
+    if handler is signal.SIG_DFL or str(getattr(handler, "__module__", "")).startswith("robustcli."):
+        asked.append(signal.SIGUSR1)
+    if (requeue := requeue_signal()) is not None:
+        asked = list(dict.fromkeys([*asked, requeue]))
     return [number for number in asked if signal.getsignal(number) is not signal.SIG_IGN]
 
 

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -55,6 +56,11 @@ engine = types.ModuleType("robustcli.engines.train")
 engine.run = run
 sys.modules["robustcli.engines.train"] = engine
 """
+SLUM = (  # the choices are those of what is installed
+    "hydra/launcher has no choice 'submitit_slum': did you mean 'submitit_slurm'?"
+    if find_spec("submitit")
+    else "hydra/launcher=submitit_slum needs the cluster extra"
+)
 QUICK = ["attacks=none"]  # five attacks fewer to compose
 
 
@@ -138,7 +144,7 @@ def test_two_runs_in_the_same_second_have_directories_of_their_own(engine: Any) 
         (["--resolve"], "--resolve needs --cfg job"),
         (["--multirun", "--cfg", "job"], "--cfg and --multirun exclude each other"),
         (["hydra/launcher=jobli"], "hydra/launcher has no choice 'jobli': did you mean 'joblib'?"),
-        (["hydra/launcher=submitit_slum"], "hydra/launcher=submitit_slum needs the cluster extra"),
+        (["hydra/launcher=submitit_slum"], SLUM),
         (["--config-dir", "nowhere"], "--config-dir nowhere is no directory: give one with config groups"),
         (["--config-dir=nowhere", "dataset=mine"], "--config-dir nowhere is no directory"),
         (["--config-path", "nowhere"], "to add your own, give --config-dir"),
@@ -164,7 +170,7 @@ def test_two_runs_in_the_same_second_have_directories_of_their_own(engine: Any) 
         (["resume=nowhere"], "resume=nowhere: the directory does not exist"),
         (["resume=."], "resume=.: the directory holds neither a run nor a sweep"),
         (["dataset=karpathy"], "dataset.annotations has no value"),
-        (["trainer.device=cpu"], "train-mat has no key 'trainer.device': did you mean 'device'?"),
+        (["trainer.device=cpu"], "train-mat has no key 'trainer.device': did you mean 'trainer.devices' or 'device'?"),
         (["trainer.threads=2"], "train-mat has no key 'trainer.threads': did you mean 'threads'?"),
         (["protocol=smoke"], "protocol=smoke: train-mat has no group 'protocol'; purify has it."),
         (["protocol.fresh=2"], "train-mat has no key 'protocol.fresh', because it has no group 'protocol'; purify has"),
@@ -343,9 +349,97 @@ def test_a_sweep_goes_on_after_a_failed_job_and_ends_with_1(engine: Any, capfd: 
     with open("sweep/sweep.csv", newline="") as file:
         statuses = [row["status"] for row in csv.DictReader(file)]
     assert statuses == ["done", "failed", "done"] and "failed" in out
-    assert launch("train-mat", words) == 0 and seen == [0, 1, 2, 1]  # the same words again: only what is not done
     (Path("sweep/2") / "DONE").unlink()
-    assert launch("train-mat", ["resume=sweep"]) == 0 and seen[4:] == [2]
+    for again in (words, ["resume=sweep"]):  # what is not done goes on, what failed stays as it is, and is told
+        assert launch("train-mat", again) == 1 and seen == [0, 1, 2, 2], "only what is neither done nor failed"
+        err = capfd.readouterr().err
+        assert err.startswith("error: job 1 of the sweep failed; see FAILED in") and err.count("\n") == 1
+        assert err.endswith("sweep retry=failed\n"), "with the words that do it again"
+    assert launch("train-mat", ["resume=sweep", "retry=failed"]) == 0 and seen == [0, 1, 2, 2, 1]
+    assert "retry=" not in Path("sweep/1/overrides.yaml").read_text() + Path("sweep/multirun.yaml").read_text()
+    assert launch("train-mat", ["resume=sweep"]) == 0 and len(seen) == 5
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["retry=all", "resume=run"], "retry is 'all', but must be failed"),
+        (["retry=failed"], "retry=failed is for the jobs of a sweep: name it with resume=DIR"),
+        (["retry=failed", "resume=run"], "run is no sweep but a run, which goes on, or is done again, by resume=run"),
+    ],
+)
+def test_retry_is_for_the_failed_jobs_of_a_sweep(
+    engine: Any, capfd: pytest.CaptureFixture[str], words: list[str], sentence: str
+) -> None:
+    engine(lambda config, run: 0.0)
+    assert launch("train-mat", [*QUICK, "hydra.run.dir=run"]) == 0
+    capfd.readouterr()
+    assert launch("train-mat", words) == 2
+    err = capfd.readouterr().err
+    assert err.startswith("error: ") and sentence in err and err.count("\n") == 1
+
+
+def test_a_failed_job_of_other_words_is_another_job(engine: Any) -> None:
+    """What was refused, or failed without results, is no reason to leave a mended command line undone."""
+    engine(mistaken)
+    words = [*QUICK, "--multirun", "hydra.sweep.dir=sweep"]
+    assert launch("train-mat", [*words, "seed=0,1", "threat.eps=4"]) == 1
+    engine(lambda config, run: 0.0)
+    assert launch("train-mat", [*words, "seed=0,1", "threat.eps=4/255"]) == 0
+
+
+@pytest.mark.parametrize(
+    "launcher", [[], ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]], ids=["basic", "joblib"]
+)
+def test_a_sweep_that_was_stopped_goes_on_where_it_was(start: Any, tmp_path: Path, launcher: list[str]) -> None:
+    words = ("--multirun", "seed=0,1,2", "hydra.sweep.dir=sweep", *launcher)
+    process = start(*words, "checkpoint=wait")
+    wait_for((tmp_path / "sweep" / "0" / "waiting").exists, process)
+    table = subprocess.run([sys.executable, "-m", "robustcli", "report", "sweep"], cwd=tmp_path, capture_output=True)
+    told = table.stdout.decode()
+    assert table.returncode == 0, table.stderr
+    assert (f"3 jobs: {1 + bool(launcher)} running, {2 - bool(launcher)} waiting") in told, told
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 143 and "go on with: robustcli train-mat resume=sweep" in err
+    (tmp_path / "sitecustomize.py").write_text(ENGINE.replace("time.sleep(60)", "pass"))
+    process = start("resume=sweep")
+    assert process.wait(120) == 0, process.communicate()
+    process.communicate()
+    jobs = [tmp_path / "sweep" / f"{number}" for number in range(3)]
+    assert all((job / "DONE").exists() for job in jobs)
+    assert [(job / "seen").read_text().split() for job in jobs[:1]] == [["0", "0"]]
+
+
+def test_a_sweep_of_another_version_is_refused_as_a_whole(engine: Any, capfd: pytest.CaptureFixture[str]) -> None:
+    seen: list[int] = []
+    engine(lambda config, run: seen.append(config.seed) or 0.0)
+    words = [*QUICK, "--multirun", "seed=0,1", "hydra.sweep.dir=sweep"]
+    assert launch("train-mat", words) == 0
+    (Path("sweep/0/DONE")).unlink()
+    manifest = Path("sweep/1/manifest.json")
+    old = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps(old | {"code": old["code"] | {"version": "0.0.9"}}))
+    capfd.readouterr()
+    assert launch("train-mat", ["resume=sweep"]) == 2 and seen == [0, 1], "before its first job"
+    err = capfd.readouterr().err
+    assert "was begun by robustcli 0.0.9, and this is " in err and "pip install robustcli==0.0.9" in err
+    assert err.count("\n") == 1
+
+
+def test_jobs_that_are_skipped_leave_the_others_their_directories(engine: Any) -> None:
+    """A launcher numbers the jobs that it gets, whatever their place in the sweep is."""
+    seen: list[int] = []
+    engine(lambda config, run: seen.append(config.seed) or float(config.seed))
+    assert launch("train-mat", [*QUICK, "--multirun", "seed=5,6,7,8", "hydra.sweep.dir=sweep"]) == 0
+    for number in (1, 3):
+        (Path("sweep") / f"{number}" / "DONE").unlink()
+    assert launch("train-mat", ["resume=sweep"]) == 0 and seen[4:] == [6, 8]
+    with open("sweep/sweep.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["seed"], row["status"]) for row in rows] == [(f"{seed}", "done") for seed in (5, 6, 7, 8)]
+    assert sorted(path.name for path in Path("sweep").iterdir() if path.is_dir()) == ["0", "1", "2", "3"]
+    assert "subdir" not in Path("sweep/1/overrides.yaml").read_text()
 
 
 def test_the_figure_of_a_job_reaches_the_sweeper(engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -379,6 +473,7 @@ def test_outcomes_are_counted_and_not_read_off_directories(engine: Any, monkeypa
     assert launch("train-mat", words) == 0, "an old marker is no failed job"
     whole = BasicLauncher.launch
     monkeypatch.setattr(BasicLauncher, "launch", lambda *arguments, **settings: whole(*arguments, **settings)[:1])
+    words[-1] = "hydra.sweep.dir=another"
     assert launch("train-mat", words) == 1, "a job without a result is not a success"
 
 
@@ -423,7 +518,7 @@ def wait_for(done: Callable[[], bool], process: subprocess.Popen[str]) -> None:
         time.sleep(0.05)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=["Ctrl-C", "SIGTERM", "SIGHUP"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1])
 def test_signals_end_a_run_in_order(start: Any, tmp_path: Path, number: signal.Signals) -> None:
     process = start("checkpoint=wait", "hydra.run.dir=run")
     wait_for((tmp_path / "run" / "waiting").exists, process)
@@ -597,7 +692,7 @@ def test_a_full_disk_is_told_and_the_run_goes_on_when_there_is_room(
     assert err and all(line.startswith("error: ") for line in err), err
     ballast.unlink()
     engine(lambda config, run: 0.0)
-    assert launch("train-mat", ["resume=disk/run"]) == 0
+    assert launch("train-mat", ["resume=disk/run", *(["retry=failed"] if "--multirun" in mode else [])]) == 0
     assert len(list(small_disk.rglob("DONE"))) == 1 + ("--multirun" in mode)
     assert not list(small_disk.rglob(".tmp-*"))
 

@@ -2,22 +2,31 @@
 
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
+import tomllib
+from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
+from omegaconf import OmegaConf
+from typer.main import get_command
 from typer.testing import CliRunner
 
 from robustcli import __version__
-from robustcli.cli.commands import COMMANDS
+from robustcli.cli import readiness
+from robustcli.cli.commands import COMMANDS, QUESTIONS
 from robustcli.cli.completion import complete
-from robustcli.cli.launch import written_out
+from robustcli.cli.launch import one_sentence, written_out
 from robustcli.cli.listing import print_table
 from robustcli.cli.main import app
 from robustcli.config import groups as config_groups
 from robustcli.config.compose import compose
+from robustcli.utils.errors import UserError
 
 HEAVY = {"torch", "hydra", "omegaconf", "pandas", "open_clip", "rich", "numpy"}
 
@@ -47,10 +56,72 @@ def test_help_of_a_command_shows_examples_and_every_choice_of_its_groups(name: s
     code, text = run(name, "--help")
     assert code == 0 and run(name, "seed=1", "-h") == (code, text)
     assert f"robustcli {name} " in text and "Exit codes: 0 done" in text
-    listed = text.partition("Config groups (GROUP=CHOICE):\n")[2].partition("\n\n")[0].splitlines()
-    assert [line.split()[0] for line in listed] == list(config_groups.groups_of(name))
-    for line, (group, choices) in zip(listed, config_groups.groups_of(name).items(), strict=True):
-        assert line.split() == [group, *" | ".join(choices).split()]
+    listed = _rows(text.partition("Config groups ")[2].partition("\n\n")[0])
+    typed = config_groups.as_typed(name)
+    assert listed == {typed[group]: ", ".join(names) for group, names in config_groups.groups_of(name).items()}
+    keys = _rows(text.partition("Keys ")[2].partition("\n\n")[0])
+    composed = OmegaConf.to_container(compose(name, []))
+    for key in keys:
+        node: Any = composed
+        for part in key.partition("=")[0].removesuffix(".KEY").split("."):
+            node = node[part]  # a KeyError: the help has a key that the command lacks
+    own = yaml.safe_load((config_groups.conf_directory() / f"{name.replace('-', '_')}.yaml").read_text())
+    assert own.keys() - {"defaults", "hydra"} <= {key.partition("=")[0].partition(".")[0] for key in keys}
+
+
+def _rows(section: str) -> dict[str, str]:
+    """Names and texts of a section of two columns, whose continued lines begin under the text."""
+    found: dict[str, str] = {}
+    last = ""
+    for line in section.splitlines()[1:]:
+        name, _, text = line.strip().partition("  ")
+        if line.startswith("   "):
+            found[last] += " " + line.strip()
+        else:
+            last = name
+            found[name] = text.strip()
+    return found
+
+
+def test_the_help_is_one_screen_and_puts_each_command_under_a_question(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    code, text = run("--help")
+    lines = text.splitlines()
+    assert code == 0 and 24 <= len(lines) <= 40 and max(map(len, lines)) <= 80
+    places = [lines.index(question) for question in QUESTIONS]
+    assert places == sorted(places) and "..." not in text.partition("\n")[2], "no summary is cut"
+    for command in get_command(app).commands:  # type: ignore[attr-defined]
+        assert any(line.startswith(f"  {command} ") for line in lines[places[0] : lines.index("Options:")])
+
+
+@pytest.mark.parametrize("columns", [40, 80, 120])
+def test_the_help_of_a_command_fits_the_terminal(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    groups = run("evaluate", "-h")[1].partition("Config groups ")[2].partition("\n\n")[0].splitlines()[1:]
+    assert max(map(len, groups)) <= max(columns, 60)
+
+
+def test_a_group_that_goes_elsewhere_is_shown_completed_and_suggested_as_it_is_typed() -> None:
+    assert "model@reference=" in complete("augment-quality", [], "mod")
+    assert complete("augment-quality", [], "model@reference=tin") == ["model@reference=tiny"]
+    words = ["model=a"]
+    with pytest.raises(UserError, match=r"mean 'model@reference'\?"), one_sentence("augment-quality", words):
+        compose("augment-quality", words)
+
+
+def test_a_file_or_a_folder_in_place_of_a_choice_gets_the_command_line_that_takes_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.pt").write_bytes(b"")
+    (tmp_path / "photos").mkdir()
+    for word, said in (
+        ("model=mine.pt", r"model=torchvision model\.architecture=resnet18 checkpoint=mine\.pt"),
+        ("dataset=photos/", r"dataset=class_folders dataset\.root=photos for"),
+        ("model=other.pt", "has no choice"),
+    ):
+        with pytest.raises(UserError, match=said), one_sentence("evaluate", [word]):
+            compose("evaluate", [word])
 
 
 @pytest.mark.parametrize(
@@ -224,6 +295,29 @@ def test_doctor_tells_versions_devices_and_the_cache(tmp_path: Path, monkeypatch
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("ROBUSTCLI_CACHE", str(tmp_path / "file" / "x"))
     assert "NO: " in run("doctor")[1]
+
+
+def test_doctor_tells_what_each_missing_extra_gives_and_which_data_are_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data" / "mnist").mkdir(parents=True)
+    (tmp_path / "data" / "flickr8k" / "images").mkdir(parents=True)  # without its captions
+    found = dict(readiness.datasets())
+    assert found["mnist"] == "yes, data/mnist" and found["embedded"] == "digits, scene_classes, scenes"
+    assert "flickr8k," in found["not here"] and "mnist" not in found["not here"] and "npz" in found["of your own"]
+    declared = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    lines = [f"{each}; extra == '{extra}'" for extra, of in declared["optional-dependencies"].items() for each in of]
+    monkeypatch.setattr(metadata, "requires", lambda name: lines)
+    monkeypatch.setattr(readiness, "_installed", lambda name: name in ("robustcli", "starlette"))
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    states = dict(readiness.extras())
+    assert states["view"] == "no (uvicorn); it gives robustcli view: pip install 'robustcli[view]'"
+    assert states["git"].startswith("no; it gives the commit") and states["git"].endswith("apt install git")
+    developer = {"dev", "benchmark", "browser"}
+    assert set(readiness.EXTRAS) == declared["optional-dependencies"].keys() - developer
+    monkeypatch.setattr(readiness, "_installed", lambda name: False)
+    assert dict(readiness.extras())["view"].startswith("not known")
 
 
 def test_ctrl_c_while_the_libraries_are_imported_ends_in_silence(tmp_path: Path) -> None:

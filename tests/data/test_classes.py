@@ -123,6 +123,14 @@ def test_a_wrong_archive_is_met_before_its_images_are(folder: Path) -> None:
         folders(folder)
 
 
+def test_a_folder_without_the_split_says_what_lies_there_instead(folder: Path) -> None:
+    (folder / "test").rename(folder / "validation")
+    with pytest.raises(UserError, match=r"no folder .*/test: judge on one that is there, evaluation\.split=val, or"):
+        folders(folder)
+    with pytest.raises(UserError, match=rf"its own folders are classes: move them into {folder}/validation/test; in"):
+        folders(folder / "validation")
+
+
 def test_the_folder_of_val_may_be_called_validation(folder: Path) -> None:
     (folder / "test").rename(folder / "validation")
     assert len(folders(folder, "val")) == 6 and len(folders(Path(f"{folder}/{{split}}"), "val")) == 6

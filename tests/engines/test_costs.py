@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import torch
 
 from robustcli.cli.launch import launch
 from robustcli.cli.rerun import rerun
@@ -64,6 +65,24 @@ def test_a_budget_that_does_not_pay_for_one_image_is_a_mistake(
     said = capsys.readouterr().err
     assert "evaluation.budget_minutes is 1, but one image takes 90 s" in said and "attacks=quick" in said
     assert not (tmp_path / "run").exists()
+
+
+def test_so_many_processes_work_at_a_time_as_have_cores_or_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(costs.os, "sched_getaffinity", lambda _: set(range(4)))
+    cpu, cuda = torch.device("cpu"), torch.device("cuda")
+    assert [costs.ways_of(count, cpu, 1) for count in (1, 3, 9)] == [1, 3, 4]
+    assert [costs.ways_of(9, cpu, threads) for threads in (2, 3, 8)] == [2, 1, 1]
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert costs.ways_of(9, cuda, 1) == 2
+
+
+def test_diagnostics_are_told_in_a_line_of_their_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [word for word in WORDS if not word.startswith("diagnostics")]
+    assert launch("evaluate", [*words, "evaluation.limit=8", f"hydra.run.dir={tmp_path / 'run'}"]) == 0
+    said = capsys.readouterr().out
+    assert "diagnostics: 17 checks of 1 figure on 8 images, at most " in said and "(diagnostics=off leaves" in said
+    manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
+    assert manifest["estimate"].keys() == {"judge", "diagnostics"} and manifest["estimate"]["diagnostics"] > 0
 
 
 def test_a_training_tells_its_steps_and_its_time_once_they_are_many(

@@ -44,7 +44,7 @@ COMMANDS = {
     "learn-alphas": ["evaluation.limit=64", "adversarial.images=2", "purifier.draws=1", "trials=1"],
 }
 # Keys of the command line itself, and of what is written beside the figures.
-ELSEWHERE = {"resume", "tracker"}
+ELSEWHERE = {"resume", "retry", "tracker"}
 
 
 @contextmanager

@@ -105,7 +105,7 @@ def test_killed_and_resumed_ends_in_the_same_weights_and_numbers(finished: Path,
     argv = [sys.executable, "-m", "robustcli", "train-mat", *SMALL, "trainer.max_steps=6", f"hydra.run.dir={directory}"]
     process = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     state = directory / "parts" / "state.pt"
-    for _ in range(1200):
+    for _ in range(6000):
         if state.exists() or process.poll() is not None:
             break
         time.sleep(0.05)

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from robustcli.attacks import PGD, SGA, Attack, SepAttack, SynonymTable, ThreatModel, WordSubstitution
 from robustcli.data import Scenes
@@ -19,7 +20,9 @@ from robustcli.evaluation import (
     cost,
     estimate,
 )
+from robustcli.evaluation.aggregate import summarise
 from robustcli.models import Classifier, DualEncoder
+from robustcli.report.diagnose import cost_of, find_all
 from robustcli.utils.seeding import generator
 
 from ..attacks.conftest import SmallNet, attack_of
@@ -62,15 +65,61 @@ def words() -> WordSubstitution:
 def test_it_is_images_times_attacks_times_passes() -> None:
     attacks = {"pgd": PGD(steps=4, early_stop=False), "one": PGD(steps=1, early_stop=False)}
     found = estimate(*_asked(on_classes(attacks, radii=(0.1,), curve=None)))
-    # Two radii of each attack; clean, and the verdict of each of four runs, are a pass an image.
+    # Two radii of each attack; clean, the base class before and after a search, and the verdict are a pass each.
     assert (found.images, found.attacks, found.runs) == (12, 2, 4)
-    assert found.passes.forward == 12 * (2 * (4 + 1) + 2 * (1 + 1) + 1 + 4)
+    assert found.passes.forward == 12 * (2 * (4 + 1) + 2 * (1 + 1) + 1 + 4 * (2 + 1))
     assert found.passes.backward == 12 * (2 * 4 + 2 * 1) and not found.passes.at_most
     assert str(found).startswith(
-        "12 images x 1 model x 2 attacks in 4 runs, 228 forward and 120 backward passes: about "
+        "12 images x 1 model x 2 attacks in 4 runs, 324 forward and 120 backward passes: about "
     )
     twice = estimate(*_asked(on_classes(attacks, radii=(0.1,), curve=None)), times=2)
     assert twice.passes.forward == 2 * found.passes.forward and twice.models == 2
+
+
+def test_the_passes_that_are_told_are_those_that_are_made() -> None:
+    """Of searches that never stop early: rows that went through the network, and those that a gradient came back to."""
+    evaluation, group = on_classes({"pgd": PGD(steps=4, early_stop=False)}, radii=(0.1,), curve=None)
+    estimated, network = estimate(evaluation, [group]), group.bare.model.network
+    told, made = estimated.passes, [0, 0]
+    group.bare.model.randomised = False  # else a few images of each batch are asked twice
+
+    def backward(gradient: Tensor) -> None:
+        made[1] += len(gradient)
+
+    def forward(_: Any, images: tuple[Tensor], logits: Tensor) -> None:
+        copies = len(images[0]) == 2 and images[0][0].equal(images[0][1])  # a probe of `draws_by_pass`
+        made[0] += 0 if copies else len(logits)
+        if logits.requires_grad:
+            logits.register_hook(backward)
+
+    with network.register_forward_hook(forward):
+        records = evaluation.records([group])
+    assert made == [told.forward, told.backward] and not told.at_most
+    attacked = records[records["attack"] != "clean"]
+    assert estimated.by_model["m"].passes == attacked[["queries", "gradients"]].sum().sum()
+
+
+def test_processes_share_the_attacks_and_not_the_clean_answers() -> None:
+    found = estimate(*_asked(on_classes({"pgd": PGD(steps=4)})))
+    attacks = found.seconds - found.clean_seconds
+    assert 0 < found.clean_seconds < found.seconds and found.shared(1).seconds == pytest.approx(found.seconds)
+    assert found.shared(4).seconds == pytest.approx(found.clean_seconds + attacks / 4)
+
+
+@pytest.mark.parametrize("attack", [PGD(steps=4, early_stop=False), PGD(steps=4)])
+def test_diagnostics_take_no_more_passes_than_are_told(attack: PGD) -> None:
+    evaluation, group = on_classes({"pgd": attack})
+    found, share = estimate(evaluation, [group]), 0.25
+    told = cost_of(evaluation, [group], found, extent="auto", share=share)
+    assert told is not None and told.at_most and (told.batteries, told.images) == (1, 12)
+    records = evaluation.records([group])
+    table = summarise(records, resamples=2, seed=0)
+    findings = find_all(evaluation, [group], table, records, extent="auto", share=share, shown=False)
+    assert 0 < sum(each.passes for each in findings) <= told.passes
+    assert told.seconds == pytest.approx(told.passes * found.by_model["m"].pass_seconds)
+    assert cost_of(evaluation, [group], found, extent="off", share=share) is None
+    whole = cost_of(evaluation, [group], found, extent="full", share=None, times=2)
+    assert whole is not None and not whole.at_most and whole.batteries == 2 and whole.images == 24
 
 
 def _asked(built: tuple[Evaluation, Group]) -> tuple[Evaluation, list[Group]]:
@@ -79,7 +128,7 @@ def _asked(built: tuple[Evaluation, Group]) -> tuple[Evaluation, list[Group]]:
 
 def test_a_search_that_may_stop_early_is_at_most_and_one_that_cannot_tell_is_named() -> None:
     early = estimate(*_asked(on_classes({"pgd": PGD(steps=4)})))
-    assert early.passes.at_most and "at most 84 forward and 48 backward passes: at most 0:00:0" in str(early)
+    assert early.passes.at_most and "at most 108 forward and 48 backward passes: at most 0:00:0" in str(early)
     unknown = estimate(*_asked(on_classes({"pgd": PGD(steps=4), "ta": attack_of("torchattacks")})))
     assert unknown.unknown == ("ta",) and "(without ta, which cannot tell)" in str(unknown)
     transfer = estimate(*_asked(on_classes({"pgd": PGD(steps=4)}, attacker=Attacker(surrogate=classes()))))
@@ -129,8 +178,8 @@ def test_the_time_is_that_of_the_timed_passes(monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(cost, "seconds_of", seconds_of)
     found = estimate(*_asked(on_classes({"pgd": PGD(steps=4, early_stop=False)})))
-    assert found.seconds == 12 * (7 * 0.5 + 4 * 1.5) and asked == [6, 6]
-    assert found.affordable(1.0) == int(60 / 9.5) and found.affordable(100) == 12 and found.affordable(0.01) == 0
+    assert found.seconds == 12 * (9 * 0.5 + 4 * 1.5) and asked == [6, 6]
+    assert found.affordable(1.0) == int(60 / 10.5) and found.affordable(100) == 12 and found.affordable(0.01) == 0
 
 
 def test_the_time_of_pairs_has_their_searches_and_encoded_captions(
@@ -138,8 +187,8 @@ def test_the_time_of_pairs_has_their_searches_and_encoded_captions(
 ) -> None:
     monkeypatch.setattr(cost, "seconds_of", lambda *_: 1.0)  # of whatever is done with an image and all its captions
     found = estimate(*_asked(on_pairs(scenes, small_model, SepAttack(image=PGD(steps=2), text=words()))))
-    # Three forward passes and a search; image and captions are encoded for the clean row and for the verdict.
-    assert found.seconds == pytest.approx(8 * (3 + 1 + 2 * 2))
+    # Three forward passes, a search and the pass that judges it; both sides are encoded for clean row and verdict.
+    assert found.seconds == pytest.approx(8 * (3 + 1 + 1 + 2 * 2))
 
 
 def test_what_is_judged_within_a_budget_is_what_a_limit_of_as_many_images_judges(

@@ -22,6 +22,7 @@ from robustcli.evaluation import (
     Group,
     RetrievalEvaluator,
 )
+from robustcli.evaluation.evaluator import Attacked
 from robustcli.models import Classifier, DualEncoder, load
 
 IMAGES, FRESH, EOT = 12, 6, 2
@@ -184,6 +185,21 @@ def test_a_gradient_is_averaged_over_the_draws_of_all_answers(classifier: Classi
     evaluator.perturbed(run, *evaluator.batch(classifier, rows), rows)
     assert sum(asked[:-1]) == 3 * 4 * EOT  # the last pass is the verdict of the attack itself
     assert counting.seen[0].abs().sum() > 0
+
+
+def test_a_picture_shows_the_images_that_were_judged_and_attacks_again_only_where_it_must(
+    classifier: Classifier,
+) -> None:
+    probe = Probe()
+    evaluator, runs = runs_of(classifier, probe, noise=Step(NormNoise(1.0)))
+    (run,) = (run for run in runs if run.access == "adaptive")
+    rows, kept = evaluator.spread(5), list[Attacked]()
+    for chunk in evaluator.chunks():
+        evaluator.attack_chunk(run, chunk, lambda _, attacked: kept.append(attacked))
+    probe.seen.clear()
+    judged = torch.cat([attacked.images for attacked in kept])
+    assert torch.equal(evaluator.adversarial(run, rows), judged[rows]) and not probe.seen
+    assert len(evaluator.adversarial(run, torch.tensor([1]))) == 1 and len(probe.seen) == 1
 
 
 def test_attacks_and_defences_whose_names_read_alike_keep_parts_of_their_own(classifier: Classifier) -> None:

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +107,22 @@ def test_common_state_dicts_load_and_others_are_one_error(tmp_path: Path) -> Non
     torch.save(state, tmp_path / "less.th")
     with pytest.raises(UserError, match=r"it lacks bn1\.running_mean"):
         resnet_cifar(8, checkpoint=tmp_path / "less.th")
+
+
+def test_a_state_dict_of_a_library_network_gives_the_number_of_its_classes_and_no_preprocessing(tmp_path: Path) -> None:
+    network = torchvision("squeezenet1_1", classes=3).network
+    torch.save(network.state_dict(), tmp_path / "mine.pt")
+    read = partial(torchvision, "squeezenet1_1", checkpoint=tmp_path / "mine.pt")
+    with pytest.raises(UserError, match=r"it has 3 classes, so set model\.classes=3$"):
+        read()
+    assert read(classes=None).class_count == 3
+    (said,) = read(classes=3, image_size=64).notes(64, 64)
+    assert "mean 0.485, 0.456, 0.406; std 0.229, 0.224, 0.225 (model.mean model.std)" in said and "pixels" not in said
+    assert not read(classes=3, image_size=64, mean=[0.5] * 3, std=[0.5] * 3).notes(64, 64), "nothing is left open"
+    save_weights(read(classes=3), tmp_path / "ours.safetensors")
+    assert not torchvision("squeezenet1_1", checkpoint=tmp_path / "ours.safetensors").notes(224, 224), "it says all"
+    with pytest.raises(UserError, match=r"model\.classes is null, and no checkpoint"):
+        torchvision("squeezenet1_1", classes=None)
 
 
 def test_library_presets_say_size_mean_and_std() -> None:

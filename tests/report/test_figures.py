@@ -123,6 +123,22 @@ def test_equal_figures_have_equal_bytes_and_pyplot_is_left_alone(tmp_path: Path)
     assert not matplotlib._pylab_helpers.Gcf.figs
 
 
+def test_letters_without_a_glyph_are_boxes_and_long_words_go_on_in_the_next_line(
+    tmp_path: Path, drawn: list[Figure], recwarn: pytest.WarningsRecorder
+) -> None:
+    grey = torch.full((3, 8, 8), 0.5)
+    long = "Donaudampfschiff" * 6
+    rows = [Example(grey, grey + 0.02, "dog 🏃🏽\u200d♀\ufe0f שלום", f"a {long} runs", note=f"label {long}")]
+    examples(rows, tmp_path / "a.png", texts=figures.ANSWERS)
+    assert not [warning for warning in recwarn if "Glyph" in str(warning.message)]
+    texts = [text.get_text() for text in drawn[0].findobj(Text)]
+    assert "▯♀" in texts and "שלום" in texts and figures.ANSWERS[0] in texts
+    assert "".join(text for text in texts if len(text) > 9 and text in long) == long, "all of it, in parts"
+    renderer = drawn[0].canvas.get_renderer()  # type: ignore[attr-defined]
+    ends = [text.get_window_extent(renderer).x1 for text in drawn[0].findobj(Text) if text.get_text()]
+    assert max(ends) <= drawn[0].get_figwidth() * figures.DPI
+
+
 def test_dollar_signs_and_underscores_are_text(tmp_path: Path, drawn: list[Figure]) -> None:
     rows = [Example(*pair(0.01), "a sign $9#deal$5 here", r"a sign $\nix$ there", "$x_1$")]
     examples(rows, tmp_path / "a.png", title="$_{^}$")

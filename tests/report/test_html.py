@@ -37,6 +37,7 @@ def report(tmp_path: Path) -> Report:
     save(figure, tmp_path / "curve.png", drawing=True)
     save(figure, tmp_path / "grid.png")
     numbers = Grid("The curve", ["model", "0", "4/255"], [["mat", "90.0", "20.0"]])
+    texts = Grid(ODD, ["", "answer"], [["1", f"{ODD} {'word' * 90}"]])
     wide = Grid(
         f"Recall {ODD}",
         ["model", *(f"attack {number}" for number in range(14))],
@@ -50,7 +51,10 @@ def report(tmp_path: Path) -> Report:
         answer=[f"{ODD}: 90.0 % right."],
         summary="**THE COLUMN IS MISSING**\n\n**another**",
         tables=[wide, verdicts],
-        figures=[Picture(f"A curve {ODD}", tmp_path / "curve.png", numbers), Picture("A grid", tmp_path / "grid.png")],
+        figures=[
+            Picture(f"A curve {ODD}", tmp_path / "curve.png", numbers),
+            Picture("A grid", tmp_path / "grid.png", texts, "The texts"),
+        ],
         inputs=[ODD],
         caveats=["A robust figure is an *upper* bound: <b>no tag</b>."],
     )
@@ -83,6 +87,11 @@ def test_texts_of_users_stay_texts(page: str) -> None:
     assert not {"b", "iframe"} & {tag for tag, _ in seen.tags}
     assert seen.text.count(ODD) >= 6 and "<b>no tag</b>" in seen.text
     assert any(tag == "img" and attributes["alt"] == f"A curve {ODD}" for tag, attributes in seen.tags)
+
+
+def test_texts_of_a_picture_stand_beside_it_as_texts(page: str) -> None:
+    assert "<summary>The texts</summary>" in page and "<summary>The numbers</summary>" in page
+    assert page.count('dir="auto"') >= 4, "a text that runs from right to left does so in its cell"
 
 
 def test_it_needs_no_other_file(page: str) -> None:
@@ -121,7 +130,7 @@ def test_nothing_overflows_and_the_console_is_silent(browser: Any, page: str, tm
     wide, held = browser.execute_script(
         "return [document.documentElement.scrollWidth, document.querySelectorAll('.scroll').length]"
     )
-    assert wide <= width and held == 3
+    assert wide <= width and held == 4
     assert errors(browser) == []
     broken = "return [...document.images].filter(each => each.complete && !each.naturalWidth).length"
     assert browser.execute_script("for (const each of document.images) each.loading = 'eager';" + broken) == 0

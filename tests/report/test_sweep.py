@@ -22,6 +22,7 @@ from robustcli.report.sweep import (
 )
 from robustcli.runs import manifest
 from robustcli.runs.run import Run
+from robustcli.runs.sweeps import SweepJob, write_jobs
 from robustcli.utils.errors import UserError
 
 VALUES = {("mat", 0): 0.5, ("mat", 1): 0.6, ("mat", 2): 0.4, ("tecoa", 0): 0.1, ("tecoa", 1): 0.3}
@@ -53,11 +54,24 @@ def test_one_row_a_job_with_overrides_status_metrics_and_error(sweep: Path) -> N
     assert list(table.columns) == [
         *("defense", "seed", "trainer.lr", "status", "sga/recall_at_1", "objective", "directory", "error")
     ]
-    assert table["status"].tolist() == ["done"] * 5 + ["failed", "unfinished", "failed"]
+    assert table["status"].tolist() == ["done"] * 5 + ["failed", "stopped", "failed"]
     assert table["objective"].tolist()[:5] == list(VALUES.values())
     assert table["error"].tolist()[5] == "dataset.root is missing: put the images there"
     assert table["error"].tolist()[7] == "trainer.lr is 1"
     assert [Path(place).name for place in table["directory"]] == ["0", "1", "2", "3", "4", "10", "11", "12"]
+
+
+def test_a_sweep_that_runs_has_a_row_for_every_job_that_it_was_asked_for(tmp_path: Path) -> None:
+    words = [["defense=mat", f"seed={seed}"] for seed in range(4)]
+    write_jobs(tmp_path, [SweepJob(number, f"{number}", each) for number, each in enumerate(words)])
+    job(tmp_path / "0", "mat", 0, 0.5)
+    with Run.open("train-mat", {"seed": 1}, tmp_path / "1", words[1]) as run:
+        table = collect(tmp_path)
+        assert table["status"].tolist() == ["done", "running", "waiting", "waiting"]
+        assert table["seed"].tolist() == ["0", "1", "2", "3"] and table["directory"].notna().all()
+        assert jobs_grid(table).title == "4 jobs: 1 done, 1 running, 2 waiting"
+        run.finish(0.25)
+    assert collect(tmp_path)["status"].tolist() == ["done", "done", "waiting", "waiting"]
 
 
 def test_means_over_seeds_leave_failed_jobs_out(sweep: Path) -> None:

@@ -27,9 +27,9 @@ from robustcli.utils.seeding import derive_seed
 class EOT(WrappedAttack):
     """EOT: any attack on classifiers, against logits averaged over ``draws`` fresh draws in place of a single one.
 
-    A pass costs ``draws`` passes of the model. The result is judged by a draw of the bare model that the attack has not
-    seen; see `judge_on_draws` for more. A model that draws once a pass gets a pass a draw, any other all draws in one
-    batch.
+    A pass costs ``draws`` passes of the model, but where the search asks a part of it that does not draw. The result is
+    judged by a draw of the bare model that the attack has not seen; see `judge_on_draws` for more. A model that draws
+    once a pass gets a pass a draw, any other all draws in one batch.
 
     Args:
         attack: the search.
@@ -61,7 +61,7 @@ class EOT(WrappedAttack):
         averaged = LogitOracle(model, draw_counter, randomised=oracle.randomised)
         x_adv = self.attack.search(averaged, images, labels, sample_ids, threat)
         # Each pass of the average is a pass of the bare model for each draw, backward as well as forward.
-        oracle.counter.add(draw_counter, times=self.draws)
+        oracle.counter.add(draw_counter, times=self.draws if self.attack.asks(model) else 1)
         oracle.members = averaged.members
         return x_adv
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from robustcli.attacks.core.base import ClassifierAttack
 from robustcli.attacks.core.oracle import LogitOracle
-from robustcli.attacks.core.passes import Passes, Problem
+from robustcli.attacks.core.passes import Passes, Problem, forward
 from robustcli.attacks.core.threat import ThreatModel
 from robustcli.attacks.image.pgd import PGD
 from robustcli.utils.numbers import Number
@@ -31,8 +31,9 @@ class LatentDrift(ClassifierAttack):
     """PGD on the squared distance of the kept codes from those of the clean image; of a model without codes, of its
     logits.
 
-    It asks the encoder alone, which draws nothing, so that no average over draws is needed; it does not know the label.
-    It starts at random, since at the clean image the distance has no slope.
+    It asks the encoder alone, which draws nothing: a pass is one of the encoder, cheaper than one of the defence, and
+    is counted once under `EOT` too, whatever the draws. The logits of a model without codes are averaged, and each
+    draw counts. It does not know the label. It starts at random, since at the clean image the distance has no slope.
 
     Args:
         steps, alpha, restarts, momentum, keep: see `PGD`.
@@ -62,7 +63,11 @@ class LatentDrift(ClassifierAttack):
         return True  # codes may move and the class stay
 
     def passes(self, problem: Problem) -> Passes:
-        return self._pgd.passes(problem)
+        spent = self._pgd.passes(problem) + forward(1)  # of the clean images
+        return spent.bounded()  # with codes they are the encoder's, which `EOT` does not multiply
+
+    def asks(self, model: Callable[[Tensor], Tensor]) -> bool:
+        return _coded(model) is None
 
     def search(
         self, oracle: LogitOracle, images: Tensor, labels: Tensor, sample_ids: Tensor, threat: ThreatModel
@@ -70,6 +75,7 @@ class LatentDrift(ClassifierAttack):
         codes = _codes_of(oracle.model)
         with torch.no_grad():
             before = codes(images)
+        oracle.counter.queries.add_(1)
 
         def drift(x: Tensor, rows: Tensor) -> Tensor:
             return (codes(x) - before[rows]).square().flatten(1).sum(1)
@@ -78,8 +84,13 @@ class LatentDrift(ClassifierAttack):
 
 
 def _codes_of(model: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    """Codes of the defence within ``model``, which averages may have wrapped; its logits where there is none."""
-    inner: object = model
-    while not isinstance(inner, Coded) and hasattr(inner, "model"):
-        inner = inner.model
-    return inner.codes if isinstance(inner, Coded) else model
+    """Codes of the defence within ``model``; its logits where there is none."""
+    coded = _coded(model)
+    return model if coded is None else coded.codes
+
+
+def _coded(model: object) -> Coded | None:
+    """The defence with codes within ``model``, which averages may have wrapped."""
+    while not isinstance(model, Coded) and hasattr(model, "model"):
+        model = model.model
+    return model if isinstance(model, Coded) else None

@@ -184,6 +184,12 @@ class ClassifierAttack(Attack):
         ClassifierAttack.check(self, threat)  # a subclass's own check may have left it out, and no audit would notice
         return threat
 
+    def asks(self, model: Classifier) -> bool:
+        """True where a pass that the search counts is one of ``model``; False where it asks a part of it instead, which
+        answers once however many draws the model averages.
+        """
+        return True
+
     def settle(self, x_adv: Tensor, clean: Tensor, threat: ThreatModel) -> Tensor:
         """Exact projection of a result onto the threat model; that of a minimum-norm attack is left as it is."""
         return x_adv if self.minimum_norm else threat.ball.settle(x_adv, clean)

@@ -11,6 +11,7 @@ import torch
 from robustcli.data.class_arrays import fingerprint_of
 from robustcli.data.classes import PixelClasses
 from robustcli.data.files import check_fingerprint
+from robustcli.data.scenes.captions import synonym_table
 from robustcli.data.scenes.draws import integers
 from robustcli.data.scenes.image_cache import cached_images, check_image_settings, split_count
 from robustcli.data.scenes.world import COLOURS, KINDS, PLACES, SIZES, TEXTURES, single_objects
@@ -80,5 +81,5 @@ class SceneClasses(PixelClasses):
             image_ids=names,
             fingerprint=fingerprint_of(pixels, labels, classes, names),
         )
-        self.templates = _TEMPLATES[attribute]
+        self.templates, self.synonyms = _TEMPLATES[attribute], synonym_table()
         check_fingerprint(self, fingerprint, None)

@@ -40,6 +40,33 @@ def info_nce(
     return (loss + _cross_entropy(logits.T, matches.T, positives)) / 2
 
 
+def rows_of_info_nce(
+    image_features: Tensor,
+    text_features: Tensor,
+    logit_scale: Tensor,
+    matches: tuple[Tensor, Tensor],
+    *,
+    rows: slice,
+    positives: Positives = "mask",
+    directions: Directions = "both",
+) -> Tensor:
+    """`info_nce` of the pairs ``rows`` among N, (B,), from B x N similarities at a time in place of N x N.
+
+    Args:
+        image_features, text_features: (N,D) unit norm, paired by row; gradients flow to all of them.
+        logit_scale: scalar, the temperature's inverse.
+        matches: two of (B,N) bool: captions that are true of the images of the rows, and images of which the captions
+            of the rows are true.
+        positives, directions: see `info_nce`.
+    """
+    logits = logit_scale * image_features[rows] @ text_features.T
+    loss = _cross_entropy(logits, matches[0], positives, rows.start)
+    if directions == "image_to_text":
+        return loss
+    logits = logit_scale * text_features[rows] @ image_features.T
+    return (loss + _cross_entropy(logits, matches[1], positives, rows.start)) / 2
+
+
 def squared_distance(features: Tensor, original: Tensor) -> Tensor:
     """(B,D) and (B,D) -> (B,): summed over the dimensions, as the papers do, not their mean."""
     return (features - original).square().sum(1)
@@ -67,12 +94,15 @@ def attention_maps(patches: Tensor, texts: Tensor, *, size: int) -> Tensor:
     return F.interpolate(grid.view(-1, 1, side, side), (size, size), mode="bilinear").squeeze(1)
 
 
-def _cross_entropy(logits: Tensor, matches: Tensor, positives: Positives) -> Tensor:
-    paired = torch.arange(len(logits), device=logits.device)
+def _cross_entropy(logits: Tensor, matches: Tensor, positives: Positives, first: int = 0) -> Tensor:
+    """(B,N) -> (B,), the pair of row i being column ``first`` + i."""
+    rows = torch.arange(len(logits), device=logits.device)
+    own = torch.zeros_like(matches)
+    own[rows, first + rows] = True
     if positives == "soft":
+        matches = matches | own
         return F.cross_entropy(logits, matches / matches.sum(1, keepdim=True), reduction="none")
     if positives == "mask":
-        others = matches & ~torch.eye(len(logits), dtype=torch.bool, device=logits.device)
         # A weight of 0 in the softmax: neither pulled nor pushed. The diagonal stays, so no row is empty.
-        logits = logits.masked_fill(others, -torch.inf)
-    return F.cross_entropy(logits, paired, reduction="none")
+        logits = logits.masked_fill(matches & ~own, -torch.inf)
+    return F.cross_entropy(logits, first + rows, reduction="none")

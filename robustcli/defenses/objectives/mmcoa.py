@@ -5,12 +5,13 @@ Shapes: B pairs, C channels.
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from robustcli.attacks import RetrievalAttack, ThreatModel
 from robustcli.data.sampling import PairBatch
-from robustcli.defenses.objectives.losses import Positives, info_nce
-from robustcli.defenses.objectives.pairs import PairObjective, attack_captions, attack_images
+from robustcli.defenses.objectives.losses import Positives, info_nce, rows_of_info_nce
+from robustcli.defenses.objectives.pairs import PairObjective, View, attack_captions, attack_images
 from robustcli.models import DualEncoder
 from robustcli.utils.numbers import parse_number
 
@@ -56,18 +57,64 @@ class MMCoA(PairObjective):
         seed: int,
         reference: DualEncoder | None = None,
     ) -> Tensor:
-        matches = batch.matches.to(images.device)
         clean_text = model.encode_text(model.tokenize(batch.captions))
-        fixed = clean_text.detach()
 
         def contrast(image_features: Tensor, text_features: Tensor) -> Tensor:
-            # Twice the mean of both directions is their sum.
-            return 2 * info_nce(image_features, text_features, model.logit_scale, matches, positives=self.positives)
+            return self._contrast(model, image_features, text_features, batch)
 
-        captions = attack_captions(model, attack, threat, images, batch, seed=seed)
-        adversarial = attack_images(
-            model, attack, threat, images, batch, lambda x: contrast(model.encode_image(x), fixed), seed=seed
-        )
+        captions, adversarial = self._attacked(model, attack, threat, images, batch, clean_text.detach(), seed)
         of_text = contrast(model.encode_image(images), model.encode_text(model.tokenize(captions))).mean()
         of_images = contrast(model.encode_image(adversarial), clean_text).mean()
         return self.text_weight * of_text + self.image_weight * of_images
+
+    def views(
+        self,
+        model: DualEncoder,
+        attack: RetrievalAttack | None,
+        threat: ThreatModel,
+        images: Tensor,
+        batch: PairBatch,
+        *,
+        seed: int,
+    ) -> tuple[View, ...]:
+        with torch.no_grad():
+            fixed = model.encode_text(model.tokenize(batch.captions))
+        captions, adversarial = self._attacked(model, attack, threat, images, batch, fixed, seed)
+        return View(images, captions, self.text_weight), View(adversarial, batch.captions, self.image_weight)
+
+    def contrast(
+        self,
+        image_features: Tensor,
+        text_features: Tensor,
+        logit_scale: Tensor,
+        matches: tuple[Tensor, Tensor],
+        *,
+        rows: slice,
+    ) -> Tensor:
+        loss = rows_of_info_nce(
+            image_features, text_features, logit_scale, matches, rows=rows, positives=self.positives
+        )
+        return 2 * loss
+
+    def _attacked(
+        self,
+        model: DualEncoder,
+        attack: RetrievalAttack | None,
+        threat: ThreatModel,
+        images: Tensor,
+        batch: PairBatch,
+        fixed: Tensor,
+        seed: int,
+    ) -> tuple[tuple[str, ...], Tensor]:
+        """Attacked captions, and images moved away from the clean ones, whose features are ``fixed`` (B,D)."""
+        captions = attack_captions(model, attack, threat, images, batch, seed=seed)
+
+        def loss(x: Tensor) -> Tensor:
+            return self._contrast(model, model.encode_image(x), fixed, batch)
+
+        return captions, attack_images(model, attack, threat, images, batch, loss, seed=seed)
+
+    def _contrast(self, model: DualEncoder, image_features: Tensor, text_features: Tensor, batch: PairBatch) -> Tensor:
+        matches = batch.matches.to(image_features.device)
+        # Twice the mean of both directions is their sum.
+        return 2 * info_nce(image_features, text_features, model.logit_scale, matches, positives=self.positives)

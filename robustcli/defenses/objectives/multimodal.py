@@ -12,8 +12,8 @@ from torch import Tensor
 
 from robustcli.attacks import RetrievalAttack, ThreatModel
 from robustcli.data.sampling import PairBatch
-from robustcli.defenses.objectives.losses import Directions, Positives, info_nce
-from robustcli.defenses.objectives.pairs import PairObjective, attack_captions, attack_images
+from robustcli.defenses.objectives.losses import Directions, Positives, info_nce, rows_of_info_nce
+from robustcli.defenses.objectives.pairs import PairObjective, View, attack_captions, attack_images
 from robustcli.models import DualEncoder
 from robustcli.utils.errors import UserError
 from robustcli.utils.seeding import generator
@@ -85,24 +85,87 @@ class Objective(PairObjective):
         seed: int,
         reference: DualEncoder | None = None,
     ) -> Tensor:
-        captions = batch.captions
-        if self.text and (rows := self._attacked_rows(len(images), seed)) is not None:
-            captions = attack_captions(model, attack, threat, images, batch, seed=seed, rows=rows)
+        captions = self._attacked_captions(model, attack, threat, images, batch, seed)
         # Serves the inner attack too: a third of a step saved.
         text_features = model.encode_text(model.tokenize(captions))
-        adversarial = images
-        if self.image:
-            # Detached: the inner maximisation differentiates by the image alone. The inner loss is the outer one.
-            fixed = text_features.detach()
-            adversarial = attack_images(
-                model, attack, threat, images, batch, lambda x: self._contrast(model, x, fixed, batch), seed=seed
-            )
+        adversarial = self._attacked_images(model, attack, threat, images, batch, text_features.detach(), seed)
         loss = self._contrast(model, adversarial, text_features, batch).mean()
         if self.clean_weight == 0:
             return loss
         clean_text = model.encode_text(model.tokenize(batch.captions))
         clean = self._contrast(model, images, clean_text, batch).mean()
         return (1 - self.clean_weight) * loss + self.clean_weight * clean
+
+    def views(
+        self,
+        model: DualEncoder,
+        attack: RetrievalAttack | None,
+        threat: ThreatModel,
+        images: Tensor,
+        batch: PairBatch,
+        *,
+        seed: int,
+    ) -> tuple[View, ...]:
+        captions, adversarial = self._attacked_captions(model, attack, threat, images, batch, seed), images
+        if self.image:
+            with torch.no_grad():
+                fixed = model.encode_text(model.tokenize(captions))
+            adversarial = self._attacked_images(model, attack, threat, images, batch, fixed, seed)
+        attacked = View(adversarial, captions, 1 - self.clean_weight)
+        return (attacked, View(images, batch.captions, self.clean_weight)) if self.clean_weight else (attacked,)
+
+    def contrast(
+        self,
+        image_features: Tensor,
+        text_features: Tensor,
+        logit_scale: Tensor,
+        matches: tuple[Tensor, Tensor],
+        *,
+        rows: slice,
+    ) -> Tensor:
+        return rows_of_info_nce(
+            image_features,
+            text_features,
+            logit_scale,
+            matches,
+            rows=rows,
+            positives=self.positives,
+            directions=self.directions,
+        )
+
+    def _attacked_captions(
+        self,
+        model: DualEncoder,
+        attack: RetrievalAttack | None,
+        threat: ThreatModel,
+        images: Tensor,
+        batch: PairBatch,
+        seed: int,
+    ) -> tuple[str, ...]:
+        if not self.text or (rows := self._attacked_rows(len(images), seed)) is None:
+            return batch.captions
+        return attack_captions(model, attack, threat, images, batch, seed=seed, rows=rows)
+
+    def _attacked_images(
+        self,
+        model: DualEncoder,
+        attack: RetrievalAttack | None,
+        threat: ThreatModel,
+        images: Tensor,
+        batch: PairBatch,
+        fixed: Tensor,
+        seed: int,
+    ) -> Tensor:
+        """Images that raise the contrastive loss with the text features ``fixed`` (B,D), which have no graph: the inner
+        maximisation differentiates by the image alone. The inner loss is the outer one, within the batch.
+        """
+        if not self.image:
+            return images
+
+        def loss(x: Tensor) -> Tensor:
+            return self._contrast(model, x, fixed, batch)
+
+        return attack_images(model, attack, threat, images, batch, loss, seed=seed)
 
     def _attacked_rows(self, size: int, seed: int) -> Tensor | None:
         """The attacked share of the pairs, drawn anew each step; None for no pair at all."""

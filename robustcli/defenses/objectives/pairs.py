@@ -29,6 +29,17 @@ _REMEDIES = {
 }
 
 
+@dataclass(frozen=True)
+class View:
+    """Pairs that a contrastive loss compares: images (B,C,H,W) in [0,1], their B captions, attacked or clean, and the
+    weight of that loss.
+    """
+
+    images: Tensor
+    captions: tuple[str, ...]
+    weight: float
+
+
 @dataclass(frozen=True, kw_only=True)
 class PairObjective(ABC):
     """Training objective of a dual encoder.
@@ -70,6 +81,46 @@ class PairObjective(ABC):
             seed: names the draws of this step.
             reference: the model as it was when the training began, in eval mode, where `takes_reference`.
         """
+
+    def views(
+        self,
+        model: DualEncoder,
+        attack: RetrievalAttack | None,
+        threat: ThreatModel,
+        images: Tensor,
+        batch: PairBatch,
+        *,
+        seed: int,
+    ) -> tuple[View, ...]:
+        """The attacked pairs whose weighted contrastive losses are the `loss` of a batch, where it is nothing else; so
+        `contrast` can have negatives beyond the batch. Arguments as those of `loss`.
+        """
+        raise NotImplementedError
+
+    def contrast(
+        self,
+        image_features: Tensor,
+        text_features: Tensor,
+        logit_scale: Tensor,
+        matches: tuple[Tensor, Tensor],
+        *,
+        rows: slice,
+    ) -> Tensor:
+        """The contrastive loss of each of the pairs ``rows`` among N, (B,); arguments as of `rows_of_info_nce`."""
+        raise NotImplementedError
+
+    def check_negatives(self) -> None:
+        """Refuse negatives beyond the batch where the loss is no contrastive one alone, before long work.
+
+        Raises:
+            UserError: it is not.
+        """
+        if type(self).views is PairObjective.views:
+            raise UserError(
+                "trainer.negatives=step gathers the negatives of a loss that is contrastive alone, which that of "
+                f"defense={self.name} is not: choose trainer.negatives=micro, or defense=mat, mmcoa, tecoa, image, "
+                "text or clean."
+            )
 
     def check(self, attack: RetrievalAttack | None, threat: ThreatModel) -> None:
         """Refuse an attack, or a threat model, without a side that this defence attacks, before long work.

@@ -1,4 +1,5 @@
-"""Images for the search of alphas: adversarial against the reconstruction alone (Serez et al. 2025).
+"""Images for the search of alphas: adversarial against the reconstruction alone (Serez et al. 2025), and the order in
+which images are taken.
 
 Shapes: N adversarial and M clean images, C channels, H height, W width.
 """
@@ -53,6 +54,11 @@ class AdversarialImages:
         return cls(**content, attacked=attacked, clean_correct=clean_correct)
 
 
+def shuffled(data: ImageClassData, seed: int, limit: int | None = None) -> Tensor:
+    """Places of the first ``limit`` images of a shuffled order of ``data``, (M,) long; named by seed and split."""
+    return torch.randperm(len(data), generator=generator(seed, "learn alphas", data.split))[:limit]
+
+
 def attack_reconstruction(
     defence: PurifiedClassifier,
     data: ImageClassData,
@@ -76,7 +82,7 @@ def attack_reconstruction(
         on_batch: called after each batch with the number of adversarial images so far.
     """
     attack = FGSM(sign=True, seed=seed)
-    order = torch.randperm(len(data), generator=generator(seed, "learn alphas", data.split))[:limit]
+    order = shuffled(data, seed, limit)
     adversarial, kept, attacked, correct, total = [], [], 0, 0, 0
     for rows in torch.split(order, batch_size):
         images, labels = data.images(rows).to(defence.device), data.labels[rows].to(defence.device)

@@ -15,6 +15,7 @@ import optuna
 import torch
 from torch import Tensor
 
+from robustcli.attacks import ClassifierAttack, ThreatModel
 from robustcli.attacks.core.frozen import frozen
 from robustcli.defenses import PurifiedClassifier, Purifier
 from robustcli.defenses.purification.alphas import schedule
@@ -163,8 +164,7 @@ class AlphaEvaluator:
             images: (N,C,H,W) in [0,1].
             labels, rows: (N,) long; rows name the draws.
         """
-        defence = PurifiedClassifier(self.classifier, self._with(alphas), draws=self.draws, memory=self.memory)
-        correct = []
+        defence, correct = self.defence(alphas), []
         with frozen(defence):
             for part in torch.split(torch.arange(len(images)), self.batch_size):
                 # `FoldedDraws` takes the seed of its draws from the global generator: the same for every batch and for
@@ -175,11 +175,38 @@ class AlphaEvaluator:
                 correct.append(logits.argmax(1).cpu() == labels[part])
         return torch.cat(correct)
 
-    def _with(self, alphas: Sequence[float] | str) -> Purifier:
+    def attacked(
+        self,
+        attack: ClassifierAttack,
+        threat: ThreatModel,
+        alphas: Sequence[float] | str,
+        images: Tensor,
+        labels: Tensor,
+        rows: Tensor,
+    ) -> Tensor:
+        """(N,C,H,W) on the CPU: ``images`` after ``attack`` within ``threat``, through the purifier with ``alphas``.
+
+        Args:
+            images, labels, rows: see `correct`; rows name the draws of the attack, not those of the verdict.
+        """
+        defence, found = self.defence(alphas), []
+        for part in torch.split(torch.arange(len(images)), self.batch_size):
+            pixels, truth = images[part].to(self.classifier.device), labels[part].to(self.classifier.device)
+            found.append(attack(defence, pixels, truth, threat, sample_ids=rows[part]).images.cpu())
+        return torch.cat(found)
+
+    def defence(self, alphas: Sequence[float] | str) -> PurifiedClassifier:
+        """The classifier behind the purifier with ``alphas``."""
         base = self.cleaner
-        return Purifier(base.generator, alphas=alphas, attenuation=base.attenuation, preprocess=base.preprocess).to(
-            self.classifier.device
+        cleaner = Purifier(
+            base.generator,
+            alphas=alphas,
+            attenuation=base.attenuation,
+            preprocess=base.preprocess,
+            checkpoint=base.checkpoint,
         )
+        cleaner = cleaner.to(self.classifier.device)
+        return PurifiedClassifier(self.classifier, cleaner, draws=self.draws, memory=self.memory).eval()
 
 
 def check_objectives(names: Sequence[str]) -> tuple[str, ...]:

@@ -132,6 +132,11 @@ def _existing(alphas: str | Path) -> Path:
         return path
     if path.suffix.lower() in _SUFFIXES:
         raise UserError(f"{_KEY} is {path}, but there is no such file: give one that exists, or linear or cosine.")
+    if str(alphas) == "mutual_information":
+        raise UserError(
+            f"{_KEY} is mutual_information, which depends on data and generator: find them with `robustcli "
+            f"learn-alphas alphas=mutual_information`, and give its directory as {_KEY}=DIRECTORY."
+        )
     raise UserError(
         f"{_KEY} has no schedule {str(alphas)!r}{did_you_mean(str(alphas), NAMES)} (choices: {', '.join(NAMES)}; a "
         f"list of numbers; or a file, {', '.join(_SUFFIXES)})"

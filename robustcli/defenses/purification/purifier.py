@@ -152,6 +152,14 @@ class Purifier(Cleaner):
             raise ValueError(f"noise is {[tuple(tensor.shape) for tensor in noise]}: expected {expected}")
         return self.generator.decode(features, self.alphas, noise, checkpoint=self.checkpoint)
 
+    def latents(self, images: Tensor) -> list[Tensor]:
+        """The encoder's latents of images (B,C,H,W), L tensors (B, *latent shape), coarse to fine.
+
+        Noise before the encoder is left out.
+        """
+        before = None if self._drawn_before else self.preprocess
+        return self.generator.latents(self.generator.encode(images if before is None else before(images)))
+
     def codes(self, images: Tensor) -> Tensor:
         """Features of the encoder (B,K), those of latent i weighed by what is kept of it, 1 - a_i, and all latents
         alike

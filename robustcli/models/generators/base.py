@@ -38,6 +38,17 @@ class Generator(nn.Module, ABC):
         """
 
     @abstractmethod
+    def latents(self, features: Sequence[Tensor]) -> list[Tensor]:
+        """The encoder's latents, coarse to fine: those that ``decode`` keeps where every alpha is 0.
+
+        Args:
+            features: of ``encode``.
+
+        Returns:
+            L tensors (B, *latent shape).
+        """
+
+    @abstractmethod
     def decode(
         self, features: Sequence[Tensor], alphas: Tensor, noise: Sequence[Tensor], *, checkpoint: bool = False
     ) -> Tensor:

@@ -114,6 +114,15 @@ class NVAE(Generator):
                 x = tower["downsampling"](x)
         return [self.encoder_0(x), *(features[place] for place in self._places[1:])]
 
+    def latents(self, features: Sequence[Tensor]) -> list[Tensor]:
+        """The posterior means, each given those before it; see `Generator.latents`."""
+        x, found = self._start(len(features[0])), []
+        for i, feature in enumerate(features):
+            x = self._enter(i, x)
+            found.append(self._kept(i, x, feature, self._prior(i, x)[0]))
+            x = self._leave(i, x, found[-1])
+        return found
+
     def decode(
         self, features: Sequence[Tensor], alphas: Tensor, noise: Sequence[Tensor], *, checkpoint: bool = False
     ) -> Tensor:
@@ -121,11 +130,10 @@ class NVAE(Generator):
         weights = alphas.to(features[0]).reshape(-1, len(self._places), 1, 1, 1)
 
         def mix(i: int, x: Tensor, feature: Tensor, weight: Tensor, eps: Tensor) -> Tensor:
-            # z_i = (1 - alpha_i) z_i(image) + alpha_i z_i(drawn) (Serez et al., section 3). The encoder's latent is the
-            # posterior mean: its scale is not needed, so only the first half of the correction's channels is computed.
+            # z_i = (1 - alpha_i) z_i(image) + alpha_i z_i(drawn) (Serez et al., section 3).
             x = self._enter(i, x)
             mean, log_scale = self._prior(i, x)
-            kept = soft_clamp(mean + self._correction(i, x, feature, first=self.sizes.latent_per_group))
+            kept = self._kept(i, x, feature, mean)
             return self._leave(i, x, (1 - weight) * kept + weight * self._draw(mean, log_scale, eps))
 
         x = self._start(len(features[0]))
@@ -198,6 +206,12 @@ class NVAE(Generator):
         seen = self.encoder_combiners[f"combiner_{self._name(i)}"](feature, x) if i else feature
         correction: Tensor = self.enc_sampler[self._key(i)](seen, first=first)
         return correction
+
+    def _kept(self, i: int, x: Tensor, feature: Tensor, mean: Tensor) -> Tensor:
+        """The encoder's latent i, its posterior mean: the scale is not needed, so only the first half of the
+        correction's channels is computed.
+        """
+        return soft_clamp(mean + self._correction(i, x, feature, first=self.sizes.latent_per_group))
 
     def _draw(self, mean: Tensor, log_scale: Tensor, eps: Tensor) -> Tensor:
         """A draw from the prior; the temperature multiplies its standard deviation."""

@@ -94,6 +94,11 @@ class StyleMixing(Generator):
             return [self.encoder(seen, query) + self.latent_avg]
         return [self.encoder(seen) + self.latent_avg]
 
+    def latents(self, features: Sequence[Tensor]) -> list[Tensor]:
+        """The codes, one a layer; see `Generator.latents`."""
+        (codes,) = features
+        return list(codes.unbind(1))
+
     def decode(
         self, features: Sequence[Tensor], alphas: Tensor, noise: Sequence[Tensor], *, checkpoint: bool = False
     ) -> Tensor:

@@ -83,6 +83,22 @@ def test_checkpointing_changes_neither_output_nor_gradient(configuration: Config
     assert found[0][1].abs().sum() > 0
 
 
+@pytest.mark.parametrize("flow", [None, 1])
+def test_the_latents_are_those_that_are_kept(flow: int | None, configuration: Configuration) -> None:
+    model, joined = NVAE(configuration(num_nf_cells=flow)), []
+    features = model.encode(pictures(2, model.resolution))
+    places = model.nf_cells or model.decoder_combiners  # which is where a latent goes first, with a flow and without
+    for combiner in places.values():
+        combiner.register_forward_pre_hook(lambda _, given: joined.append(given[-1]))
+    with torch.no_grad():
+        found = model.latents(features)
+        of_latents, joined[:] = list(joined), []
+        model.decode(features, torch.zeros(4), noise(model, 2))
+    assert len(found) == len(joined) == 4
+    assert all(torch.equal(*each) for each in zip(found, joined, strict=True))
+    assert all(torch.equal(*each) for each in zip(found, of_latents, strict=True))
+
+
 def test_alphas_of_one_forget_the_image_and_each_sample_may_have_its_own(configuration: Configuration) -> None:
     model, images = NVAE(configuration()), pictures(2, (1, 8, 8))
     eps = noise(model, 2)

@@ -21,6 +21,7 @@ def test_shapes(build: Build) -> None:
     assert [tuple(each.shape) for each in features] == [(2, model.decoder.latents, 16)]
     found = model.decode(features, linear(model), noise(model, 2))
     assert found.shape == images.shape == model.sample(noise(model, 2)).shape
+    assert torch.equal(torch.stack(model.latents(features), dim=1), features[0])
     assert not model.bounded
     with pytest.raises(ValueError, match="this generator takes"):
         model.encode(torch.zeros(2, 3, 4, 4))
