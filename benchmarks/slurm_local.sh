@@ -5,7 +5,7 @@
 #     benchmarks/slurm_local.sh bash        # a shell in which sbatch, squeue and scancel work
 #
 # Run as root, on Debian or Ubuntu with `apt-get install slurm-wlm munge`; nothing is installed here. Everything it writes
-# stands in a temporary directory (SLURM_LOCAL=DIR names another), and is gone at the end with the daemons and their jobs.
+# stands in a directory of its own under /tmp, and is gone at the end with the daemons and their jobs.
 # Fit for trying alone: no cgroups, hence no limit of memory; and no accounting, in place of which a small `sacct`, by which
 # submitit asks for the states of jobs, reads them from the controller.
 set -euo pipefail
@@ -17,7 +17,7 @@ for name in slurmctld slurmd munged; do
 done
 [ "$(id -u)" = 0 ] || { echo "error: slurmd starts jobs as their users, for which it has to be root: use sudo" >&2; exit 2; }
 
-place=${SLURM_LOCAL:-$(mktemp -d /tmp/slurm_local.XXXXXX)}
+place=$(mktemp -d /tmp/slurm_local.XXXXXX)  # not in TMPDIR: munge wants a path that all may enter
 mkdir -p "$place"/{munge,state,spool,log,bin}
 chmod 755 "$place"
 chmod 700 "$place/munge"
@@ -68,11 +68,13 @@ chmod +x "$place/bin/sacct"
 export SLURM_CONF=$place/slurm.conf PATH=$place/bin:$PATH
 daemons=()
 end() {
-  scancel --quiet --user=root 2> /dev/null || true
-  for _ in $(seq 40); do [ -n "$(squeue --noheader 2> /dev/null)" ] || break; sleep 0.5; done
+  if ((${#daemons[@]} == 3)); then
+    scancel --quiet --user=root 2> /dev/null || true
+    for _ in $(seq 40); do [ -n "$(squeue --noheader 2> /dev/null)" ] || break; sleep 0.5; done
+  fi
   for ((i = ${#daemons[@]} - 1; i >= 0; i--)); do kill "${daemons[i]}" 2> /dev/null || true; done
   wait "${daemons[@]}" 2> /dev/null || true
-  [ -n "${SLURM_LOCAL:-}" ] || rm -rf "$place"
+  rm -rf "$place"
 }
 trap end EXIT
 
@@ -82,7 +84,8 @@ chmod 711 "$place/munge"  # the socket is for all users
 munged --foreground --key-file="$place/munge/key" --socket="$place/munge/socket" --pid-file="$place/munge/pid" \
   --log-file="$place/munge/log" --seed-file="$place/munge/seed" > "$place/log/munged" 2>&1 &
 daemons+=($!)
-for _ in $(seq 50); do [ -S "$place/munge/socket" ] && break; sleep 0.1; done
+for _ in $(seq 100); do [ -S "$place/munge/socket" ] && break; sleep 0.1; done
+[ -S "$place/munge/socket" ] || { tail -n 3 "$place/log/munged" >&2; echo "error: munged did not come up" >&2; exit 1; }
 slurmctld -D -f "$SLURM_CONF" > /dev/null 2>&1 &
 daemons+=($!)
 slurmd -D -f "$SLURM_CONF" > /dev/null 2>&1 &

@@ -98,12 +98,14 @@ def met(world: World, device: torch.device) -> Iterator[Group]:
     Raises:
         UserError: they did not meet.
     """
-    try:
+
+    def meet() -> Any:
         if world.starter == "torchrun":  # whose own process may hold the place where they meet
-            store, _, _ = next(dist.rendezvous("env://", world.rank, world.size, timeout=_MEETING))
-        else:
-            store = dist.TCPStore(world.address, world.port, world.size, world.rank == 0, _MEETING)
-        group = connected(store, world.rank, world.size, device)
+            return next(dist.rendezvous("env://", world.rank, world.size, timeout=_MEETING))[0]
+        return dist.TCPStore(world.address, world.port, world.size, world.rank == 0, _MEETING)
+
+    try:
+        group = connected(meet, world.rank, world.size, device)
     except RuntimeError as error:
         said = (str(error).strip().splitlines() or [""])[0]
         raise UserError(
@@ -151,7 +153,7 @@ def _started(run: Run, config: DictConfig, trainer: Trainer) -> Iterator[Group]:
                 if isinstance(found, Exception):
                     raise found
                 ready += 1
-            yield connected(store, 0, count, trainer.model.device, look)
+            yield connected(lambda: store, 0, count, trainer.model.device, look)
             _await(processes)
         except LostProcess:
             _raise_sent(results, wait=_GRACE)  # why it ended, if it could say so
@@ -175,8 +177,12 @@ def _work(work: Work, port: int, number: int, count: int, results: Any) -> None:
         loaded = engine.load(work.config)
         results.put(number)
         with _on_loopback():
-            store = dist.TCPStore("127.0.0.1", port, is_master=False, timeout=_MEETING)
-            group = connected(store, number, count, loaded.trainer.model.device)
+            group = connected(
+                lambda: dist.TCPStore("127.0.0.1", port, is_master=False, timeout=_MEETING),
+                number,
+                count,
+                loaded.trainer.model.device,
+            )
         follow(loaded.trainer, group)
         disconnect()
     except LostProcess as error:

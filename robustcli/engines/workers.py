@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import torch
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from robustcli.config import schemas
 from robustcli.runs.run import Run
@@ -35,7 +35,7 @@ class Work(NamedTuple):
     @classmethod
     def of(cls, run: Run, config: DictConfig, engine: str) -> "Work":
         """That of the job of now."""
-        return cls(engine, config, HydraConfig.instance().cfg, run.directory)
+        return cls(engine, config, without_types(HydraConfig.instance().cfg), run.directory)
 
     def begin(self, number: int, end: Callable[[], None]) -> ModuleType:
         """Make this process, number ``number`` from 0, a worker: its engine, ``config`` being as in the first process.
@@ -54,12 +54,24 @@ class Work(NamedTuple):
         return importlib.import_module(f"robustcli.engines.{self.engine}")
 
 
+def without_types(config: Any) -> DictConfig:
+    """``config`` as plain mappings, with what its resolvers have answered.
+
+    Hydra loads the modules of its plugins anew, and with them classes such as that of a launcher's node: in a job of
+    joblib or submitit they are not those that Python finds by their names, and cannot be pickled.
+    """
+    plain = OmegaConf.create(OmegaConf.to_container(config, resolve=False))
+    assert isinstance(plain, DictConfig)
+    OmegaConf.copy_cache(config, plain)
+    return plain
+
+
 def start_tracker() -> None:
     """Start the process by which Python frees what spawned ones share, deaf to signals that a whole group receives.
 
     Python itself spares it Ctrl-C and SIGTERM alone; without it there are tracebacks beside the one line of an end.
     """
-    signals = {signal.SIGHUP, signal.SIGUSR1}
+    signals = {signal.SIGHUP, signal.SIGUSR1, requeue_signal() or signal.SIGUSR1}
     before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     try:
         resource_tracker.ensure_running()

@@ -1,14 +1,20 @@
 """Several processes attack side by side: the same bits, any number of them, and no silence where one is lost."""
 
+import importlib
 import multiprocessing
+import pickle
 import threading
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from hydra.types import RunMode
+from omegaconf import OmegaConf
 
 from robustcli.cli.launch import launch
+from robustcli.engines.workers import without_types
 
 SMALL = ["dataset.train=16", "dataset.val=16", "dataset.test=24", "evaluation.limit=12", "evaluation.batch_size=3"]
 WORDS = [*SMALL, "diagnostics=off", "evaluation.eps_curve=[]", "evaluation.resamples=20", "attack=sep"]
@@ -26,6 +32,20 @@ def test_three_processes_leave_the_files_of_one(tmp_path: Path) -> None:
     stored = [sorted((tmp_path / name / "adversarial").iterdir()) for name in ("one", "three")]
     assert [path.name for path in stored[0]] == [path.name for path in stored[1]] and len(stored[0]) == 4
     assert all(first.read_bytes() == second.read_bytes() for first, second in zip(*stored, strict=True))
+
+
+def test_the_node_of_hydra_goes_to_others_as_data() -> None:
+    """The class of a launcher's node is not the one that Python finds by its name, where Hydra has loaded it anew."""
+    importlib.import_module("robustcli.cli.job")  # which registers the resolver of ids
+    node = type("LauncherConf", (), {"__annotations__": {"n_jobs": int}, "__module__": "hydra_plugins.nowhere"})
+    config = OmegaConf.create(
+        {"hydra": {"launcher": dataclass(node)(n_jobs=2), "dir": "${run_id:}", "mode": RunMode.RUN}}
+    )
+    assert config.hydra.dir == without_types(config).hydra.dir, "an id that was drawn stays"
+    sent = pickle.loads(pickle.dumps(without_types(config)))
+    assert sent.hydra.launcher.n_jobs == 2 and sent.hydra.mode is RunMode.RUN
+    with pytest.raises((pickle.PicklingError, ModuleNotFoundError)):
+        pickle.dumps(config)
 
 
 def test_one_that_is_killed_ends_the_run_in_one_sentence_and_another_number_goes_on(
