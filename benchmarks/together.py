@@ -87,8 +87,8 @@ def _timed(trainer: Trainer, *, quick: bool) -> float:
 
 def _group(folder: str, rank: int) -> Group:
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    store = distributed.FileStore(str(Path(folder) / "store"), _PROCESSES)
-    return connected(store, rank, _PROCESSES, torch.device("cpu"))
+    place = str(Path(folder) / "store")
+    return connected(lambda: distributed.FileStore(place, _PROCESSES), rank, _PROCESSES, torch.device("cpu"))
 
 
 def _other(folder: str, quick: bool) -> None:

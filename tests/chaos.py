@@ -40,6 +40,10 @@ _JOBS = 2
 _SHORT = ("trainer=smoke", "trainer.save_minutes=0")
 COMMANDS: Mapping[str, Sequence[str]] = {
     "train-mat": ("train-mat", *_SCENES, *_SHORT, *_FEW, "diagnostics=off"),
+    "together": (
+        *("train-mat", *_SCENES, *_SHORT, *_FEW, "diagnostics=off"),
+        *("trainer.accumulation=2", "trainer.devices=2", "trainer.max_steps=8"),
+    ),
     "train-classifier": ("train-classifier", *_DIGITS, *_SHORT, *_FEW),
     "train-generator": ("train-generator", *_SHORT, "evaluation=smoke"),
     "evaluate": ("evaluate", *_DIGITS, *_FEW),

@@ -26,6 +26,8 @@ from robustcli.utils.errors import UserError
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
+OF_ROOT = [ROOT / f"{name}.md" for name in ("README", "CHANGELOG", "CONTRIBUTING", "SECURITY")]
+OF_SITE = {path.name.lower(): path for path in OF_ROOT}  # which the site has beside its own pages
 # Pages whose ```sh blocks are run in order, beside the files that they show; words that make a command small.
 RUN = [
     "tutorial/demo.md",
@@ -87,6 +89,11 @@ def _first(word: str) -> str:
     return f"{key}={value.split(',')[0]}"
 
 
+def test_every_command_stands_in_the_docs() -> None:
+    shown = {line.split()[1] for _, line in SHOWN}
+    assert get_command(app).commands.keys() <= shown  # type: ignore[attr-defined]
+
+
 def test_a_command_with_a_mistake_would_be_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match="did you mean"):
         test_a_command_in_the_docs_is_one("", "robustcli evaluate evaluation.limits=3", tmp_path, monkeypatch)
@@ -137,6 +144,30 @@ def test_links_between_pages_lead_somewhere() -> None:
         for target in re.findall(r"\]\(([^)#:]+\.(?:md|png))(?:#[^)]*)?\)", page.read_text()):
             place = (page.parent / target).resolve()
             assert place.is_file() or place.relative_to(DOCS).as_posix() in generated, (page.name, target)
+
+
+@pytest.mark.parametrize("page", [*OF_ROOT, *PAGES[1:]], ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_links_lead_to_files_and_headings_and_those_outside_have_a_form(page: Path) -> None:
+    prose = re.sub(r"^ *```.*?^ *```$|`[^`\n]*`", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    for target in re.findall(r"\]\(([^)\s]+)\)", prose):
+        if re.match(r"[a-z]+:", target):
+            assert re.fullmatch(r"https://[\w.-]+\.[a-z]+(/[^\s<>\"]*)?", target), target
+            continue
+        file, _, anchor = target.partition("#")
+        place = (page.parent / file).resolve() if file else page
+        made = OF_SITE.get(place.name) if not place.exists() else None
+        if made is None and not place.exists():
+            assert place.is_relative_to(DOCS / "reference"), f"{target} leads nowhere"  # which the site generates
+            continue
+        assert not anchor or anchor in headings((made or place).read_text()), f"{target} has no such heading"
+
+
+def headings(text: str) -> set[str]:
+    """Anchors of the headings of a page, as GitHub and MkDocs make them."""
+    found = re.findall(
+        r"^#+ (.+)$", re.sub(r"^ *```.*?^ *```$", "", text, flags=re.DOTALL | re.MULTILINE), re.MULTILINE
+    )
+    return {re.sub(r"[\s-]+", "-", re.sub(r"[^\w\s-]", "", heading).strip().lower()) for heading in found}
 
 
 def test_the_site_has_every_page_every_command_and_every_choice() -> None:

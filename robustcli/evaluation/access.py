@@ -21,6 +21,7 @@ from robustcli.attacks import (
     Surrogate,
     ThreatModel,
 )
+from robustcli.attacks.core.threat import shown
 from robustcli.evaluation.records import BARE
 
 ACCESS = ("static", "bpda", "adaptive")
@@ -79,8 +80,11 @@ class AttackRun:
 
     @property
     def title(self) -> str:
-        """For a display: the first model that judges it, and the attack."""
-        return f"{self.entries[0].label}: {self.name}"
+        """For a display: the first model that judges it, the attack, its access to a defence, and its radius."""
+        first = self.entries[0]
+        access = "" if first.defence == BARE else f", {self.access}"
+        radius = "" if self.threat.radius is None else f", {shown(self.threat.radius, norm=self.threat.norm)}"
+        return f"{first.label}: {self.name}{access}{radius}"
 
     @property
     def part(self) -> str:

@@ -65,6 +65,7 @@ class Evaluation:
             tables += [self.evaluator.clean(entry) for entry in group.entries]
             for run in self.runs(group):
                 self.evaluator.on_chunk = _progress(show, run)
+                self.evaluator.on_chunk(0)  # shown from its beginning on
                 tables.append(self.evaluator.attacked(run, keep=keep, part=part))
         return pd.concat(tables, ignore_index=True)
 

@@ -45,11 +45,14 @@ def compare(first: Path, first_model: str | None, second: Path, second_model: st
         for (attack, access, direction), part in tables[0].groupby(["attack", "access", "direction"], sort=False)
         if ((tables[1]["attack"] == attack) & (tables[1]["access"] == access)).any()
     ]
-    columns = ["attack", "direction", *names, "difference", "95 % interval", f"only {names[0]}", f"only {names[1]}"]
+    heads = labels if labels[0] != labels[1] else ["A", "B"]  # names of runs would make the table too wide to read
+    columns = ["attack", "direction", *heads, "difference", "95 % interval", f"only {heads[0]}", f"only {heads[1]}"]
     eps = runs[0].config.get("threat.eps")
     radius = "" if eps is None else f" at {shown(parse_number('eps', str(eps), node='threat'), runs[0].norm)}"
     lone = sorted({str(name) for name in set(tables[0]["attack"]) ^ set(tables[1]["attack"])})
     note = "Interval: cluster bootstrap over the images, which both models share; one without 0 is a difference."
+    if heads != names:
+        note = f"A: {names[0]}; B: {names[1]}. {note}"
     if lone:
         note += f" Left out, since one of the two was not attacked so: {', '.join(map(label_of, lone))}."
     return Grid(f"{names[1]} against {names[0]}, queries answered rightly in percent{radius}", columns, rows, note)
@@ -63,8 +66,8 @@ def _row(
     if (beside["_merge"] != "both").any():
         number = int((beside["_merge"] != "both").sum())
         raise UserError(
-            f"{number} queries of {label_of(attack)} were asked of one of {names[0]} and {names[1]} alone: compare "
-            "runs with the same dataset and evaluation.limit."
+            f"{names[0]} and {names[1]} were not asked the same: {number} queries ({label_of(attack)}) stand in one of "
+            "them alone. Compare runs with the same dataset, evaluation.split and evaluation.limit."
         )
     a, b = (torch.tensor(beside[f"mean_{end}"].to_numpy(dtype="float64")) for end in "ab")
     images = torch.from_numpy(pd.factorize(beside["image_id_a"])[0])

@@ -57,6 +57,7 @@ class SweepTable(Callback):
         print_sweep(directory, self.metrics)
         with suppress(OSError):  # the tables are written and printed
             write_page(directory, self.metrics)
+            print(f"report: {directory / 'report.html'}", flush=True)
 
 
 def collect(directory: Path) -> "pd.DataFrame":
@@ -205,7 +206,7 @@ def seeds_grid(means: "pd.DataFrame", metrics: Sequence[str] = ("objective",)) -
     columns = list(dict.fromkeys(names))
     chosen = _chosen(list(dict.fromkeys(means["metric"])), metrics)
     rows = [[metric, *(_interval_text(cells.loc[(metric, column)]) for column in columns)] for metric in chosen]
-    counts = sorted(set(means["seeds"]))
+    counts = sorted(set(means["seeds"]) - {0}) or [0]
     number = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     title = f"Over {number} seeds" + (f", by {', '.join(varied)}" if varied else "")
     return Grid(title, ["metric", *columns], rows, "Mean ± half of the 95 % t-interval over the seeds.")
@@ -268,7 +269,7 @@ def _text(value: Any) -> str:
 
 def _interval_text(cell: Any) -> str:
     if not cell["seeds"]:
-        return "none done"
+        return "-"  # measured in no job of the setting
     if math.isnan(cell["low"]):
         return f"{cell['mean']:.4g}"
     half = (cell["high"] - cell["low"]) / 2

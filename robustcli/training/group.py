@@ -6,6 +6,7 @@ Shapes: K micro-batches of a step, R those of one process, V values.
 import hashlib
 import re
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -185,10 +186,33 @@ class Group:
 
 
 def connected(
-    store: Any, rank: int, size: int, device: torch.device, look: Callable[[], None] = lambda: None
-) -> "Group":
-    """The group of ``size`` processes that meet at ``store``; `disconnect` ends it."""
-    dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=PATIENCE)
+    meet: Callable[[], Any], rank: int, size: int, device: torch.device, look: Callable[[], None] = lambda: None
+) -> Group:
+    """The group of ``size`` processes, of which this is ``rank``; `disconnect` ends it.
+
+    Args:
+        meet: gives the store where they meet; it may wait for the others.
+        device, look: see `Group`.
+
+    Raises:
+        RuntimeError: they do not meet.
+    """
+    failed: list[Exception] = []
+
+    def connect() -> None:
+        try:
+            dist.init_process_group("gloo", store=meet(), rank=rank, world_size=size, timeout=PATIENCE)
+        except Exception as error:
+            failed.append(error)
+
+    # In a thread: in the main one a signal would wait for the last process, and so would the end of one that is lost.
+    thread = threading.Thread(target=connect, daemon=True)
+    thread.start()
+    while thread.is_alive():
+        thread.join(_LOOK)
+        look()
+    if failed:
+        raise failed[0]
     return Group(dist.group.WORLD, device, look)
 
 

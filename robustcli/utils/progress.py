@@ -7,8 +7,9 @@ from types import TracebackType
 from typing import Any, Self
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, Task, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
+from rich.table import Column
 from rich.text import Text
 
 
@@ -26,6 +27,7 @@ class Part:
     total: int
 
 
+_BAR = 16  # columns of a bar
 _TELLING = 0.01  # share of the work from which on its speed is known
 
 
@@ -69,19 +71,19 @@ class Progress:
         self._part_steps = 0
         self._fields: dict[str, str] = {}
         self._bar: Bar | None = None
-        self._begin = self._shown = clock()
+        self._begin = self._shown = self._told = clock()
 
     def __enter__(self) -> Self:
-        self._begin = self._shown = self._clock()
+        self._begin = self._shown = self._told = self._clock()
         if self._console.is_terminal:
             columns = (
-                BarColumn(bar_width=24),
+                BarColumn(bar_width=_BAR),
                 MofNCompleteColumn(),
                 TimeElapsedColumn(),
-                TextColumn("{task.fields[text]}", markup=False),
+                _Text(self),
             )
             self._bar = Bar(TextColumn("{task.description}", markup=False), *columns, console=self._console)
-            self._bar.add_task(self.description, total=self.total, completed=self.steps, text="")
+            self._bar.add_task(self.description, total=self.total, completed=self.steps)
             self._bar.start()
         return self
 
@@ -100,6 +102,8 @@ class Progress:
         A field keeps its last value until it is given again, so that a recall measured now and then stays in sight.
         """
         self.steps += n
+        if n:
+            self._told = self._clock()
         self._samples += n if samples is None else samples
         self._fields |= {name: _number(value) for name, value in fields.items()}
         if self._bar is not None:
@@ -116,33 +120,46 @@ class Progress:
 
     def text(self) -> str:
         """The fields, the rate and the time left, as shown."""
-        spent = self._clock() - self._begin
+        spent = self._told - self._begin  # until the last step, of which a rate and a time can be told
         parts = [f"{name} {value}" for name, value in self._fields.items()]
         if self._part is not None and self._bar is None:  # a terminal has a line of its own for it
             parts.append(f"{self._part.title} {self._part_steps}/{self._part.total}")
         if spent > 0 and self._samples:
             parts.append(f"{_number(self._samples / spent)} {self.unit}/s")
         left = self.time_left()
-        if left is not None:
-            parts.append(f"{duration(left)} left")
+        if left is not None:  # first in a terminal, where a line that is too long is cut
+            parts.insert(len(parts) if self._bar is None else 0, f"{duration(left)} left")
         return "  ".join(parts)
 
+    def room(self) -> int:
+        """Columns that a terminal has beside title, bar, count and time."""
+        titles = [len(self.description), *([] if self._part is None else [len(self._part.title) + 2])]
+        beside = max(titles) + _BAR + 2 * len(str(self.total or self.steps)) + 1 + len(duration(0)) + 4
+        return max(len(f"{duration(0)} left"), self._console.width - beside)
+
     def time_left(self) -> float | None:
-        """Seconds until the end, at the mean speed of this session; None before the first step or without a total, and
-        where too little of the work is done to tell: the start of processes would be taken for their speed.
+        """Seconds until the end, at the mean speed of this session, less those since the last step.
+
+        None before the first step, without a total, and where too little of the work is done to tell: the start of
+        processes would be taken for their speed.
         """
-        spent, made = self._clock() - self._begin, self.steps - self._first
+        spent, made = self._told - self._begin, self.steps - self._first
         if self._work:
-            told = self._worked > _TELLING * self._work
-            return max(0.0, self._work - self._worked) * spent / self._worked if told else None
-        return None if self.total is None or not made else (self.total - self.steps) * spent / made
+            if self._worked <= _TELLING * self._work:
+                return None
+            left = max(0.0, self._work - self._worked) * spent / self._worked
+        elif self.total is None or not made:
+            return None
+        else:
+            left = (self.total - self.steps) * spent / made
+        return max(0.0, left - (self._clock() - self._told))
 
     def _show(self) -> None:
         assert self._bar is not None
-        self._bar.update(self._bar.task_ids[0], completed=self.steps, text=self.text())
+        self._bar.update(self._bar.task_ids[0], completed=self.steps)
         if self._part is not None:
             if len(self._bar.task_ids) == 1:
-                self._bar.add_task(self._part.title, text="")
+                self._bar.add_task(self._part.title)
             title, total = f"  {self._part.title}", self._part.total
             self._bar.update(self._bar.task_ids[1], description=title, completed=self._part_steps, total=total)
 
@@ -151,6 +168,20 @@ class Progress:
         count = f"{self.steps}" if self.total is None else f"{self.steps}/{self.total}"
         line = f"{self.description} {count}  {self.text()}".rstrip()
         self._console.print(Text(line), soft_wrap=True)
+
+
+class _Text(ProgressColumn):
+    """The text beside the bar of the whole, made anew each time that it is drawn, so that the time left goes on."""
+
+    def __init__(self, progress: Progress) -> None:
+        super().__init__(table_column=Column(no_wrap=True))
+        self._progress = progress
+
+    def render(self, task: Task) -> Text:
+        """Called by rich."""
+        text = Text(self._progress.text() if task.id == 0 else "")
+        text.truncate(self._progress.room(), overflow="ellipsis")  # a second line would make the display jump
+        return text
 
 
 def _number(value: Any) -> str:

@@ -22,4 +22,6 @@ def nearest_keys(wrong: str, valid: Sequence[str]) -> list[str]:
 
     scores = {name: likeness(name) for name in valid}
     ranked = sorted(scores, key=lambda name: (-scores[name], name))[:2]
-    return [name for name in ranked if scores[name] > max(0.65, scores[ranked[0]] - 0.03)]
+    # An equal last part is as good: trainer.device may be meant as trainer.devices, or as device.
+    equal = [name for name in ranked if name.rpartition(".")[2] == wrong.rpartition(".")[2]]
+    return [name for name in ranked if name in equal or scores[name] > max(0.65, scores[ranked[0]] - 0.03)]

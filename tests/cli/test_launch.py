@@ -170,7 +170,7 @@ def test_two_runs_in_the_same_second_have_directories_of_their_own(engine: Any) 
         (["resume=nowhere"], "resume=nowhere: the directory does not exist"),
         (["resume=."], "resume=.: the directory holds neither a run nor a sweep"),
         (["dataset=karpathy"], "dataset.annotations has no value"),
-        (["trainer.device=cpu"], "train-mat has no key 'trainer.device': did you mean 'device'?"),
+        (["trainer.device=cpu"], "train-mat has no key 'trainer.device': did you mean 'trainer.devices' or 'device'?"),
         (["trainer.threads=2"], "train-mat has no key 'trainer.threads': did you mean 'threads'?"),
         (["protocol=smoke"], "protocol=smoke: train-mat has no group 'protocol'; purify has it."),
         (["protocol.fresh=2"], "train-mat has no key 'protocol.fresh', because it has no group 'protocol'; purify has"),

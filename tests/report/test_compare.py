@@ -1,5 +1,6 @@
 """Two models on the same queries: the difference is paired, and what was not the same is refused."""
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -62,12 +63,19 @@ def test_a_model_does_not_differ_from_itself_in_another_run(runs: Path) -> None:
     assert list(grid.columns)[2:4] == ["shipped", "model"]
 
 
+def test_models_of_one_name_are_a_and_b_which_a_note_explains(runs: Path, tmp_path: Path) -> None:
+    shutil.copytree(runs / "again", tmp_path / "a-run-with-a-long-name")
+    grid = compare(runs / "again", None, tmp_path / "a-run-with-a-long-name", None)
+    assert list(grid.columns)[2:4] == ["A", "B"] and list(grid.columns)[6:] == ["only A", "only B"]
+    assert grid.note.startswith("A: again: model; B: a-run-with-a-long-name: model. Interval")
+
+
 @pytest.mark.parametrize(
     ("first", "second", "said"),
     [
         (("two", "shipped"), ("farther", None), "the threat models differ .threat.eps is 8/255 and 16/255"),
         (("two", "shipped"), ("validation", None), "different data"),
-        (("two", "shipped"), ("fewer", None), "12 queries of"),
+        (("two", "shipped"), ("fewer", None), "not asked the same: 12 queries"),
         (("two", "mine"), ("again", None), "choose one of shipped, drawn"),
         (("again", None), ("again", None), "are the same model"),
     ],

@@ -119,7 +119,7 @@ def work(rank: int, size: int, folder: Path) -> None:
     """One of ``size`` processes; leaves what it found in ``folder``."""
     os.environ.update(GLOO_SOCKET_IFNAME="lo", ROBUSTCLI_CACHE=str(folder / "cache"))
     torch.set_num_threads(1)
-    whole = connected(dist.FileStore(str(folder / "store"), size), rank, size, torch.device("cpu"))
+    whole = connected(lambda: dist.FileStore(str(folder / "store"), size), rank, size, torch.device("cpu"))
     found: dict[str, Any] = {}
     for count in range(2, size + 1):
         control = dist.new_group(list(range(count)))

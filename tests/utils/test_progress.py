@@ -79,6 +79,17 @@ def test_terminal_shows_a_bar_that_ends_full() -> None:
     assert "attack" in out.getvalue() and "3/3" in out.getvalue() and "recall 50" in out.getvalue()
 
 
+def test_a_display_keeps_to_its_lines_in_a_narrow_terminal() -> None:
+    out = io.StringIO()
+    console = Console(file=out, width=80, force_terminal=True, color_system=None, _environ={})
+    with Progress(20, "diagnostics", unit="checks", console=console) as progress:
+        progress.advance(2, check="a check with a very long name that no line has room for")
+        assert progress.text().partition("  ")[0].endswith(" left")
+    final = out.getvalue().rsplit("\x1b[2K", 1)[-1].strip()
+    (line,) = final.removesuffix("\x1b[?25h").splitlines()
+    assert line.startswith("diagnostics ━") and " 2/20 " in line and " left" in line and line.endswith("…")
+
+
 def test_names_are_plain_text_in_a_bar_and_in_a_line() -> None:
     for terminal in (True, False):
         out = io.StringIO()
@@ -102,6 +113,20 @@ def test_a_part_has_its_own_count_and_the_time_left_goes_by_the_work_that_is_lef
         "judge 10/20  model: pgd 10/10  0.25 images/s  0:12:40 left",
         "judge 15/20  model: pgd 5/10  0.188 images/s  0:12:00 left",
     ]
+
+
+def test_the_time_left_goes_on_between_two_steps_and_waits_for_enough_of_the_work() -> None:
+    clock, (console, _) = Clock(), plain()
+    with Progress(100, "judge", work=1000.0, console=console, clock=clock) as progress:
+        clock.now += 50
+        progress.advance_part(1, Part("a", "a", 100), work=5.0)  # the start of processes, and hardly any work
+        assert progress.time_left() is None
+        progress.advance_part(9, Part("a", "a", 100), work=95.0)
+        assert progress.time_left() == 450
+        clock.now += 100
+        assert progress.time_left() == 350 and "0.2 samples/s" in progress.text()
+        progress.advance_part(0, Part("b", "b", 100))
+        assert progress.time_left() == 350 and "b 0/100" in progress.text()
 
 
 def test_a_terminal_shows_the_part_in_a_line_of_its_own_within_one_display() -> None:
