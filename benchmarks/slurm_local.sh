@@ -66,6 +66,7 @@ SACCT
 chmod +x "$place/bin/sacct"
 
 export SLURM_CONF=$place/slurm.conf PATH=$place/bin:$PATH
+# Sessions of their own: Ctrl-C, which reaches all of this one, must not end them before their jobs are cancelled.
 daemons=()
 end() {
   if ((${#daemons[@]} == 3)); then
@@ -81,14 +82,14 @@ trap end EXIT
 head -c 1024 /dev/urandom > "$place/munge/key"
 chmod 600 "$place/munge/key"
 chmod 711 "$place/munge"  # the socket is for all users
-munged --foreground --key-file="$place/munge/key" --socket="$place/munge/socket" --pid-file="$place/munge/pid" \
+setsid munged --foreground --key-file="$place/munge/key" --socket="$place/munge/socket" --pid-file="$place/munge/pid" \
   --log-file="$place/munge/log" --seed-file="$place/munge/seed" > "$place/log/munged" 2>&1 &
 daemons+=($!)
 for _ in $(seq 100); do [ -S "$place/munge/socket" ] && break; sleep 0.1; done
 [ -S "$place/munge/socket" ] || { tail -n 3 "$place/log/munged" >&2; echo "error: munged did not come up" >&2; exit 1; }
-slurmctld -D -f "$SLURM_CONF" > /dev/null 2>&1 &
+setsid slurmctld -D -f "$SLURM_CONF" > /dev/null 2>&1 &
 daemons+=($!)
-slurmd -D -f "$SLURM_CONF" > /dev/null 2>&1 &
+setsid slurmd -D -f "$SLURM_CONF" > /dev/null 2>&1 &
 daemons+=($!)
 for _ in $(seq 150); do [ "$(sinfo --noheader --format=%T 2> /dev/null)" = idle ] && break; sleep 0.2; done
 [ "$(sinfo --noheader --format=%T 2> /dev/null)" = idle ] || {
