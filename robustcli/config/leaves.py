@@ -105,11 +105,11 @@ def _imported(key: str, target: str) -> Any:
 def _targets(node: DictConfig, key: str = "") -> Iterator[tuple[str, DictConfig]]:
     if isinstance(node.get("_target_"), str):
         yield key, node
-    for name in map(str, node):
-        if OmegaConf.is_missing(node, name) or OmegaConf.is_interpolation(node, name):
+    for name in node:  # which in a user's own mapping may be a number: ``variants={0.5: {attenuation: 0.5}}``
+        if OmegaConf.is_missing(node, name) or OmegaConf.is_interpolation(node, name):  # type: ignore[arg-type]
             continue
         if isinstance(inner := node[name], DictConfig):
-            yield from _targets(inner, _below(key, name))
+            yield from _targets(inner, _below(key, str(name)))
 
 
 def _kinds(hint: Any, parameter: Parameter) -> frozenset[type]:

@@ -84,9 +84,9 @@ def test_a_table_without_adaptive_attacks_says_so(tmp_path: Path, capsys: pytest
 def test_variants_stand_side_by_side(tmp_path: Path) -> None:
     run = tmp_path / "run"
     words = [*SMALL, "evaluation.access=[static]", "~baselines.jpeg", f"hydra.run.dir={run}"]
-    variants = "variants={all: {alphas: none}, half: {alphas: linear, attenuation: 0.5}}"
+    variants = "variants={all: {alphas: none}, 0.5: {alphas: linear, attenuation: 0.5}}"
     assert launch("purify", [*words, variants]) == 0
-    assert list(dict.fromkeys(pd.read_parquet(run / "records.parquet")["model"])) == ["none", "all", "half"]
+    assert list(dict.fromkeys(pd.read_parquet(run / "records.parquet")["model"])) == ["none", "all", "0.5"]
 
 
 def test_a_purifier_stands_in_front_of_what_other_commands_judge(tmp_path: Path) -> None:
