@@ -24,7 +24,8 @@ PARTS = {
     "gallery": {
         "COCO: 60 x 300 and 300 x 60, ranks",
         "large: 40 x 2,000 and 200 x 400, ranks",
-        "large: 8 pairs, one Sep-Attack of one step",
+        "large: PGD of one step, 8 images",
+        "large: Sep-Attack of one step, 8 images",
     },
     "minimum_norm": {
         "small network, DeepFool, 30 classes",
