@@ -64,8 +64,9 @@ chaos: setup ## kills at random moments: each resumed run ends in the bits of an
 full-size: setup ## the tests with a model or a data set of full size (minutes, up to 16 GiB)
 	$(VENV)/bin/python -m pytest -m full_size
 
-gpu-check: setup ## the tests that need a CUDA device
+gpu-check: setup ## what a CUDA device gives: parity, times, memory and waits in a table, then the tests that need one (minutes)
 	@$(VENV)/bin/python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' || { echo 'no CUDA device was found (torch.cuda.is_available() is False): run this on a machine that has one, with its driver' >&2; exit 1; }
+	$(VENV)/bin/python -m benchmarks gpu_check
 	$(VENV)/bin/python -m pytest -m gpu
 
 lint: setup ## ruff (rules and format) and the strict type checker

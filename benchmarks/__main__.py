@@ -1,8 +1,9 @@
-"""``python -m benchmarks [--quick] [NAME ...]``."""
+"""``python -m benchmarks [--quick] [NAME ...]``, or ``python -m benchmarks gpu_check [--tiny]``."""
 
 import argparse
 import importlib
 import shlex
+import sys
 from collections.abc import Sequence
 
 import torch
@@ -31,11 +32,14 @@ NAMES = (
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the benchmarks that are asked for, default all, and print a table of each."""
+    given = sys.argv[1:] if argv is None else list(argv)
+    if given[:1] == ["gpu_check"]:  # a table of its own kind
+        sys.exit(importlib.import_module("benchmarks.gpu_check").main(given[1:]))
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Time the parts of robustcli.")
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"any of {', '.join(NAMES)}; default: all")
     parser.add_argument("--quick", action="store_true", help="small sizes, two repeats: does it run?")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of torch (default: 1)")
-    options = parser.parse_args(argv)
+    options = parser.parse_args(given)
     for name in options.names:
         if name not in NAMES:
             parser.error(f"{name!r} is no benchmark: choose one of {', '.join(NAMES)}")

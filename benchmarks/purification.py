@@ -22,7 +22,7 @@ from robustcli.models import small_cnn
 from robustcli.models.generators import NVAE, E4EEncoder, Frame, StyleGAN2, StyleMixing
 
 FORWARD_TARGET, BACKWARD_TARGET = 3.0, 4.0
-_SIZES = {
+SIZES = {
     "num_scales": 3,
     "num_groups_per_scale": 4,
     "is_adaptive": False,
@@ -41,16 +41,16 @@ def run(*, quick: bool = False) -> list[Row]:
     """Forward, and forward and backward to the pixels, of an NVAE of the published kind, small, at 32 and 64 px, and of
     e4e with StyleGAN2, a quarter as wide as the published ones, at 128 px.
     """
-    sizes = {**_SIZES, "initial_channels": 4, "num_groups_per_scale": 1} if quick else _SIZES
+    sizes = {**SIZES, "initial_channels": 4, "num_groups_per_scale": 1} if quick else SIZES
     rows = []
     for side, images in ((32, 2),) if quick else ((32, 4), (64, 2)):
         task = _Task(NVAE({"resolution": [3, side, side], "autoencoder": sizes}), images, 4 if quick else 32)
         rows += task.rows(f"{images} images of {side} px, {task.draws} draws", repeats=1 if quick else 2)
-    task = _Task(_faces(32, 2) if quick else _faces(128, 16), 1, 4 if quick else 32)
+    task = _Task(faces(32, 2) if quick else faces(128, 16), 1, 4 if quick else 32)
     return rows + task.rows(f"e4e and StyleGAN2, 1 image, {task.draws} draws", repeats=1)
 
 
-def _faces(side: int, width: int) -> StyleMixing:
+def faces(side: int, width: int) -> StyleMixing:
     channels = [min(8 * width, 64 * 8 * width // at) for at in (4, 8, 16, 32, 64, 128, 256)[: side.bit_length() - 2]]
     decoder = StyleGAN2(side, style_dim=8 * width, channels=channels)
     return StyleMixing(

@@ -37,12 +37,19 @@ class Setting:
     optimiser: torch.optim.Optimizer
 
     @classmethod
-    def of(cls, *, batches: int, batch_size: int, overrides: tuple[str, ...] = ()) -> "Setting":
+    def of(
+        cls,
+        *,
+        batches: int,
+        batch_size: int,
+        overrides: tuple[str, ...] = (),
+        device: torch.device | str = "cpu",
+    ) -> "Setting":
         """Composed and built as a run does it, from random weights: they cost what trained ones cost."""
         sizes = [f"dataset.train={batches * batch_size}", "model.checkpoint=null", "attacks=none", *overrides]
         config: Any = compose("train-mat", sizes)
         data = build_captioned(config.dataset, "train")
-        model = build_dual_encoder(config.model, None, data, seed=0).train()
+        model = build_dual_encoder(config.model, None, data, seed=0).train().to(device)
         threat = build_threat(config.threat)
         attack = build_attack(
             config.attack,
@@ -53,7 +60,7 @@ class Setting:
             key="attack",
         ).attack
         sampler = PairSampler(data, batch_size=batch_size, seed=0)
-        loaded = [(batch, data.images(batch.image_ids)) for batch in map(sampler, range(batches))]
+        loaded = [(batch, data.images(batch.image_ids).to(device)) for batch in map(sampler, range(batches))]
         optimiser = torch.optim.AdamW(model.parameters(), lr=config.trainer.lr, betas=(0.9, 0.98))
         return cls(model, attack, threat, config.trainer.clip, loaded, optimiser)
 

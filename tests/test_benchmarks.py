@@ -4,11 +4,13 @@ import importlib
 import io
 import math
 import re
+import subprocess
 from importlib.util import find_spec
 
 import pytest
 from rich.console import Console
 
+from benchmarks import gpu_check
 from benchmarks.__main__ import NAMES, main
 from benchmarks.report import Row, cpu_seconds, show
 
@@ -22,7 +24,8 @@ PARTS = {
     "gallery": {
         "COCO: 60 x 300 and 300 x 60, ranks",
         "large: 40 x 2,000 and 200 x 400, ranks",
-        "large: 8 pairs, one Sep-Attack of one step",
+        "large: PGD of one step, 8 images",
+        "large: Sep-Attack of one step, 8 images",
     },
     "minimum_norm": {
         "small network, DeepFool, 30 classes",
@@ -101,3 +104,35 @@ def test_an_unknown_name_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["mat_stepp"])
     assert "choose one of mat_step" in capsys.readouterr().err
+
+
+def test_the_check_of_a_gpu_runs_on_a_cpu_and_a_row_that_fails_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(_: gpu_check.Bench) -> list[gpu_check.Line]:
+        raise RuntimeError("no such kernel")
+
+    def table() -> tuple[int, str]:
+        text = io.StringIO()
+        code = gpu_check.main(["--tiny"], Console(file=text, width=200))
+        return code, text.getvalue()
+
+    code, shown = table()
+    assert code == 0 and "failed" not in shown and "no GPU" in shown
+    for row in ("parity of APGD", "MAT step", "bf16", "NVAE", "StyleGAN2", "waits of Square", "channels last"):
+        assert row in shown
+    monkeypatch.setattr(gpu_check, "CHECKS", {"broken": broken, "parity": gpu_check.parity})
+    code, shown = table()
+    assert code == 1 and "failed: RuntimeError: no such kernel" in shown and "parity of APGD" in shown
+
+
+def test_the_lines_of_one_check_are_read_from_its_process(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = gpu_check.Line(what="work", seconds=0.5, waits=2.0)
+    monkeypatch.setattr(gpu_check, "CHECKS", {"one": lambda _: [line]})
+    assert gpu_check.main(["--tiny", "--only", "one"]) == 0
+    answers = iter([capsys.readouterr().out, ""])
+    done = lambda *_, **__: subprocess.CompletedProcess([], 9, next(answers), "Killed")  # noqa: E731
+    monkeypatch.setattr(subprocess, "run", done)
+    assert gpu_check._in_process("one") == [line]
+    (died,) = gpu_check._in_process("one")
+    assert died.failed and "exit 9: Killed" in died.note

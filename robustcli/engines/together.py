@@ -11,8 +11,9 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
+from multiprocessing import connection
+from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
-from queue import Empty
 from typing import Any
 
 import torch
@@ -130,33 +131,32 @@ def _started(run: Run, config: DictConfig, trainer: Trainer) -> Iterator[Group]:
         store = dist.TCPStore(
             "127.0.0.1", port, is_master=True, wait_for_workers=False, master_listen_fd=os.dup(server.fileno())
         )
-        results, work = context.Queue(), Work.of(run, config, "train")
+        work = Work.of(run, config, "train")
+        # Pipes, not a queue, whose semaphores would be left where this process is killed.
+        pipes = [context.Pipe(duplex=False) for _ in range(1, count)]
+        answers = [receiving for receiving, _ in pipes]
         processes = [
-            context.Process(target=_work, args=(work, port, number, count, results), daemon=True)
-            for number in range(1, count)
+            context.Process(target=_work, args=(work, port, number, count, sending), daemon=True)
+            for number, (_, sending) in enumerate(pipes, 1)
         ]
 
         def look() -> None:
-            _raise_sent(results, wait=0.0)
+            _received(answers, wait=0.0)
             check_alive(processes, count, going_on)
 
         for process in processes:
             process.start()
+        for _, sending in pipes:
+            sending.close()
         try:
             ready = 0
             while ready < count - 1:
-                try:
-                    found = results.get(timeout=_LOOK)
-                except Empty:
-                    check_alive(processes, count, going_on)
-                    continue
-                if isinstance(found, Exception):
-                    raise found
-                ready += 1
+                ready += _received(answers, wait=_LOOK)
+                check_alive(processes, count, going_on)
             yield connected(lambda: store, 0, count, trainer.model.device, look)
             _await(processes)
         except LostProcess:
-            _raise_sent(results, wait=_GRACE)  # why it ended, if it could say so
+            _received(answers, wait=_GRACE)  # why it ended, if it could say so
             _await_one(processes)
             check_alive(processes, count, going_on)
             raise
@@ -166,16 +166,14 @@ def _started(run: Run, config: DictConfig, trainer: Trainer) -> Iterator[Group]:
             for process in processes:
                 process.join()
             disconnect()
-            results.close()
-            results.cancel_join_thread()
 
 
-def _work(work: Work, port: int, number: int, count: int, results: Any) -> None:
+def _work(work: Work, port: int, number: int, count: int, answer: Connection) -> None:
     """The life of a process beside the first one."""
     try:
         engine = work.begin(number, lambda: _end_without_first(number, count, work))
         loaded = engine.load(work.config)
-        results.put(number)
+        answer.send(None)  # it is ready
         with _on_loopback():
             group = connected(
                 lambda: dist.TCPStore("127.0.0.1", port, is_master=False, timeout=_MEETING),
@@ -192,7 +190,8 @@ def _work(work: Work, port: int, number: int, count: int, results: Any) -> None:
             _say(str(error))
         os._exit(1)
     except Exception as error:
-        results.put(told(error))
+        with suppress(OSError):  # the first one may be gone
+            answer.send(told(error))
         sys.exit(1)
 
 
@@ -214,13 +213,20 @@ def _say(sentence: str) -> None:
         os.write(2, f"error: {sentence}\n".encode())
 
 
-def _raise_sent(results: Any, *, wait: float) -> None:
-    """Raise what another process has met, if it has told so within ``wait`` seconds."""
-    with suppress(Empty):
-        while True:
-            found = results.get(timeout=wait) if wait else results.get_nowait()
-            if isinstance(found, Exception):
-                raise found
+def _received(answers: list[Connection], *, wait: float) -> int:
+    """Number of processes that have said within ``wait`` seconds that they are ready; raises what another has met."""
+    ready = 0
+    for answer in connection.wait(answers, wait):
+        assert isinstance(answer, Connection)
+        try:
+            found = answer.recv()
+        except EOFError:  # it has ended
+            answers.remove(answer)
+            continue
+        if isinstance(found, Exception):
+            raise found
+        ready += 1
+    return ready
 
 
 def _await(processes: Sequence[SpawnProcess]) -> None:

@@ -477,6 +477,48 @@ def test_outcomes_are_counted_and_not_read_off_directories(engine: Any, monkeypa
     assert launch("train-mat", words) == 1, "a job without a result is not a success"
 
 
+def test_a_job_that_submitit_lost_does_not_cost_the_table(
+    engine: Any, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Its launcher raises for the first job without a result, whatever became of the others."""
+    from hydra._internal.core_plugins.basic_launcher import BasicLauncher
+
+    whole, lost = BasicLauncher.launch, type("UncompletedJobError", (RuntimeError,), {"__module__": "submitit.core"})
+
+    def launch_some(self: Any, job_overrides: Any, initial_job_idx: int) -> Any:
+        whole(self, job_overrides[1:], initial_job_idx + 1)
+        raise lost("Job 12_0 (task: 0) has not produced any output (state: FAILED)")
+
+    engine(lambda config, run: float(config.seed))
+    with monkeypatch.context() as patch:
+        patch.setattr(BasicLauncher, "launch", launch_some)
+        assert launch("train-mat", [*QUICK, "--multirun", "seed=0,1,2", "hydra.sweep.dir=sweep"]) == 1
+    out, err = capfd.readouterr()
+    assert "3 jobs: 2 done, 1 waiting" in out and err.count("\n") == 1
+    assert err.startswith("error: job 0 of the sweep ended without a result; go on with: robustcli train-mat resume=")
+    assert launch("train-mat", ["resume=sweep"]) == 0
+
+
+def test_what_a_launcher_hands_back_as_an_error_is_told(
+    engine: Any, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from hydra._internal.core_plugins.basic_launcher import BasicLauncher
+    from hydra.core.utils import JobReturn, JobStatus
+
+    def launch_none(self: Any, job_overrides: Any, initial_job_idx: int) -> Any:
+        result = JobReturn()
+        result.status, result.return_value = JobStatus.FAILED, UserError("it was not put back into the queue of Slurm")
+        Path("sweep/.submitit").mkdir(parents=True)
+        return [result]
+
+    engine(no_engine)
+    monkeypatch.setattr(BasicLauncher, "launch", launch_none)
+    assert launch("train-mat", [*QUICK, "--multirun", "seed=0", "hydra.sweep.dir=sweep"]) == 1
+    first, second = capfd.readouterr().err.splitlines()
+    assert first == "error: job 0: it was not put back into the queue of Slurm"
+    assert "(what Slurm said stands in sweep/.submitit)" in second
+
+
 def test_cfg_job_prints_the_config_and_makes_no_run(engine: Any, capfd: pytest.CaptureFixture[str]) -> None:
     engine(no_engine)
     assert launch("train-mat", ["--cfg", "job", "seed=9", "-p", "trainer"]) == 0

@@ -27,7 +27,7 @@ import sys, time, types
 def run(config, run):
     if config.seed == 0 and not run.resumed:
         (run.directory / "waiting").touch()
-        time.sleep(120)
+        time.sleep(900)
     return float(config.seed) + 0.5
 engine = types.ModuleType("robustcli.engines.train")
 engine.run = run
@@ -187,19 +187,27 @@ def until(done: Callable[[], bool]) -> None:
         time.sleep(0.1)
 
 
+@pytest.fixture
+def start(slurm: dict[str, str], tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Starts ``robustcli train-mat`` with the engine above, in Slurm too."""
+    started: list[subprocess.Popen[str]] = []
+
+    def popen(*words: str) -> subprocess.Popen[str]:
+        command, pipe = [sys.executable, "-m", "robustcli", "train-mat", *words], subprocess.PIPE
+        started.append(subprocess.Popen(command, cwd=tmp_path, env=slurm, stdout=pipe, stderr=pipe, text=True))
+        return started[-1]
+
+    yield popen
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
 @pytest.mark.slurm
 @pytest.mark.timeout(900)
-def test_a_sweep_in_slurm_outlives_the_process_that_submitted_it(slurm: dict[str, str], tmp_path: Path) -> None:
-    def start(*words: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [sys.executable, "-m", "robustcli", "train-mat", *words],
-            cwd=tmp_path,
-            env=slurm,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-
+def test_a_sweep_in_slurm_outlives_the_process_that_submitted_it(
+    slurm: dict[str, str], start: Callable[..., subprocess.Popen[str]], tmp_path: Path
+) -> None:
     def ask(*words: str) -> str:
         return subprocess.run(words, env=slurm, capture_output=True, text=True, check=True).stdout.strip()
 
@@ -208,8 +216,12 @@ def test_a_sweep_in_slurm_outlives_the_process_that_submitted_it(slurm: dict[str
     sweep = tmp_path / "sweep"
     until(lambda: (sweep / "0" / "waiting").exists() and (sweep / "1" / "DONE").exists())
     first.kill()
-    first.communicate()
-    job = ask("squeue", "--noheader", "--array", "--states=running", "--format=%i")
+
+    def running() -> list[str]:
+        return ask("squeue", "--noheader", "--array", "--states=running", "--format=%i").split()
+
+    until(lambda: len(running()) == 1)  # the other one is written, and ends
+    (job,) = running()
     assert job.endswith("_0")
     second = start("resume=sweep")
     assert second.stdout is not None

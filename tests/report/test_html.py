@@ -91,6 +91,7 @@ def test_texts_of_users_stay_texts(page: str) -> None:
 
 def test_texts_of_a_picture_stand_beside_it_as_texts(page: str) -> None:
     assert "<summary>The texts</summary>" in page and "<summary>The numbers</summary>" in page
+    assert 'class="long "' in page, "a column of sentences is no tower of words on a phone"
     assert page.count('dir="auto"') >= 4, "a text that runs from right to left does so in its cell"
 
 
