@@ -81,7 +81,8 @@ def draw_defences(album: Album, evaluation: Evaluation, groups: Sequence[Group],
     For a purifier, strips of images with only the coarsest latents kept are added.
     """
     caption = "Right answers over the radius: under the worst attack of each query, and under the worst static one."
-    album.draw("accuracy_over_radius", caption, partial(accuracy_over_radius, table, norm=evaluation.threat.norm))
+    if evaluation.attacks:
+        album.draw("accuracy_over_radius", caption, partial(accuracy_over_radius, table, norm=evaluation.threat.norm))
     evaluator = evaluation.evaluator
     if not isinstance(evaluator, ClassificationEvaluator):
         return
@@ -104,7 +105,7 @@ def _draw_strips(
     """Strips of clean, adversarial and purified images, of the last attack bounded by a radius, or of the last."""
     images = evaluator.images(entry.model, rows)
     bounded = [name for name in evaluation.attacks if not evaluation.is_minimum_norm(name)]
-    name = (bounded or list(evaluation.attacks))[-1]
+    name = (bounded or list(evaluation.attacks) or [""])[-1]
     torch.manual_seed(evaluation.seed)  # a cleaner that draws by itself reads the global state
     cleaner = entry.model.cleaner
     stages = {"clean": images, "clean, cleaned": cleaner(images)}

@@ -169,6 +169,9 @@ def _summarise_defences(evaluation: Evaluation, records: pd.DataFrame) -> tuple[
     settings = {"resamples": evaluation.resamples, "seed": evaluation.seed}
     main, *others = [evaluation.threat.ball.eps, *(eps for eps in evaluation.radii if eps != evaluation.threat.radius)]
     clean = records[records["access"] == CLEAN]
+    if not evaluation.attacks:
+        table = summarise(clean, **settings)
+        return table, table[:0]
     table = summarise(pd.concat([clean, up_to_radius(records, main)], ignore_index=True), **settings)
     wider = [up_to_radius(records, eps) for eps in others]
     return table, summarise(pd.concat(wider), **settings) if wider else table[:0]
@@ -222,10 +225,11 @@ def _defence_grids(
     norm, radii = evaluation.threat.norm, _radii(evaluation)
     whole = pd.concat([table, curve], ignore_index=True)
     eps = evaluation.threat.ball.eps
+    if not evaluation.attacks:
+        return [access_grid(table, eps, norm=norm)]
     grids = [access_grid(table, eps, norm=norm), strict_grid(whole, radii, norm=norm)]
-    if evaluation.attacks:
-        again = resubmitted(records, eps, resamples=evaluation.resamples, seed=evaluation.seed)
-        grids += [resubmission_grid(again, eps, norm=norm)] if len(again) else []
+    again = resubmitted(records, eps, resamples=evaluation.resamples, seed=evaluation.seed)
+    grids += [resubmission_grid(again, eps, norm=norm)] if len(again) else []
     claimed = paper_table(records, radii, resamples=evaluation.resamples, seed=evaluation.seed)
     return [*grids, *([paper_grid(claimed, radii, norm=norm)] if len(claimed) else [])]
 

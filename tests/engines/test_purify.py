@@ -81,6 +81,16 @@ def test_a_table_without_adaptive_attacks_says_so(tmp_path: Path, capsys: pytest
     assert "THE ADAPTIVE COLUMN IS MISSING" in (run / "report.md").read_text()
 
 
+def test_without_attacks_it_tells_what_the_defences_cost(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    words = ["attacks=none", "baselines=null", "evaluation.limit=6", "evaluation.fresh=2", "purifier.draws=1"]
+    assert launch("purify", [*words, "evaluation.resamples=20", "diagnostics=off", f"hydra.run.dir={run}"]) == 0
+    assert set(pd.read_csv(run / "metrics.csv")["attack"]) == {"clean"}
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert metrics["objective"] == metrics["purifier/clean/clean/image_to_class/recall_at_1"] > 0.5
+    assert {path.stem for path in (run / "figures").glob("*.png")} == {"strips_purifier", "latents_purifier"}
+
+
 def test_variants_stand_side_by_side(tmp_path: Path) -> None:
     run = tmp_path / "run"
     words = [*SMALL, "evaluation.access=[static]", "~baselines.jpeg", f"hydra.run.dir={run}"]
