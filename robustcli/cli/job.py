@@ -15,7 +15,7 @@ from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from robustcli.cli.commands import find
 from robustcli.cli.signals import end_with_parent
@@ -23,6 +23,7 @@ from robustcli.cli.submitted import requeued
 from robustcli.config.checks import check
 from robustcli.config.unread import typed_words
 from robustcli.runs.manifest import record_refusal
+from robustcli.runs.sweeps import read_jobs
 from robustcli.utils.errors import SuspectClaim, UserError, behind, lacks_memory, lacks_room, user_error_in_chain
 from robustcli.utils.stops import stop_code
 from robustcli.utils.world import world_of
@@ -63,6 +64,7 @@ class Job:
         directory, overrides = Path(hydra.runtime.output_dir), typed_words()
         follows = False
         try:
+            _take_own_number()
             follows = self._follows()
             if follows:
                 return self._follow(config, directory)
@@ -166,6 +168,18 @@ def failure(error: BaseException, directory: Path) -> str:
             f"device=cpu; or end what else takes the memory, and go on with resume={directory}"
         )
     return f"{type(error).__name__}: {reason}{trace}"
+
+
+def _take_own_number() -> None:
+    """Give a job the number that it has in its sweep, to which a setting may refer (``${hydra:job.num}``): a launcher
+    that got the jobs alone that are left has counted those.
+    """
+    hydra = HydraConfig.get()
+    if hydra.mode is RunMode.MULTIRUN:
+        numbers = {job.directory: job.number for job in read_jobs(Path(hydra.sweep.dir))}
+        number = numbers.get(hydra.sweep.subdir, hydra.job.num)
+        with read_write(hydra), open_dict(hydra):
+            hydra.job.num = number
 
 
 def _say_how_to_go_on(command: str, directory: Path) -> None:

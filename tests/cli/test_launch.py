@@ -427,6 +427,17 @@ def test_a_sweep_of_another_version_is_refused_as_a_whole(engine: Any, capfd: py
     assert err.count("\n") == 1
 
 
+def test_a_job_that_goes_on_has_the_number_that_it_had(engine: Any) -> None:
+    """A setting may refer to it, and would be another one."""
+    seen: list[int] = []
+    engine(lambda config, run: seen.append(config.seed) or 0.0)
+    words = [*QUICK, "--multirun", "threat.eps=1/255,2/255,3/255", "seed=${hydra:job.num}", "hydra.sweep.dir=sweep"]
+    assert launch("train-mat", words) == 0 and seen == [0, 1, 2]
+    shutil.rmtree("sweep/1")
+    (Path("sweep") / "2" / "DONE").unlink()
+    assert launch("train-mat", ["resume=sweep"]) == 0 and seen[3:] == [1, 2]
+
+
 def test_jobs_that_are_skipped_leave_the_others_their_directories(engine: Any) -> None:
     """A launcher numbers the jobs that it gets, whatever their place in the sweep is."""
     seen: list[int] = []
