@@ -174,7 +174,7 @@ def _take_own_number() -> None:
     """Give a job the number that it has in its sweep, to which a setting may refer (``${hydra:job.num}``): a launcher
     that got the jobs alone that are left has counted those.
     """
-    hydra = HydraConfig.get()
+    hydra: Any = HydraConfig.get()
     if hydra.mode is RunMode.MULTIRUN:
         numbers = {job.directory: job.number for job in read_jobs(Path(hydra.sweep.dir))}
         number = numbers.get(hydra.sweep.subdir, hydra.job.num)
