@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from omegaconf import DictConfig
 
-from robustcli.engines.workers import Work, check_alive, start_tracker, told
+from robustcli.engines.workers import Work, check_alive, spawnable, start_tracker, told
 from robustcli.evaluation import AttackRun, Evaluation, Group
 from robustcli.evaluation.stored import Stored
 from robustcli.runs.parts import part_path, records_part
@@ -91,8 +91,9 @@ def _started(
     processes = [
         context.Process(target=_work, args=(*work, taken, results, number), daemon=True) for number in range(count)
     ]
-    for process in processes:
-        process.start()
+    with spawnable():
+        for process in processes:
+            process.start()
     try:
         yield processes, results
     finally:

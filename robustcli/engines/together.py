@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 
-from robustcli.engines.workers import Work, check_alive, start_tracker, take_gpu, told
+from robustcli.engines.workers import Work, check_alive, spawnable, start_tracker, take_gpu, told
 from robustcli.runs.run import Run
 from robustcli.training.group import Group, connected, disconnect
 from robustcli.training.trainer import Trainer
@@ -144,8 +144,9 @@ def _started(run: Run, config: DictConfig, trainer: Trainer) -> Iterator[Group]:
             _received(answers, wait=0.0)
             check_alive(processes, count, going_on)
 
-        for process in processes:
-            process.start()
+        with spawnable():
+            for process in processes:
+                process.start()
         for _, sending in pipes:
             sending.close()
         try:

@@ -7,7 +7,8 @@ import importlib
 import multiprocessing
 import signal
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from multiprocessing import resource_tracker
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
@@ -64,6 +65,20 @@ def without_types(config: Any) -> DictConfig:
     assert isinstance(plain, DictConfig)
     OmegaConf.copy_cache(config, plain)
     return plain
+
+
+@contextmanager
+def spawnable() -> Iterator[None]:
+    """Context in which processes can be spawned in a worker of joblib too.
+
+    A spawned process is told to take the default way of its parent, which there is joblib's own: it does not know it.
+    """
+    before = multiprocessing.get_start_method(allow_none=True)
+    multiprocessing.set_start_method("spawn", force=True)
+    try:
+        yield
+    finally:
+        multiprocessing.set_start_method(before, force=True)
 
 
 def start_tracker() -> None:

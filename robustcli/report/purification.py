@@ -30,13 +30,18 @@ def join_purified(found: RunsFound, *, measure: str = "recall_at_1") -> Joined:
         measure: ``recall_at_1``, by fresh answers, or ``claimed``, as the paper counts, see `robust_table`.
 
     Raises:
-        UserError: an unknown measure, no such run, or one whose records are gone or have no number of that kind.
+        UserError: an unknown measure, no such run, runs of several norms, or one whose records are gone or have no
+            number of that kind.
     """
     if measure not in MEASURES:
         raise UserError(f"--measure {measure} is none of this form: choose one of {', '.join(MEASURES)}.")
     runs = [run for run in found.finished if (run.figures["defence"] != BARE).any()]
     if not runs:
         raise UserError("no finished run there judged a purifier or another defence: leave --form out.")
+    norms = sorted({run.norm for run in runs})
+    if len(norms) > 1:
+        known = " and ".join(NORMS[norm] for norm in norms)
+        raise UserError(f"the runs have bounds of {known} norms, which are no one table: name runs of one norm.")
     tables = [robust_table(_records(run), _radii(run), claimed=measure == "claimed") for run in runs]
     whole = pd.concat(tables, ignore_index=True)
     if (whole["attack"] == CLEAN).all():
@@ -143,8 +148,7 @@ def _rows_of(
 
 
 def _notes(found: RunsFound, runs: Sequence[FinishedRun], rows: Sequence[Row], measure: str) -> Sequence[str]:
-    norms = sorted({NORMS[run.norm] for run in runs})
-    notes = [f"Bounds are {' and '.join(norms)} norms, pixels in [0, 1]; attacks are those that knew the defence."]
+    notes = [f"Bounds are {NORMS[runs[0].norm]} norms, pixels in [0, 1]; attacks are those that knew the defence."]
     if measure == "claimed":
         notes.append(
             "Robust at a bound is an image for which the attack claimed no smaller change, by the answers that it saw "

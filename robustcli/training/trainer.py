@@ -207,7 +207,10 @@ class Trainer:
         """
         settings, model, group = self.settings, self.model, self.group
         device, count, run = model.device, settings.accumulation, group.run(settings.accumulation)
-        precision = torch.autocast(device.type, dtype=torch.bfloat16, enabled=settings.precision == "bf16")
+        # Without the cache of casts: before torch 2.11 one that a pass without a graph has made, as of the features of
+        # `StepNegatives`, serves the pass with one too, and its weights get no gradient.
+        bf16 = settings.precision == "bf16"
+        precision = torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16, cache_enabled=False)
         # A seed names what a pass draws; the global generator is for networks that draw by themselves (dropout), and
         # is as it was afterwards.
         seeds = [derive_seed(self.seed, "step", self.step, micro) for micro in run]

@@ -14,7 +14,7 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 from robustcli.cli.launch import launch
-from robustcli.engines.workers import without_types
+from robustcli.engines.workers import spawnable, without_types
 
 SMALL = ["dataset.train=16", "dataset.val=16", "dataset.test=24", "evaluation.limit=12", "evaluation.batch_size=3"]
 WORDS = [*SMALL, "diagnostics=off", "evaluation.eps_curve=[]", "evaluation.resamples=20", "attack=sep"]
@@ -46,6 +46,21 @@ def test_the_node_of_hydra_goes_to_others_as_data() -> None:
     assert sent.hydra.launcher.n_jobs == 2 and sent.hydra.mode is RunMode.RUN
     with pytest.raises((pickle.PicklingError, ModuleNotFoundError)):
         pickle.dumps(config)
+
+
+def test_processes_start_in_a_worker_of_joblib_too() -> None:
+    importlib.import_module("joblib")  # whose way of starting is the default in its workers
+    before = multiprocessing.get_start_method(allow_none=True)
+    multiprocessing.set_start_method("loky", force=True)
+    try:
+        with spawnable():
+            process = multiprocessing.get_context("spawn").Process(target=time.sleep, args=(0.0,))
+            process.start()
+        assert multiprocessing.get_start_method() == "loky"
+    finally:
+        multiprocessing.set_start_method(before, force=True)
+    process.join()
+    assert process.exitcode == 0
 
 
 def test_one_that_is_killed_ends_the_run_in_one_sentence_and_another_number_goes_on(

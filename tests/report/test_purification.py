@@ -1,5 +1,6 @@
 """The table of a purification paper over a sweep of the command line."""
 
+import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -81,3 +82,12 @@ def test_runs_without_a_defence_have_no_such_table(tmp_path: Path) -> None:
     assert launch("evaluate", [*words, f"hydra.run.dir={tmp_path / 'run'}"]) == 0
     code, text = said(str(tmp_path), "--form", "purification")
     assert code == 2 and "judged a purifier" in " ".join(text.split())
+
+
+def test_bounds_of_two_norms_are_no_one_table(sweep: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(sweep / "0", other)
+    config = (other / "config.yaml").read_text().replace("norm: l2", "norm: linf")
+    (other / "config.yaml").write_text(config)
+    code, text = said(str(sweep), str(other), "--form", "purification")
+    assert code == 2 and "L2 and L-inf norms" in " ".join(text.split()), text

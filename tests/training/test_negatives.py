@@ -175,3 +175,17 @@ def test_a_loss_that_is_more_is_refused_at_once(scenes: Scenes, objective: PairO
     task.objective = objective
     with pytest.raises(UserError, match=rf"defense={objective.name} is not: choose trainer\.negatives=micro, or"):
         Trainer(trainer.model, task, TrainerSettings(**SETTINGS | {"negatives": "step"}), seed=3, validate=lambda m: {})
+
+
+def test_no_cast_of_a_pass_without_a_graph_serves_one_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before torch 2.11 the cache of bf16 would leave the weights of the second pass without a gradient."""
+    part, cached = StepNegatives.part, []
+
+    def seen(self: StepNegatives, number: int) -> tuple[Tensor, float]:
+        assert torch.is_autocast_enabled("cpu")
+        cached.append(torch.is_autocast_cache_enabled())
+        return part(self, number)
+
+    monkeypatch.setattr(StepNegatives, "part", seen)
+    outcome(pairs(MAT, accumulation=2, max_steps=1, negatives="step", precision="bf16"))
+    assert cached == [False, False]
