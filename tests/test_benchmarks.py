@@ -32,7 +32,7 @@ PARTS = {
         "small network, DeepFool, top 10",
         "small network, C&W, 10 steps",
     },
-    "zero_shot": {"colours, few fall", "colours, half fall", "tiny, batch 2, APGD of 2 steps"},
+    "zero_shot": {"colours, few fall", "colours, more than half fall", "tiny, batch 2, APGD of 2 steps"},
     "bounded": {"digits, AutoAttack, eps 0.11", "digits, PGD, 5 steps, eps 0.11", "digits, PGD, 5 steps, eps 0.002"},
     "purification": {
         f"{what}, 4 draws, {part}"
