@@ -18,8 +18,8 @@ from robustcli.utils.errors import UserError
 class ClassPairs(ImageTextData):
     """The images of a set of classes; captions are the texts of the classes that it has images of, in every template.
 
-    A caption is true of all images of its class, and of no other. It was written for none of them: ``owner`` is the
-    first image of the class.
+    A caption is true of all images of its class, and of no other; classes of one name are one. It was written for none
+    of them: ``owner`` is the first image of the class.
 
     Attributes:
         base: the set of classes.
@@ -42,13 +42,14 @@ class ClassPairs(ImageTextData):
         self.base = data
         self.name, self.split, self.image_ids, self.synonyms = data.name, data.split, data.image_ids, data.synonyms
         self.skipped, self.notes = data.skipped, data.notes
+        # The first class of the same name: published lists have names twice.
+        self._labels = torch.tensor([texts.names.index(name) for name in texts.names])[data.labels]
         first: dict[int, int] = {}
-        for row, label in enumerate(data.labels.tolist()):
+        for row, label in enumerate(self._labels.tolist()):
             first.setdefault(label, row)
         present = sorted(first)
         said = [template.replace(SLOT, texts.names[label]) for label in present for template in texts.templates]
         self.captions = tuple(said)
-        self._labels = data.labels
         self._said = torch.tensor(present).repeat_interleave(len(texts.templates))
         self.owner = torch.tensor([first[label] for label in self._said.tolist()])
         self.fingerprint = hashlib.sha256(json.dumps([data.fingerprint, said]).encode()).hexdigest()

@@ -3,6 +3,7 @@
 The first process opens the run, validates and writes; the others follow its steps and leave nothing behind.
 """
 
+import math
 import multiprocessing
 import os
 import socket
@@ -46,9 +47,11 @@ def check_processes(config: DictConfig) -> None:
     if shared % (count := asked if world is None else world.size):
         fitting = -(-shared // count) * count
         size = config.trainer.batch_size * shared // fitting
+        # Not batches so small that no pair has a negative.
+        alike = f", such as trainer.accumulation={fitting} trainer.batch_size={size}" if size > 1 else ""
         raise UserError(
             f"trainer.accumulation is {shared}, whose batches {count} processes cannot share alike: set it to a "
-            f"multiple of {count}, such as trainer.accumulation={fitting} trainer.batch_size={max(1, size)}."
+            f"multiple of {count}{alike}, or take {math.gcd(shared, count)} of them."
         )
     if world is not None:
         take_gpu(config, world.local_rank)

@@ -53,6 +53,15 @@ def test_a_class_without_an_image_gives_no_caption(colours: SceneClasses) -> Non
     assert pairs.owner.tolist() == [some.labels.tolist().index(1), some.labels.tolist().index(4)]
 
 
+def test_classes_of_one_name_are_one(colours: SceneClasses) -> None:
+    names = ("missile", "missile", *colours.classes[2:])
+    pairs = ClassPairs(colours, ClassTexts(names, ("a {}",), "given", published=True))
+    assert len(pairs.captions) == len(set(pairs.captions)) == 5
+    either = (colours.labels <= 1).tolist()
+    column = pairs.captions.index("a missile")
+    assert pairs.relevance(torch.arange(len(pairs)), torch.tensor([column]))[:, 0].tolist() == either
+
+
 def test_images_of_one_channel_are_those_of_three(colours: SceneClasses) -> None:
     digits = Digits(split="test")
     pairs = ClassPairs(digits, class_texts(digits))

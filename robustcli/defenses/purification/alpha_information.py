@@ -93,11 +93,11 @@ def latent_information(
         on_latent: called with the information of each latent.
 
     Raises:
-        UserError: images of one class alone, or fewer images than folds.
+        UserError: images of one class alone, or fewer than four images a fold.
     """
     counts = torch.bincount(labels)
     present = counts > 0
-    if int(present.sum()) < 2 or len(labels) < folds:
+    if int(present.sum()) < 2 or len(labels) < 4 * folds:  # a probe parts its images once more, for its penalty
         known_of = f"{len(labels)} images of {int(present.sum())} classes"
         raise UserError(f"{known_of} tell nothing of what latents know: raise alphas.images.")
     # ln of the share of its class: the mean of its negative is the entropy.
