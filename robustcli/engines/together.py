@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import socket
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -31,6 +32,7 @@ dist: Any = torch.distributed  # whose stores it does not export to a type check
 _MEETING = timedelta(minutes=30)  # until the last process has loaded its part
 _LOOK = 0.5  # seconds between looks for a process that was lost
 _GRACE = 3.0  # seconds for a process to tell or to end by itself
+_ENDING = threading.Lock()  # held by the thread that ends this process
 
 
 def check_processes(config: DictConfig) -> None:
@@ -188,11 +190,12 @@ def _work(work: Work, port: int, number: int, count: int, answer: Connection) ->
         follow(loaded.trainer, group)
         disconnect()
     except LostProcess as error:
-        if _first_is_alive():  # it tells what happened, and ends this process
-            time.sleep(_GRACE)
-        else:
-            _say(str(error))
-        os._exit(1)
+        end = time.monotonic() + _GRACE
+        # A first process that lives tells what happened, and ends this one; of one that dies the connection may end
+        # before its death is known.
+        while (alive := _first_is_alive()) and time.monotonic() < end:
+            time.sleep(0.05)
+        _end("" if alive else str(error))
     except Exception as error:
         with suppress(OSError):  # the first one may be gone
             answer.send(told(error))
@@ -208,13 +211,16 @@ def _first_is_alive() -> bool:
 
 def _end_without_first(number: int, count: int, work: Work) -> None:
     time.sleep(_GRACE)  # the connection tells the main thread too, which has ended this process by then
-    _say(f"process {number + 1} of {count} has lost the first one: go on with resume={work.directory}")
+    _end(f"process {number + 1} of {count} has lost the first one: go on with resume={work.directory}")
+
+
+def _end(sentence: str) -> None:
+    """End this process, with the sentence of the first thread that comes here."""
+    _ENDING.acquire()
+    if sentence:
+        with suppress(OSError):
+            os.write(2, f"error: {sentence}\n".encode())
     os._exit(1)
-
-
-def _say(sentence: str) -> None:
-    with suppress(OSError):
-        os.write(2, f"error: {sentence}\n".encode())
 
 
 def _received(answers: list[Connection], *, wait: float) -> int:
