@@ -119,7 +119,8 @@ def run(config: DictConfig, run: Run) -> float:
         loaded = load(config)
     model, trainer, evaluation = loaded.trainer.model, loaded.trainer, loaded.evaluation
     run.note(device=str(model.device))
-    note_class_texts(run, [loaded.answering(model)])
+    begun = loaded.answering(model)
+    note_class_texts(run, [begun])
     judged = None if evaluation is None else config.evaluation.split  # its notes stand under the table
     print_notes({split: data for split, data in loaded.sets.items() if split != judged})
     data = {split: data.provenance() for split, data in loaded.sets.items()}
@@ -128,7 +129,7 @@ def run(config: DictConfig, run: Run) -> float:
     unit, groups, records = "pairs" if "defense" in config else "images", [], []
     judges_before = evaluation is not None and config.evaluation.before
     # A copy: the report attacks it again for its pictures, after the training has changed the weights.
-    untrained = loaded.answering(copy.deepcopy(model)) if judges_before else None
+    untrained = copy.deepcopy(model) if judges_before and begun is model else begun
     with together(run, config, trainer):
         with run.phase("load"):
             trainer.prepare(run.directory / "parts" / "state.pt")  # a resumed training is where it was from here on
