@@ -21,7 +21,7 @@ from robustcli.cli.commands import find
 from robustcli.cli.signals import end_with_parent
 from robustcli.cli.submitted import requeued
 from robustcli.config.checks import check
-from robustcli.config.unread import typed_words
+from robustcli.config.unread import recorded_words, typed_words
 from robustcli.runs.manifest import record_refusal
 from robustcli.runs.sweeps import read_jobs
 from robustcli.utils.errors import SuspectClaim, UserError, behind, lacks_memory, lacks_room, user_error_in_chain
@@ -65,6 +65,7 @@ class Job:
         follows = False
         try:
             _take_own_number()
+            overrides = recorded_words(config)
             follows = self._follows()
             if follows:
                 return self._follow(config, directory)

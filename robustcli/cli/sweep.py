@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from robustcli import __version__
 from robustcli.cli.submitted import LOGS, check_launcher, is_lost, wait_for_earlier
 from robustcli.config.overrides import quoted
+from robustcli.config.unread import recorded_words
 from robustcli.runs.manifest import check_ours, check_same
 from robustcli.runs.sweeps import DONE, FAILED, WAITING, SweepJob, state_of, write_jobs
 from robustcli.utils import files, locks
@@ -231,8 +232,7 @@ def _plan(command: str, config: DictConfig, number: int, overrides: Sequence[str
     try:
         subdirectory = str(config.hydra.sweep.subdir)
         place = Path(str(config.hydra.sweep.dir)).absolute() / subdirectory
-        words: Any = OmegaConf.to_container(config.hydra.overrides.task, resolve=False)
-        job = SweepJob(number, subdirectory, [str(word) for word in words])
+        job = SweepJob(number, subdirectory, recorded_words(config))
         if (place / "config.yaml").is_file():
             with read_write(config), open_dict(config):
                 del config["hydra"]

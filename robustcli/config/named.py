@@ -1,6 +1,5 @@
 """The short form of several models, ``models={small: digits, mine: my_module.Net}``, as overrides that Hydra reads."""
 
-import json
 import re
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
-from robustcli.config.overrides import key, quoted
+from robustcli.config.overrides import in_grammar, key
 from robustcli.utils.errors import UserError
 from robustcli.utils.suggest import did_you_mean
 
@@ -57,21 +56,12 @@ def _in_full(word: str, choices: Collection[str]) -> Iterator[str]:
         if name is not None and str(name) in choices:
             yield f"+{_GROUP}@{node}={name}"
             for setting, value in settings.items():
-                yield f"{'++' if setting in _ADDED else ''}{node}.{setting}={_shown(value)}"
+                yield f"{'++' if setting in _ADDED else ''}{node}.{setting}={in_grammar(value)}"
         elif "_target_" in settings or "." in str(name):
-            yield f"+{node}={_shown({'_target_': str(name), **settings})}"
+            yield f"+{node}={in_grammar({'_target_': str(name), **settings})}"
         else:
             raise UserError(
                 f"{node} is {name!r}{did_you_mean(str(name), list(choices))} (a choice of `robustcli list model`, the "
                 "dotted path of a factory, or a node such as {name: torchvision, architecture: resnet50, checkpoint: "
                 "FILE})"
             )
-
-
-def _shown(value: Any) -> str:
-    """``value`` in Hydra's grammar."""
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{name}: {_shown(each)}" for name, each in value.items()) + "}"
-    if isinstance(value, list):
-        return "[" + ", ".join(map(_shown, value)) + "]"
-    return quoted(str(value)) if isinstance(value, str) else json.dumps(value)

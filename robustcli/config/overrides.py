@@ -1,8 +1,11 @@
 """Syntax of Hydra overrides: key and value of a word, quoted paths, and the expansion of short forms."""
 
+import json
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
@@ -30,6 +33,31 @@ def key(word: str) -> str:
 def value(word: str) -> str:
     """``outputs/a`` of ``resume='outputs/a'``."""
     return word.partition("=")[2].strip("'\"")
+
+
+@cache
+def text_of(word: str) -> str:
+    """The value of ``word`` without the quotes and backslashes of the grammar; a list or a mapping as it stands.
+
+    The sweeper writes ``$\\{hydra\\:job.num\\}`` where ``${hydra:job.num}`` was typed.
+    """
+    rest = word.partition("=")[2]
+    if not set(rest) & set("'\"\\"):
+        return rest
+    try:
+        meant = OverridesParser.create().parse_override(word).value()
+    except HydraException:
+        return rest
+    return str(meant) if isinstance(meant, str) else rest
+
+
+def in_grammar(value: Any) -> str:
+    """``value``, plain data, as Hydra's grammar and OmegaConf read it."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{name}: {in_grammar(each)}" for name, each in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(in_grammar, value)) + "]"
+    return quoted(value) if isinstance(value, str) else json.dumps(value)
 
 
 def quoted(text: Path | str) -> str:

@@ -1,13 +1,18 @@
 """Refusal of overrides that nothing would read, so that the command line tells what ran."""
 
+import re
 from collections.abc import Collection
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
-from robustcli.config.overrides import key, keys_within
+from robustcli.config.overrides import in_grammar, key, keys_within
 from robustcli.utils.errors import UserError
+from robustcli.utils.flatten import ABSENT, plain
+
+_REFERENCE = re.compile(r"\$\\?\{")  # with the backslash of the sweeper, or without
 
 
 def refuse_unread(name: str, why: str) -> None:
@@ -45,6 +50,23 @@ def typed_words() -> list[str]:
         OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False) if HydraConfig.initialized() else []
     )
     return [str(word) for word in words]
+
+
+def recorded_words(config: DictConfig) -> list[str]:
+    """The overrides of the job as its run records them: where one refers to something, the value that ``config`` has.
+
+    ``seed='${hydra:job.num}'`` is ``seed=3`` of the job 3: its number, as a variable of the environment, is no longer
+    there when the run goes on, or is rebuilt. What cannot be resolved stays as it was typed.
+    """
+    return [_with_value(word, config) if _REFERENCE.search(word) else word for word in typed_words()]
+
+
+def _with_value(word: str, config: DictConfig) -> str:
+    try:
+        value = plain(OmegaConf.select(config, key(word), default=ABSENT))
+    except OmegaConfBaseException:
+        return word
+    return word if value == ABSENT else f"{word.partition('=')[0]}={in_grammar(value)}"
 
 
 def typed(name: str) -> bool:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 import yaml
 
-from robustcli.config.overrides import key
+from robustcli.config.overrides import key, text_of
 from robustcli.diagnostics import SUSPECT
 from robustcli.evaluation.records import CLEAN
 from robustcli.runs.finished import is_run, why_open
@@ -25,7 +25,7 @@ class FinishedRun:
     """A finished run that evaluated models under attacks.
 
     Attributes:
-        settings: key -> value of its overrides, as they were typed.
+        settings: key -> value of its overrides.
         config: dotted key -> value of its whole config.
         data: fingerprint of the split that it judged, and how many images of it.
         norm: of its threat model.
@@ -97,7 +97,7 @@ def read_run(directory: Path) -> FinishedRun:
         diagnosed, suspect = _verdicts(directory / "diagnostics.csv")
         return FinishedRun(
             directory=directory,
-            settings={key(word): word.partition("=")[2] for word in words if not key(word).startswith(_NOT_SETTINGS)},
+            settings={key(word): text_of(word) for word in words if not key(word).startswith(_NOT_SETTINGS)},
             config=config,
             data=f"{manifest['data'][split]['fingerprint']} {config.get('evaluation.limit')}",
             norm=str(config.get("threat.norm", "linf")),

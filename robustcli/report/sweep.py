@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from hydra.experimental.callback import Callback
 
+from robustcli.config.overrides import key, text_of
 from robustcli.report.tables import Grid, print_grid
 from robustcli.runs.sweeps import DONE, FAILED, STATES, WAITING, read_jobs, state_of
 from robustcli.utils import files, locks
@@ -96,6 +97,8 @@ def write(directory: Path) -> "pd.DataFrame":
 def over_seeds(table: "pd.DataFrame") -> "pd.DataFrame | None":
     """Mean and 95 % t-interval of every metric over the finished seeds of each setting; None where no setting has two.
 
+    A seed of a part that is that of the job (``dataset.seed='${seed}'``) is none of its settings.
+
     One row for each setting and metric: the settings, ``metric``, ``seeds`` (how many), ``mean``, ``low``, ``high``.
     An interval needs two seeds; with one, ``low`` and ``high`` are empty.
     """
@@ -104,7 +107,7 @@ def over_seeds(table: "pd.DataFrame") -> "pd.DataFrame | None":
     if "seed" not in table:
         return None
     done = table[table["status"] == "done"]
-    keys = [key for key in _settings(table) if key != "seed"]
+    keys = [key for key in _settings(table) if key.rpartition(".")[2] != "seed" or not table[key].equals(table["seed"])]
     groups: list[tuple[Any, Any]] = list(done.groupby(keys, dropna=False, sort=False)) if keys else [((), done)]
     if all(len(group) < 2 for _, group in groups):
         return None
@@ -232,10 +235,9 @@ def _overrides_file(job: Path) -> Path | None:
 
 
 def _split(override: str) -> tuple[str, str]:
-    key, _, value = override.partition("=")
-    key = key.lstrip("+~")
+    name, value = key(override), text_of(override)
     # The group ``objective`` of train-classifier is not the figure of that name.
-    return f"{key}=" if key in ("objective", *STATE_COLUMNS) else key, value
+    return f"{name}=" if name in ("objective", *STATE_COLUMNS) else name, value
 
 
 def _natural(path: Path) -> tuple[bool, int, str]:

@@ -23,7 +23,7 @@ class LoadedRun:
         directory: absolute.
         command: as typed, such as ``train-mat``.
         config: the whole composed config as nested mappings.
-        overrides: as they were typed.
+        overrides: as they were typed, with the value of what one refers to.
         metrics: name, with slashes, -> number.
         manifest: code, packages, machine, seeds, fingerprints and times.
         figures, checkpoints: name without suffix -> file; ``figures["training"]``, ``checkpoints["last"]``.

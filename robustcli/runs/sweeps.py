@@ -18,7 +18,7 @@ class SweepJob:
     Attributes:
         number: from 0, in the order of the sweeper.
         directory: of its run, relative to that of the sweep.
-        overrides: its own and those of all jobs, as they were typed.
+        overrides: its own and those of all jobs, as its run records them.
     """
 
     number: int

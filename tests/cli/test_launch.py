@@ -438,6 +438,29 @@ def test_a_job_that_goes_on_has_the_number_that_it_had(engine: Any) -> None:
     assert launch("train-mat", ["resume=sweep"]) == 0 and seen[3:] == [1, 2]
 
 
+@pytest.mark.parametrize("word", ["seed=${hydra:job.num}", "seed='${hydra:job.num}'"], ids=["bare", "quoted"])
+def test_a_job_records_the_value_of_what_refers_to_its_number(engine: Any, word: str) -> None:
+    """Else its table would tell the words of all jobs alike, and the job could neither go on alone nor be rebuilt."""
+    engine(lambda config, run: float(config.seed))
+    words = [*QUICK, "--multirun", "threat.eps=1/255,2/255", word, "+defense.tags=[a,'b-${seed}']"]
+    assert launch("train-mat", [*words, "hydra.sweep.dir=sweep"]) == 0
+    jobs = json.loads(Path("sweep/jobs.json").read_text())
+    assert [job["overrides"][-2:] for job in jobs] == [
+        [f"seed={number}", f"+defense.tags=['a', 'b-{number}']"] for number in (0, 1)
+    ]
+    assert pd.read_csv("sweep/sweep.csv")["seed"].tolist() == [0, 1]
+    Path("sweep/1/DONE").unlink()
+    assert launch("train-mat", ["resume=sweep/1"]) == 0
+
+
+def test_a_job_that_was_refused_has_the_values_of_its_words(engine: Any) -> None:
+    engine(no_engine)
+    words = [*QUICK, "--multirun", "seed=3,4", "threat.eps='${seed}'", "checkpoint='${nowhere}'"]
+    assert launch("train-mat", [*words, "hydra.sweep.dir=sweep"]) == 1
+    table = pd.read_csv("sweep/sweep.csv")
+    assert (table["threat.eps"].tolist(), set(table["checkpoint"])) == ([3, 4], {"${nowhere}"})
+
+
 def test_jobs_that_are_skipped_leave_the_others_their_directories(engine: Any) -> None:
     """A launcher numbers the jobs that it gets, whatever their place in the sweep is."""
     seen: list[int] = []

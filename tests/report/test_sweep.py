@@ -102,6 +102,17 @@ def test_setting_with_one_seed_has_a_mean_without_interval(tmp_path: Path) -> No
     assert alone["mean"] > 0 and math.isnan(alone["low"])
 
 
+def test_a_seed_of_a_part_that_is_that_of_the_job_is_no_setting(tmp_path: Path) -> None:
+    for seed, other, value in ((0, 0, 0.2), (1, 1, 0.4), (2, 0, 0.9)):
+        words = [f"seed={seed}", f"dataset.seed='{other}'"]
+        with Run.open("train-mat", {"seed": seed}, tmp_path / str(seed), words) as run:
+            run.finish(value)
+    means = over_seeds(collect(tmp_path).iloc[:2])
+    assert means is not None and means["mean"].tolist() == pytest.approx([0.3])
+    means = over_seeds(collect(tmp_path))
+    assert means is not None and means.loc[means["dataset.seed"] == "0", "mean"].tolist() == pytest.approx([0.55])
+
+
 def set_job(directory: Path, dataset: str, model: str, figures: dict[str, float] | None) -> None:
     words = [f"dataset={dataset}", f"model={model}"]
     with Run.open("evaluate", {"dataset": dataset}, directory, words) as run:
