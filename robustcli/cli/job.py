@@ -5,7 +5,6 @@ A failure prints one line on the terminal; its traceback is written to the run d
 
 import importlib
 import math
-import os
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -24,7 +23,7 @@ from robustcli.config.checks import check
 from robustcli.config.unread import recorded_words, typed_words
 from robustcli.runs.manifest import record_refusal
 from robustcli.runs.sweeps import read_jobs
-from robustcli.utils.errors import SuspectClaim, UserError, behind, lacks_memory, lacks_room, user_error_in_chain
+from robustcli.utils.errors import SuspectClaim, behind, lacks_memory, lacks_room, user_error_in_chain
 from robustcli.utils.stops import stop_code
 from robustcli.utils.world import world_of
 
@@ -89,28 +88,11 @@ class Job:
             raise SystemExit(2 if mistake else 1) from error
 
     def _follows(self) -> bool:
-        """True where this process trains beside the first one of several that torchrun or srun have started.
-
-        Raises:
-            UserError: they were started for a sweep, or by torchrun for a command that they cannot share.
+        """True where this process trains beside the first one of several that torchrun or srun have started; of a job
+        of submitit those are its tasks.
         """
         world = world_of()
-        if world is None:
-            return False
-        if find(self.command).engine != "train":
-            if world.starter == "torchrun":
-                raise UserError(
-                    f"torchrun has started {world.size} processes, but `{self.command}` shares its work among those "
-                    "that it starts itself, if at all: start it alone, such as with processes=2."
-                )
-            return False
-        # A job of submitit is one of a sweep, whose tasks share it.
-        if HydraConfig.get().mode is RunMode.MULTIRUN and "SUBMITIT_EXECUTOR" not in os.environ:
-            raise UserError(
-                f"{world.starter} has started {world.size} processes, which share one training and no sweep: start a "
-                "sweep alone, and give trainer.devices=2 for two processes of each job."
-            )
-        return world.rank > 0
+        return world is not None and world.rank > 0 and find(self.command).engine == "train"
 
     def _follow(self, config: DictConfig, directory: Path) -> float:
         """Train along; what this process would have called its run is that of the first one."""

@@ -15,6 +15,7 @@ from robustcli.report.tables import Grid, print_grid
 from robustcli.runs.manifest import INPUTS, NOT_COMPARED, new_directory
 from robustcli.utils.errors import UserError
 from robustcli.utils.flatten import ABSENT, differences
+from robustcli.utils.world import world_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -60,12 +61,14 @@ def rerun(directory: Path, parent: Path | None = None, *, trust: bool = False) -
 
     Raises:
         UserError: ``directory`` is no finished run, or one that cannot be reproduced, see `rebuild_arguments`, or
-            reaches for code that is not of robustcli without ``trust``.
+            reaches for code that is not of robustcli without ``trust``; or this is one of several processes.
     """
     from robustcli.cli.launch import launch, one_sentence
     from robustcli.config.checks import refuse_foreign
     from robustcli.config.compose import compose
 
+    if (world := world_of()) is not None:
+        world.refuse(f"and a run is rebuilt by one: start rerun {world.once}.")
     old = directory.absolute()
     manifest = finished(old)
     command = find(read_entry(manifest, "command", str, old)).name

@@ -25,6 +25,7 @@ from robustcli.utils import files, locks
 from robustcli.utils.errors import UserError
 from robustcli.utils.flatten import plain
 from robustcli.utils.stops import stop_code
+from robustcli.utils.world import world_of
 
 _LOCK = ".sweep.lock"  # the lock ``.lock`` is that of the table, which is held for a moment
 
@@ -105,12 +106,17 @@ def counted(command: str, *, retry: bool = False) -> Iterator[Outcomes]:
 
     Raises:
         UserError: another sweep works on the directory, or it holds something that is no sweep, or jobs of another
-            config, command or version of robustcli.
+            config, command or version of robustcli; or torchrun or srun have started it several times.
     """
     outcomes, plugins = Outcomes(command), Plugins.instance()
     instantiate = plugins.instantiate_launcher
 
     def counting(hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> Launcher:
+        if (world := world_of()) is not None:
+            world.refuse(
+                "which share one training and no sweep: start a sweep alone, and give trainer.devices=2 for two "
+                "processes of each job."
+            )
         check_launcher(command, config.hydra.launcher)
         launcher = instantiate(hydra_context=hydra_context, task_function=task_function, config=config)
         outcomes.directory = Path(str(config.hydra.sweep.dir))

@@ -3,7 +3,7 @@
 import os
 import re
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 from robustcli.utils.errors import UserError
 
@@ -27,6 +27,25 @@ class World(NamedTuple):
     address: str
     port: int
     starter: str
+
+    def refuse(self, why: str) -> NoReturn:
+        """End this process, which several others equal: the first one says ``why``, the others are silent.
+
+        Args:
+            why: goes on after "srun has started 2 processes, ".
+
+        Raises:
+            UserError: it is the first one.
+            SystemExit: it is another, with the code of a mistake.
+        """
+        if self.rank > 0:
+            raise SystemExit(2)
+        raise UserError(f"{self.starter} has started {self.size} processes, {why}")
+
+    @property
+    def once(self) -> str:
+        """How to start one process, as it ends a sentence."""
+        return "without torchrun" if self.starter == "torchrun" else "in one task (srun --ntasks=1)"
 
 
 def world_of(environment: Mapping[str, str] = os.environ) -> World | None:

@@ -9,12 +9,14 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
 
-from robustcli.cli.launch import launch
+from robustcli.cli.launch import guarded, launch
+from robustcli.cli.rerun import rerun
 from robustcli.utils.stops import stop_signals
 
 SMALL = [
@@ -184,29 +186,67 @@ def test_accumulation_that_would_do_is_named(capsys: pytest.CaptureFixture[str],
 
 
 TORCHRUN = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
+SRUN = {"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "2", "SLURM_JOB_ID": "7"}
+
+
+def test_another_number_of_devices_than_torchrun_has_started_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, value in TORCHRUN.items():
+        monkeypatch.setenv(name, value)
+    assert launch("train-mat", [*SMALL, "trainer.devices=4"]) == 2
+    assert "torchrun has started 2 processes: leave it out there." in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
-    ("command", "words", "sentence"),
+    ("environment", "rank", "command", "words", "sentence"),
     [
-        ("train-mat", [*SMALL, "trainer.devices=4"], "torchrun has started 2 processes: leave it out there."),
-        ("train-mat", ["--multirun", "seed=0,1"], "share one training and no sweep: start a sweep alone"),
-        ("evaluate", [], "start it alone, such as with processes=2."),
+        (TORCHRUN, "RANK", "evaluate", [], "start evaluate without torchrun, with processes=2; runs"),
+        (SRUN, "SLURM_PROCID", "purify", [], "in one task (srun --ntasks=1), with processes=2; runs"),
+        (SRUN, "SLURM_PROCID", "augment", [], "start augment in one task (srun --ntasks=1); runs that differ are jobs"),
+        (SRUN, "SLURM_PROCID", "attack", ["--multirun", "seed=0,1"], "each of which would do the same run"),
+        (SRUN, "SLURM_PROCID", "train-mat", ["--multirun", "seed=0,1"], "share one training and no sweep: start a"),
+        (SRUN, "SLURM_PROCID", "rerun", ["outputs"], "a run is rebuilt by one: start rerun in one task"),
     ],
+    ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_what_torchrun_cannot_share_is_told(
+def test_equal_runs_are_refused_by_the_first_process_alone(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
+    environment: dict[str, str],
+    rank: str,
     command: str,
     words: list[str],
     sentence: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    for name, value in TORCHRUN.items():
+    for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    assert launch(command, words) != 0
-    assert sentence in capsys.readouterr().err
+    said = []
+    for number in ("0", "1"):
+        monkeypatch.setenv(rank, number)
+        done = guarded(lambda: rerun(Path(words[0]))) if command == "rerun" else launch(command, words)
+        assert done == 2
+        said.append("".join(capsys.readouterr()))
+    assert sentence in said[0] and len(said[0].splitlines()) == 1 and said[1] == ""
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("alone", [{"SLURM_NTASKS": "2", "SLURM_PROCID": "0"}, SRUN | {"SLURM_STEP_NUM_TASKS": "1"}])
+def test_a_batch_script_and_a_step_of_one_task_run_what_they_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, alone: dict[str, str]
+) -> None:
+    """The first is a script of sbatch with several tasks, the second a job of submitit."""
+    monkeypatch.chdir(tmp_path)
+    for name, value in alone.items():
+        monkeypatch.setenv(name, value)
+    engine: Any = ModuleType("robustcli.engines.evaluate")
+    engine.run = lambda config, run: 0.5
+    monkeypatch.setitem(sys.modules, "robustcli.engines.evaluate", engine)
+    assert launch("evaluate", ["attacks=none", "hydra.run.dir=run"]) == 0
+    assert (tmp_path / "run" / "DONE").is_file()
 
 
 def test_torchrun_starts_them_too_and_the_others_leave_nothing(alone: Path, tmp_path: Path) -> None:
