@@ -20,14 +20,22 @@ SMALL = ["dataset.train=16", "dataset.val=16", "dataset.test=24", "evaluation.li
 WORDS = [*SMALL, "diagnostics=off", "evaluation.eps_curve=[]", "evaluation.resamples=20", "attack=sep"]
 
 
-def records(place: Path, *words: str, code: int = 0) -> pd.DataFrame | None:
-    assert launch("attack", [*WORDS, *words, f"hydra.run.dir={place}"]) == code
+LONG = [*WORDS, "attack.image.steps=60"]
+DEFENDED = [  # one adaptive attack on one purifier
+    *("attacks=none", "+attack@attacks.pgd=pgd", "attacks.pgd.steps=5", "~baselines.noise", "~baselines.blur"),
+    *("~baselines.jpeg", "purifier.draws=1", "evaluation.access=[adaptive]", "evaluation.fresh=1", "evaluation.eot=1"),
+    *("evaluation.limit=6", "evaluation.batch_size=1", "evaluation.resamples=20", "diagnostics=off"),
+]
+
+
+def records(place: Path, *words: str, command: str = "attack", code: int = 0) -> pd.DataFrame | None:
+    assert launch(command, [*words, f"hydra.run.dir={place}"]) == code
     return pd.read_parquet(place / "records.parquet") if code == 0 else None
 
 
 def test_three_processes_leave_the_files_of_one(tmp_path: Path) -> None:
-    alone = records(tmp_path / "one", "attack.image.steps=2")
-    several = records(tmp_path / "three", "attack.image.steps=2", "processes=3")
+    alone = records(tmp_path / "one", *WORDS, "attack.image.steps=2")
+    several = records(tmp_path / "three", *WORDS, "attack.image.steps=2", "processes=3")
     pd.testing.assert_frame_equal(alone, several, check_exact=True)
     stored = [sorted((tmp_path / name / "adversarial").iterdir()) for name in ("one", "three")]
     assert [path.name for path in stored[0]] == [path.name for path in stored[1]] and len(stored[0]) == 4
@@ -63,8 +71,9 @@ def test_processes_start_in_a_worker_of_joblib_too() -> None:
     assert process.exitcode == 0
 
 
+@pytest.mark.parametrize(("command", "words"), [("attack", LONG), ("purify", DEFENDED)], ids=["attack", "purify"])
 def test_one_that_is_killed_ends_the_run_in_one_sentence_and_another_number_goes_on(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str, words: list[str]
 ) -> None:
     def kill() -> None:
         parts = tmp_path / "run" / "parts"
@@ -73,11 +82,11 @@ def test_one_that_is_killed_ends_the_run_in_one_sentence_and_another_number_goes
         multiprocessing.active_children()[0].kill()
 
     threading.Thread(target=kill, daemon=True).start()
-    records(tmp_path / "run", "attack.image.steps=60", "processes=2", code=1)
+    records(tmp_path / "run", *words, "processes=2", command=command, code=1)
     said = capsys.readouterr().err
     assert "of 2 was lost (signal 9" in said and f"resume={tmp_path / 'run'}" in said
     kept = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "run" / "parts").iterdir()}
     assert kept
-    assert launch("attack", [*WORDS, "attack.image.steps=60", f"resume={tmp_path / 'run'}"]) == 0
-    alone = records(tmp_path / "alone", "attack.image.steps=60")
+    assert launch(command, [f"resume={tmp_path / 'run'}", "processes=1"]) == 0
+    alone = records(tmp_path / "alone", *words, command=command)
     pd.testing.assert_frame_equal(alone, pd.read_parquet(tmp_path / "run" / "records.parquet"), check_exact=True)
