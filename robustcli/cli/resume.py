@@ -52,7 +52,9 @@ def expand(argv: Sequence[str]) -> list[str]:
         raise UserError(f"resume={asked}: the directory {flaw}; give one of those under outputs/, or leave resume out")
     if TRUST not in argv:
         refuse_untrusted(directory, recorded)
-    return [*recorded, *fresh, place]  # of two values for a key Hydra takes the later
+    # Of two values for a key Hydra takes the later, but `+group@node=choice`, given again, would be one too many.
+    given = {word for word in recorded if word.startswith("+")}
+    return [*recorded, *(word for word in fresh if word not in given), place]
 
 
 def _asked(argv: Sequence[str]) -> str | None:

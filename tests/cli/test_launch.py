@@ -322,6 +322,13 @@ def test_resume_goes_on_in_the_same_directory_with_the_same_words(engine: Any) -
     assert launch("train-mat", [f"resume={directory}", "seed=6"]) == 2  # another config is another run
 
 
+def test_the_whole_command_line_goes_on_with_resume(engine: Any) -> None:
+    engine(lambda config, run: 0.0)
+    words = [*QUICK, "+attack@attacks.extra=pgd", "threat.eps=4/255"]
+    assert launch("train-mat", [*words, "hydra.run.dir=run"]) == 0
+    assert launch("train-mat", [*words, "resume=run"]) == 0
+
+
 def test_resume_takes_a_directory_whose_name_needs_quotes(engine: Any, tmp_path: Path) -> None:
     place = tmp_path / "a 'b', {c}=d"
     engine(lambda config, run: 1.0)
