@@ -4,8 +4,9 @@ Read from the directory alone, without Hydra, because help and completion must a
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import pairwise, takewhile
 from pathlib import Path
 
@@ -65,9 +66,10 @@ def default_groups(name: str) -> list[str]:
     return list(as_typed(name))
 
 
-def as_typed(command: str) -> dict[str, str]:
-    """The groups of ``command`` and how each is chosen on its command line: ``{"model": "model@reference"}`` where the
-    choice goes elsewhere.
+@cache
+def as_typed(command: str) -> Mapping[str, str]:
+    """The groups of ``command``, by its packaged file, and how each is chosen on its command line: ``{"model":
+    "model@reference"}`` where the choice goes elsewhere.
     """
     import yaml
 
@@ -76,7 +78,7 @@ def as_typed(command: str) -> dict[str, str]:
     found: dict[str, str] = {}
     for entry in listed:
         if isinstance(entry, str):
-            found = found | {group: typed for group, typed in as_typed(entry).items() if group not in found}
+            found |= {group: typed for group, typed in as_typed(entry).items() if group not in found}
         elif not (group := next(iter(entry))).startswith("override "):
             found.setdefault(group.partition("@")[0], group)  # `purifier@baselines.noise` chooses a purifier too
     return found

@@ -7,6 +7,7 @@ file does not have. A field without a default must get its value from ``conf/``.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
@@ -338,6 +339,7 @@ SCHEMAS: Mapping[str, type[BaseCommand]] = {
 }
 
 
+@cache
 def register() -> None:
     """Registration of the schemas with Hydra under ``<command>_schema``, of ``open_params``, and of the resolver
     ``default_eps``.

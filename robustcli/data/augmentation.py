@@ -10,7 +10,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torchvision.transforms.v2 import functional as vision
 
 from robustcli.utils.errors import UserError
 
@@ -102,6 +101,8 @@ class Augmentation:
         image = image.clamp(0.0, 1.0)
         if flat:
             image = image * _HALF
+        from torchvision.transforms.v2 import functional as vision  # a second to import, which flip and shift spare
+
         if even:
             image = vision.equalize(image)
         if grey and len(image) == 3:
@@ -116,6 +117,8 @@ def _sources(number: int, generator: torch.Generator) -> list[torch.Generator]:
 
 def _crop(image: Tensor, scale: float, source: torch.Generator) -> Tensor:
     """A crop of a random share and aspect (Szegedy et al. 2015, section 6), back at the size of the image."""
+    from torchvision.transforms.v2 import functional as vision
+
     full_height, full_width = image.shape[-2:]
     draws = torch.rand(_ATTEMPTS, 4, generator=source, dtype=torch.float64).tolist()
     low, high = (math.log(aspect) for aspect in _ASPECTS)

@@ -14,7 +14,6 @@ from statistics import NormalDist
 
 import pandas as pd
 import torch
-from scipy.stats import beta
 from torch import Tensor
 
 from robustcli.attacks.core.frozen import frozen
@@ -93,7 +92,9 @@ def lower_bound(hits: int, trials: int, alpha: float) -> float:
     """The chance that ``hits`` of ``trials`` independent trials leave above it with confidence 1 - ``alpha``, one-sided
     (Clopper and Pearson 1934).
     """
-    return float(beta.ppf(alpha, hits, trials - hits + 1)) if hits else 0.0
+    from scipy.special import betaincinv  # the quantile of the beta distribution, without the imports of scipy.stats
+
+    return float(betaincinv(hits, trials - hits + 1, alpha)) if hits else 0.0
 
 
 def certified_accuracy(table: pd.DataFrame, radius: float) -> float:

@@ -11,9 +11,10 @@ A distance between distributions is biased by resamples that hold an item twice:
 Shapes: Q queries, I images (clusters), R resamples, C summed columns.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from statistics import NormalDist
 
 import torch
 from torch import Tensor
@@ -34,7 +35,12 @@ class Interval:
 
 def wilson(hits: int, trials: int, *, level: float = 0.95) -> Interval:
     """Score interval of the share ``hits / trials`` of independent trials (Wilson 1927), which needs no resampling."""
-    return _binomial(hits, trials, "wilson", level) if trials else Interval(None, None, None)
+    if not trials:
+        return Interval(None, None, None)
+    square = NormalDist().inv_cdf((1 + level) / 2) ** 2
+    centre = (hits + square / 2) / (trials + square)
+    half = math.sqrt(square * (hits * (trials - hits) / trials + square / 4)) / (trials + square)
+    return Interval(hits / trials, centre - half if hits else 0.0, centre + half if hits < trials else 1.0)
 
 
 def bootstrap(values: Tensor, groups: Tensor, *, resamples: int = 1000, level: float = 0.95, seed: int = 0) -> Interval:
@@ -63,8 +69,8 @@ def bootstrap_ratio(
     if mean != mean:
         return Interval(None, None, None)
     if _one_sided(numerator, denominator):
-        informative = int((table[:, 1] > 0).sum())
-        return _binomial(informative if mean else 0, informative, "exact", level)
+        margin = -math.expm1(math.log((1 - level) / 2) / int((table[:, 1] > 0).sum()))
+        return Interval(1.0, 1.0 - margin, 1.0) if mean else Interval(0.0, 0.0, margin)
     draws = _ratio(_resampled(table, resamples, seed))
     return _percentiles(mean, draws, images, level)
 
@@ -98,12 +104,12 @@ def jackknife(
         return Interval(None, None, None)
     if parts < 3:  # of two groups each is judged by the other alone
         return Interval(mean, None, None)
-    from scipy.stats import t
+    from scipy.special import stdtrit
 
     group = torch.randperm(items, generator=generator("jackknife", seed)) % parts
     left = torch.tensor([statistic(everything & (group != part)) for part in range(parts)], dtype=torch.float64)
     error = float(((parts - 1) / parts * (left - left.mean()).square().sum()).sqrt())
-    reach = error * float(t.ppf((1 + level) / 2, parts - 1))
+    reach = error * float(stdtrit(parts - 1, (1 + level) / 2))
     return Interval(mean, mean - reach, mean + reach) if reach == reach else Interval(mean, None, None)
 
 
@@ -152,10 +158,3 @@ def _one_sided(numerator: Tensor, denominator: Tensor) -> bool:
     """True for a proportion of 0 or 1, whose percentile interval would be a point."""
     counts = ((denominator == 0) | (denominator == 1)).all()
     return bool(counts and ((numerator == 0).all() or (numerator == denominator).all()))
-
-
-def _binomial(hits: int, trials: int, method: Literal["wilson", "exact"], level: float) -> Interval:
-    from scipy.stats import binomtest  # a second to import, which a table without shares does not need
-
-    found = binomtest(hits, trials).proportion_ci(level, method=method)
-    return Interval(hits / trials, float(found.low), float(found.high))

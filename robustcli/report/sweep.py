@@ -147,9 +147,9 @@ def over_datasets(table: "pd.DataFrame") -> "pd.DataFrame | None":
 
 def t_interval(values: Sequence[float]) -> tuple[float, float]:
     """95 % confidence interval of the mean of two or more independent values, by Student's t."""
-    from scipy.stats import t
+    from scipy.special import stdtrit
 
-    half = float(t.ppf(0.975, df=len(values) - 1)) * statistics.stdev(values) / math.sqrt(len(values))
+    half = float(stdtrit(len(values) - 1, 0.975)) * statistics.stdev(values) / math.sqrt(len(values))
     mean = statistics.fmean(values)
     return mean - half, mean + half
 

@@ -47,6 +47,20 @@ def test_help_imports_nothing_heavy(words: list[str]) -> None:
     assert ended.returncode == 0, ended.stderr
 
 
+def test_what_a_run_on_digits_does_not_use_is_not_imported() -> None:
+    """A second of torchvision, a second of scikit-learn, half a second of scipy, in each process of each run."""
+    code = (
+        "import sys\n"
+        "from robustcli.engines import attack, evaluate, purify, train, verify\n"
+        "from robustcli import data, diagnostics, metrics\n"
+        "data.Digits(split='test'), metrics.wilson(3, 4)\n"
+        "unused = {'torchvision', 'scipy', 'sklearn', 'transformers', 'open_clip', 'timm', 'torchattacks', 'optuna'}\n"
+        "assert not unused & set(sys.modules), unused & set(sys.modules)"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+
+
 def test_version() -> None:
     assert run("--version") == (0, f"robustcli {__version__}\n")
 

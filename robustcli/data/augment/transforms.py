@@ -3,11 +3,10 @@
 Shapes: S image size.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torchvision.transforms import v2
 
 from robustcli.data.augment.base import Augmenter, to_bytes
 from robustcli.data.augment.shards import AugmentedPair
@@ -17,10 +16,7 @@ from robustcli.utils.numbers import at_least, one_of
 from robustcli.utils.seeding import derive_seed
 
 _MAGNITUDES = 31  # strengths of RandAugment, as torchvision and the paper count them: 0 to 30
-_POLICIES: dict[str, Callable[[], torch.nn.Module]] = {
-    "trivialaugment": v2.TrivialAugmentWide,
-    "autoaugment": v2.AutoAugment,
-}
+_POLICIES = {"trivialaugment": "TrivialAugmentWide", "autoaugment": "AutoAugment"}  # their names in torchvision
 
 
 class RandAugment(Augmenter):
@@ -42,6 +38,8 @@ class RandAugment(Augmenter):
     def __init__(
         self, *, number: int, policy: str = "randaugment", num_ops: int | None = None, magnitude: int | None = None
     ) -> None:
+        from torchvision.transforms import v2  # a second to import, which no other method needs
+
         self.number = at_least("number", number, 1, node="augment")
         one_of("policy", policy, ["randaugment", *_POLICIES], node="augment")
         if policy == "randaugment":
@@ -49,12 +47,12 @@ class RandAugment(Augmenter):
             if strength >= _MAGNITUDES:
                 raise UserError(f"augment.magnitude is {strength}: it is at most {_MAGNITUDES - 1}.")
             count = at_least("num_ops", 2 if num_ops is None else num_ops, 1, node="augment")
-            self._transform = v2.RandAugment(count, strength, _MAGNITUDES)
+            self._transform: torch.nn.Module = v2.RandAugment(count, strength, _MAGNITUDES)
             return
         for key, value in (("num_ops", num_ops), ("magnitude", magnitude)):
             if value is not None:
                 raise UserError(f"augment.{key} is {value}: nothing would read it, because policy={policy} has none.")
-        self._transform = _POLICIES[policy]()
+        self._transform = getattr(v2, _POLICIES[policy])()
 
     def pairs(self, data: ImageTextData, images: Sequence[int], *, seed: int) -> list[AugmentedPair]:
         pixels = torch.from_numpy(to_bytes(data.images(torch.tensor(images)))).permute(0, 3, 1, 2)
