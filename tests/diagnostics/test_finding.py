@@ -10,6 +10,10 @@ def test_thousands_of_queries_are_no_overflow() -> None:
     assert not exceeds_chance(600, 1200, 0.49)  # the tail is 0.25
 
 
+def test_the_tail_begins_with_the_count_itself() -> None:
+    assert exceeds_chance(5, 5, 0.5) and not exceeds_chance(4, 5, 0.5)  # 1/32, and 6/32
+
+
 def test_what_every_query_may_do_is_never_too_much() -> None:
     assert not exceeds_chance(20, 20, 1.05)
 
