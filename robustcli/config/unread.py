@@ -1,4 +1,6 @@
-"""Refusal of overrides that nothing would read, so that the command line tells what ran."""
+"""The overrides of a job: those that nothing would read are refused, so that the command line tells what ran, and what
+its run records of the others.
+"""
 
 import re
 from collections.abc import Collection

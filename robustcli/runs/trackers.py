@@ -78,7 +78,8 @@ def tracker_names(asked: Any) -> list[str]:
     Raises:
         UserError: an unknown name, or a package that is not installed.
     """
-    names = [] if asked is None else [asked] if isinstance(asked, str) else list(asked)
+    several = isinstance(asked, Sequence) and not isinstance(asked, str)
+    names = [] if asked is None else list(asked) if several else [asked]
     for name in names:
         if name not in _SOURCES:
             near = did_you_mean(str(name), list(_SOURCES))

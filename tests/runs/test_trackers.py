@@ -126,6 +126,8 @@ def test_a_tracker_that_is_unknown_or_not_installed_is_said_before_any_work(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     assert tracker_names(None) == []
+    with pytest.raises(UserError, match="tracker is 3: choose of"):
+        tracker_names(3)
     assert launch(WORDS[0], [*WORDS[1:], "tracker=mlfow", "hydra.run.dir=run"]) == 2
     assert "tracker is 'mlfow': did you mean 'mlflow'" in capsys.readouterr().err and not (tmp_path / "run").exists()
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
