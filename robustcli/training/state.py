@@ -45,6 +45,7 @@ class Saved:
 
     def __init__(self, path: Path | None, group: Group) -> None:
         self._path, self._group = path, group
+        self._file: zipfile.ZipFile | None = None  # one for all entries: its list of them is read as it is opened
         names = self._all_have(self._opened)
         if names is None:
             raise self.damaged()
@@ -70,15 +71,14 @@ class Saved:
         if self._path is None or not self._path.exists():
             return []
         try:
-            with zipfile.ZipFile(self._path) as file:
-                return file.namelist()
+            self._file = zipfile.ZipFile(self._path)
         except DAMAGES:
             return None
+        return self._file.namelist()
 
     def _read(self, name: str) -> Any:
-        assert self._path is not None
-        with zipfile.ZipFile(self._path) as file:
-            return unpacked(file.read(name))
+        assert self._file is not None
+        return unpacked(self._file.read(name))
 
     def _all_have(self, read: Callable[[], Any]) -> Any:
         if self._group.size == 1:
