@@ -40,7 +40,7 @@ from robustcli.training.pairwise import PairwiseSum, pairwise_sum
 from robustcli.training.shards import Shards
 from robustcli.training.state import DAMAGES, Saved, save
 from robustcli.training.tasks import PairTask, Task
-from robustcli.utils.errors import UserError
+from robustcli.utils.errors import LostProcess, UserError
 from robustcli.utils.seeding import derive_seed
 from robustcli.utils.stops import asked_again, stop_signals
 
@@ -120,7 +120,8 @@ class Trainer:
         self.state = state if self.group.rank == 0 else None
         self._saves = self.group.shared(lambda: None if self.state is None else b"") is not None
         self._check_alike("are of different trainings: weights, data, seed or settings differ; start all of them alike")
-        self._own()
+        if self.group.size > 1:  # which was not known before
+            self._own()
         saved = Saved(self.state, self.group)
         if not saved.names:
             plan = self.group.shared(lambda: json.dumps(self._planned_steps()).encode())
@@ -130,6 +131,8 @@ class Trainer:
             return
         try:
             self._restore(saved)
+        except LostProcess:
+            raise
         except DAMAGES as error:
             raise saved.damaged() from error
 
@@ -200,6 +203,7 @@ class Trainer:
 
     def _own(self) -> None:
         """Optimiser and average of the weights that this process of the group owns."""
+        self.average: dict[str, Tensor] | None = None  # before there is another
         settings, network = self.settings, self.model.network
         weights = [weight for weight in self.model.parameters() if weight.requires_grad]
         self._numbers: dict[Tensor, int] = {weight: number for number, weight in enumerate(weights)}
