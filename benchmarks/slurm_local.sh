@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# A Slurm of one node on this machine, for as long as a command runs: to try `hydra/launcher=submitit_slurm` without a cluster.
+# A Slurm on this machine, of one node or of NODES of one core each that it plays, for as long as a command runs: to try `hydra/launcher=submitit_slurm` without a cluster.
 #
 #     benchmarks/slurm_local.sh robustcli evaluate --multirun seed=0,1 hydra/launcher=submitit_slurm
+#     NODES=2 benchmarks/slurm_local.sh srun --nodes=2 robustcli train-mat trainer.accumulation=2
 #     benchmarks/slurm_local.sh bash        # a shell in which sbatch, squeue and scancel work
 #
 # Run as root, on Debian or Ubuntu with `apt-get install slurm-wlm munge`; nothing is installed here. Everything it writes
@@ -10,7 +11,7 @@
 # submitit asks for the states of jobs, reads them from the controller.
 set -euo pipefail
 
-[ $# -gt 0 ] || { sed -n '2,11s/^# \{0,1\}//p' "$0"; exit 2; }
+[ $# -gt 0 ] || { sed -n '2,12s/^# \{0,1\}//p' "$0"; exit 2; }
 PATH=$PATH:/usr/sbin:/sbin
 for name in slurmctld slurmd munged; do
   command -v "$name" > /dev/null || { echo "error: $name was not found: apt-get install slurm-wlm munge" >&2; exit 2; }
@@ -24,13 +25,22 @@ chmod 700 "$place/munge"
 host=$(hostname -s)
 free_port() { python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'; }
 memory=$(awk '/MemTotal/ {print int($2 / 1024 * 0.9)}' /proc/meminfo)
+cores=$(env -u OMP_NUM_THREADS nproc)
+names=("$host")
+if ((${NODES:-1} > 1)); then
+  mapfile -t names < <(seq -f "$host-%g" "$NODES")
+  memory=$((memory / NODES)) cores=1
+  export MASTER_ADDR=127.0.0.1  # where the tasks of a job meet, since no resolver knows the nodes
+fi
+nodes=$(for name in "${names[@]}"; do
+  echo "NodeName=$name NodeHostname=$host NodeAddr=127.0.0.1 Port=$(free_port) CPUs=$cores RealMemory=$memory State=UNKNOWN"
+done)
 
 cat > "$place/slurm.conf" <<CONF
 ClusterName=local
 SlurmctldHost=$host(127.0.0.1)
 SlurmUser=root
 SlurmctldPort=$(free_port)
-SlurmdPort=$(free_port)
 FirstJobId=$(($(date +%s) % 60000000 + 1))
 AuthType=auth/munge
 AuthInfo=cred_expire=5,socket=$place/munge/socket
@@ -41,11 +51,11 @@ TaskPlugin=task/none
 JobAcctGatherType=jobacct_gather/none
 AccountingStorageType=accounting_storage/none
 StateSaveLocation=$place/state
-SlurmdSpoolDir=$place/spool
+SlurmdSpoolDir=$place/spool/%n
 SlurmctldPidFile=$place/slurmctld.pid
-SlurmdPidFile=$place/slurmd.pid
+SlurmdPidFile=$place/slurmd-%n.pid
 SlurmctldLogFile=$place/log/slurmctld
-SlurmdLogFile=$place/log/slurmd
+SlurmdLogFile=$place/log/slurmd-%n
 SchedulerParameters=batch_sched_delay=0,sched_interval=2,sched_min_interval=0
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core
@@ -53,8 +63,8 @@ ReturnToService=2
 KillWait=30
 MinJobAge=86400
 JobRequeue=1
-NodeName=$host NodeAddr=127.0.0.1 CPUs=$(env -u OMP_NUM_THREADS nproc) RealMemory=$memory State=UNKNOWN
-PartitionName=local Nodes=$host Default=YES MaxTime=INFINITE State=UP OverSubscribe=NO
+$nodes
+PartitionName=local Nodes=ALL Default=YES MaxTime=INFINITE State=UP OverSubscribe=NO
 CONF
 
 # The columns that submitit asks for, of all jobs that the controller remembers.
@@ -69,7 +79,7 @@ export SLURM_CONF=$place/slurm.conf PATH=$place/bin:$PATH
 # Sessions of their own: Ctrl-C, which reaches all of this one, must not end them before their jobs are cancelled.
 daemons=()
 end() {
-  if ((${#daemons[@]} == 3)); then
+  if ((${#daemons[@]} == 2 + ${#names[@]})); then
     scancel --quiet --user=root 2> /dev/null || true
     for _ in $(seq 40); do [ -n "$(squeue --noheader 2> /dev/null)" ] || break; sleep 0.5; done
   fi
@@ -89,10 +99,14 @@ for _ in $(seq 100); do [ -S "$place/munge/socket" ] && break; sleep 0.1; done
 [ -S "$place/munge/socket" ] || { tail -n 3 "$place/log/munged" >&2; echo "error: munged did not come up" >&2; exit 1; }
 setsid slurmctld -D -f "$SLURM_CONF" > /dev/null 2>&1 &
 daemons+=($!)
-setsid slurmd -D -f "$SLURM_CONF" > /dev/null 2>&1 &
-daemons+=($!)
-for _ in $(seq 150); do [ "$(sinfo --noheader --format=%T 2> /dev/null)" = idle ] && break; sleep 0.2; done
-[ "$(sinfo --noheader --format=%T 2> /dev/null)" = idle ] || {
+for name in "${names[@]}"; do
+  mkdir -p "$place/spool/$name"
+  setsid slurmd -D -N "$name" -f "$SLURM_CONF" > /dev/null 2>&1 &
+  daemons+=($!)
+done
+up() { [ "$(sinfo --noheader --Node --format=%T 2> /dev/null | sort -u)" = idle ]; }
+for _ in $(seq 150); do up && break; sleep 0.2; done
+up || {
   tail -n 5 "$place"/log/* >&2
   echo "error: Slurm did not come up; its last lines stand above" >&2
   exit 1

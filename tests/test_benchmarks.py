@@ -36,7 +36,12 @@ PARTS = {
     "bounded": {"digits, AutoAttack, eps 0.11", "digits, PGD, 5 steps, eps 0.11", "digits, PGD, 5 steps, eps 0.002"},
     "purification": {
         f"{what}, 4 draws, {part}"
-        for what in ("2 images of 32 px", "e4e and StyleGAN2, 1 image")
+        for what in (
+            "2 images of 32 px",
+            "e4e and StyleGAN2, 1 image",
+            "Style-Transformer and StyleGAN2, 1 image",
+            "A-VAE, 2 images",
+        )
         for part in ("forward", "forward and backward")
     },
     "augment_quality": {"text measures"},

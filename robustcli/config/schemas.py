@@ -30,6 +30,8 @@ class TrainerSettings:
         batch_size: pairs or images of a micro-batch; ``accumulation`` of them make an update.
         devices: processes that share the micro-batches of an update, each on a GPU of its own where there are several;
             no number changes for it. Of a run that torchrun or srun starts in several processes it is theirs.
+        strategy: ``ddp``: each process holds the optimiser's state, the gradient and the average of all weights; or
+            ``zero2``: of its share of them, see `robustcli.training.shards`. No number changes for it.
         negatives: of a contrastive loss: the pairs of the ``micro``-batch, or of the whole ``step``, over all
             processes.
         lr, weight_decay: of the ``optimizer``, see `build_optimiser`, which also knows the choices.
@@ -59,6 +61,7 @@ class TrainerSettings:
     eps_scale: float = bounded(0)
     accumulation: int = bounded(1)
     devices: int = bounded(1, 1024, default=1)
+    strategy: str = choice("ddp", "zero2", default="ddp")
     negatives: str = choice("micro", "step", default="micro")
     clip: float | None = bounded(0)
     precision: str = choice("fp32", "bf16")

@@ -132,7 +132,7 @@ def run(config: DictConfig, run: Run) -> float:
     untrained = copy.deepcopy(model) if judges_before and begun is model else begun
     with together(run, config, trainer):
         with run.phase("load"):
-            trainer.prepare(run.directory / "parts" / "state.pt")  # a resumed training is where it was from here on
+            trainer.prepare(run.directory / "parts" / "state.zip")  # a resumed training is where it was from here on
             tell_training(run, trainer, unit)
         if evaluation is not None:
             after = Group(bare=evaluation.evaluator.entry("after", loaded.answering(model)))

@@ -17,7 +17,7 @@ from robustcli.utils.flatten import differences, flatten
 
 # They change no number: `resume` names the directory that the comparison is about, `processes` and `trainer.devices`
 # who works in it, `retry` which jobs of a sweep.
-NOT_COMPARED = ("resume", "retry", "processes", "trainer.devices")
+NOT_COMPARED = ("resume", "retry", "processes", "trainer.devices", "trainer.strategy")
 INPUTS = ("data_fingerprint", "data", "weights", "candidates", "files")  # fingerprints of what a run read
 _SHAPE = {"command", "status", "phases", "sessions", "torch", "code", "packages", "machine"}  # keys of a manifest
 _ACCOUNT = {"config.yaml", "overrides.yaml", "manifest.json", "log.txt", "FAILED", ".lock"}

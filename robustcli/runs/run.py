@@ -342,7 +342,7 @@ def _remove_parts(directory: Path) -> None:
     """Remove the parts of a finished run and the state of its training, and nothing else that lies beside them."""
     parts = directory / "parts"
     if (directory / "records.parquet").exists() and not parts.is_symlink():
-        for path in [*parts.glob("*.parquet"), parts / "state.pt"]:
+        for path in [*parts.glob("*.parquet"), parts / "state.zip"]:
             path.unlink(missing_ok=True)
         with suppress(OSError):  # absent, or it holds what is not ours
             parts.rmdir()

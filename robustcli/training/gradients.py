@@ -55,12 +55,19 @@ class Gradients:
         return taken
 
     @torch.no_grad()
-    def give(self, total: Tensor, count: int) -> None:
-        """Put the sum (V,) over the ``count`` micro-batches of a step back, as gradients of the weights and buffers."""
-        sizes = [each.numel() for each in (*self._weights, *self._buffers)]
+    def give(self, total: Tensor, count: int, run: range | None = None) -> None:
+        """Put the sum over the ``count`` micro-batches of a step back, as gradients of the weights and buffers.
+
+        Args:
+            total: (V,); where ``run`` has the numbers of some neighbouring weights, of the others only the flags.
+        """
+        run = range(len(self._weights)) if run is None else run
+        weights = self._weights[run.start : run.stop]
+        sizes = [each.numel() for each in (*weights, *self._buffers)]
         *parts, flags = torch.split(total, [*sizes, len(self._weights)])
-        for weight, part, reached in zip(self._weights, parts, flags.tolist(), strict=False):
-            weight.grad = part.view_as(weight).to(weight.dtype) if reached else None
-        for buffer, part in zip(self._buffers, parts[len(self._weights) :], strict=True):
+        reached = flags[run.start : run.stop].tolist()
+        for weight, part, touched in zip(weights, parts, reached, strict=False):
+            weight.grad = part.view_as(weight).to(weight.dtype) if touched else None
+        for buffer, part in zip(self._buffers, parts[len(weights) :], strict=True):
             change = part.view_as(buffer)
             buffer.add_((change / count if buffer.is_floating_point() else change).to(buffer.dtype))

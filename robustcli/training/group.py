@@ -14,7 +14,7 @@ from datetime import timedelta
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch import distributed as dist
 
 from robustcli.training.pairwise import PairwiseSum, blocks
@@ -87,34 +87,80 @@ class Group:
         if self.size == 1:
             total: Tensor = local.total()
             return total
-        nodes = [value for _, _, value in local.nodes]
-        length, device = nodes[0].numel(), nodes[0].device
-        slice_ = -(-length // self.size)
-        padded = nodes[0].new_zeros(len(nodes), self.size * slice_)
-        for row, node in zip(padded, nodes, strict=True):
-            row[:length] = node
-        del nodes
+        first = local.nodes[0][2]
+        length, device, slice_ = first.numel(), first.device, -(-first.numel() // self.size)
+        ends = [min(length, slice_ * (rank + 1)) for rank in range(self.size)]
+        own = nn.functional.pad(self.share(local, count, ends), (0, slice_))[:slice_].to(self._device)
+        slices = [torch.empty_like(own) for _ in range(self.size)]
+        with self._lost():
+            self._wait(dist.all_gather(slices, own, group=self._tensors, async_op=True))
+        return torch.cat(slices)[:length].to(device)
+
+    def share(self, local: PairwiseSum, count: int, ends: Sequence[int]) -> Tensor:
+        """The slice of this process of the sum of ``count`` vectors (V,), see `total`; ``local`` is used up.
+
+        Args:
+            ends: where the slice of each process ends, that of the first one begins at 0; what is behind the last is
+                left out.
+        """
+        values = [value for _, _, value in local.nodes]
         local.nodes.clear()
-        sent = padded.view(len(padded), self.size, slice_).transpose(0, 1).contiguous().to(self._device)
-        held = [list(blocks(self.run(count, rank))) for rank in range(self.size)]
-        received = sent.new_empty(sum(map(len, held)), slice_)
+        device, begins = values[0].device, [0, *ends[:-1]]
+        lengths = [end - begin for begin, end in zip(begins, ends, strict=True)]
+        sent = torch.cat([value[begin:end] for begin, end in zip(begins, ends, strict=True) for value in values]).to(
+            self._device
+        )
+        splits = [len(values) * length for length in lengths]
+        del values  # as large as what is sent
+        own, held = lengths[self.rank], [list(blocks(self.run(count, rank))) for rank in range(self.size)]
+        received = sent.new_empty(sum(map(len, held)), own)
         with self._lost():
             self._wait(
                 dist.all_to_all_single(
                     received.view(-1),
-                    sent.view(-1),
-                    output_split_sizes=[len(each) * slice_ for each in held],
-                    input_split_sizes=[len(padded) * slice_] * self.size,
+                    sent,
+                    output_split_sizes=[len(each) * own for each in held],
+                    input_split_sizes=splits,
                     group=self._tensors,
                     async_op=True,
                 )
             )
-            tree = PairwiseSum()
-            for (first, size), row in zip((node for each in held for node in each), received, strict=True):
-                tree.add(row, first, size)
-            slices = [sent.new_empty(slice_) for _ in range(self.size)]
-            self._wait(dist.all_gather(slices, tree.total().contiguous(), group=self._tensors, async_op=True))
-        return torch.cat(slices)[:length].to(device)
+        tree = PairwiseSum()
+        for (first, size), row in zip((node for each in held for node in each), received, strict=True):
+            tree.add(row, first, size)
+        total: Tensor = tree.total()
+        return total.to(device)
+
+    def sent(self, values: Tensor, owner: int) -> Tensor:
+        """The values (V,) of process ``owner`` in all of them; those of the others are written over."""
+        if self.size == 1:
+            return values
+        there = values.contiguous().to(self._device)
+        with self._lost():
+            self._wait(dist.broadcast(there, group_src=owner, group=self._tensors, async_op=True))
+        return there.to(values.device)
+
+    def collected(self, content: bytes) -> list[bytes]:
+        """The ``content`` of each process, in their order, in the first one; nothing in the others."""
+        if self.size == 1:
+            return [content]
+        lengths = self.gathered(torch.tensor([len(content)])).tolist()
+        own = torch.frombuffer(bytearray(content), dtype=torch.uint8) if content else torch.empty(0, dtype=torch.uint8)
+        pieces: list[list[Tensor]] = []
+        for first in range(0, max(lengths), _PIECE):
+            size = min(_PIECE, max(lengths) - first)
+            piece = own[first : first + size]
+            piece = nn.functional.pad(piece, (0, size - len(piece)))
+            received = [torch.empty_like(piece) for _ in lengths] if self.rank == 0 else None
+            with self._lost():
+                self._wait(dist.gather(piece, received, group_dst=0, group=self._control, async_op=True))
+            pieces.append(received or [])
+        if self.rank:
+            return []
+        return [
+            torch.cat([piece[rank] for piece in pieces])[:length].numpy().tobytes() if length else b""
+            for rank, length in enumerate(lengths)
+        ]
 
     def shared(self, content: Callable[[], bytes | None]) -> bytes | None:
         """What ``content`` gives in the first process, in all of them."""

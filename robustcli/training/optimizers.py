@@ -1,7 +1,7 @@
 """Optimisers by name, the schedule of the learning rate, and the moving average of the weights."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -55,11 +55,52 @@ def scheduled_lr(settings: TrainerSettings, step: int, steps: int) -> float:
     return settings.lr * min(rise, fall)
 
 
+def moments(optimiser: torch.optim.Optimizer, numbers: Mapping[Tensor, int]) -> dict[int, dict[str, Any]]:
+    """What ``optimiser`` keeps of each weight that it has moved, by the number of the weight."""
+    return {numbers[weight]: dict(kept) for weight, kept in optimiser.state.items() if kept}
+
+
+def restore_moments(
+    optimiser: torch.optim.Optimizer, numbers: Mapping[Tensor, int], kept: Mapping[int, Mapping[str, Any]]
+) -> None:
+    """Put back what `moments` gave; of weights that ``optimiser`` does not have nothing is taken."""
+    content = optimiser.state_dict()
+    listed = [weight for group in optimiser.param_groups for weight in group["params"]]
+    state = {place: kept[numbers[weight]] for place, weight in enumerate(listed) if numbers[weight] in kept}
+    optimiser.load_state_dict({"state": state, "param_groups": content["param_groups"]})
+
+
+def started_average(network: nn.Module, without: Collection[nn.Parameter] = ()) -> dict[str, Tensor]:
+    """Copies of the weights and buffers of a network by their names, for `blend`; of a shared one under its first name.
+
+    Args:
+        without: weights that are left out.
+    """
+    names = {name for name, weight in network.named_parameters(remove_duplicate=False) if weight in set(without)}
+    shared = {name for name, _ in network.named_parameters(remove_duplicate=False)} - dict(
+        network.named_parameters()
+    ).keys()
+    return {key: each.detach().clone() for key, each in network.state_dict().items() if key not in names | shared}
+
+
 @torch.no_grad()
 def blend(average: Mapping[str, Tensor], network: nn.Module, decay: float) -> None:
-    """Exponential moving average, in place: a step of 1 - ``decay`` towards the weights; counters are copied."""
-    for key, value in network.state_dict().items():
+    """Exponential moving average, in place: a step of 1 - ``decay`` towards the weights that ``average`` has; counters
+    are copied.
+    """
+    now = network.state_dict()
+    for key, value in average.items():
         if value.is_floating_point():
-            average[key].lerp_(value, 1 - decay)
+            value.lerp_(now[key], 1 - decay)
         else:
-            average[key].copy_(value)
+            value.copy_(now[key])
+
+
+@torch.no_grad()
+def swap(average: Mapping[str, Tensor], network: nn.Module) -> None:
+    """Exchange the values of ``average`` with those of the network."""
+    now = network.state_dict()
+    for key, value in average.items():
+        kept = value.clone()
+        value.copy_(now[key])
+        now[key].copy_(kept)

@@ -5,10 +5,8 @@ the average.
 """
 
 import copy
-import io
 import json
 import math
-import pickle
 import signal
 import threading
 import time
@@ -20,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from robustcli.config.schemas import TrainerSettings
 from robustcli.models import Model
@@ -29,11 +27,20 @@ from robustcli.models.generators import NVAE, Trained
 from robustcli.training.gradients import Gradients
 from robustcli.training.group import Group
 from robustcli.training.negatives import StepNegatives
-from robustcli.training.optimizers import blend, build_optimiser, scheduled_lr
+from robustcli.training.optimizers import (
+    blend,
+    build_optimiser,
+    moments,
+    restore_moments,
+    scheduled_lr,
+    started_average,
+    swap,
+)
 from robustcli.training.pairwise import PairwiseSum, pairwise_sum
+from robustcli.training.shards import Shards
+from robustcli.training.state import DAMAGES, Saved, save
 from robustcli.training.tasks import PairTask, Task
-from robustcli.utils.errors import UserError
-from robustcli.utils.files import atomic
+from robustcli.utils.errors import LostProcess, UserError
 from robustcli.utils.seeding import derive_seed
 from robustcli.utils.stops import asked_again, stop_signals
 
@@ -88,14 +95,12 @@ class Trainer:
         if settings.checkpointing:
             check_blocks(model.network)
         self.model, self.task, self.settings, self.seed, self.validate = model, task, settings, seed, validate
-        self.optimiser = build_optimiser(
-            settings.optimizer, model.parameters(), lr=settings.lr, weight_decay=settings.weight_decay
-        )
-        self.average = _copied(model) if settings.ema else None
         self.training = Training(steps=0)
         self.group = Group()
         self.step = 0
         self.state: Path | None = None
+        self._saves = False
+        self._own()
 
     @property
     def samples_per_step(self) -> int:
@@ -113,26 +118,23 @@ class Trainer:
             UserError: the file is damaged, or of another training; or processes that are.
         """
         self.state = state if self.group.rank == 0 else None
+        self._saves = self.group.shared(lambda: None if self.state is None else b"") is not None
         self._check_alike("are of different trainings: weights, data, seed or settings differ; start all of them alike")
-        saved = self._saved()
-        if saved is None:
+        if self.group.size > 1:  # which was not known before
+            self._own()
+        saved = Saved(self.state, self.group)
+        if not saved.names:
             plan = self.group.shared(lambda: json.dumps(self._planned_steps()).encode())
             self.training = Training(*json.loads(plan or b"[]"))
             if self.settings.max_seconds is not None:
                 self._save()  # the clock would plan other steps after a kill
             return
         try:
-            content = torch.load(saved, map_location=self.model.device, weights_only=True)
-            self.model.network.load_state_dict(content["network"])
-            self.optimiser.load_state_dict(content["optimiser"])
-            self.average, self.step = content["average"], content["step"]
-            self.training = Training(**content["training"])
-        # Torch's own words advise to load what it distrusts with all the code in it: they are not passed on.
-        except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, LookupError, TypeError, ValueError) as error:
-            raise UserError(
-                f"the state of the training in {state} is damaged or of another training, so it cannot go on from "
-                "there: put a copy of the file back, or begin a new run."
-            ) from error
+            self._restore(saved)
+        except LostProcess:
+            raise
+        except DAMAGES as error:
+            raise saved.damaged() from error
 
     def fit(self, on_step: Callable[[Mapping[str, float]], None]) -> Training:
         """Train to the end and leave the final weights in the model, in eval mode; call `prepare` first.
@@ -155,18 +157,20 @@ class Trainer:
                 upcoming = pool.submit(self._read, self.step + 1)
 
                 # Forward and backward, in all processes.
-                loss, asked = self._backward(micro_batches, stop)
+                due = time.monotonic() - saved > 60 * settings.save_minutes
+                loss, asked, due = self._backward(micro_batches, stop, due)
                 if not math.isfinite(loss):  # before the update, which would carry it into the weights
                     remedy = "lower trainer.lr or set trainer.clip"
                     raise FloatingPointError(f"the loss is {loss} at step {self.step}: {remedy}")
 
                 # The update: the norm of the gradient is clipped over all weights together.
                 if settings.clip:
-                    nn.utils.clip_grad_norm_(model.parameters(), settings.clip)
+                    self.shards.clip(settings.clip)
                 for options in self.optimiser.param_groups:
                     options["lr"] = scheduled_lr(settings, self.step, steps)
                 self.optimiser.step()
                 self.optimiser.zero_grad(set_to_none=True)
+                self.shards.spread()
                 if self.average is not None and settings.ema:
                     # The warm-up of timm and TensorFlow, without which a short run is judged by its starting weights.
                     blend(self.average, model.network, min(settings.ema, (1 + self.step) / (10 + self.step)))
@@ -176,9 +180,7 @@ class Trainer:
                 figures = {"loss": loss}
                 if self.step == steps:
                     self._check_alike("have other weights after the last step: their machines or versions differ")
-                if group.rank == 0 and (
-                    self.step == steps or (settings.eval_every and self.step % settings.eval_every == 0)
-                ):
+                if self.step == steps or (settings.eval_every and self.step % settings.eval_every == 0):
                     figures |= self._validated()
                 if len(figures) > 1 or self.step % settings.log_every == 0:
                     history.append({"step": self.step, **figures})
@@ -188,18 +190,33 @@ class Trainer:
                 # every step.
                 if group.size == 1 or self.step == steps:  # else all of them stop after the same step
                     asked = stop.requested or asked
-                if asked or time.monotonic() - saved > 60 * settings.save_minutes:
+                if asked or due:
                     self._save()
                     saved = time.monotonic()
                 _raise_stop(asked)
         self._save()
         if self.average is not None:
-            model.network.load_state_dict(self.average)
+            swap(self.average, model.network)
+            self.shards.spread()
         model.eval()
         return self.training
 
-    def _backward(self, micro_batches: Sequence[tuple[Any, Tensor]], stop: "_Stop") -> tuple[float, int]:
-        """Leave the gradient of the step in the weights; returns its loss, and the signal that asked a process to stop.
+    def _own(self) -> None:
+        """Optimiser and average of the weights that this process of the group owns."""
+        self.average: dict[str, Tensor] | None = None  # before there is another
+        settings, network = self.settings, self.model.network
+        weights = [weight for weight in self.model.parameters() if weight.requires_grad]
+        self._numbers: dict[Tensor, int] = {weight: number for number, weight in enumerate(weights)}
+        self.shards = Shards(weights, self.group, settings.strategy)
+        owned = [weights[number] for number in self.shards.owned]
+        self.optimiser = build_optimiser(settings.optimizer, owned, lr=settings.lr, weight_decay=settings.weight_decay)
+        self.average = started_average(network, set(weights) - set(owned)) if settings.ema else None
+
+    def _backward(
+        self, micro_batches: Sequence[tuple[Any, Tensor]], stop: "_Stop", due: bool
+    ) -> tuple[float, int, bool]:
+        """Leave the gradient of the step in the weights; returns its loss, the signal that asked a process to stop, and
+        whether the state is to be saved by the clock of the first one.
 
         The gradients of the micro-batches add up to that of one large batch, whose activations need not fit into memory
         at once, in an order that does not depend on the processes that share them. Moments of batch norms are still
@@ -232,10 +249,10 @@ class Trainer:
                     losses.append(value / count)
                 if count > 1:
                     gradients.add(summed.take(), micro)
-        told = group.gathered(torch.tensor([[each, stop.requested or 0] for each in losses], dtype=torch.double))
+        told = group.gathered(torch.tensor([[each, stop.requested or 0, due] for each in losses], dtype=torch.double))
         if count > 1:
-            summed.give(group.total(gradients, count), count)
-        return pairwise_sum(told[:, 0].tolist()), int(told[:, 1].max())
+            self.shards.give(summed, gradients, count)
+        return pairwise_sum(told[:, 0].tolist()), int(told[:, 1].max()), bool(told[0, 2])
 
     def _read(self, step: int) -> list[tuple[Any, Tensor]]:
         """The micro-batches of a step that this process computes."""
@@ -249,13 +266,17 @@ class Trainer:
             data = getattr(getattr(self.task, "data", None), "fingerprint", None)
             self.group.check_equal([self.model.fingerprint(), data, settings, self.seed, self.step], otherwise)
 
-    def _saved(self) -> Path | io.BytesIO | None:
-        """What the saved state is read from, in every process; None where there is none."""
-        state = self.state if self.state is not None and self.state.exists() else None
-        if self.group.size == 1:
-            return state
-        content = self.group.shared(lambda: state.read_bytes() if state is not None else None)
-        return None if content is None else io.BytesIO(content)
+    def _restore(self, saved: Saved) -> None:
+        self.model.network.load_state_dict(dict(saved.under("weights")))
+        owned = {int(number): kept for number, kept in saved.under("moments") if int(number) in self.shards.owned}
+        restore_moments(self.optimiser, self._numbers, owned)
+        average = self.average or {}
+        if lost := {f"average/{key}" for key in average}.difference(saved.names):
+            raise LookupError(min(lost))
+        for key, value in saved.under("average"):
+            if key in average:
+                average[key].copy_(value)
+        self.step, self.training = saved["step"], Training(**saved["training"])
 
     @contextmanager
     def _checkpointed(self) -> Iterator[None]:
@@ -283,16 +304,21 @@ class Trainer:
             tower._compiled_call_impl = None  # torch has no way back of its own
 
     def _validated(self) -> Mapping[str, float]:
-        """Figures of the weights that would be saved now; leaves mode, weights and generators as they were."""
-        learnt = _copied(self.model) if self.average is not None else None
+        """Figures of the weights that would be saved now, in the first process; leaves mode, weights and generators as
+        they were.
+        """
         if self.average is not None:
-            self.model.network.load_state_dict(self.average)
-        self.model.eval()
-        with torch.no_grad():
-            figures = self.validate(self.model)
-        self.model.train()
-        if learnt is not None:
-            self.model.network.load_state_dict(learnt)
+            swap(self.average, self.model.network)
+            self.shards.spread()
+        figures: Mapping[str, float] = {}
+        if self.group.rank == 0:
+            self.model.eval()
+            with torch.no_grad():
+                figures = self.validate(self.model)
+            self.model.train()
+        if self.average is not None:
+            swap(self.average, self.model.network)
+            self.shards.spread()
         return figures
 
     def _planned_steps(self) -> tuple[int, float | None]:
@@ -328,18 +354,16 @@ class Trainer:
         return (ends[-1] - ends[0]) / timed  # the first step pays for allocations and candidate tables
 
     def _save(self) -> None:
-        if self.state is None:
+        """Write the state, in the first process; the others send it what they alone have."""
+        if not self._saves or (self.state is None and not self.shards.split):
             return
-        content = {
-            "step": self.step,
-            "seed": self.seed,
-            "network": self.model.network.state_dict(),
-            "optimiser": self.optimiser.state_dict(),
-            "average": self.average,
-            "training": asdict(self.training),
-        }
-        with atomic(self.state) as temporary:
-            torch.save(content, temporary)
+        kept = moments(self.optimiser, self._numbers)
+        entries: dict[str, Any] = {f"moments/{number}": each for number, each in kept.items()}
+        entries |= {f"average/{key}": each for key, each in (self.average or {}).items()}
+        if self.group.rank == 0:
+            entries |= {f"weights/{key}": each for key, each in self.model.network.state_dict().items()}
+            entries |= {"step": self.step, "seed": self.seed, "training": asdict(self.training)}
+        save(self.state, entries, self.group if self.shards.split else Group())
 
 
 class _Stop:
@@ -379,10 +403,6 @@ def _deferred_stop() -> Iterator[_Stop]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _copied(model: Model | NVAE | Trained) -> dict[str, Tensor]:
-    return {key: value.detach().clone() for key, value in model.network.state_dict().items()}
 
 
 def _computing_seconds(device: torch.device) -> float:

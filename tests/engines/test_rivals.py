@@ -69,7 +69,7 @@ def test_a_killed_and_resumed_training_holds_to_the_same_original(tmp_path: Path
     argv = [sys.executable, "-m", "robustcli", *words, f"hydra.run.dir={cut}"]
     process = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
-    while not (cut / "parts" / "state.pt").exists():
+    while not (cut / "parts" / "state.zip").exists():
         assert process.poll() is None and time.monotonic() < deadline, "it ended before its first state"
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)

@@ -13,10 +13,11 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-import torch
 
 from robustcli.cli.launch import guarded, launch
 from robustcli.cli.rerun import rerun
+from robustcli.training.group import Group
+from robustcli.training.state import Saved
 from robustcli.utils.stops import stop_signals
 
 SMALL = [
@@ -107,16 +108,16 @@ def test_two_processes_leave_the_files_of_one(alone: Path, tmp_path: Path) -> No
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc")
 def test_a_signal_to_all_saves_and_ends_all_and_another_number_goes_on(alone: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    with started(cli(*LONG, "trainer.devices=2", f"hydra.run.dir={run}")) as process:
-        wait_for((run / "parts" / "state.pt").exists, process)
+    with started(cli(*LONG, "trainer.devices=2", "trainer.strategy=zero2", f"hydra.run.dir={run}")) as process:
+        wait_for((run / "parts" / "state.zip").exists, process)
         os.killpg(process.pid, signal.SIGUSR1)  # as a batch system does
         _, err = process.communicate(timeout=60)
         assert process.returncode == 128 + signal.SIGUSR1, err
         assert gone(process.pid)
     assert "Traceback" not in err and f"go on with: robustcli train-mat resume={run}\n" in err
     assert json.loads((run / "manifest.json").read_text())["status"] == "interrupted"
-    assert 1 <= torch.load(run / "parts" / "state.pt", weights_only=True)["step"] < 30
-    assert launch("train-mat", [f"resume={run}", "trainer.devices=1"]) == 0
+    assert 1 <= Saved(run / "parts" / "state.zip", Group())["step"] < 30
+    assert launch("train-mat", [f"resume={run}", "trainer.devices=1", "trainer.strategy=ddp"]) == 0
     check_same(alone, run)
 
 
@@ -127,7 +128,7 @@ def test_a_killed_process_ends_all_in_a_sentence_and_another_number_goes_on(
 ) -> None:
     run = tmp_path / "run"
     with started(cli(*LONG, "trainer.devices=2", f"hydra.run.dir={run}")) as process:
-        wait_for((run / "parts" / "state.pt").exists, process)
+        wait_for((run / "parts" / "state.zip").exists, process)
         others = [each for each in members(process.pid) if each != process.pid]
         worker = next(each for each in others if "spawn_main" in Path(f"/proc/{each}/cmdline").read_text())
         os.kill(process.pid if first else worker, signal.SIGKILL)

@@ -80,7 +80,7 @@ def test_killed_and_resumed_ends_in_the_same_bits(finished: Path, tmp_path: Path
     words = [*SMALL, f"hydra.run.dir={run}"]
     started = subprocess.Popen([sys.executable, "-m", "robustcli", "train-generator", *words], env={**os.environ})
     deadline = time.monotonic() + 120
-    while not (run / "parts" / "state.pt").exists():
+    while not (run / "parts" / "state.zip").exists():
         assert started.poll() is None and time.monotonic() < deadline, "it ended before its first state"
         time.sleep(0.01)
     started.send_signal(signal.SIGKILL)

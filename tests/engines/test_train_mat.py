@@ -14,6 +14,8 @@ import torch
 from safetensors.torch import load_file
 
 from robustcli.cli.launch import launch
+from robustcli.training.group import Group
+from robustcli.training.state import Saved
 
 SMALL = [
     "model.checkpoint=null",
@@ -104,14 +106,14 @@ def test_killed_and_resumed_ends_in_the_same_weights_and_numbers(finished: Path,
     directory = tmp_path / "cut"
     argv = [sys.executable, "-m", "robustcli", "train-mat", *SMALL, "trainer.max_steps=6", f"hydra.run.dir={directory}"]
     process = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    state = directory / "parts" / "state.pt"
+    state = directory / "parts" / "state.zip"
     for _ in range(6000):
         if state.exists() or process.poll() is not None:
             break
         time.sleep(0.05)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    step = torch.load(state, weights_only=True)["step"]
+    step = Saved(state, Group())["step"]
     assert not (directory / "DONE").exists() and 1 <= step <= 6
     assert launch("train-mat", [f"resume={directory}"]) == 0
     whole, resumed = (load_file(d / "checkpoints" / "last.safetensors") for d in (finished, directory))

@@ -48,6 +48,11 @@ SETTINGS: dict[str, Any] = {
 }
 
 
+def validated(model: Any) -> dict[str, float]:
+    """A figure of the weights that are validated, the average."""
+    return {"rank": float(sum(weight.detach().double().abs().sum() for weight in model.parameters()))}
+
+
 def pairs(objective: PairObjective, **change: Any) -> Trainer:
     """A training of the small model on scenes."""
     words = SynonymTable({word: list(others) for word, others in synonym_table().items()})
@@ -58,7 +63,7 @@ def pairs(objective: PairObjective, **change: Any) -> Trainer:
     settings = TrainerSettings(**SETTINGS | change)
     task = PairTask(scenes, objective, attack, threat, batch_size=settings.batch_size, seed=3)
     model = tiny(vocabulary(), seed=1, **SMALL_MODEL)
-    return Trainer(model, task, settings, seed=3, validate=lambda model: {"rank": 0.0})
+    return Trainer(model, task, settings, seed=3, validate=validated)
 
 
 class Drawn:
@@ -76,7 +81,7 @@ class Drawn:
 def moments(**change: Any) -> Trainer:
     """A training of a network with batch norms."""
     model = small_cnn(classes=["a", "b"], channels=1, widths=[4], seed=1)
-    return Trainer(model, Drawn(), TrainerSettings(**SETTINGS | change), seed=3, validate=lambda model: {"rank": 0.0})
+    return Trainer(model, Drawn(), TrainerSettings(**SETTINGS | change), seed=3, validate=validated)
 
 
 MAT = Objective(name="mat", image=True, text=True, attacked_captions=0.5)
@@ -85,8 +90,11 @@ TRAININGS: Mapping[str, Callable[[], Trainer]] = {
     "mat, gathered": lambda: pairs(MAT, negatives="step", max_steps=1),
     "mmcoa, gathered": lambda: pairs(MMCoA(positives="soft"), negatives="step", max_steps=1),
     "moments": moments,
+    "mat, zero2": lambda: pairs(MAT, strategy="zero2"),
+    "moments, zero2": lambda: moments(strategy="zero2"),
+    "sgd, zero2": lambda: moments(strategy="zero2", optimizer="sgd", clip=None, ema=None, weight_decay=0.1),
 }
-ALL = ("mat", "moments")  # those that every number of processes repeats; the others two and four
+ALL = ("mat", "moments", "mat, zero2")  # those that every number of processes repeats; the others two and four
 
 
 def names_of(count: int) -> list[str]:
@@ -99,6 +107,12 @@ def outcome(trainer: Trainer, state: Path | None = None) -> list[Any]:
     trainer.prepare(state)
     training = trainer.fit(lambda figures: None)
     return [trainer.model.fingerprint(), [row["loss"] for row in training.history]]
+
+
+def held(trainer: Trainer) -> list[int]:
+    """Values that the process holds for its optimiser, beyond one a weight, and for its average."""
+    moments = [each for kept in trainer.optimiser.state.values() for each in kept.values() if each.ndim]
+    return [sum(each.numel() for each in moments), sum(each.numel() for each in (trainer.average or {}).values())]
 
 
 def terms(count: int) -> list[Tensor]:
@@ -131,14 +145,17 @@ def work(rank: int, size: int, folder: Path) -> None:
         for name in names_of(count):
             trainer = TRAININGS[name]()
             trainer.group = group
-            found[f"{name} {count}"] = outcome(trainer)
+            state = folder / f"{name}-{count}.zip" if rank == 0 and name == "mat, zero2" else None
+            found[f"{name} {count}"] = outcome(trainer, state)
+            found[f"{name} {count} held"] = held(trainer)
             if rank == 0:
                 found[f"{name} {count} validated"] = [row.get("rank") for row in trainer.training.history]
-        resumed, state = pairs(MAT), folder / f"state-{count}-{rank}.pt"
-        resumed.group = group
-        if rank == 0:  # the others have no such file
-            shutil.copy(folder / "state.pt", state)
-        found[f"resumed {count}"] = outcome(resumed, state)
+        for strategy in ("ddp", "zero2"):
+            resumed, state = pairs(MAT, strategy=strategy), folder / f"state-{strategy}-{count}-{rank}.zip"
+            resumed.group = group
+            if rank == 0:  # the others have no such file
+                shutil.copy(folder / "state.zip", state)
+            found[f"resumed, {strategy} {count}"] = outcome(resumed, state)
     other = pairs(MAT, lr=1e-3 * (1 + rank % 2))
     other.group = whole
     try:
