@@ -20,8 +20,8 @@ from robustcli.attacks.core.losses import image_objective, text_objective
 from robustcli.attacks.core.oracle import ImageOracle, LogitOracle
 from robustcli.attacks.core.target import Target
 
-_ENOUGH = 0.2  # seconds of a timed call: long beside the ticks of a clock, short beside any evaluation
-_GROWTH = 4
+_ENOUGH, _LONG = 0.2, 0.5  # seconds of a timed call: long beside the ticks of a clock; and too long for a larger one
+_GROWTH, _LINEAR = 4, 3.0  # times the images, and times the seconds from which more images hardly cost less each
 _STEP = 0.1  # of a radius, of the step that is timed with a gradient; its length costs nothing
 
 
@@ -75,24 +75,25 @@ def pair_timing(model: Any, pairs: Pairs, threat: ThreatModel) -> Timing:
 
 
 def seconds_of(model: Any, timing_of: Callable[[int], Timing], part: Callable[[Timing], object], most: int) -> float:
-    """Seconds of ``part`` of a timing for one image, timed on as many images as take a fifth of a second, ``most`` at
-    most; the first call, which pays for allocations and tables of candidates, is not timed.
+    """Seconds of ``part`` of a timing for one image, timed on as many images as take a fifth of a second and, within
+    another half, on more as long as that lowers their share of what a call costs, ``most`` at most; the first call,
+    which pays for allocations and tables of candidates, is not timed.
 
     Args:
         timing_of: the timing on the first so many images.
     """
     device = getattr(model, "device", torch.device("cpu"))
     with frozen(model), torch.no_grad():
-        count = 1
+        count, before = 1, 0.0
         part(timing_of(1))
         while True:
             timing = timing_of(count)
             begin = _now(device)
             part(timing)
             took = _now(device) - begin
-            if took >= _ENOUGH or count >= most:
+            if count >= most or took >= _LONG or (took >= _ENOUGH and took >= _LINEAR * before > 0):
                 return took / count
-            count = min(_GROWTH * count, most)
+            count, before = min(_GROWTH * count, most), took
 
 
 def _stepped(images: Tensor, gradient: Tensor, threat: ThreatModel) -> Tensor:

@@ -19,6 +19,7 @@ from robustcli.evaluation import (
     RetrievalEvaluator,
     cost,
     estimate,
+    timing,
 )
 from robustcli.evaluation.aggregate import summarise
 from robustcli.models import Classifier, DualEncoder
@@ -200,3 +201,29 @@ def test_what_is_judged_within_a_budget_is_what_a_limit_of_as_many_images_judges
     evaluator = RetrievalEvaluator(scenes, THREAT, batch_size=4, limit=5)
     limited = Evaluation(evaluator=evaluator, attacks={"it": attack}, threat=THREAT)
     assert evaluation.records([group]).equals(limited.records([Group(bare=evaluator.entry("m", small_model))]))
+
+
+@pytest.mark.parametrize(
+    "call, image, timed_on",
+    [
+        pytest.param(
+            0.08, 0.002, [1, 4, 16, 64], id="the call costs more than its images: as many as are attacked at once"
+        ),
+        pytest.param(0.0, 0.02, [1, 4, 16], id="until a call is long beside the ticks of a clock"),
+        pytest.param(0.0, 0.3, [1, 4], id="a large network"),
+        pytest.param(0.0, 9.0, [1], id="one that takes seconds"),
+    ],
+)
+def test_a_pass_is_timed_on_enough_images(
+    call: float, image: float, timed_on: list[int], small_model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, counts = [0.0], []
+
+    def part(count: Any) -> None:
+        counts.append(count)
+        clock[0] += call + image * count
+
+    monkeypatch.setattr(timing, "_now", lambda device: clock[0])
+    seconds = timing.seconds_of(small_model, lambda count: count, part, 64)  # type: ignore[arg-type, return-value]
+    assert counts == [1, *timed_on]
+    assert seconds == pytest.approx((call + image * timed_on[-1]) / timed_on[-1])
