@@ -3,7 +3,7 @@ its run records of the others.
 """
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
@@ -55,20 +55,26 @@ def typed_words() -> list[str]:
 
 
 def recorded_words(config: DictConfig) -> list[str]:
-    """The overrides of the job as its run records them: where one refers to something, the value that ``config`` has.
+    """The overrides of the job as its run records them: where one refers to something, the value that ``config`` has,
+    or the choice of a group.
 
     ``seed='${hydra:job.num}'`` is ``seed=3`` of the job 3: its number, as a variable of the environment, is no longer
     there when the run goes on, or is rebuilt. What cannot be resolved stays as it was typed.
     """
-    return [_with_value(word, config) if _REFERENCE.search(word) else word for word in typed_words()]
+    words = typed_words()
+    choices = HydraConfig.get().runtime.choices if words else {}
+    return [_with_value(word, config, choices) if _REFERENCE.search(word) else word for word in words]
 
 
-def _with_value(word: str, config: DictConfig) -> str:
+def _with_value(word: str, config: DictConfig, choices: Mapping[str, str]) -> str:
+    name = word.partition("=")[0]
+    if choice := choices.get(key(word)):
+        return f"{name}={choice}"
     try:
         value = plain(OmegaConf.select(config, key(word), default=ABSENT))
     except OmegaConfBaseException:
         return word
-    return word if value == ABSENT else f"{word.partition('=')[0]}={in_grammar(value)}"
+    return word if value == ABSENT else f"{name}={in_grammar(value)}"
 
 
 def typed(name: str) -> bool:

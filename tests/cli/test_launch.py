@@ -460,6 +460,20 @@ def test_a_job_records_the_value_of_what_refers_to_its_number(engine: Any, word:
     assert launch("train-mat", ["resume=sweep/1"]) == 0
 
 
+def test_a_group_that_refers_to_something_is_recorded_by_its_choice(
+    engine: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its node is no word of the command line."""
+    engine(lambda config, run: 0.0)
+    monkeypatch.setenv("DEFENSE", "image")
+    words = [*QUICK, "defense=${oc.env:DEFENSE}", "+attack@attacks.pgd='${oc.env:ATTACK,pgd}'"]
+    assert launch("train-mat", [*words, "hydra.run.dir=run"]) == 0
+    assert OmegaConf.to_container(OmegaConf.load("run/overrides.yaml"), resolve=False)[1:] == ["defense=image", "+attack@attacks.pgd=pgd"]
+    monkeypatch.delenv("DEFENSE")
+    Path("run/DONE").unlink()
+    assert launch("train-mat", ["resume=run"]) == 0
+
+
 def test_a_job_that_was_refused_has_the_values_of_its_words(engine: Any) -> None:
     engine(no_engine)
     words = [*QUICK, "--multirun", "seed=3,4", "threat.eps='${seed}'", "checkpoint='${nowhere}'"]
