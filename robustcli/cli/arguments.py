@@ -20,6 +20,7 @@ FLAGS: Mapping[str, tuple[str, ...] | None] = {
     "--hydra-help": (),
     "--trust": (),  # of ours: Hydra does not see it
 }
+READING = frozenset({"--cfg", "--info", "--hydra-help"})  # they print, and make no run
 SHORT: Mapping[str, str] = {
     "-c": "--cfg",
     "-i": "--info",

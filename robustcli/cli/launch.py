@@ -111,14 +111,15 @@ def one_sentence(command: str, argv: Sequence[str]) -> Iterator[None]:
         raise UserError("a config file is no YAML: " + " ".join(str(error).split())) from error
 
 
-def _refuse_equal_runs(command: str) -> None:
+def _refuse_equal_runs(command: str, argv: Sequence[str]) -> None:
     """Check that torchrun or srun have not started a run several times that its processes would not share."""
+    from robustcli.cli.arguments import READING, ordered
     from robustcli.cli.commands import find
     from robustcli.config.compose import keys_of
     from robustcli.utils.world import world_of
 
     world = world_of()
-    if world is not None and find(command).engine != "train":
+    if world is not None and find(command).engine != "train" and READING.isdisjoint(ordered(argv)):
         shared = f", with processes={world.size}" if "processes" in keys_of(command, []) else ""
         world.refuse(
             f"each of which would do the same run: start {command} {world.once}{shared}; runs that differ are jobs of "
@@ -127,7 +128,7 @@ def _refuse_equal_runs(command: str) -> None:
 
 
 def _launch(command: str, argv: Sequence[str], trusted: bool | None) -> int:
-    _refuse_equal_runs(command)
+    _refuse_equal_runs(command, argv)
     with one_sentence(command, argv):
         words = written_out(command, argv)
     # After the check of the words: a mistyped flag or group is answered before Hydra starts.

@@ -235,6 +235,15 @@ def test_equal_runs_are_refused_by_the_first_process_alone(
     assert not list(tmp_path.iterdir())
 
 
+def test_what_makes_no_run_answers_in_every_process(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in (SRUN | {"SLURM_PROCID": "1"}).items():
+        monkeypatch.setenv(name, value)
+    assert launch("evaluate", ["-c", "job", "attacks=none", "seed=7"]) == 0
+    assert "seed: 7" in capfd.readouterr().out
+
+
 @pytest.mark.parametrize("alone", [{"SLURM_NTASKS": "2", "SLURM_PROCID": "0"}, SRUN | {"SLURM_STEP_NUM_TASKS": "1"}])
 def test_a_batch_script_and_a_step_of_one_task_run_what_they_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, alone: dict[str, str]
