@@ -66,7 +66,7 @@ class Shards:
             if weight.grad is not None:
                 norms[0, number] = torch.linalg.vector_norm(weight.grad)
         known = self._group.gathered(norms).amax(0).float()
-        total = torch.linalg.vector_norm(known[known >= 0])
+        total = torch.linalg.vector_norm(known[known != -1])  # nan too, which reaches all weights then
         nn.utils.clip_grads_with_norm_(own, largest, total)
 
     @torch.no_grad()

@@ -72,6 +72,8 @@ class Saved:
             return []
         try:
             self._file = zipfile.ZipFile(self._path)
+            for entry in self._file.infolist():  # the list of names has no checksum, but each stands at its entry too
+                self._file.open(entry).close()
         except DAMAGES:
             return None
         return self._file.namelist()

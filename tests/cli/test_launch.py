@@ -468,7 +468,10 @@ def test_a_group_that_refers_to_something_is_recorded_by_its_choice(
     monkeypatch.setenv("DEFENSE", "image")
     words = [*QUICK, "defense=${oc.env:DEFENSE}", "+attack@attacks.pgd='${oc.env:ATTACK,pgd}'"]
     assert launch("train-mat", [*words, "hydra.run.dir=run"]) == 0
-    assert OmegaConf.to_container(OmegaConf.load("run/overrides.yaml"), resolve=False)[1:] == ["defense=image", "+attack@attacks.pgd=pgd"]
+    assert OmegaConf.to_container(OmegaConf.load("run/overrides.yaml"), resolve=False)[1:] == [
+        "defense=image",
+        "+attack@attacks.pgd=pgd",
+    ]
     monkeypatch.delenv("DEFENSE")
     Path("run/DONE").unlink()
     assert launch("train-mat", ["resume=run"]) == 0

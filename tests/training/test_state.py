@@ -58,3 +58,13 @@ def test_a_changed_byte_is_noticed(tmp_path: Path) -> None:
     (tmp_path / "state.zip").write_bytes(b"no zip")
     with pytest.raises(UserError, match="is damaged or of another training"):
         Saved(tmp_path / "state.zip", Group())
+
+
+def test_a_changed_name_is_noticed(tmp_path: Path) -> None:
+    """Nothing asks for the moments of a given weight: without it they would begin anew."""
+    save(tmp_path / "state.zip", ENTRIES, Group())
+    content = (tmp_path / "state.zip").read_bytes()
+    first, _, last = content.rpartition(b"moments/0")  # in the list at the end
+    (tmp_path / "state.zip").write_bytes(first + b"momentz/0" + last)
+    with pytest.raises(UserError, match="is damaged or of another training"):
+        Saved(tmp_path / "state.zip", Group())
