@@ -1,5 +1,6 @@
 """Defences: training objectives for robustness, and cleaners of images in front of an untouched model."""
 
+from robustcli.defenses.jpeg import JPEG
 from robustcli.defenses.objectives.anchored import FARE, LEAF
 from robustcli.defenses.objectives.classification import ClassObjective, Standard
 from robustcli.defenses.objectives.losses import info_nce
@@ -11,7 +12,7 @@ from robustcli.defenses.objectives.pgd_at import PGDAdversarialTraining
 from robustcli.defenses.objectives.rivals import AGFT, PMGAFT, TGAZSR, AdvFLYP, SimCLIP, TeCoA
 from robustcli.defenses.objectives.trades import TRADES
 from robustcli.defenses.objectives.visual import OnClasses, VisualObjective
-from robustcli.defenses.preprocessing import JPEG, GaussianBlur, NormNoise, preprocessing
+from robustcli.defenses.preprocessing import GaussianBlur, NormNoise, preprocessing
 from robustcli.defenses.purification.alpha_rules import InformativeAlphas, SearchedAlphas
 from robustcli.defenses.purification.cleaner import Cleaner, Step
 from robustcli.defenses.purification.purified import PurifiedClassifier, PurifiedEncoder

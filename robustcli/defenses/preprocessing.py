@@ -3,18 +3,15 @@
 Shapes: B images, C channels, H height, W width; pixels in [0,1].
 """
 
-import io
 import math
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from robustcli.attacks.adaptive.bpda import BPDA
+from robustcli.defenses.jpeg import JPEG
 from robustcli.utils.errors import UserError
 from robustcli.utils.suggest import did_you_mean
 
@@ -94,56 +91,6 @@ class GaussianBlur(nn.Module):
 
     def extra_repr(self) -> str:
         return f"sigma={self.sigma:g}, kernel={self.kernel}"
-
-
-class JPEG(nn.Module):
-    """Compression to JPEG and back by Pillow's codec; the gradient is that of the identity (straight through, see
-    `BPDA`), because the codec's own is 0 nearly everywhere.
-
-    Args:
-        quality: from 1 to 95, as Pillow counts; 4:2:0 subsampling for colour.
-
-    Raises:
-        UserError: another quality.
-    """
-
-    randomised = False
-
-    def __init__(self, *, quality: int = 75) -> None:
-        super().__init__()
-        if isinstance(quality, bool) or not isinstance(quality, int) or not 1 <= quality <= 95:
-            raise UserError(f"quality of the JPEG is {quality!r}: expected a whole number from 1 to 95.")
-        self.quality = quality
-        self._through = BPDA(self.compressed)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """(B,C,H,W) with 1 or 3 channels -> the same."""
-        compressed: Tensor = self._through(images)
-        return compressed
-
-    def compressed(self, images: Tensor) -> Tensor:
-        """Images (B,C,H,W) in [0,1] after the codec, without a gradient.
-
-        Raises:
-            ValueError: neither 1 nor 3 channels.
-        """
-        if images.shape[1] not in (1, 3):
-            raise ValueError(f"JPEG holds 1 or 3 channels, but the images have {images.shape[1]}")
-        pixels = (images.detach().clamp(0.0, 1.0) * 255.0).round().to("cpu", torch.uint8).numpy()
-        rows = [torch.from_numpy(self._coded(image)) for image in pixels]
-        return torch.stack(rows).to(images) / 255.0 if rows else images.detach().clone()
-
-    def _coded(self, image: "np.ndarray[Any, np.dtype[np.uint8]]") -> "np.ndarray[Any, np.dtype[np.uint8]]":
-        grey = len(image) == 1
-        stored = io.BytesIO()
-        Image.fromarray(image[0] if grey else image.transpose(1, 2, 0)).save(
-            stored, "jpeg", quality=self.quality, subsampling=2
-        )
-        pixels = np.asarray(Image.open(stored))
-        return pixels[None].copy() if grey else pixels.transpose(2, 0, 1).copy()
-
-    def extra_repr(self) -> str:
-        return f"quality={self.quality}"
 
 
 STEPS: Mapping[str, type[nn.Module]] = {"noise": NormNoise, "blur": GaussianBlur, "jpeg": JPEG}

@@ -5,9 +5,16 @@ from typing import Any
 import pytest
 import torch
 from scipy.ndimage import gaussian_filter
+from torch.nn import functional as F
 from torchvision.transforms.functional import gaussian_blur
 
-from robustcli.defenses.preprocessing import JPEG, GaussianBlur, NormNoise, preprocessing
+from robustcli.attacks import PGD, ThreatModel
+from robustcli.data import SceneClasses
+from robustcli.defenses import PurifiedClassifier, Step
+from robustcli.defenses.jpeg import JPEG
+from robustcli.defenses.preprocessing import GaussianBlur, NormNoise, preprocessing
+from robustcli.defenses.purification.cleaner import StraightThrough
+from robustcli.models import load
 from robustcli.utils.errors import UserError
 
 
@@ -72,12 +79,43 @@ def test_jpeg_loses_more_at_a_lower_quality(channels: int) -> None:
     assert torch.allclose(JPEG(quality=95)(flat), flat, atol=1.5 / 255)
 
 
-def test_jpeg_lends_the_gradient_of_the_identity() -> None:
-    picture, weights = images(2, 3, 8, 8).requires_grad_(True), images(2, 3, 8, 8)
-    compressed = JPEG(quality=20)(picture)
-    assert not torch.equal(compressed, picture)
-    (gradient,) = torch.autograd.grad((compressed * weights).sum(), picture)
-    assert torch.equal(gradient, weights)
+@pytest.mark.parametrize("shape", [(2, 3, 32, 32), (2, 1, 8, 8), (1, 3, 20, 13), (1, 1, 5, 11)])
+def test_the_smooth_jpeg_is_near_the_codec(shape: tuple[int, ...]) -> None:
+    picture = F.interpolate(images(*shape[:2], 4, 4), shape[2:], mode="bicubic", align_corners=False).clamp(0, 1)
+    jpeg = JPEG(quality=60)
+    error, change = (jpeg.smooth(picture) - jpeg.compressed(picture), jpeg.compressed(picture) - picture)
+    assert error.square().mean() < 0.3 * change.square().mean()
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_gradient_of_jpeg_is_that_of_the_smooth_one_by_finite_differences(channels: int) -> None:
+    picture, jpeg = images(1, channels, 8, 8).double().requires_grad_(True), JPEG(quality=30)
+    assert torch.autograd.gradcheck(jpeg.smooth, picture, atol=1e-4)
+    compressed, weights = jpeg(picture), images(1, channels, 8, 8).double()
+    assert torch.equal(compressed, jpeg.compressed(picture))
+    gradients = [torch.autograd.grad((made * weights).sum(), picture)[0] for made in (compressed, jpeg.smooth(picture))]
+    assert torch.equal(*gradients)
+
+
+def test_what_the_codec_throws_away_gets_no_gradient() -> None:
+    """Colour that alternates by the pixel does not survive: straight through it would cost an attack its budget."""
+    noise, weights = images(2, 3, 16, 16)
+    picture = (0.4 + noise.unsqueeze(0) / 5).requires_grad_(True)
+    (gradient,) = torch.autograd.grad((JPEG(quality=50)(picture) * weights).sum(), picture)
+    blue = torch.tensor([0.0, -0.344136, 1.772]).view(3, 1, 1)  # of the same brightness
+    board = (-1.0) ** (torch.arange(16).view(-1, 1) + torch.arange(16))
+    assert abs(float((gradient[0] * blue * board).sum())) < 1e-4 * float(gradient.norm())
+    assert abs(float((gradient[0] * blue).sum())) > 0.1, "colour that does not alternate does"
+
+
+def test_pgd_by_the_smooth_gradient_leaves_less_than_straight_through() -> None:
+    data, network, left = SceneClasses(split="test"), load("scene_classes"), {}
+    images, labels, threat = data.images(torch.arange(24)), data.labels[:24], ThreatModel(norm="l2", eps=0.5)
+    for gradient, cleaner in {"smooth": Step(JPEG()), "identity": StraightThrough(Step(JPEG()))}.items():
+        model = PurifiedClassifier(network, cleaner)
+        found = PGD(steps=20, loss="margin")(model, images, labels, threat)
+        left[gradient] = int((model(found.images).argmax(1) == labels).sum())
+    assert left["smooth"] <= left["identity"] - 3, left
 
 
 def test_jpeg_of_nothing_and_of_two_channels() -> None:
