@@ -1,7 +1,7 @@
 """JPEG as a defence: Pillow's codec forward, and a smooth one backward.
 
 The codec's own gradient is 0 nearly everywhere. That of the identity (straight through) spends a change on what the
-codec throws away, and makes it look robust: on faces of 64 px PGD by it leaves eight times as many images right.
+codec throws away, and makes it look robust: on faces of 64 px PGD by it leaves four times as many images right.
 
 Shapes: B images, C channels, H height, W width; pixels in [0,1].
 """
