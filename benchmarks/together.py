@@ -46,11 +46,11 @@ def run(*, quick: bool = False) -> list[Row]:
 
 def _row(group: Group, negatives: str, *, quick: bool) -> Row:
     alone, together = _trainer(quick, negatives), _trainer(quick, negatives)
-    together.group = group
     seconds: dict[str, list[float]] = {"alone": [], "together": []}
     for _ in range(1 + (1 if quick else 8)):
         seconds["alone"].append(_timed(alone, quick=quick))
         group.shared(negatives.encode)  # the other process has waited, and computes from here on
+        _join(together, group)
         seconds["together"].append(_timed(together, quick=quick))
     same = "equal weights" if alone.model.fingerprint() == together.model.fingerprint() else "DIFFERENT weights"
     load = f"load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores"
@@ -77,6 +77,12 @@ def _trainer(quick: bool, negatives: str) -> Trainer:
     return trainer
 
 
+def _join(trainer: Trainer, group: Group) -> None:
+    if trainer.group is not group:
+        trainer.group = group
+        trainer.prepare()
+
+
 def _timed(trainer: Trainer, *, quick: bool) -> float:
     """Seconds of a step, the mean of several after a first one, by which the reader is ahead."""
     ends: list[float] = []
@@ -96,6 +102,6 @@ def _other(folder: str, quick: bool) -> None:
     group = _group(folder, 1)
     trainers = {negatives: _trainer(quick, negatives) for negatives in _NEGATIVES}
     while (negatives := group.shared(lambda: None)) is not None:
-        trainers[negatives.decode()].group = group
+        _join(trainers[negatives.decode()], group)
         _timed(trainers[negatives.decode()], quick=quick)
     disconnect()
