@@ -22,9 +22,9 @@ WORDS = [*SMALL, "diagnostics=off", "evaluation.eps_curve=[]", "evaluation.resam
 
 LONG = [*WORDS, "attack.image.steps=60"]
 DEFENDED = [  # one adaptive attack on one purifier
-    *("attacks=none", "+attack@attacks.pgd=pgd", "attacks.pgd.steps=40", "~baselines.noise", "~baselines.blur"),
+    *("attacks=none", "+attack@attacks.pgd=pgd", "attacks.pgd.steps=10", "~baselines.noise", "~baselines.blur"),
     *("~baselines.jpeg", "purifier.draws=1", "evaluation.access=[adaptive]", "evaluation.fresh=1", "evaluation.eot=1"),
-    *("evaluation.limit=12", "evaluation.batch_size=1", "evaluation.resamples=20", "diagnostics=off"),
+    *("evaluation.limit=10", "evaluation.batch_size=1", "evaluation.resamples=20", "diagnostics=off"),
 ]
 
 
