@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# A Slurm on this machine, of one node or of NODES of one core each that it plays, for as long as a command runs: to try `hydra/launcher=submitit_slurm` without a cluster.
+# A Slurm on this machine, of one node or of NODES of one core each that it plays, for as long as a command runs: to try
+# `hydra/launcher=submitit_slurm` without a cluster.
 #
 #     benchmarks/slurm_local.sh robustcli evaluate --multirun seed=0,1 hydra/launcher=submitit_slurm
 #     NODES=2 benchmarks/slurm_local.sh srun --nodes=2 robustcli train-mat trainer.accumulation=2
@@ -11,7 +12,7 @@
 # submitit asks for the states of jobs, reads them from the controller.
 set -euo pipefail
 
-[ $# -gt 0 ] || { sed -n '2,12s/^# \{0,1\}//p' "$0"; exit 2; }
+[ $# -gt 0 ] || { sed -n '2,13s/^# \{0,1\}//p' "$0"; exit 2; }
 PATH=$PATH:/usr/sbin:/sbin
 for name in slurmctld slurmd munged; do
   command -v "$name" > /dev/null || { echo "error: $name was not found: apt-get install slurm-wlm munge" >&2; exit 2; }

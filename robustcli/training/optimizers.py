@@ -1,7 +1,7 @@
 """Optimisers by name, the schedule of the learning rate, and the moving average of the weights."""
 
 import math
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Set
 from typing import Any
 
 import torch
@@ -70,17 +70,16 @@ def restore_moments(
     optimiser.load_state_dict({"state": state, "param_groups": content["param_groups"]})
 
 
-def started_average(network: nn.Module, without: Collection[nn.Parameter] = ()) -> dict[str, Tensor]:
+def started_average(network: nn.Module, without: Set[nn.Parameter] = frozenset()) -> dict[str, Tensor]:
     """Copies of the weights and buffers of a network by their names, for `blend`; of a shared one under its first name.
 
     Args:
         without: weights that are left out.
     """
-    names = {name for name, weight in network.named_parameters(remove_duplicate=False) if weight in set(without)}
-    shared = {name for name, _ in network.named_parameters(remove_duplicate=False)} - dict(
-        network.named_parameters()
-    ).keys()
-    return {key: each.detach().clone() for key, each in network.state_dict().items() if key not in names | shared}
+    first = dict(network.named_parameters())
+    everywhere = network.named_parameters(remove_duplicate=False)
+    left = {name for name, weight in everywhere if name not in first or weight in without}
+    return {key: each.detach().clone() for key, each in network.state_dict().items() if key not in left}
 
 
 @torch.no_grad()

@@ -195,9 +195,7 @@ class Trainer:
                     saved = time.monotonic()
                 _raise_stop(asked)
         self._save()
-        if self.average is not None:
-            swap(self.average, model.network)
-            self.shards.spread()
+        self._exchange()
         model.eval()
         return self.training
 
@@ -307,19 +305,21 @@ class Trainer:
         """Figures of the weights that would be saved now, in the first process; leaves mode, weights and generators as
         they were.
         """
-        if self.average is not None:
-            swap(self.average, self.model.network)
-            self.shards.spread()
+        self._exchange()
         figures: Mapping[str, float] = {}
         if self.group.rank == 0:
             self.model.eval()
             with torch.no_grad():
                 figures = self.validate(self.model)
             self.model.train()
+        self._exchange()
+        return figures
+
+    def _exchange(self) -> None:
+        """Exchange the weights with their average, where there is one, in all processes."""
         if self.average is not None:
             swap(self.average, self.model.network)
             self.shards.spread()
-        return figures
 
     def _planned_steps(self) -> tuple[int, float | None]:
         """Number of steps and, where seconds bound the training, seconds of a step, timed on a copy of the model."""

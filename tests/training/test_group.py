@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from robustcli.training.group import Group
-from robustcli.training.shards import owners
 
 from .gloo import MAT, MICRO, TRAININGS, held, names_of, outcome, pairs, start, terms, total
 
@@ -101,15 +100,6 @@ def test_runs_share_all_micro_batches_in_order() -> None:
     group = Group()
     group.size = 3
     assert [number for rank in range(3) for number in group.run(12, rank)] == list(range(12))
-
-
-@pytest.mark.parametrize(
-    "sizes, count", [([1] * 8, 4), ([100, 1, 1, 1], 2), ([1, 1, 100, 1], 3), ([5], 4), ([], 3), ([0, 0], 2)]
-)
-def test_every_weight_has_one_owner(sizes: list[int], count: int) -> None:
-    runs = owners(sizes, count)
-    assert len(runs) == count and [number for run in runs for number in run] == list(range(len(sizes)))
-    assert max(sum(sizes[run.start : run.stop]) for run in runs) <= sum(sizes) / count + max(sizes, default=0)
 
 
 def test_one_process_sends_nothing() -> None:
